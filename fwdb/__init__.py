@@ -1,0 +1,1 @@
+"""Fashion Wallet's two databases, PostgreSQL and MongoDB, as data frames, charts and reports."""

@@ -1,0 +1,183 @@
+"""Every error fwdb raises, in one tree.
+
+    FwdbError
+     ├─ ParameterError            a value given by the caller cannot be used
+     │   └─ UnknownName           … because there is nothing of that name; carries the nearest one
+     ├─ ConfigError               a FWDB_* variable, a profile or a URL cannot be used
+     ├─ StoreUnavailable          no answer from a database
+     │   ├─ AuthenticationFailed  it answered and refused the user or the password
+     │   └─ PoolExhausted         it may be well: our own pool had no free connection in time
+     ├─ FeatureUnavailable        the server cannot do this: version, extension
+     ├─ PermissionDenied          the server could, but not for this role
+     ├─ NotFound                  no live row with this id
+     ├─ Conflict
+     │   ├─ DuplicateKey          another row holds this unique value
+     │   ├─ StaleVersion          the row changed since it was read
+     │   └─ ForeignKeyViolation   a row that must exist does not, or is still referred to
+     ├─ InvalidData               the database refused the values
+     ├─ Transient                 worth another try: serialization failure, deadlock, lock timeout
+     ├─ QueryTimeout              the statement ran longer than it was allowed to
+     ├─ QueryError                any other refusal by a database
+     ├─ MigrationError            the schema cannot be brought to the wanted state
+     ├─ EmbeddedError             a built-in server cannot be started, found or stopped
+     └─ ReportError               a report could not be made
+
+Messages say what happened, with which value, and what to do, and never hold a password or
+personal data. The error of the driver stays as ``__cause__``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AuthenticationFailed",
+    "ConfigError",
+    "Conflict",
+    "DuplicateKey",
+    "EmbeddedError",
+    "FeatureUnavailable",
+    "ForeignKeyViolation",
+    "FwdbError",
+    "InvalidData",
+    "MigrationError",
+    "NotFound",
+    "ParameterError",
+    "PermissionDenied",
+    "PoolExhausted",
+    "QueryError",
+    "QueryTimeout",
+    "ReportError",
+    "StaleVersion",
+    "StoreUnavailable",
+    "Transient",
+    "UnknownName",
+    "nearest",
+]
+
+
+class FwdbError(Exception):
+    """Base of all errors of fwdb; its text is one sentence with the remedy."""
+
+
+class ParameterError(FwdbError):
+    """A value given by the caller cannot be used. `name` is the parameter's."""
+
+    def __init__(self, message: str, *, name: str | None = None) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class UnknownName(ParameterError):
+    """There is no `kind` called `name`; `choices` are the names there are."""
+
+    def __init__(self, kind: str, name: str, choices: Iterable[str], *, where: str = "") -> None:
+        self.kind = kind
+        self.choices = tuple(sorted(choices))
+        self.nearest = nearest(name, self.choices)
+        place = f" in {where}" if where else ""
+        hint = f"did you mean '{self.nearest}'? " if self.nearest else ""
+        super().__init__(
+            f"there is no {kind} '{name}'{place}; {hint}"
+            f"{'C' if hint else 'c'}hoose from {', '.join(self.choices) or 'none'}.",
+            name=name,
+        )
+
+
+class ConfigError(FwdbError):
+    """A FWDB_* variable, a profile or a URL cannot be used."""
+
+
+class StoreUnavailable(FwdbError):
+    """No answer from a database. `database` is ``postgres`` or ``mongodb``."""
+
+    def __init__(self, message: str, *, database: str | None = None) -> None:
+        super().__init__(message)
+        self.database = database
+
+
+class AuthenticationFailed(StoreUnavailable):
+    """The database answered and refused the user or the password."""
+
+
+class PoolExhausted(StoreUnavailable):
+    """Our own pool had no free connection in time; the database itself may be well."""
+
+
+class FeatureUnavailable(FwdbError):
+    """The server cannot do this, for its version or for a missing extension."""
+
+
+class PermissionDenied(FwdbError):
+    """The server could do this, but not for the role in use."""
+
+
+class NotFound(FwdbError):
+    """There is no live row of `entity` with the id `id`."""
+
+    def __init__(self, entity: str, id: object) -> None:
+        super().__init__(f"there is no {entity} with id '{id}', or it is deleted.")
+        self.entity = entity
+        self.id = id
+
+
+class Conflict(FwdbError):
+    """The change collides with what the database holds."""
+
+
+class DuplicateKey(Conflict):
+    """Another row holds this unique value; `constraint` and `fields` name it, never the value."""
+
+    def __init__(
+        self, message: str, *, constraint: str | None = None, fields: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.constraint = constraint
+        self.fields = fields
+
+
+class StaleVersion(Conflict):
+    """The row changed since it was read: read it again and repeat the change."""
+
+
+class ForeignKeyViolation(Conflict):
+    """A row that must exist does not, or a row to be removed is still referred to."""
+
+
+class InvalidData(FwdbError):
+    """The database refused the values: missing, of the wrong type, or against a rule."""
+
+
+class Transient(FwdbError):
+    """A serialization failure, a deadlock or a lock timeout: the same work may succeed again."""
+
+
+class QueryTimeout(FwdbError):
+    """The statement ran longer than it was allowed to and was stopped."""
+
+
+class QueryError(FwdbError):
+    """Any other refusal by a database."""
+
+
+class MigrationError(FwdbError):
+    """The schema cannot be brought to the wanted state."""
+
+
+class EmbeddedError(FwdbError):
+    """A built-in server cannot be started, found or stopped."""
+
+
+class ReportError(FwdbError):
+    """A report could not be made."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice most like `name`, or None when nothing is near.
+
+    >>> nearest("slow_querys", ["pool", "slow_queries"])
+    'slow_queries'
+    """
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return found[0] if found else None

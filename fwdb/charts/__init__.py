@@ -1,0 +1,34 @@
+"""Charts: a frame in, a matplotlib Figure out. Nothing here knows a database.
+
+Every chart has a finding as its title, says below it what is drawn and in which unit, and names
+source, window and number of samples in the footer. The finding is computed from the frame.
+
+Colours are those of Okabe and Ito with a fixed meaning: blue is normal, sky the second of its
+kind, orange a warning, vermilion critical or DELETE, grey READ or at rest. Red never stands
+against green, and no meaning is in the colour alone.
+
+    figure = charts.pool(db.monitor.pool_history("24h"), warning_percent=80)
+    charts.to_svg(figure)        # text, the same bytes for the same data
+"""
+
+from fwdb.charts.canvas import alt_text, empty, number, title_of, to_svg
+from fwdb.charts.connections import pool, sessions
+from fwdb.charts.events import Burst, audit_matrix, audit_trail, burst
+from fwdb.charts.statements import load_split, shorten, slow_queries
+
+__all__ = [
+    "Burst",
+    "alt_text",
+    "audit_matrix",
+    "audit_trail",
+    "burst",
+    "empty",
+    "load_split",
+    "number",
+    "pool",
+    "sessions",
+    "shorten",
+    "slow_queries",
+    "title_of",
+    "to_svg",
+]

@@ -1,0 +1,146 @@
+"""What fwdb reads from its environment: FWDB_* variables, profiles, thresholds."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fwdb.errors import ConfigError, UnknownName
+
+_PROFILE_VARIABLE = re.compile(r"FWDB_(?P<profile>[A-Z0-9_]+)_(?:POSTGRES|MONGODB)_URL")
+
+
+class Thresholds(BaseSettings):
+    """The figures the system promises; each can be set by FWDB_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="FWDB_", extra="ignore", frozen=True)
+
+    pool_warning_percent: float = Field(80, ge=0, le=100)
+    pool_critical_percent: float = Field(95, ge=0, le=100)
+    slow_query_ms: float = Field(100, gt=0)
+    cache_good_ratio: float = Field(0.95, ge=0, le=1)
+    cache_alert_ratio: float = Field(0.80, ge=0, le=1)
+    lag_target_seconds: float = Field(1, ge=0)
+    lag_alert_seconds: float = Field(5, ge=0)
+    health_timeout_ms: float = Field(100, gt=0)
+    audit_retention_days: int = Field(365, ge=1)
+
+
+class Settings(BaseSettings):
+    """One reading of the environment. Secrets are hidden in ``repr``.
+
+    The URL of a profile NAME is FWDB_NAME_POSTGRES_URL and FWDB_NAME_MONGODB_URL; the profile
+    ``default`` has FWDB_POSTGRES_URL and FWDB_MONGODB_URL, and ``embedded`` has none at all.
+    A store without a URL is the built-in server.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FWDB_", extra="ignore", frozen=True)
+
+    postgres_url: SecretStr | None = None
+    mongodb_url: SecretStr | None = None
+    profile: str = "default"
+    thresholds: Thresholds = Field(default_factory=Thresholds)
+
+    # Pool sizes and times are those of the existing service: 10 to 100 connections, 5 s to
+    # connect, 30 s idle, 1 h lifetime.
+    pool_size: int = Field(10, ge=1)
+    pool_max_overflow: int = Field(90, ge=0)
+    pool_timeout_seconds: float = Field(5, gt=0)
+    pool_idle_seconds: float = Field(30, gt=0)
+    pool_lifetime_seconds: float = Field(3600, gt=0)
+    connect_timeout_seconds: float = Field(5, gt=0)
+    statement_timeout_seconds: float = Field(30, gt=0)
+
+    home: Path | None = None
+    idle_stop: float = Field(30, ge=0, description="minutes without a client; 0 never stops")
+    run_as: str | None = None
+    postgres_bin: Path | None = None
+    mongod: str | None = None
+
+    report_dir: Path | None = None
+
+
+def settings(profile: str | None = None) -> Settings:
+    """The settings as the environment has them now, with the URLs of `profile` filled in.
+
+    Raises `ConfigError` for a value that cannot be used and `UnknownName` for a profile that no
+    variable defines.
+    """
+    try:
+        found = Settings()
+    except ValidationError as error:
+        raise ConfigError(_validation_sentence(error)) from None
+    name = (profile or found.profile).lower()
+    if name == "default":
+        return found
+    if name == "embedded":
+        return found.model_copy(
+            update={"profile": name, "postgres_url": None, "mongodb_url": None}
+        )
+    if name not in profiles():
+        raise UnknownName("profile", name, profiles(), where="the FWDB_* variables")
+    prefix = f"FWDB_{name.upper()}"
+    urls = {
+        key: SecretStr(os.environ[variable]) if variable in os.environ else None
+        for key, variable in (
+            ("postgres_url", f"{prefix}_POSTGRES_URL"),
+            ("mongodb_url", f"{prefix}_MONGODB_URL"),
+        )
+    }
+    return found.model_copy(update={"profile": name, **urls})
+
+
+def profiles() -> list[str]:
+    """Names that ``--profile`` takes: the two fixed ones and those the environment defines."""
+    named = {
+        match["profile"].lower()
+        for variable in os.environ
+        if (match := _PROFILE_VARIABLE.fullmatch(variable))
+    }
+    return ["default", "embedded", *sorted(named)]
+
+
+def redact(url: str) -> str:
+    """`url` with its password, and any secret in its query part, replaced by ``***``.
+
+    >>> redact("postgresql://ana:s3cret@db.example:5432/fashion_wallet?password=x")
+    'postgresql://ana:***@db.example:5432/fashion_wallet?password=***'
+    """
+    parts = urlsplit(url)
+    account, at, host = parts.netloc.rpartition("@")
+    if ":" in account:
+        account = account.partition(":")[0] + ":***"
+    query = re.sub(r"(?i)(\b\w*(?:password|passfile|sslkey|token|secret)\w*=)[^&]*", r"\1***", parts.query)
+    return urlunsplit((parts.scheme, account + at + host, parts.path, query, ""))
+
+
+def address(url: str, default_port: int) -> str:
+    """``host:port/database`` of `url`, without user and password, for messages and labels."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2] or "localhost"
+    if "," not in host and not re.search(r":\d+$", host):
+        host = f"{host}:{default_port}"
+    return f"{host}{parts.path}"
+
+
+def resource(name: str) -> Path:
+    """The folder ``migrations`` or ``notebooks``: inside the installed package, else beside it.
+
+    Raises `ConfigError` when the installation lacks it.
+    """
+    package = Path(__file__).parent
+    for folder in (package / f"_{name}", package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(f"this installation of fwdb has no folder '{name}'; install it again.")
+
+
+def _validation_sentence(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    variable = "FWDB_" + "_".join(str(part) for part in first["loc"]).upper()
+    return f"{variable} cannot be used: {first['msg'].lower()}."

@@ -1,0 +1,7 @@
+"""The two databases behind one shape: the only modules that touch drivers and pools."""
+
+from fwdb.stores.mongodb import MongoStore
+from fwdb.stores.pools import PoolStats
+from fwdb.stores.postgres import PostgresStore
+
+__all__ = ["MongoStore", "PoolStats", "PostgresStore"]

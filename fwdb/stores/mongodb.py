@@ -1,0 +1,306 @@
+"""The MongoDB store: client, sessions, frames, and errors by code."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+import pymongo
+from bson import ObjectId
+from bson.errors import BSONError
+from pymongo import errors as driver
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from fwdb import config, errors, queries
+from fwdb.stores import frames
+from fwdb.stores.pools import MongoPoolListener, PoolStats
+
+Document = dict[str, Any]
+
+DEFAULT_DATABASE = "fashion_wallet"
+
+
+class MongoStore:
+    """One MongoDB database. Nothing is dialled before the first question.
+
+    Writes are acknowledged by a majority and journaled unless the URL says otherwise: without
+    the journal a server that is killed loses writes it has acknowledged.
+    """
+
+    name = "mongodb"
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        application_name: str = "fwdb",
+        settings: config.Settings | None = None,
+        remedy: str = "Check FWDB_MONGODB_URL.",
+    ) -> None:
+        settings = settings or config.settings()
+        self.address = config.address(url, 27017)
+        self._url = url
+        self._application_name = application_name
+        self._settings = settings
+        self._remedy = remedy
+        self._local = threading.local()
+        self._pool = MongoPoolListener(self._options.get("maxPoolSize") or None)
+        self._database_name = _parse(url)["database"] or DEFAULT_DATABASE
+
+    def __repr__(self) -> str:
+        return f"MongoStore({self.address})"
+
+    @cached_property
+    def _options(self) -> dict[str, Any]:
+        """Options of the client, those of the URL winning over ours."""
+        settings = self._settings
+        given = _parse(self._url)["options"]
+        milliseconds = round(1000 * settings.connect_timeout_seconds)
+        ours: dict[str, Any] = {
+            "appname": self._application_name,
+            "maxPoolSize": settings.pool_size + settings.pool_max_overflow,
+            "maxIdleTimeMS": round(1000 * settings.pool_idle_seconds),
+            "waitQueueTimeoutMS": round(1000 * settings.pool_timeout_seconds),
+            "serverSelectionTimeoutMS": milliseconds,
+            "connectTimeoutMS": milliseconds,
+        }
+        if "w" not in given:
+            ours["w"] = "majority"
+        if "journal" not in given and given.get("w") != 0:
+            ours["journal"] = True
+        return {**ours, **{name: given[name] for name in ours if name in given}}
+
+    @cached_property
+    def client(self) -> pymongo.MongoClient[Document]:
+        """The client; made at first use, because making it starts threads."""
+        return pymongo.MongoClient(
+            self._url,
+            tz_aware=True,
+            connect=False,
+            event_listeners=[self._pool],
+            **self._options,
+        )
+
+    @property
+    def database(self) -> Database[Document]:
+        """The database that the URL names, else ``fashion_wallet``."""
+        return self.client[self._database_name]
+
+    def collection(self, name: str) -> Collection[Document]:
+        """The collection `name`; pass ``session=store.session`` to each call on it."""
+        return self.database[name]
+
+    # -- transactions -------------------------------------------------------------------------
+
+    @property
+    def session(self) -> ClientSession | None:
+        """The session of this thread's open transaction, else None."""
+        return getattr(self._local, "session", None)
+
+    @contextmanager
+    def transaction(self) -> Iterator[ClientSession]:
+        """A transaction; rolled back on any error. Inside one, the same one goes on.
+
+        MongoDB has no savepoints. Raises `FeatureUnavailable` for a server that is not part of
+        a replica set, and `Transient` when the same work may succeed if tried again.
+        """
+        with self.errors():
+            current = self.session
+            if current is not None:
+                yield current
+                return
+            with self.client.start_session() as session, session.start_transaction():
+                self._local.session = session
+                try:
+                    yield session
+                finally:
+                    self._local.session = None
+
+    # -- asking -------------------------------------------------------------------------------
+
+    def rows(self, query: str, /, **parameters: Any) -> list[Document]:
+        """All documents that a query file answers with."""
+        found = queries.load(query, self.name)
+        for name in parameters:
+            if name not in found.parameters:
+                raise errors.UnknownName(
+                    "parameter", name, found.parameters, where=f"query '{query}'"
+                )
+        missing = sorted(found.parameters - set(parameters))
+        if missing:
+            raise errors.ParameterError(f"query '{query}' needs {', '.join(missing)}.")
+        with self.errors():
+            cursor = self.collection(found.collection).aggregate(
+                list(found.pipeline), let=parameters, session=self.session, comment="fwdb"
+            )
+            return list(cursor)
+
+    def frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
+        """The answer of a query file in the columns and types it declares."""
+        declared = queries.load(query, self.name).columns
+        rows = self.rows(query, **parameters)
+        values = [[_plain(row.get(name)) for name in declared] for row in rows]
+        return frames.from_rows(list(declared), values, declared)
+
+    # -- the server and the pool --------------------------------------------------------------
+
+    @cached_property
+    def build_info(self) -> Document:
+        """What the server says of itself: ``version`` and more. Asked once."""
+        with self.errors():
+            return self.client.server_info()
+
+    @cached_property
+    def is_secantus(self) -> bool:
+        """Whether the server is SecantusDB, several of whose statistics are constants."""
+        with self.errors():
+            return bool("secantus" in self.client.admin.command("serverStatus"))
+
+    def ping(self) -> float:
+        """Milliseconds that an empty command took through the pool."""
+        started = time.perf_counter()
+        with self.errors():
+            self.client.admin.command("ping")
+        return 1000 * (time.perf_counter() - started)
+
+    def pool(self) -> PoolStats:
+        """The connection pool of this process, now."""
+        return self._pool.stats(self.name)
+
+    def close(self) -> None:
+        """Close all connections; the store cannot be used afterwards."""
+        if "client" in self.__dict__:
+            self.client.close()
+
+    # -- errors -------------------------------------------------------------------------------
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn errors of pymongo into fwdb's, the cause chained."""
+        try:
+            yield
+        except (driver.PyMongoError, BSONError) as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: Exception) -> errors.FwdbError:
+        code = getattr(error, "code", None)
+        if isinstance(error, driver.PyMongoError) and error.has_error_label(
+            "TransientTransactionError"
+        ):
+            return errors.Transient(
+                "mongodb: the transaction met another one; the same work may succeed if tried again."
+            )
+        match error:
+            case driver.DuplicateKeyError() | driver.BulkWriteError():
+                return _write_error(error)
+            case driver.WaitQueueTimeoutError():
+                return errors.PoolExhausted(
+                    f"no connection to mongodb at {self.address} became free in time. "
+                    "Return connections sooner, or raise FWDB_POOL_MAX_OVERFLOW.",
+                    database=self.name,
+                )
+            case driver.OperationFailure():
+                return self._refused(error, code)
+            case driver.ExecutionTimeout() | driver.NetworkTimeout():
+                return errors.QueryTimeout("mongodb did not finish the operation in time.")
+            case driver.ConnectionFailure():
+                return errors.StoreUnavailable(
+                    f"no answer from mongodb at {self.address} within "
+                    f"{self._settings.connect_timeout_seconds:g} s ({_reason(error)}). "
+                    f"{self._remedy}",
+                    database=self.name,
+                )
+            case driver.ConfigurationError():
+                return errors.ConfigError(f"mongodb: {_reason(error)}. {self._remedy}")
+            case driver.DocumentTooLarge() | BSONError():
+                return errors.InvalidData(f"mongodb cannot store the document: {_reason(error)}.")
+            case _:
+                return errors.QueryError(f"mongodb: {_reason(error)}.")
+
+    def _refused(self, error: driver.OperationFailure, code: int | None) -> errors.FwdbError:
+        """The server answered with an error `code` (src/mongo/base/error_codes.yml)."""
+        if code == 18:
+            return errors.AuthenticationFailed(
+                f"mongodb at {self.address} refused the user or password. {self._remedy}",
+                database=self.name,
+            )
+        if code in {13, 8000}:
+            return errors.PermissionDenied(
+                f"mongodb at {self.address}: the user may not do this (code {code})."
+            )
+        if code == 50:
+            return errors.QueryTimeout("mongodb stopped the operation at its time limit.")
+        if code == 112:
+            return errors.Transient(
+                "mongodb: another transaction wrote the same document; try again."
+            )
+        if code == 121:
+            return errors.InvalidData(
+                f"mongodb refused the document: {_violations(error) or 'it breaks the validator'}."
+            )
+        if code in {20, 263}:
+            return errors.FeatureUnavailable(
+                "mongodb has transactions in a replica set only; this server is not in one."
+            )
+        if code in {59, 40324}:
+            return errors.FeatureUnavailable(f"mongodb at {self.address}: {_reason(error)}.")
+        return errors.QueryError(f"mongodb: {_reason(error)} (code {code}).")
+
+
+def _parse(url: str) -> dict[str, Any]:
+    if not url.startswith(("mongodb://", "mongodb+srv://")):
+        raise errors.ConfigError(
+            f"the MongoDB URL starts with '{url.partition('://')[0][:20]}'; write mongodb://…"
+            if "@" not in url.partition("://")[0]
+            else "the MongoDB URL cannot be read; write mongodb://user:password@host:27017/database."
+        )
+    try:
+        return pymongo.uri_parser.parse_uri(url, validate=True, warn=False)
+    except (driver.PyMongoError, ValueError):
+        # The text itself may hold the password, so it is not repeated.
+        raise errors.ConfigError(
+            "the MongoDB URL cannot be read; write "
+            "mongodb://user:password@host:27017/database, with special characters as %XX."
+        ) from None
+
+
+def _write_error(error: driver.OperationFailure) -> errors.FwdbError:
+    details: Document = dict(error.details or {})
+    first: Document = (details.get("writeErrors") or [details])[0]
+    if first.get("code") == 121:
+        return errors.InvalidData("mongodb refused a document: it breaks the validator.")
+    if first.get("code") != 11000:
+        return errors.QueryError(f"mongodb refused a write (code {first.get('code')}).")
+    fields = tuple(first.get("keyPattern") or {})
+    return errors.DuplicateKey(
+        f"another document has the same {', '.join(fields) or 'unique value'}.",
+        constraint=None,
+        fields=fields,
+    )
+
+
+def _violations(error: driver.OperationFailure) -> str:
+    """Names of the fields that a $jsonSchema validator refused, never their values."""
+    info = (error.details or {}).get("errInfo", {}).get("details", {})
+    names: list[str] = []
+    for rule in info.get("schemaRulesNotSatisfied", []):
+        names += rule.get("missingProperties", [])
+        names += [p["propertyName"] for p in rule.get("propertiesNotSatisfied", [])]
+    return f"{', '.join(names)} missing or not as the validator wants" if names else ""
+
+
+def _reason(error: Exception) -> str:
+    """The first clause of the driver's message: the rest repeats timeouts and topology."""
+    text = str(error).split(" (configured timeouts")[0].split(", full error")[0]
+    return text.splitlines()[0].strip().rstrip(".") if text.strip() else type(error).__name__
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, ObjectId) else value

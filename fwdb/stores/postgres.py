@@ -1,0 +1,371 @@
+"""The PostgreSQL store: pool, transactions, frames, loads, and errors by SQLSTATE."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pandas as pd
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, CursorResult, Engine, make_url
+from sqlalchemy.sql import Executable
+
+from fwdb import config, errors, queries
+from fwdb.stores import frames
+from fwdb.stores.pools import PoolStats, WaitCountingPool
+
+T = TypeVar("T")
+
+MINIMUM_VERSION = 140000  # PostgreSQL 14, the oldest release that fwdb is tested for
+
+
+class PostgresStore:
+    """One PostgreSQL database. Nothing is dialled before the first question.
+
+    Outside a transaction each statement commits by itself. Inside ``with store.transaction()``
+    every call on this store from the same thread joins that transaction.
+    """
+
+    name = "postgres"
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        application_name: str = "fwdb",
+        settings: config.Settings | None = None,
+        read_only: bool = False,
+        remedy: str = "Check FWDB_POSTGRES_URL.",
+    ) -> None:
+        settings = settings or config.settings()
+        self.url = parse_url(url)
+        self.address = config.address(url, 5432)
+        self._remedy = remedy
+        self._timeout_seconds = settings.connect_timeout_seconds
+        self._local = threading.local()
+        self._version: int | None = None
+        self.engine: Engine = sa.create_engine(
+            self.url,
+            poolclass=WaitCountingPool,
+            pool_size=settings.pool_size,
+            max_overflow=settings.pool_max_overflow,
+            pool_timeout=settings.pool_timeout_seconds,
+            pool_recycle=int(settings.pool_lifetime_seconds),
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
+                "application_name": application_name,
+            },
+        )
+        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        milliseconds = round(1000 * settings.statement_timeout_seconds)
+        # Settings by statement and not by start-up packet: connection poolers refuse the latter.
+        self._session = (
+            f"SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET statement_timeout = {milliseconds};"
+            f" SET default_transaction_read_only = {'on' if read_only else 'off'}"
+        )
+        sa.event.listen(self.engine, "connect", self._prepare)
+
+    def __repr__(self) -> str:
+        return f"PostgresStore({self.address})"
+
+    def _prepare(self, connection: psycopg.Connection[Any], record: object) -> None:
+        connection.autocommit = True
+        connection.execute(self._session)
+        connection.autocommit = False
+        pool = self.engine.pool
+        assert isinstance(pool, WaitCountingPool)
+        pool.waiters.opened += 1
+
+    # -- connections and transactions ---------------------------------------------------------
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection: the open transaction's, else one that commits each statement."""
+        current: Connection | None = getattr(self._local, "connection", None)
+        with self.errors():
+            if current is not None:
+                yield current
+                return
+            with self._autocommit.connect() as connection:
+                yield connection
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this thread is inside ``with store.transaction()``."""
+        return getattr(self._local, "connection", None) is not None
+
+    @contextmanager
+    def transaction(
+        self,
+        *,
+        isolation: str | None = None,
+        timeout_ms: int | None = None,
+        read_only: bool = False,
+    ) -> Iterator[Connection]:
+        """A transaction, or a savepoint when one is open; rolled back on any error.
+
+        `isolation` is ``read committed`` (the server's default), ``repeatable read`` or
+        ``serializable``; `timeout_ms` bounds each statement in it. Raises `Transient` when the
+        same work may succeed if tried again; `run` does that.
+        """
+        current: Connection | None = getattr(self._local, "connection", None)
+        with self.errors():
+            if current is not None:
+                with current.begin_nested():
+                    yield current
+                return
+            with self.engine.connect() as connection:
+                if isolation is not None:
+                    connection = connection.execution_options(isolation_level=isolation.upper())
+                with connection.begin():
+                    if read_only:
+                        connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+                    if timeout_ms is not None:
+                        connection.execute(
+                            sa.text("SELECT set_config('statement_timeout', :ms, true)"),
+                            {"ms": str(timeout_ms)},
+                        )
+                    self._local.connection = connection
+                    try:
+                        yield connection
+                    finally:
+                        self._local.connection = None
+
+    def run(
+        self,
+        work: Callable[[], T],
+        *,
+        retries: int = 3,
+        first_delay_ms: float = 100,
+        isolation: str | None = None,
+    ) -> T:
+        """What `work()` returns, run in a transaction and again after a `Transient` error.
+
+        The wait doubles from `first_delay_ms`, with up to half of it left to chance so that two
+        rivals do not meet again.
+        """
+        for attempt in range(retries + 1):
+            try:
+                with self.transaction(isolation=isolation):
+                    return work()
+            except errors.Transient:
+                if attempt == retries or self.in_transaction:
+                    raise
+                delay = first_delay_ms * 2**attempt
+                time.sleep((delay - random.uniform(0, delay / 2)) / 1000)  # noqa: S311
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    # -- asking -------------------------------------------------------------------------------
+
+    def rows(self, query: str | Executable, /, **parameters: Any) -> list[dict[str, Any]]:
+        """All rows of a query file or statement as dictionaries; for small answers."""
+        statement = self._statement(query, parameters)
+        with self.connection() as connection:
+            result = connection.execute(statement, parameters)
+            return [dict(row) for row in result.mappings()]
+
+    def frame(self, query: str | Executable, /, **parameters: Any) -> pd.DataFrame:
+        """The answer of a query file, or of a statement, as a DataFrame.
+
+        A query file (given by name) has the column types that its header declares. A statement
+        comes through COPY in the types of `fwdb.stores.frames`; both keep columns and types
+        when there are no rows.
+        """
+        statement = self._statement(query, parameters)
+        with self.connection() as connection:
+            if isinstance(query, str):
+                result = connection.execute(statement, parameters)
+                declared = queries.load(query, self.name).columns
+                return frames.from_rows(list(result.keys()), result.fetchall(), declared)
+            return frames.from_copy(connection, statement, parameters)
+
+    def execute(
+        self, statement: Executable, parameters: Mapping[str, Any] | list[dict[str, Any]] | None = None
+    ) -> CursorResult[Any]:
+        """Run one statement that returns no rows; the result tells ``rowcount``."""
+        with self.connection() as connection:
+            return connection.execute(statement, parameters)
+
+    def copy(self, table: str, frame: pd.DataFrame) -> int:
+        """Load `frame` into `table` (``schema.table``) by COPY; the number of rows loaded.
+
+        Columns are matched by name and converted by the server; all rows are loaded or none.
+        Raises `InvalidData` with the line and column the server names.
+        """
+        with self.transaction() as connection:
+            return frames.copy_into(connection, table, frame)
+
+    def _statement(self, query: str | Executable, parameters: Mapping[str, Any]) -> Executable:
+        if not isinstance(query, str):
+            return query
+        known = queries.load(query, self.name).parameters
+        for name in parameters:
+            if name not in known:
+                raise errors.UnknownName("parameter", name, known, where=f"query '{query}'")
+        missing = sorted(known - set(parameters))
+        if missing:
+            raise errors.ParameterError(f"query '{query}' needs {', '.join(missing)}.")
+        # The marker lets the slow-query questions leave fwdb's own statements out.
+        return sa.text(f"/* fwdb */ {queries.load(query, self.name).text}")
+
+    # -- the server and the pool --------------------------------------------------------------
+
+    @property
+    def server_version(self) -> int:
+        """The server's version as one number: 180006 is 18.6. Asked once.
+
+        Raises `FeatureUnavailable` for a server older than PostgreSQL 14.
+        """
+        if self._version is None:
+            found = self.rows(sa.text("SELECT current_setting('server_version_num') AS version"))
+            self._version = int(found[0]["version"])
+        if self._version < MINIMUM_VERSION:
+            raise errors.FeatureUnavailable(
+                f"postgres at {self.address} is version {self._version // 10000}; "
+                f"fwdb needs {MINIMUM_VERSION // 10000} or newer."
+            )
+        return self._version
+
+    def ping(self) -> float:
+        """Milliseconds that an empty question took through the pool."""
+        started = time.perf_counter()
+        self.rows(sa.text("SELECT 1 AS one"))
+        return 1000 * (time.perf_counter() - started)
+
+    def pool(self) -> PoolStats:
+        """The connection pool of this process, now."""
+        pool = self.engine.pool
+        assert isinstance(pool, WaitCountingPool)
+        return pool.stats(self.name)
+
+    def close(self) -> None:
+        """Close the idle connections; the store can be used again and dials anew."""
+        self.engine.dispose()
+
+    # -- errors -------------------------------------------------------------------------------
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn errors of SQLAlchemy and psycopg into fwdb's, the cause chained."""
+        try:
+            yield
+        except sa.exc.TimeoutError as error:
+            pool = self.pool()
+            raise errors.PoolExhausted(
+                f"no connection to postgres at {self.address} became free in time: all "
+                f"{pool.capacity} of this process are in use and {pool.waiting} callers wait. "
+                "Return connections sooner, or raise FWDB_POOL_MAX_OVERFLOW.",
+                database=self.name,
+            ) from error
+        except sa.exc.DBAPIError as error:
+            if not isinstance(error.orig, psycopg.Error):
+                raise
+            raise self._translate(error.orig) from error
+        except psycopg.Error as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: psycopg.Error) -> errors.FwdbError:
+        state = error.sqlstate or ""
+        if not state:
+            return self._unavailable(error)
+        diag = error.diag
+        subject = ".".join(part for part in (diag.schema_name, diag.table_name) if part)
+        # Only the primary message: DETAIL quotes the values of the row.
+        said = (diag.message_primary or type(error).__name__).rstrip(".")
+        if state == "23505":
+            fields = _key_fields(diag.message_detail or "")
+            return errors.DuplicateKey(
+                f"another row of {subject} has the same {', '.join(fields) or 'unique value'}.",
+                constraint=diag.constraint_name,
+                fields=fields,
+            )
+        if state == "23503":
+            return errors.ForeignKeyViolation(f"{subject}: {said}.")
+        if state.startswith(("22", "23")):
+            column = f" column {diag.column_name}" if diag.column_name else ""
+            place = f" ({_copy_place(diag.context)})" if _copy_place(diag.context) else ""
+            text = said if state.startswith("23") else _without_value(said)
+            return errors.InvalidData(f"{subject or 'postgres'}{column}: {text}{place}.")
+        if state in {"40001", "40P01", "55P03"}:
+            return errors.Transient(f"postgres: {said}; the same work may succeed if tried again.")
+        if state in {"57014", "25P03", "25P04"}:
+            return errors.QueryTimeout(f"postgres stopped the statement: {said}.")
+        if state == "42501":
+            return errors.PermissionDenied(f"postgres at {self.address}: {said}.")
+        if state in {"42P01", "3F000"}:
+            return errors.QueryError(f"postgres at {self.address}: {said}. Run 'fwdb migrate'.")
+        if state in {"28P01", "28000"}:
+            return errors.AuthenticationFailed(
+                f"postgres at {self.address} refused the user or password. {self._remedy}",
+                database=self.name,
+            )
+        if state.startswith(("08", "57P", "53300", "3D000")):
+            return errors.StoreUnavailable(
+                f"postgres at {self.address} ended the connection: {said}. {self._remedy}",
+                database=self.name,
+            )
+        if state.startswith("53"):
+            return errors.QueryError(f"postgres at {self.address} lacks room: {said}.")
+        return errors.QueryError(f"postgres: {said} (SQLSTATE {state}).")
+
+    def _unavailable(self, error: psycopg.Error) -> errors.FwdbError:
+        """A failure without SQLSTATE: the connection could not be made, or was lost."""
+        if not isinstance(error, psycopg.OperationalError):
+            return errors.QueryError(f"postgres: {_without_value(str(error))}.")
+        reason = _last_line(str(error))
+        if error.pgconn is not None and error.pgconn.used_password:
+            return errors.AuthenticationFailed(
+                f"postgres at {self.address} refused the connection ({reason}). {self._remedy}",
+                database=self.name,
+            )
+        return errors.StoreUnavailable(
+            f"no answer from postgres at {self.address} within {self._timeout_seconds:g} s "
+            f"({reason}). {self._remedy}",
+            database=self.name,
+        )
+
+
+def parse_url(url: str) -> URL:
+    """The URL as SQLAlchemy reads it, always with psycopg 3. Raises `ConfigError`."""
+    try:
+        parsed = make_url(url)
+    except sa.exc.ArgumentError:
+        # The text itself may hold the password, so it is not repeated.
+        raise errors.ConfigError(
+            "the PostgreSQL URL cannot be read; write "
+            "postgresql://user:password@host:5432/database, with special characters as %XX."
+        ) from None
+    if parsed.get_backend_name() not in {"postgresql", "postgres"}:
+        raise errors.ConfigError(
+            f"the PostgreSQL URL starts with '{parsed.drivername}://'; write postgresql://…"
+        )
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _key_fields(detail: str) -> tuple[str, ...]:
+    """Column names of a unique violation; the message is localised, its first (…) is not."""
+    found = re.search(r"\(([^()]*(?:\([^()]*\)[^()]*)*)\)=", detail)
+    return tuple(part.strip() for part in found[1].split(",")) if found else ()
+
+
+def _copy_place(context: str | None) -> str:
+    found = re.search(r"line \d+(, column \w+)?", context or "")
+    return found[0] if found else ""
+
+
+def _without_value(message: str) -> str:
+    """`message` without quoted values, which can be personal data."""
+    return re.sub(r'"[^"]*"\s*$', "the value given", message.splitlines()[0]).rstrip(".")
+
+
+def _last_line(message: str) -> str:
+    """The server's own words of libpq's message about a failed connection."""
+    line = message.strip().splitlines()[0] if message.strip() else "connection lost"
+    return line.rpartition("failed: ")[2].replace("FATAL:  ", "").rstrip(".")

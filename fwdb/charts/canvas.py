@@ -6,19 +6,21 @@ measured with the font itself before it is placed, so that nothing is clipped at
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
 from matplotlib.style import context
 from matplotlib.textpath import text_to_path
 
@@ -44,10 +46,22 @@ STYLE: list[Any] = [
         "svg.fonttype": "none",  # text stays text: searchable, and read aloud
         "svg.hashsalt": "fwdb",
         "path.simplify": False,
-        "date.epoch": "1970-01-01T00:00:00",
-        "timezone": "UTC",
     },
 ]
+
+
+P = ParamSpec("P")
+
+
+def drawn(chart: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draws under the style of this module, whatever the caller has set."""
+
+    @functools.wraps(chart)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with context(STYLE):
+            return chart(*args, **kwargs)
+
+    return inner
 
 
 def text_width(text: str, *, size: float, weight: str = "normal", mono: bool = False) -> float:
@@ -64,9 +78,7 @@ def text_width(text: str, *, size: float, weight: str = "normal", mono: bool = F
 
 def clean(text: object) -> str:
     """`text` on one line, without the control characters an SVG cannot hold."""
-    return " ".join(
-        "".join(c if c.isprintable() else " " for c in str(text)).split()
-    )
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
 def fit(text: str, width: float, *, size: float, weight: str = "normal", mono: bool = False) -> str:
@@ -85,7 +97,9 @@ def fit(text: str, width: float, *, size: float, weight: str = "normal", mono: b
     return text[:low].rstrip() + " …"
 
 
-def wrap(text: str, width: float, *, size: float, weight: str = "normal", most: int = 2) -> list[str]:
+def wrap(
+    text: str, width: float, *, size: float, weight: str = "normal", most: int = 2
+) -> list[str]:
     """`text` in at most `most` lines of `width` points; the last one is cut if it must be."""
     lines: list[str] = []
     words = clean(text).split(" ")
@@ -183,22 +197,21 @@ def canvas(title: str, subtitle: str, footer: str, *, drawing: float) -> Canvas:
     return sheet
 
 
+@drawn
 def empty(title: str, subtitle: str, footer: str, *, reason: str) -> Figure:
     """A panel that says that, and why, there is nothing to draw."""
     sheet = canvas(title, subtitle, footer, drawing=150)
     axes = sheet.axes(MARGIN, sheet.bottom + 12, WIDTH - MARGIN, sheet.top - 12)
     axes.set_axis_off()
     axes.add_patch(
-        matplotlib.patches.Rectangle(
-            (0, 0), 1, 1, transform=axes.transAxes, facecolor="#f5f7fa", edgecolor=GRID
-        )
+        Rectangle((0, 0), 1, 1, transform=axes.transAxes, facecolor="#f5f7fa", edgecolor=GRID)
     )
     middle = (sheet.bottom + sheet.top) / 2
-    sheet.text(WIDTH / 2, middle + 14, "No data in this window", size=13, weight="bold", ha="center")
+    sheet.text(
+        WIDTH / 2, middle + 14, "No data in this window", size=13, weight="bold", ha="center"
+    )
     for place, line in enumerate(wrap(reason, WIDTH - 80, size=10.5, most=3)):
-        sheet.text(
-            WIDTH / 2, middle - 10 - 15 * place, line, size=10.5, color=MUTED, ha="center"
-        )
+        sheet.text(WIDTH / 2, middle - 10 - 15 * place, line, size=10.5, color=MUTED, ha="center")
     return sheet.figure
 
 
@@ -209,7 +222,9 @@ def right_labels(
     box = axes.get_position()
     low, high = axes.get_ylim()
     bottom, top = box.y0 * sheet.height, box.y1 * sheet.height
-    places = sorted((bottom + (v - low) / (high - low) * (top - bottom), t, c) for v, t, c in labels)
+    places = sorted(
+        (bottom + (v - low) / (high - low) * (top - bottom), t, c) for v, t, c in labels
+    )
     ys = [y for y, _, _ in places]
     for i in range(1, len(ys)):
         ys[i] = max(ys[i], ys[i - 1] + gap)
@@ -228,7 +243,7 @@ def legend(sheet: Canvas, y: float, entries: Sequence[tuple[str, str]], *, left:
     """One row of coloured squares with their names, for kinds of things, never for thresholds."""
     for name, colour in entries:
         sheet.figure.add_artist(
-            matplotlib.patches.Rectangle(
+            Rectangle(
                 (left / WIDTH, y / sheet.height), 9 / WIDTH, 7 / sheet.height, facecolor=colour
             )
         )
@@ -269,9 +284,9 @@ def time_axis(axes: Axes, since: pd.Timestamp, until: pd.Timestamp) -> None:
         return f"{moment:%H:%M:%S}" if span < pd.Timedelta(minutes=3) else f"{moment:%H:%M}"
 
     inside = [t for t in ticks if start <= t <= end]
-    axes.set_xlim(float(matplotlib.dates.date2num(start)), float(matplotlib.dates.date2num(end)))
+    axes.set_xlim(float(date2num(start)), float(date2num(end)))
     axes.set_xticks(
-        [float(matplotlib.dates.date2num(t)) for t in inside],
+        [float(date2num(t)) for t in inside],
         labels=[label(t) for t in inside],
     )
     axes.tick_params(axis="x", length=4, color=AXIS)
@@ -333,8 +348,7 @@ def to_svg(figure: Figure, *, name: str = "chart") -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = svg.replace(' transform="rotate(-0 ', ' data-r="(').replace(' data-r="(', ' transform="rotate(0 ')
-    svg = re.sub(r' transform="rotate\(0 [^"]*"', "", svg)
+    svg = re.sub(r' transform="rotate\(-?0 [^"]*"', "", svg)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)

@@ -1,0 +1,273 @@
+"""Charts of the audit trail: events over time by action, and entities by action."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.dates import date2num
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from fwdb.charts.canvas import (
+    BLUE,
+    GREY,
+    GRID,
+    INK,
+    MARGIN,
+    MUTED,
+    RED_TEXT,
+    SKY,
+    VERMILION,
+    WIDTH,
+    Canvas,
+    canvas,
+    clean,
+    drawn,
+    empty,
+    fit,
+    legend,
+    number,
+    plural,
+    share,
+    text_width,
+    time_axis,
+    utc,
+    window_text,
+)
+
+ACTIONS = [("CREATE", BLUE), ("UPDATE", SKY), ("READ", GREY), ("DELETE", VERMILION)]
+BUCKETS = {"minute": "1min", "hour": "1h", "day": "1D", "week": "7D", "month": "MS"}
+MOST_BARS = 400
+BLUES = LinearSegmentedColormap.from_list("blues", ["#f5f9fd", "#9cc7e3", BLUE, "#084f8c"])
+MOST_ENTITIES = 12
+
+
+@dataclass(frozen=True)
+class Burst:
+    """One bucket with far more events of an action than the others have."""
+
+    bucket_at: pd.Timestamp
+    action: str
+    events: int
+    usual: float
+
+
+def burst(
+    frame: pd.DataFrame, *, action: str = "DELETE", least: int = 10, times: float = 5
+) -> Burst | None:
+    """The bucket that stands out by its number of `action` events, or None.
+
+    It stands out with at least `least` events and `times` the median of the other buckets that
+    have any. The median, not the mean: the burst itself must not raise what counts as usual.
+    """
+    rows = frame[frame["action"].astype(str) == action]
+    if rows.empty:
+        return None
+    counts = rows.groupby("bucket_at")["events"].sum()
+    peak = counts.idxmax()
+    others = counts.drop(peak)
+    others = others[others > 0]
+    usual = float(others.median()) if len(others) else 0.0
+    events = int(counts[peak])
+    if events < least or events < times * usual:
+        return None
+    return Burst(pd.Timestamp(peak), action, events, usual)
+
+
+@drawn
+def audit_trail(
+    frame: pd.DataFrame,
+    *,
+    since: pd.Timestamp | None = None,
+    until: pd.Timestamp | None = None,
+    bucket: str = "hour",
+    source: str = "audit.audit_logs",
+    reason: str = "Nothing was recorded in this window.",
+) -> Figure:
+    """Audit events over time, stacked by action; a burst of deletes is named in the drawing.
+
+    `frame` has a row per `bucket_at` and `action` with the number of `events`; other columns are
+    summed over. `bucket` is minute, hour, day, week or month.
+    """
+    subtitle = f"Audit events per {bucket}, by action"
+    window = f" · {window_text(since, until)}" if since is not None and until is not None else ""
+    if frame.empty or not frame["events"].sum():
+        return empty(
+            "The audit trail is empty", subtitle, f"{source}{window} · 0 events", reason=reason
+        )
+    rows = frame.assign(action=frame["action"].astype(str), bucket_at=utc(frame["bucket_at"]))
+    table = rows.pivot_table(
+        index="bucket_at", columns="action", values="events", aggfunc="sum", fill_value=0
+    ).astype(float)
+    total = float(table.to_numpy().sum())
+    start = utc(since) if since is not None else table.index[0]
+    end = utc(until) if until is not None else table.index[-1]
+    footer = f"{source} · {window_text(start, end)} · {plural(int(total), 'event')}"
+    found = burst(rows)
+    sheet = canvas(_trail_finding(table, found, bucket), subtitle, footer, drawing=270)
+    left = 20 + text_width(number(_round_up(table.sum(axis=1).max())), size=10.5)
+    legend(sheet, sheet.top - 18, [(a, c) for a, c in ACTIONS if a in table], left=left)
+    axes = sheet.axes(left, sheet.bottom + 26, WIDTH - 24, sheet.top - 30)
+    step = BUCKETS.get(bucket, "1h")
+    width = pd.Timedelta(days=30) if step == "MS" else pd.Timedelta(step)
+    start = min(start, table.index[0])
+    end = max(end, table.index[-1] + width)
+    x = np.asarray(date2num(table.index), dtype=float)
+    days = width / pd.Timedelta(days=1)
+    base = np.zeros(len(table))
+    # Many narrow bars are one area to the eye, and a fifth of the file.
+    narrow = len(table) > MOST_BARS or (end - start) / width > MOST_BARS
+    for action, colour in [*ACTIONS, *[(a, INK) for a in table if a not in dict(ACTIONS)]]:
+        if action not in table:
+            continue
+        values = table[action].to_numpy()
+        if narrow:
+            axes.vlines(x + days / 2, base, base + values, color=colour, lw=1.1)
+        else:
+            gap = 0.08 if len(table) > 1 else 0
+            axes.bar(x, values, days * (1 - gap), bottom=base, color=colour, align="edge", lw=0)
+        base = base + values
+    axes.set_ylim(0, _round_up(base.max() * (1.28 if found else 1.04)))
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color=GRID, lw=0.8)
+    axes.yaxis.get_major_locator().set_params(integer=True, nbins=6)
+    axes.yaxis.set_major_formatter(lambda v, _: number(v))
+    time_axis(axes, start, end)
+    if found:
+        _name_burst(sheet, axes, found, float(table.loc[utc(found.bucket_at)].sum()), days, bucket)
+    return sheet.figure
+
+
+def _round_up(value: float) -> float:
+    """The next number with one or two leading digits, at least 4 so that ticks are whole."""
+    if value <= 4:
+        return 4.0
+    size = 10.0 ** np.floor(np.log10(value))
+    return float(
+        next(m * size for m in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if m * size >= value)
+    )
+
+
+def _trail_finding(table: pd.DataFrame, found: Burst | None, bucket: str) -> str:
+    if found:
+        moment = utc(found.bucket_at)
+        when = (
+            f"on {moment:%Y-%m-%d}" if bucket in ("day", "week", "month") else f"at {moment:%H:%M}"
+        )
+        return f"One burst of {number(found.events)} {found.action.lower()}s {when} stands out"
+    sums = table.sum()
+    total = float(sums.sum())
+    action = str(sums.idxmax())
+    events = f"{number(total)} event" + ("s" if total != 1 else "")
+    return (
+        f"{events}, {share(float(sums.max()) / total * 100)} of them {action}; no burst of deletes"
+    )
+
+
+def _name_burst(
+    sheet: Canvas, axes: object, found: Burst, height: float, days: float, bucket: str
+) -> None:
+    low, high = axes.get_xlim()  # type: ignore[attr-defined]
+    box = axes.get_position()  # type: ignore[attr-defined]
+    at = float(date2num(utc(found.bucket_at))) + days / 2
+    x = (box.x0 + (at - low) / (high - low) * box.width) * WIDTH
+    top = axes.get_ylim()[1]  # type: ignore[attr-defined]
+    y = (box.y0 + height / top * box.height) * sheet.height
+    lines = [f"{number(found.events)} {found.action.lower()}s", f"in one {bucket}"]
+    half = max(text_width(line, size=9.5, weight="bold") for line in lines) / 2
+    tx = min(max(x, box.x0 * WIDTH + half), box.x1 * WIDTH - half)
+    axes.annotate(  # type: ignore[attr-defined]
+        "",
+        xy=(at, height),
+        xytext=(x / WIDTH, (y + 14) / sheet.height),
+        textcoords="figure fraction",
+        arrowprops={"arrowstyle": "-", "color": VERMILION, "lw": 1.2, "shrinkA": 0, "shrinkB": 2},
+    )
+    for place, line in enumerate(lines):
+        sheet.text(
+            tx, y + 31 - 13 * place, line, size=9.5, weight="bold", ha="center", color=RED_TEXT
+        )
+
+
+@drawn
+def audit_matrix(
+    frame: pd.DataFrame,
+    *,
+    source: str = "audit.audit_logs",
+    window: str = "",
+    reason: str = "Nothing was recorded in this window.",
+) -> Figure:
+    """How often each action was done to each kind of entity, as numbers in cells.
+
+    `frame` has `entity_type`, `action` and `events`; other columns are summed over. The depth of
+    a cell's colour grows with the square root of its number, so that small ones stay visible.
+    """
+    subtitle = "Audit events by entity and action, counts"
+    total = int(frame["events"].sum()) if len(frame) else 0
+    footer = " · ".join(part for part in (source, window, plural(total, "event")) if part)
+    if not total:
+        return empty("Nothing was changed or read", subtitle, footer, reason=reason)
+    rows = frame.assign(
+        action=frame["action"].astype(str),
+        entity_type=[clean(e) or "(no name)" for e in frame["entity_type"].astype(object)],
+    )
+    table = rows.pivot_table(
+        index="entity_type", columns="action", values="events", aggfunc="sum", fill_value=0
+    ).astype(float)
+    order = sorted(table.index, key=lambda e: (-table.loc[e].sum(), e))
+    if len(order) > MOST_ENTITIES:
+        rest = order[MOST_ENTITIES - 1 :]
+        table.loc[f"{len(rest)} others"] = table.loc[rest].sum()
+        order = [*order[: MOST_ENTITIES - 1], f"{len(rest)} others"]
+    actions = [a for a, _ in ACTIONS] + sorted(set(table) - {a for a, _ in ACTIONS})
+    table = table.reindex(index=order, columns=actions, fill_value=0.0)
+    heaviest = order[0]
+    finding = (
+        f"{clean(heaviest)} has {share(table.loc[heaviest].sum() / total * 100)} of the events"
+        if len(order) > 1
+        else f"All events concern {clean(heaviest)}"
+    )
+    if table["DELETE"].sum():
+        most = str(table["DELETE"].idxmax())
+        finding += f"; most deletes are of {most}"
+    sheet = canvas(finding, subtitle, footer, drawing=38 + 44 * len(order))
+    _cells(sheet, table)
+    return sheet.figure
+
+
+def _cells(sheet: Canvas, table: pd.DataFrame) -> None:
+    labels = [fit(str(e), 200, size=10.5) for e in table.index]
+    left = MARGIN + max(text_width(label, size=10.5) for label in labels) + 10
+    width = (WIDTH - MARGIN - left) / len(table.columns)
+    top, high = sheet.top - 26, 44.0
+    most = float(table.to_numpy().max())
+    for column, action in enumerate(table.columns):
+        x = left + (column + 0.5) * width
+        sheet.text(x, top + 7, fit(action, width - 4, size=10), ha="center", color=MUTED)
+        for row, entity in enumerate(table.index):
+            value = float(table.loc[entity, action])
+            depth = float(np.sqrt(value / most))
+            y = top - (row + 1) * high
+            sheet.figure.add_artist(
+                Rectangle(
+                    ((left + column * width) / WIDTH, y / sheet.height),
+                    (width - 1.5) / WIDTH,
+                    (high - 1.5) / sheet.height,
+                    facecolor=BLUES(depth),
+                )
+            )
+            sheet.text(
+                x,
+                y + high / 2,
+                number(value),
+                size=11,
+                ha="center",
+                va="center_baseline",
+                color="white" if depth > 0.55 else INK,
+            )
+    for row, label in enumerate(labels):
+        y = top - (row + 0.5) * high
+        sheet.text(left - 9, y, label, size=10.5, color=INK, ha="right", va="center_baseline")

@@ -1,0 +1,104 @@
+"""The one reader of times that people type: ``24h``, ``7d``, ``2026-11-01``, ISO times."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, time, timedelta
+
+from fwdb.errors import ParameterError
+
+__all__ = ["moment", "span"]
+
+_SPAN = re.compile(r"(?P<count>\d+(?:\.\d+)?)\s*(?P<unit>[smhdw])", re.ASCII)
+_UNITS = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+def moment(
+    value: str | datetime | date | timedelta, *, now: datetime | None = None, name: str = "since"
+) -> datetime:
+    """`value` as a time in UTC.
+
+    A span (``45s``, ``30m``, ``24h``, ``7d``, ``2w``, or a timedelta) is that long before `now`,
+    ``now`` is `now`, and a date is its first moment in UTC. A time of day needs a zone: without
+    one it would mean another moment on another computer. Raises `ParameterError` that names the
+    parameter `name` and what to write.
+
+    >>> moment("24h", now=datetime(2026, 11, 2, tzinfo=UTC))
+    datetime.datetime(2026, 11, 1, 0, 0, tzinfo=datetime.timezone.utc)
+    >>> moment("2026-11-01T02:00+02:00")
+    datetime.datetime(2026, 11, 1, 0, 0, tzinfo=datetime.timezone.utc)
+    """
+    now = now or datetime.now(UTC)
+    try:
+        if isinstance(value, timedelta):
+            return _utc(now - value)
+        if isinstance(value, datetime):
+            found = value
+        elif isinstance(value, date):
+            return datetime.combine(value, time(), UTC)
+        elif not isinstance(value, str):
+            raise _unreadable(name, value)
+        elif value.strip() == "now":
+            return _utc(now)
+        elif _SPAN.fullmatch(value.strip()):
+            return _utc(now - span(value, name=name))
+        elif _DATE.fullmatch(value.strip()):
+            return datetime.combine(date.fromisoformat(value.strip()), time(), UTC)
+        else:
+            found = datetime.fromisoformat(value.strip().upper())
+        if found.tzinfo is None:
+            raise ParameterError(
+                f"'{name}' is '{value}', a time without a zone; add one, such as Z for UTC "
+                "(2026-11-01T00:00Z).",
+                name=name,
+            )
+        return _utc(found)
+    except (ValueError, OverflowError):
+        raise _unreadable(name, value) from None
+
+
+def span(value: str | timedelta, *, name: str = "span") -> timedelta:
+    """`value` as a length of time: ``45s``, ``30m``, ``24h``, ``7d``, ``2w``.
+
+    Raises `ParameterError` that names the parameter `name`.
+
+    >>> span("7d").days
+    7
+    """
+    if isinstance(value, timedelta):
+        return value
+    refusal = ParameterError(
+        f"'{name}' is '{_short(value)}'; give a span such as 30m, 24h or 7d.", name=name
+    )
+    found = _SPAN.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise refusal
+    try:
+        return float(found["count"]) * _UNITS[found["unit"]]
+    except OverflowError:  # longer than a timedelta can say
+        raise refusal from None
+
+
+def _utc(value: datetime) -> datetime:
+    # Rebuilt from its parts so that a pandas Timestamp becomes a plain datetime.
+    value = value.astimezone(UTC)
+    return datetime.combine(value.date(), value.time(), UTC)
+
+
+def _unreadable(name: str, value: object) -> ParameterError:
+    return ParameterError(
+        f"'{name}' is '{_short(value)}'; give an ISO time (2026-11-01T00:00Z) or a span (24h, 7d).",
+        name=name,
+    )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,1 +1,52 @@
-"""Fashion Wallet's two databases, PostgreSQL and MongoDB, as data frames, charts and reports."""
+"""Fashion Wallet's two databases, PostgreSQL and MongoDB, as data frames, charts and reports.
+
+>>> import fwdb
+>>> db = fwdb.connect()                          # doctest: +SKIP
+>>> db.users.find(role="designer")               # doctest: +SKIP
+>>> fwdb.report("pool", since="24h")             # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fwdb.errors import FwdbError
+
+if TYPE_CHECKING:
+    from fwdb import charts, errors
+    from fwdb.database import Database, connect
+    from fwdb.monitoring import Measure
+    from fwdb.reports import open_report, report
+
+__all__ = [
+    "Database",
+    "FwdbError",
+    "Measure",
+    "charts",
+    "connect",
+    "errors",
+    "open_report",
+    "report",
+]
+
+# Loaded at first use: `fwdb --help` and `import fwdb` need neither pandas nor matplotlib.
+_HOMES = {
+    "Database": "fwdb.database",
+    "Measure": "fwdb.monitoring",
+    "connect": "fwdb.database",
+    "open_report": "fwdb.reports",
+    "report": "fwdb.reports",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in {"charts", "errors"}:
+        return importlib.import_module(f"fwdb.{name}")
+    raise AttributeError(f"module 'fwdb' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -79,9 +79,7 @@ def settings(profile: str | None = None) -> Settings:
     if name == "default":
         return found
     if name == "embedded":
-        return found.model_copy(
-            update={"profile": name, "postgres_url": None, "mongodb_url": None}
-        )
+        return found.model_copy(update={"profile": name, "postgres_url": None, "mongodb_url": None})
     if name not in profiles():
         raise UnknownName("profile", name, profiles(), where="the FWDB_* variables")
     prefix = f"FWDB_{name.upper()}"
@@ -115,7 +113,9 @@ def redact(url: str) -> str:
     account, at, host = parts.netloc.rpartition("@")
     if ":" in account:
         account = account.partition(":")[0] + ":***"
-    query = re.sub(r"(?i)(\b\w*(?:password|passfile|sslkey|token|secret)\w*=)[^&]*", r"\1***", parts.query)
+    query = re.sub(
+        r"(?i)(\b\w*(?:password|passfile|sslkey|token|secret)\w*=)[^&]*", r"\1***", parts.query
+    )
     return urlunsplit((parts.scheme, account + at + host, parts.path, query, ""))
 
 

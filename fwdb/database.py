@@ -1,0 +1,217 @@
+"""`connect()` and what it gives: the two stores and the parts that stand on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import pandas as pd
+import sqlalchemy as sa
+
+from fwdb import config
+from fwdb.stores import MongoStore, PostgresStore
+
+if TYPE_CHECKING:
+    from fwdb.audit import Audit
+    from fwdb.models import AuditLog, Avatar, CatalogItem, Design, User
+    from fwdb.monitoring import Health, Monitor
+    from fwdb.repositories import MongoRepository, PostgresRepository
+    from fwdb.seeding import Seeder
+
+Role = Literal["app", "owner", "report"]
+
+
+def connect(
+    profile: str | None = None,
+    *,
+    postgres_url: str | None = None,
+    mongodb_url: str | None = None,
+    role: Role = "app",
+    application_name: str = "fwdb",
+    progress: Callable[[str], None] | None = None,
+) -> Database:
+    """A `Database` over the stores that the arguments, `profile` or FWDB_* variables name.
+
+    A store without a URL is the built-in server, which is started if it does not run; on it
+    `role` chooses between the account that reads and writes rows (``app``), the one that owns
+    the schema (``owner``) and the one that only reads (``report``). Servers named by a URL are
+    used as the URL says, and are not dialled before the first question, so a server that is
+    down shows then, as `StoreUnavailable`, and leaves the other store usable.
+    """
+    settings = config.settings(profile)
+    given = {
+        "postgres": postgres_url or _secret(settings.postgres_url),
+        "mongodb": mongodb_url or _secret(settings.mongodb_url),
+    }
+    missing = tuple(name for name, url in given.items() if not url)
+    urls = dict(given)
+    if missing:
+        urls.update(_embedded_urls(settings, missing, role, progress))
+    remedies = {name: _remedy(settings.profile, name, built_in=name in missing) for name in urls}
+    return Database(
+        PostgresStore(
+            urls["postgres"] or "",
+            application_name=application_name,
+            settings=settings,
+            read_only=role == "report",
+            remedy=remedies["postgres"],
+        ),
+        MongoStore(
+            urls["mongodb"] or "",
+            application_name=application_name,
+            settings=settings,
+            remedy=remedies["mongodb"],
+        ),
+        settings=settings,
+    )
+
+
+class Database:
+    """Both stores and every part of fwdb over them. Close it, or use it in a ``with``.
+
+    >>> with fwdb.connect() as db:                                      # doctest: +SKIP
+    ...     db.users.count(role="designer")
+    """
+
+    def __init__(
+        self, postgres: PostgresStore, mongodb: MongoStore, *, settings: config.Settings
+    ) -> None:
+        self.postgres = postgres
+        self.mongodb = mongodb
+        self.settings = settings
+
+    # -- the data -----------------------------------------------------------------------------
+
+    @cached_property
+    def users(self) -> PostgresRepository[User]:
+        """Accounts, `shared.users`."""
+        from fwdb import models
+        from fwdb.repositories import PostgresRepository
+
+        return PostgresRepository(self.postgres, models.users, models.User)
+
+    @cached_property
+    def avatars(self) -> PostgresRepository[Avatar]:
+        """Body models, `avatar.avatars`."""
+        from fwdb import models
+        from fwdb.repositories import PostgresRepository
+
+        return PostgresRepository(self.postgres, models.avatars, models.Avatar)
+
+    @cached_property
+    def catalog_items(self) -> PostgresRepository[CatalogItem]:
+        """What designs are built from, `catalog.catalog_items`."""
+        from fwdb import models
+        from fwdb.repositories import PostgresRepository
+
+        return PostgresRepository(self.postgres, models.catalog_items, models.CatalogItem)
+
+    @cached_property
+    def audit_logs(self) -> PostgresRepository[AuditLog]:
+        """The rows of the audit trail, `audit.audit_logs`; ask `audit` for their meaning."""
+        from fwdb import models
+        from fwdb.repositories import PostgresRepository
+
+        return PostgresRepository(self.postgres, models.audit_logs, models.AuditLog)
+
+    @cached_property
+    def designs(self) -> MongoRepository[Design]:
+        """Designs, the collection `designs`."""
+        from fwdb.repositories import MongoRepository
+
+        return MongoRepository(self.mongodb)
+
+    def frame(self, sql: str, /, **parameters: Any) -> pd.DataFrame:
+        """The answer of PostgreSQL to `sql`, with ``:name`` parameters, as a DataFrame."""
+        return self.postgres.frame(sa.text(sql), **parameters)
+
+    @contextmanager
+    def transaction(
+        self, *, isolation: str | None = None, timeout_ms: int | None = None
+    ) -> Iterator[Self]:
+        """A PostgreSQL transaction that every repository and audit call of this thread joins.
+
+        Rolled back on any error; a transaction inside one is a savepoint. Designs are in
+        another database and not part of it: ``db.mongodb.transaction()`` is theirs, and nothing
+        makes the two atomic together.
+        """
+        with self.postgres.transaction(isolation=isolation, timeout_ms=timeout_ms):
+            yield self
+
+    # -- the parts ----------------------------------------------------------------------------
+
+    @cached_property
+    def audit(self) -> Audit:
+        """Who changed what, when."""
+        from fwdb.audit import Audit
+
+        return Audit(self.postgres, retention_days=self.settings.thresholds.audit_retention_days)
+
+    @cached_property
+    def monitor(self) -> Monitor:
+        """Questions about the servers and the pools."""
+        from fwdb.monitoring import Monitor
+
+        return Monitor(self.postgres, self.mongodb, thresholds=self.settings.thresholds)
+
+    @cached_property
+    def seeder(self) -> Seeder:
+        """Seed data and synthetic volume."""
+        from fwdb.seeding import Seeder
+
+        return Seeder(self.postgres, self.mongodb)
+
+    def health(self) -> Health:
+        """Whether each store is up, degraded or down, and why."""
+        return self.monitor.health()
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the connections of both stores. The servers stay as they are."""
+        if "monitor" in self.__dict__:
+            self.monitor.close()
+        self.postgres.close()
+        self.mongodb.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Database(postgres={self.postgres.address}, mongodb={self.mongodb.address})"
+
+
+def _embedded_urls(
+    settings: config.Settings,
+    stores: tuple[str, ...],
+    role: Role,
+    progress: Callable[[str], None] | None,
+) -> dict[str, str]:
+    from fwdb import embedded
+
+    servers = embedded.up(settings.home, stores=stores, progress=progress)
+    return {name: getattr(getattr(servers, name), role) for name in stores}
+
+
+def _secret(value: Any) -> str | None:
+    return value.get_secret_value() if value is not None else None
+
+
+def _remedy(profile: str, store: str, *, built_in: bool) -> str:
+    """What to do when the store cannot be reached."""
+    if built_in:
+        return "Start the built-in servers with 'fwdb up'; 'fwdb doctor' says what is wrong."
+    middle = "" if profile == "default" else f"{profile.upper()}_"
+    variable = f"FWDB_{middle}{store.upper()}_URL"
+    return f"Check {variable}, or unset it to use the built-in server."

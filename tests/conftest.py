@@ -1,0 +1,173 @@
+"""Real servers for every test: the built-in ones, started once per run.
+
+FWDB_TEST_POSTGRES_URL and FWDB_TEST_MONGODB_URL name other servers to use, with accounts that
+may create databases; FWDB_TEST_POSTGRES15_URL does so for the second PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pymongo
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
+from fwdb import config
+from fwdb.database import Database
+from fwdb.stores import MongoStore, PostgresStore
+
+_DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """URLs of accounts that may create databases."""
+
+    postgres: str
+    mongodb: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No variable of the person who runs the tests reaches them."""
+    kept = {k: v for k, v in os.environ.items() if k.startswith(("FWDB_TEST_", "FWDB_RUN_AS"))}
+    saved = {k: v for k, v in os.environ.items() if k.startswith("FWDB_")}
+    for name in saved.keys() - kept.keys():
+        del os.environ[name]
+    os.environ["FWDB_HOME"] = str(tmp_path_factory.mktemp("home") / ".fwdb")
+    yield
+    os.environ.pop("FWDB_HOME", None)
+    os.environ.update(saved)
+
+
+@pytest.fixture(scope="session")
+def servers(_environment: None) -> Servers:
+    """The two servers of this run."""
+    postgres = os.environ.get("FWDB_TEST_POSTGRES_URL")
+    mongodb = os.environ.get("FWDB_TEST_MONGODB_URL")
+    if postgres and mongodb:
+        return Servers(postgres, mongodb)
+    from fwdb import embedded
+
+    running = embedded.up(owner_pid=os.getpid(), idle_minutes=0)
+    assert running.postgres
+    assert running.mongodb
+    return Servers(postgres or running.postgres.superuser, mongodb or running.mongodb.owner)
+
+
+@pytest.fixture(scope="session")
+def postgres15(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The superuser's URL of a PostgreSQL 15, the oldest that the tests meet."""
+    if given := os.environ.get("FWDB_TEST_POSTGRES15_URL"):
+        return given
+    if not (_DEBIAN_15 / "initdb").exists():
+        pytest.skip("no PostgreSQL 15: install Debian's postgresql-15")
+    from fwdb import embedded
+
+    home = tmp_path_factory.mktemp("fifteen") / ".fwdb"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FWDB_POSTGRES_BIN", str(_DEBIAN_15))
+        running = embedded.up(home, stores=("postgres",), owner_pid=os.getpid(), idle_minutes=0)
+    assert running.postgres
+    return running.postgres.superuser
+
+
+@pytest.fixture
+def postgres_database(servers: Servers) -> Iterator[Callable[..., str]]:
+    """Makes empty databases: ``postgres_database()`` is the URL of a new one."""
+    made: list[tuple[str, str]] = []
+
+    def make(server: str | None = None, template: str | None = None) -> str:
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        admin = server or servers.postgres
+        _admin(admin, f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+        made.append((admin, name))
+        return make_url(admin).set(database=name).render_as_string(hide_password=False)
+
+    yield make
+    for admin, name in made:
+        _admin(admin, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def mongodb_database(servers: Servers) -> Iterator[str]:
+    """The URL of a database that does not exist yet; what was made in it is dropped."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    url = _with_database(servers.mongodb, name)
+    yield url
+    with pymongo.MongoClient(url) as client:
+        client.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def template(servers: Servers) -> Iterator[str]:
+    """The name of a PostgreSQL database that is migrated and seeded, to be copied."""
+    from fwdb import migrating
+
+    name = f"test_{os.getpid()}_template"
+    _admin(servers.postgres, f"CREATE DATABASE {name}")
+    url = make_url(servers.postgres).set(database=name).render_as_string(hide_password=False)
+    mongodb = _with_database(servers.mongodb, name)
+    with Database(PostgresStore(url), MongoStore(mongodb), settings=config.settings()) as database:
+        migrating.migrate(database.postgres, None)
+        database.seeder.seed_users()
+        database.seeder.seed_avatars()
+        database.seeder.seed_catalog_items()
+    yield name
+    _admin(servers.postgres, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def db(
+    template: str, postgres_database: Callable[..., str], mongodb_database: str
+) -> Iterator[Database]:
+    """A database of both stores, migrated and with the seed data, for one test."""
+    from fwdb import migrating
+
+    url = postgres_database(template=template)
+    with Database(
+        PostgresStore(url), MongoStore(mongodb_database), settings=config.settings()
+    ) as database:
+        migrating.migrate(None, database.mongodb)
+        database.seeder.seed_designs()
+        yield database
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """Polls until ``predicate()`` is true; fails when it never becomes so."""
+
+    def wait(predicate: Callable[[], object], timeout: float = 10, what: str = "") -> None:
+        deadline = time.monotonic() + timeout
+        while not predicate():
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {timeout} s: {what or predicate}")
+            time.sleep(0.02)
+
+    return wait
+
+
+def _admin(url: str, statement: str) -> None:
+    engine = sa.create_engine(
+        make_url(url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.execute(sa.text(statement))
+    engine.dispose()
+
+
+def _with_database(url: str, name: str) -> str:
+    """`url` with the database `name`; its accounts stay where they were made."""
+    base, _, options = url.partition("?")
+    scheme, _, rest = base.partition("://")
+    hosts, _, database = rest.partition("/")
+    if "@" in hosts and "authSource" not in options:
+        options = f"authSource={database or 'admin'}" + (f"&{options}" if options else "")
+    return f"{scheme}://{hosts}/{name}" + (f"?{options}" if options else "")

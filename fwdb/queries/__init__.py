@@ -47,7 +47,7 @@ def names(store: str) -> list[str]:
 
 @cache
 def load(name: str, store: str) -> Query:
-    """The query `name` of `store`. Raises `UnknownName`, with the nearest name, if there is none."""
+    """The query `name` of `store`; `UnknownName`, with the nearest name, if there is none."""
     path = _FOLDER / store / f"{name}{_SUFFIX[store]}"
     if name not in names(store):
         raise UnknownName("query", name, names(store), where=store)

@@ -124,11 +124,16 @@ def _user(name: str, ondelete: str | None = "SET NULL", nullable: bool = True) -
     )
 
 
-def _one_of(column: str, labels: tuple[str, ...]) -> CheckConstraint:
-    listed = ", ".join(f"'{label}'" for label in labels)
-    return CheckConstraint(f"{column} IN ({listed})", name=column)
+def _label(name: str, labels: tuple[str, ...], **options: Any) -> Column[str]:
+    """A column for one of `labels`, which ``column.info["labels"]`` repeats."""
+    return Column(name, Label(20), info={"labels": labels}, **options)
 
 
+def _one_of(name: str, labels: tuple[str, ...]) -> CheckConstraint:
+    return CheckConstraint(f"{name} IN ({', '.join(map(repr, labels))})", name=name)
+
+
+_JSON = JSONB(none_as_null=True)  # None is a missing value, not the JSON word null
 _LIVE = text("deleted_at IS NULL")
 _MADE = "Made by fwdb."  # downgrades drop only tables with this comment
 
@@ -160,9 +165,9 @@ avatars = Table(
     _id(),
     _user("user_id", ondelete=None, nullable=False),
     Column("name", String(255), nullable=False),
-    Column("gender", Label(20), nullable=False, server_default=text("'unisex'")),
-    Column("measurements", JSONB, nullable=False, server_default=text("'{}'")),
-    Column("customization", JSONB),
+    _label("gender", GENDERS, nullable=False, server_default=text("'unisex'")),
+    Column("measurements", _JSON, nullable=False, server_default=text("'{}'")),
+    Column("customization", _JSON),
     _flag("is_default", False),
     *_times(),
     _one_of("gender", GENDERS),
@@ -177,9 +182,9 @@ catalog_items = Table(
     _id(),
     Column("name", String(255), nullable=False),
     Column("description", Text),
-    Column("type", Label(20), nullable=False),
-    Column("category", Label(20)),
-    Column("properties", JSONB, nullable=False, server_default=text("'{}'")),
+    _label("type", CATALOG_TYPES, nullable=False),
+    _label("category", CATALOG_CATEGORIES),
+    Column("properties", _JSON, nullable=False, server_default=text("'{}'")),
     Column("asset_url", String),
     Column("thumbnail_url", String),
     _flag("is_premium", False),
@@ -200,9 +205,9 @@ audit_logs = Table(
     _user("user_id"),
     Column("entity_type", String(100), nullable=False),
     Column("entity_id", EntityId, nullable=False),
-    Column("action", Label(20), nullable=False),
-    Column("old_values", JSONB),
-    Column("new_values", JSONB),
+    _label("action", ACTIONS, nullable=False),
+    Column("old_values", _JSON),
+    Column("new_values", _JSON),
     Column("metadata", Text),
     Column("ip_address", String(45)),
     Column("user_agent", Text),

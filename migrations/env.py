@@ -1,0 +1,54 @@
+"""Runs the revisions: for `fwdb migrate`, which passes a connection, and for plain `alembic`.
+
+Plain `alembic` takes the address from FWDB_POSTGRES_URL.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import context
+from sqlalchemy.engine import Connection
+
+from fwdb import config, models
+from fwdb.errors import ConfigError
+from fwdb.migrating import environment, operations
+
+
+def offline() -> None:
+    """Write the SQL, for whatever server it will be run on."""
+    context.configure(
+        dialect_name="postgresql", literal_binds=True, **environment.options(models.metadata)
+    )
+    with context.begin_transaction():
+        # The table of the version is made before the first revision and stands in this schema.
+        context.execute(f"CREATE SCHEMA IF NOT EXISTS {operations.VERSION_SCHEMA}")
+        context.run_migrations()
+
+
+def online(connection: Connection) -> None:
+    """Run all revisions in one transaction: all are applied or none."""
+    context.configure(connection=connection, **environment.options(models.metadata))
+    with context.begin_transaction():
+        if not context.get_context().opts.get("dont_mutate"):
+            operations.lock(connection)
+            environment.version_schema(connection)
+        context.run_migrations()
+
+
+def main() -> None:
+    if context.is_offline_mode():
+        offline()
+        return
+    given = context.config.attributes.get("connection")
+    if given is not None:
+        online(given)
+        return
+    url = config.settings().postgres_url
+    if url is None:
+        raise ConfigError("FWDB_POSTGRES_URL is not set; alembic needs the address of a database.")
+    engine = sa.create_engine(url.get_secret_value(), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        online(connection)
+
+
+main()

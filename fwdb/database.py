@@ -31,6 +31,7 @@ def connect(
     mongodb_url: str | None = None,
     role: Role = "app",
     application_name: str = "fwdb",
+    settings: config.Settings | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Database:
     """A `Database` over the stores that the arguments, `profile` or FWDB_* variables name.
@@ -39,9 +40,10 @@ def connect(
     `role` chooses between the account that reads and writes rows (``app``), the one that owns
     the schema (``owner``) and the one that only reads (``report``). Servers named by a URL are
     used as the URL says, and are not dialled before the first question, so a server that is
-    down shows then, as `StoreUnavailable`, and leaves the other store usable.
+    down shows then, as `StoreUnavailable`, and leaves the other store usable. `settings` are
+    read from the environment unless given.
     """
-    settings = config.settings(profile)
+    settings = settings or config.settings(profile)
     given = {
         "postgres": postgres_url or _secret(settings.postgres_url),
         "mongodb": mongodb_url or _secret(settings.mongodb_url),

@@ -1,0 +1,46 @@
+# make demo   starts two real databases, fills them, runs some load, writes three reports
+# make test   runs every check that CI runs
+# Both make the virtual environment first; all they need is Python 3.11 to 3.13 and make.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test test-all lint bench lab clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	@$(BIN)/fwdb demo
+
+test: $(READY) lint
+	@$(BIN)/python -m pytest tests
+
+test-all: $(READY) lint
+	@FWDB_TEST_FULL=1 $(BIN)/python -m pytest tests
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(READY)
+	@$(BIN)/python benchmarks/run.py
+
+lab: $(READY)
+	@$(BIN)/python -m pip install --quiet --editable '.[embedded,lab]'
+	@$(BIN)/fwdb lab
+
+clean:
+	@if [ -x $(BIN)/fwdb ]; then $(BIN)/fwdb down; fi
+	@rm -rf $(VENV) .fwdb dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
+	  "fwdb needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d; run: make PYTHON=python3.12 $(MAKECMDGOALS)" % v)'
+	@echo "Making $(VENV) (a minute or two) …"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --editable '.[embedded]' --group dev
+	@touch $(READY)

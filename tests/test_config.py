@@ -1,0 +1,100 @@
+"""Settings: variables, profiles, and passwords that never show."""
+
+from __future__ import annotations
+
+import pytest
+
+from fwdb import config, errors
+
+
+def test_the_defaults_are_the_figures_that_the_system_promises(monkeypatch: pytest.MonkeyPatch):
+    """Without variables there is no URL and the thresholds are those of the data model."""
+    monkeypatch.delenv("FWDB_POSTGRES_URL", raising=False)
+
+    found = config.settings()
+
+    assert found.postgres_url is None
+    assert (found.thresholds.pool_warning_percent, found.thresholds.pool_critical_percent) == (
+        80,
+        95,
+    )
+    assert found.thresholds.slow_query_ms == 100
+    assert found.pool_size + found.pool_max_overflow == 100
+
+
+def test_a_threshold_comes_from_its_variable(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FWDB_SLOW_QUERY_MS", "250")
+
+    assert config.settings().thresholds.slow_query_ms == 250
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("FWDB_POOL_SIZE", "many"), ("FWDB_POOL_WARNING_PERCENT", "180")]
+)
+def test_a_variable_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+):
+    """The sentence names the variable and does not repeat its value, which may be a secret."""
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(errors.ConfigError, match=variable) as caught:
+        config.settings()
+
+    assert value not in str(caught.value)
+
+
+def test_a_profile_has_its_own_urls(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FWDB_POSTGRES_URL", "postgresql://default@one/db")
+    monkeypatch.setenv("FWDB_STAGING_POSTGRES_URL", "postgresql://staging@two/db")
+
+    found = config.settings("staging")
+
+    assert found.postgres_url is not None
+    assert found.postgres_url.get_secret_value() == "postgresql://staging@two/db"
+    assert found.mongodb_url is None
+
+
+def test_the_embedded_profile_ignores_the_urls(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FWDB_POSTGRES_URL", "postgresql://default@one/db")
+
+    assert config.settings("embedded").postgres_url is None
+
+
+def test_an_unknown_profile_names_the_nearest(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FWDB_STAGING_POSTGRES_URL", "postgresql://staging@two/db")
+
+    with pytest.raises(errors.UnknownName, match="did you mean 'staging'"):
+        config.settings("stagign")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ana:s3cret@host/db", "postgresql://ana:***@host/db"),
+        ("mongodb://ana:p%40ss@a:1,b:2/db?w=1", "mongodb://ana:***@a:1,b:2/db?w=1"),
+        ("postgresql://host/db?password=s3cret&x=1", "postgresql://host/db?password=***&x=1"),
+        ("postgresql://ana@host/db", "postgresql://ana@host/db"),
+        ("postgresql://ana:a@b:c@host:5432/db", "postgresql://ana:***@host:5432/db"),
+    ],
+)
+def test_a_shown_url_has_no_password(url: str, shown: str):
+    assert config.redact(url) == shown
+
+
+def test_the_address_has_neither_user_nor_password():
+    assert config.address("postgresql://ana:s3cret@host/db", 5432) == "host:5432/db"
+    assert config.address("mongodb://a:b@h1:1,h2:2/db?w=1", 27017) == "h1:1,h2:2/db"
+
+
+def test_settings_do_not_show_their_urls(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FWDB_POSTGRES_URL", "postgresql://ana:s3cret@host/db")
+
+    assert "s3cret" not in repr(config.settings())
+
+
+def test_both_resources_are_found():
+    assert (config.resource("notebooks")).is_dir()
+    assert (config.resource("migrations")).is_dir()
+
+    with pytest.raises(errors.ConfigError):
+        config.resource("nothing")

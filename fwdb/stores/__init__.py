@@ -1,7 +1,8 @@
 """The two databases behind one shape: the only modules that touch drivers and pools."""
 
+from fwdb.stores.commands import CommandStats
 from fwdb.stores.mongodb import MongoStore
 from fwdb.stores.pools import PoolStats
 from fwdb.stores.postgres import PostgresStore
 
-__all__ = ["MongoStore", "PoolStats", "PostgresStore"]
+__all__ = ["CommandStats", "MongoStore", "PoolStats", "PostgresStore"]

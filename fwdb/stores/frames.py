@@ -112,9 +112,7 @@ def _literal(
     )
     bound = compiled.construct_params(dict(parameters) or None)
     processed = {
-        name: compiled._bind_processors[name](value)
-        if name in compiled._bind_processors
-        else value
+        name: compiled._bind_processors[name](value) if name in compiled._bind_processors else value
         for name, value in bound.items()
     }
     mogrified = psycopg.ClientCursor(driver).mogrify(str(compiled), processed)
@@ -180,5 +178,3 @@ def _column(values: pd.Series[Any], declared: str | None) -> Any:
 
 def _texts(values: Iterable[Any]) -> list[Any]:
     return [str(v) if isinstance(v, UUID) else v for v in values]
-
-

@@ -20,6 +20,7 @@ from pymongo.database import Database
 
 from fwdb import config, errors, queries
 from fwdb.stores import frames
+from fwdb.stores.commands import CommandStats, CommandTimes
 from fwdb.stores.pools import MongoPoolListener, PoolStats
 
 Document = dict[str, Any]
@@ -52,10 +53,24 @@ class MongoStore:
         self._remedy = remedy
         self._local = threading.local()
         self._pool = MongoPoolListener(self._options.get("maxPoolSize") or None)
+        self._commands = CommandTimes()
         self._database_name = _parse(url)["database"] or DEFAULT_DATABASE
 
     def __repr__(self) -> str:
         return f"MongoStore({self.address})"
+
+    def twin(self, *, application_name: str, connections: int = 1) -> MongoStore:
+        """A second store on the same database with a small pool of its own.
+
+        For questions about the server, so that they take no connection from the work.
+        """
+        small = {"pool_size": connections, "pool_max_overflow": 0}
+        return MongoStore(
+            self._url,
+            application_name=application_name,
+            settings=self._settings.model_copy(update=small),
+            remedy=self._remedy,
+        )
 
     @cached_property
     def _options(self) -> dict[str, Any]:
@@ -84,7 +99,7 @@ class MongoStore:
             self._url,
             tz_aware=True,
             connect=False,
-            event_listeners=[self._pool],
+            event_listeners=[self._pool, self._commands],
             **self._options,
         )
 
@@ -173,6 +188,10 @@ class MongoStore:
     def pool(self) -> PoolStats:
         """The connection pool of this process, now."""
         return self._pool.stats(self.name)
+
+    def commands(self) -> list[CommandStats]:
+        """The commands this process sent since the store was made, one entry per shape."""
+        return self._commands.stats()
 
     def close(self) -> None:
         """Close all connections; the store cannot be used afterwards."""

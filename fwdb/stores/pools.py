@@ -140,7 +140,9 @@ class MongoPoolListener(monitoring.ConnectionPoolListener):
                 opened=self._opened,
             )
 
-    def connection_check_out_started(self, event: monitoring.ConnectionCheckOutStartedEvent) -> None:
+    def connection_check_out_started(
+        self, event: monitoring.ConnectionCheckOutStartedEvent
+    ) -> None:
         with self._lock:
             self._waiting += 1
             self._peak = max(self._peak, self._waiting)
@@ -189,5 +191,3 @@ class MongoPoolListener(monitoring.ConnectionPoolListener):
 
     def pool_closed(self, event: monitoring.PoolClosedEvent) -> None:
         """Each connection that closes is told by an event of its own."""
-
-

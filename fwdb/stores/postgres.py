@@ -41,11 +41,16 @@ class PostgresStore:
         application_name: str = "fwdb",
         settings: config.Settings | None = None,
         read_only: bool = False,
+        lock_timeout_ms: int = 0,
         remedy: str = "Check FWDB_POSTGRES_URL.",
     ) -> None:
         settings = settings or config.settings()
         self.url = parse_url(url)
         self.address = config.address(url, 5432)
+        self.application_name = application_name
+        self.read_only = read_only
+        self._given = url
+        self._settings = settings
         self._remedy = remedy
         self._timeout_seconds = settings.connect_timeout_seconds
         self._local = threading.local()
@@ -68,12 +73,29 @@ class PostgresStore:
         # Settings by statement and not by start-up packet: connection poolers refuse the latter.
         self._session = (
             f"SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET statement_timeout = {milliseconds};"
+            f" SET lock_timeout = {lock_timeout_ms};"
             f" SET default_transaction_read_only = {'on' if read_only else 'off'}"
         )
         sa.event.listen(self.engine, "connect", self._prepare)
 
     def __repr__(self) -> str:
         return f"PostgresStore({self.address})"
+
+    def twin(self, *, application_name: str, connections: int = 1) -> PostgresStore:
+        """A second store on the same database with a small pool of its own.
+
+        For questions about the server: they neither take a connection from the work nor wait
+        long behind it (100 ms for a lock, 5 s for an answer).
+        """
+        small = {"pool_size": connections, "pool_max_overflow": 0, "statement_timeout_seconds": 5}
+        return PostgresStore(
+            self._given,
+            application_name=application_name,
+            settings=self._settings.model_copy(update=small),
+            read_only=self.read_only,
+            lock_timeout_ms=100,
+            remedy=self._remedy,
+        )
 
     def _prepare(self, connection: psycopg.Connection[Any], record: object) -> None:
         connection.autocommit = True
@@ -187,7 +209,9 @@ class PostgresStore:
             return frames.from_copy(connection, statement, parameters)
 
     def execute(
-        self, statement: Executable, parameters: Mapping[str, Any] | list[dict[str, Any]] | None = None
+        self,
+        statement: Executable,
+        parameters: Mapping[str, Any] | list[dict[str, Any]] | None = None,
     ) -> CursorResult[Any]:
         """Run one statement that returns no rows; the result tells ``rowcount``."""
         with self.connection() as connection:
@@ -212,8 +236,9 @@ class PostgresStore:
         missing = sorted(known - set(parameters))
         if missing:
             raise errors.ParameterError(f"query '{query}' needs {', '.join(missing)}.")
-        # The marker lets the slow-query questions leave fwdb's own statements out.
-        return sa.text(f"/* fwdb */ {queries.load(query, self.name).text}")
+        # The marker lets the slow-query questions leave fwdb's own statements out. It ends the
+        # text because pg_stat_statements drops a leading comment from PostgreSQL 18 on.
+        return sa.text(f"{queries.load(query, self.name).text.rstrip().rstrip(';')}\n/* fwdb */")
 
     # -- the server and the pool --------------------------------------------------------------
 

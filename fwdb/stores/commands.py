@@ -1,0 +1,282 @@
+"""How long the commands of a MongoClient took, by shape: what was asked without the values.
+
+The server's own profiler is switched off on most servers, and keeps a sample only. The driver
+sees every command with its duration, so each process times its own.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pymongo import monitoring
+
+# The buckets of the existing service (1 ms to 10 s) with three finer ones below: over a local
+# socket nearly every command would fall into the first.
+BOUNDS_MS = (0.1, 0.25, 0.5, 1, 10, 50, 100, 500, 1000, 5000, 10000)
+
+MOST_SHAPES = 500  # a program that builds field names from data would add shapes for ever
+MOST_CURSORS = 1000  # open cursors whose further batches are counted to the first command
+OTHER = "(other shapes)"
+
+# Commands of the driver and of monitoring, which nobody wants in a list of their own queries.
+_IGNORED = frozenset(
+    {
+        "hello", "isMaster", "ismaster", "ping", "buildInfo", "serverStatus", "replSetGetStatus",
+        "endSessions", "killCursors", "saslStart", "saslContinue", "authenticate", "getnonce",
+        "connectionStatus", "getParameter",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CommandStats:
+    """All commands of one shape since the store was made.
+
+    `shape` reads like the shell: ``designs.find({status: ?}).sort({createdAt: -1})``. Times are
+    those of the client: network and every further batch of the answer included.
+    `squares_ms2` is the sum of the squared times, for the standard deviation. `histogram`
+    counts commands by the first of `BOUNDS_MS` that they do not exceed, the last beyond all.
+    """
+
+    command: str
+    namespace: str
+    shape: str
+    calls: int
+    errors: int
+    total_ms: float
+    squares_ms2: float
+    max_ms: float
+    documents: int
+    histogram: tuple[int, ...]
+
+    def since(self, earlier: CommandStats) -> CommandStats:
+        """What came after `earlier`. `max_ms` cannot be told for a part and stays the whole's."""
+        return replace(
+            self,
+            calls=self.calls - earlier.calls,
+            errors=self.errors - earlier.errors,
+            total_ms=self.total_ms - earlier.total_ms,
+            squares_ms2=self.squares_ms2 - earlier.squares_ms2,
+            documents=self.documents - earlier.documents,
+            histogram=tuple(a - b for a, b in zip(self.histogram, earlier.histogram, strict=True)),
+        )
+
+
+class _Entry:
+    __slots__ = ("calls", "documents", "errors", "histogram", "max_ms", "squares", "total_ms")
+
+    def __init__(self) -> None:
+        self.calls = self.errors = self.documents = 0
+        self.total_ms = self.squares = self.max_ms = 0.0
+        self.histogram = [0] * (len(BOUNDS_MS) + 1)
+
+
+_Key = tuple[str, str, str]
+
+
+class CommandTimes(monitoring.CommandListener):
+    """Listens to one client and adds up its commands per shape."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[_Key, _Entry] = {}
+        self._cursors: OrderedDict[int, _Key] = OrderedDict()
+        # A command begins and ends in one thread, and a thread has one command at a time.
+        self._current = threading.local()
+
+    def stats(self) -> list[CommandStats]:
+        """One `CommandStats` per shape seen, in the order of first appearance."""
+        with self._lock:
+            return [
+                CommandStats(
+                    *key,
+                    calls=entry.calls,
+                    errors=entry.errors,
+                    total_ms=entry.total_ms,
+                    squares_ms2=entry.squares,
+                    max_ms=entry.max_ms,
+                    documents=entry.documents,
+                    histogram=tuple(entry.histogram),
+                )
+                for key, entry in self._entries.items()
+            ]
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        name, command = event.command_name, event.command
+        self._current.key = None
+        # The driver hides the content of commands with secrets, and of all before login.
+        if name in _IGNORED or not command or _is_own(command):
+            return
+        if name == "getMore":
+            with self._lock:
+                self._current.key = self._cursors.get(int(command["getMore"]))
+            return
+        collection = command[name] if isinstance(command.get(name), str) else "$cmd"
+        self._current.key = (name, f"{event.database_name}.{collection}", shape(name, command))
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        key = getattr(self._current, "key", None)
+        if key is not None:
+            reply = event.reply
+            failed = bool(reply.get("writeErrors"))
+            self._add(key, event.command_name, event.duration_micros / 1000, reply, failed=failed)
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        key = getattr(self._current, "key", None)
+        if key is not None:
+            self._add(key, event.command_name, event.duration_micros / 1000, {}, failed=True)
+
+    def _add(
+        self, key: _Key, command: str, ms: float, reply: Mapping[str, Any], *, failed: bool
+    ) -> None:
+        more = command == "getMore"
+        cursor = reply.get("cursor")
+        with self._lock:
+            if key not in self._entries and len(self._entries) >= MOST_SHAPES:
+                key = (key[0], "", OTHER)
+            entry = self._entries.setdefault(key, _Entry())
+            entry.calls += not more
+            entry.errors += failed
+            entry.total_ms += ms
+            entry.squares += ms * ms
+            entry.max_ms = max(entry.max_ms, ms)
+            entry.documents += _documents(command, reply)
+            if not more:
+                entry.histogram[bisect.bisect_left(BOUNDS_MS, ms)] += 1
+            if isinstance(cursor, Mapping):
+                self._follow(int(cursor.get("id") or 0), key)
+
+    def _follow(self, cursor: int, key: _Key) -> None:
+        if cursor:
+            self._cursors[cursor] = key
+            self._cursors.move_to_end(cursor)
+            if len(self._cursors) > MOST_CURSORS:
+                self._cursors.popitem(last=False)
+
+
+def shape(name: str, command: Mapping[str, Any]) -> str:
+    """`command` without its values, as one would type it in the shell.
+
+    Fields and operators stay, values become ``?``; the order of fields in a filter and of the
+    branches of ``$or`` does not matter, the order of sort keys and of pipeline stages does.
+
+    >>> shape("find", {"find": "designs", "filter": {"status": "draft"}, "sort": {"name": 1}})
+    'designs.find({status: ?}).sort({name: 1})'
+    """
+    target = command.get(name)
+    place = target if isinstance(target, str) else "db"
+    match name:
+        case "find":
+            text = f"find({_filter(command.get('filter') or {})})"
+            if command.get("projection"):
+                text += f".project({{{', '.join(command['projection'])}}})"
+        case "aggregate":
+            text = f"aggregate([{', '.join(map(_stage, command.get('pipeline') or []))}])"
+        case "insert":
+            text = "insert(?)"
+        case "update":
+            text = f"update({_distinct(_update(u) for u in command.get('updates') or [])})"
+        case "delete":
+            text = f"delete({_distinct(_filter(d['q']) for d in command.get('deletes') or [])})"
+        case "findAndModify":
+            change = "remove" if command.get("remove") else _change(command.get("update"))
+            text = f"findAndModify({_filter(command.get('query') or {})}, {change})"
+        case "count":
+            text = f"count({_filter(command.get('query') or {})})"
+        case "distinct":
+            text = f"distinct({command.get('key')}, {_filter(command.get('query') or {})})"
+        case _:
+            text = f"{name}()"
+    if command.get("sort"):
+        text += f".sort({_ordered(command['sort'])})"
+    if command.get("hint"):
+        hint = command["hint"]
+        text += f".hint({_ordered(hint) if isinstance(hint, Mapping) else hint})"
+    if command.get("collation"):
+        text += f".collation({command['collation'].get('locale', '?')})"
+    return f"{place}.{text}"
+
+
+def _filter(value: Mapping[str, Any]) -> str:
+    fields = (
+        f"{field}: {_branches(part) if field in {'$or', '$and', '$nor'} else _value(part)}"
+        for field, part in value.items()
+    )
+    return "{" + ", ".join(sorted(fields)) + "}"
+
+
+def _branches(parts: Iterable[Any]) -> str:
+    return f"[{_distinct(_filter(part) for part in parts)}]"
+
+
+def _value(value: Any) -> str:
+    """`?`, or the operators when the value is made of them."""
+    if not (isinstance(value, Mapping) and value and next(iter(value)).startswith("$")):
+        return "?"
+    parts = []
+    for operator, operand in value.items():
+        if operator in {"$in", "$nin", "$all"}:
+            parts.append(f"{operator}: [?]")
+        elif operator in {"$elemMatch", "$not"} and isinstance(operand, Mapping):
+            inner = _value(operand)
+            parts.append(f"{operator}: {_filter(operand) if inner == '?' else inner}")
+        else:
+            parts.append(f"{operator}: ?")
+    return "{" + ", ".join(sorted(parts)) + "}"
+
+
+def _stage(stage: Mapping[str, Any]) -> str:
+    name, content = next(iter(stage.items()), ("?", None))
+    if name == "$match" and isinstance(content, Mapping):
+        return f"$match {_filter(content)}"
+    if name == "$sort" and isinstance(content, Mapping):
+        return f"$sort {_ordered(content)}"
+    return name
+
+
+def _update(statement: Mapping[str, Any]) -> str:
+    return f"{_filter(statement['q'])}, {_change(statement.get('u'))}"
+
+
+def _change(update: Any) -> str:
+    if isinstance(update, Mapping):
+        operators = sorted(key for key in update if key.startswith("$"))
+        return "{" + ", ".join(operators) + "}" if operators else "?"
+    return "[" + ", ".join(map(_stage, update or [])) + "]"
+
+
+def _ordered(keys: Mapping[str, Any]) -> str:
+    return (
+        "{"
+        + ", ".join(
+            f"{key}: {order if isinstance(order, int) else '?'}" for key, order in keys.items()
+        )
+        + "}"
+    )
+
+
+def _distinct(parts: Iterable[str]) -> str:
+    return " | ".join(sorted(set(parts)))
+
+
+def _is_own(command: Mapping[str, Any]) -> bool:
+    return str(command.get("comment", "")).startswith("fwdb")
+
+
+def _documents(command: str, reply: Mapping[str, Any]) -> int:
+    """Documents that came back, or that a write met."""
+    cursor = reply.get("cursor")
+    if isinstance(cursor, Mapping):
+        batch = cursor.get("nextBatch" if command == "getMore" else "firstBatch")
+        return len(batch or ())
+    if command == "count":
+        return 0  # the answer is a number, not documents
+    count = reply.get("n")
+    if isinstance(count, int):
+        return count
+    return int(reply.get("value") is not None)

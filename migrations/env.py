@@ -22,6 +22,8 @@ def offline() -> None:
     with context.begin_transaction():
         # The table of the version is made before the first revision and stands in this schema.
         context.execute(f"CREATE SCHEMA IF NOT EXISTS {operations.VERSION_SCHEMA}")
+        # Going down to the base leaves that table behind, empty, and going up wants to make it.
+        context.execute(environment.DROP_EMPTY_VERSION_TABLE)
         context.run_migrations()
 
 

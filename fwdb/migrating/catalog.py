@@ -12,7 +12,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-__all__ = ["FoundColumn", "FoundIndex", "FoundTable", "has_function", "read", "schemas"]
+__all__ = [
+    "FoundColumn",
+    "FoundIndex",
+    "FoundTable",
+    "has_extension",
+    "has_function",
+    "read",
+    "schemas",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +152,9 @@ def has_function(connection: Connection, name: str) -> bool:
     """Whether the function `name` (``schema.function``) without arguments exists."""
     found = connection.scalar(sa.text("SELECT to_regprocedure(:name)"), {"name": f"{name}()"})
     return found is not None
+
+
+def has_extension(connection: Connection, name: str) -> bool:
+    """Whether the extension `name` is installed in this database."""
+    statement = sa.text("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = :name)")
+    return bool(connection.scalar(statement, {"name": name}))

@@ -11,10 +11,19 @@ from sqlalchemy.engine import Connection
 from fwdb.migrating import catalog
 from fwdb.migrating.operations import VERSION_SCHEMA, VERSION_TABLE
 
-__all__ = ["options", "version_schema"]
+__all__ = ["DROP_EMPTY_VERSION_TABLE", "options", "version_schema"]
 
 # Which of these a table has depends on the server's version and on who made the table.
 _UUID_DEFAULTS = ("gen_random_uuid", "uuidv7", "uuid_generate_v4")
+
+DROP_EMPTY_VERSION_TABLE = f"""
+DO $$ BEGIN
+    IF to_regclass('{VERSION_SCHEMA}.{VERSION_TABLE}') IS NOT NULL THEN
+        IF NOT EXISTS (SELECT FROM {VERSION_SCHEMA}.{VERSION_TABLE}) THEN
+            DROP TABLE {VERSION_SCHEMA}.{VERSION_TABLE};
+        END IF;
+    END IF;
+END $$"""
 
 
 def options(metadata: sa.MetaData) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from fwdb.migrating import catalog
 from fwdb.migrating.changes import Change
 
 __all__ = [
+    "LOCK_KEY",
     "LOCK_SECONDS",
     "MADE",
     "VERSION_SCHEMA",
@@ -33,7 +34,10 @@ __all__ = [
     "schema",
     "table",
     "touch",
+    "touch_function",
+    "unique",
     "untouch",
+    "untouch_function",
 ]
 
 MADE = "Made by fwdb."  # ends the comment of our tables and functions; only those are ever dropped
@@ -43,7 +47,7 @@ MADE = "Made by fwdb."  # ends the comment of our tables and functions; only tho
 VERSION_SCHEMA = "monitoring"
 VERSION_TABLE = "alembic_version"
 
-_LOCK_KEY = 0x66776462  # "fwdb"
+LOCK_KEY = 0x66776462  # "fwdb"
 LOCK_SECONDS = 60.0  # for another migration to finish
 TABLE_LOCK_SECONDS = 5.0  # while a migration waits for a table, everyone behind it waits too
 
@@ -53,7 +57,7 @@ _TOUCH = "fwdb_touch_updated_at"
 def lock(connection: Connection) -> None:
     """Wait for other migrations of this database, then bound all waits of this transaction."""
     for seconds, statement in (
-        (LOCK_SECONDS, f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"),
+        (LOCK_SECONDS, f"SELECT pg_advisory_xact_lock({LOCK_KEY})"),
         (TABLE_LOCK_SECONDS, "SET LOCAL statement_timeout = 0"),
     ):
         connection.execute(sa.text(f"SET LOCAL lock_timeout = {round(1000 * seconds)}"))
@@ -71,6 +75,9 @@ def schema(name: str) -> None:
 
 def extension(name: str) -> None:
     """An extension, if the server offers it and this role may create it; else nothing."""
+    database = _database()
+    if database is not None and catalog.has_extension(database, name):
+        return
     op.execute(f"""
 DO $$ BEGIN
     IF EXISTS (SELECT FROM pg_available_extensions WHERE name = '{name}') THEN
@@ -79,13 +86,24 @@ DO $$ BEGIN
 EXCEPTION WHEN insufficient_privilege OR feature_not_supported OR undefined_file THEN
     RAISE NOTICE 'extension {name} was not created';
 END $$""")
+    if database is None:
+        return
+    if catalog.has_extension(database, name):
+        report("extension", name, f"created the extension {name}.")
+    else:
+        report(
+            "extension",
+            name,
+            f"went on without {name}: the server has no such extension, or a superuser must "
+            f"run CREATE EXTENSION {name}.",
+        )
 
 
-def table(name: str, *parts: sa.schema.SchemaItem, about: str) -> None:
+def table(name: str, *parts: sa.schema.SchemaItem, about: str, key: str = "id") -> None:
     """The table `name` (``schema.table``); one that is there gets the columns it lacks.
 
     A column that must not be null and has no default is added as nullable, because the rows there
-    have no value for it. Raises `MigrationError` for a view of this name, or a table without `id`.
+    have no value for it. Raises `MigrationError` for a view of this name, or a table without `key`.
     """
     schema_name, _, table_name = name.partition(".")
     found = _found(name)
@@ -95,10 +113,10 @@ def table(name: str, *parts: sa.schema.SchemaItem, about: str) -> None:
             _time_ordered_ids(name)
         report("table", name, f"created the table {name}.")
         return
-    if not found.plain or "id" not in found.columns:
+    if not found.plain or key not in found.columns:
         raise MigrationError(
             f"{name} is there and is not a table of the Fashion Wallet (it is a view, or has no "
-            "column id); rename it and run 'fwdb migrate' again."
+            f"column {key}); rename it and run 'fwdb migrate' again."
         )
     report("table", name, f"found the table {name} and kept it.")
     for column in (part for part in parts if isinstance(part, sa.Column)):

@@ -1,0 +1,263 @@
+"""The PostgreSQL half: running the revisions, and comparing a database with the models."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+from fwdb import config, models
+from fwdb.errors import MigrationError, PermissionDenied, Transient, UnknownName
+from fwdb.migrating import catalog
+from fwdb.migrating.changes import Change, Difference
+from fwdb.migrating.operations import LOCK_KEY, VERSION_SCHEMA, VERSION_TABLE
+from fwdb.stores import PostgresStore
+
+__all__ = ["current", "differences", "downgrade", "head", "offline_sql", "upgrade"]
+
+# Alembic keeps the running migration in module variables: one at a time in a process.
+_one_at_a_time = threading.Lock()
+
+_HOLDERS = sa.text(f"""
+    SELECT DISTINCT a.pid, coalesce(nullif(a.application_name, ''), 'unnamed') AS application,
+           a.state
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    LEFT JOIN pg_class c ON c.oid = l.relation
+    LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE l.granted AND l.pid <> pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (n.nspname = ANY (:schemas)
+           OR l.locktype = 'advisory' AND l.classid = 0 AND l.objid = {LOCK_KEY})
+    ORDER BY a.pid
+""")
+
+
+def head() -> str:
+    """The newest revision of this release."""
+    found = _scripts().get_current_head()
+    assert found is not None, "there are revisions, and one of them is the last"
+    return found
+
+
+def current(postgres: PostgresStore) -> str | None:
+    """The revision of the database; None when `fwdb migrate` never ran on it."""
+    name = f"{VERSION_SCHEMA}.{VERSION_TABLE}"
+    if postgres.rows(sa.text(f"SELECT to_regclass('{name}') AS name"))[0]["name"] is None:
+        return None
+    found = postgres.rows(sa.text(f"SELECT version_num FROM {name}"))
+    return str(found[0]["version_num"]) if found else None
+
+
+def upgrade(postgres: PostgresStore, report: Callable[[Change], object]) -> None:
+    """Run the revisions that the database lacks; each step goes to `report`."""
+    before = current(postgres)
+    _known(before)
+    if before == head():
+        return
+    _run(postgres, lambda settings: command.upgrade(settings, "head"), report)
+    report(Change("postgres", "revision", head(), f"postgres is at revision {head()}."))
+
+
+def downgrade(postgres: PostgresStore, revision: str) -> None:
+    """Go back to `revision`, ``base`` for the beginning; tables fwdb made are dropped with rows.
+
+    Tables that fwdb found when it adopted the database stay, and so do columns and indexes that
+    it added to them. Raises `UnknownName` for a revision there is not.
+    """
+    revisions = [script.revision for script in _scripts().walk_revisions()]
+    if revision not in {"base", *revisions}:
+        raise UnknownName("revision", revision, ["base", *revisions])
+    _known(current(postgres))
+    _run(postgres, lambda settings: command.downgrade(settings, revision), lambda change: None)
+
+
+def offline_sql(revision: str = "head", *, start: str | None = None, down: bool = False) -> str:
+    """The SQL that brings a database from revision `start` to `revision`, for psql or a DBA.
+
+    `start` is ``base``, an empty database, unless given; with `down` the SQL goes back, from the
+    newest revision unless `start` says otherwise. It is for tables that fwdb made or will make:
+    adoption needs to see the database. Raises `MigrationError` for a way there is not.
+    """
+    start = start or (head() if down else "base")
+    written = io.StringIO()
+    settings = _config(output_buffer=written)
+    step = command.downgrade if down else command.upgrade
+    try:
+        with _one_at_a_time:
+            step(settings, f"{start}:{revision}", sql=True)
+    except CommandError as error:
+        raise MigrationError(f"no SQL from {start} to {revision}: {error}.") from error
+    return written.getvalue()
+
+
+def differences(postgres: PostgresStore) -> list[Difference]:
+    """How the database differs from the models."""
+    found = list(_revision_differences(postgres))
+    with postgres.connection() as connection:
+        for name, table in models.metadata.tables.items():
+            there = catalog.read(connection, name)
+            if there is None:
+                found.append(_difference(name, f"the table {name} is missing.", "error"))
+            else:
+                found += _table_differences(name, table, there)
+        for function in ("audit.cleanup_old_audit_logs",):
+            if not catalog.has_function(connection, function):
+                found.append(
+                    _difference(function, f"the function {function}() is missing.", "warning")
+                )
+    return found
+
+
+def _revision_differences(postgres: PostgresStore) -> Iterator[Difference]:
+    try:
+        at = current(postgres)
+    except PermissionDenied as error:
+        yield _difference("revision", f"the revision cannot be read: {error}", "information")
+        return
+    if at == head():
+        return
+    said = "has no revision of fwdb" if at is None else f"is at revision {at}, not {head()}"
+    known = {script.revision for script in _scripts().walk_revisions()}
+    remedy = "run 'fwdb migrate'" if at is None or at in known else "use a newer fwdb"
+    yield _difference("revision", f"the database {said}; {remedy}.", "error")
+
+
+def _table_differences(
+    name: str, table: sa.Table, there: catalog.FoundTable
+) -> Iterator[Difference]:
+    for column in table.columns:
+        yield from _column_differences(name, column, there.columns.get(column.name))
+    for extra in there.columns.values():
+        obliged = extra.not_null and extra.default is None and not extra.generated
+        if extra.name not in table.columns and obliged:
+            yield _difference(
+                f"{name}.{extra.name}",
+                f"{name}.{extra.name} must have a value and fwdb gives none: it cannot add rows.",
+                "error",
+            )
+    for wanted in table.indexes:
+        keys, where = _definition(wanted)
+        if not there.serves(keys, where):
+            rows = f" where {where}" if where else ""
+            yield _difference(
+                f"{name}.{wanted.name}",
+                f"{name} has no index on ({', '.join(keys)}){rows}: some questions are slow.",
+                "warning",
+            )
+    for constraint in table.constraints:
+        if isinstance(constraint, sa.UniqueConstraint):
+            columns = tuple(column.name for column in constraint.columns)
+            said = f"{name}.{', '.join(columns)}"
+            if not there.serves(columns, None, unique=True):
+                yield _difference(said, f"{said} is not unique.", "warning")
+        elif isinstance(constraint, sa.ForeignKeyConstraint):
+            (own,), target = constraint.column_keys, str(constraint.referred_table)
+            if (own, target) not in there.references:
+                said = f"{name}.{own} does not refer to {target}."
+                yield _difference(f"{name}.{own}", said, "information")
+    if "updated_at" in table.columns and not there.touches:
+        yield _difference(f"{name}.updated_at", f"no trigger keeps {name}.updated_at.", "warning")
+
+
+def _column_differences(
+    name: str, column: sa.Column[object], there: catalog.FoundColumn | None
+) -> Iterator[Difference]:
+    name = f"{name}.{column.name}"
+    if there is None:
+        yield _difference(name, f"the column {name} is missing.", "error")
+        return
+    lacking = [label for label in column.info.get("labels", ()) if label not in there.labels]
+    if there.labels and lacking:
+        said = f"{name}: the enum {there.type} has no label {', '.join(lacking)}."
+        yield _difference(name, said, "warning")
+    wanted = _type(column)
+    if there.type != wanted:
+        alike = _is_text(wanted) and (_is_text(there.type) or bool(there.labels))
+        said = f"{name} is {there.type}, ours would be {wanted}."
+        yield _difference(name, said, "information" if alike else "warning")
+    if not column.nullable and not there.not_null:
+        yield _difference(name, f"{name} may be null, ours would not.", "information")
+    if column.server_default is not None and there.default is None and there.not_null:
+        said = f"{name} has no default: rows must give a value."
+        yield _difference(name, said, "error" if column.primary_key else "warning")
+
+
+def _definition(index: sa.Index) -> tuple[tuple[str, ...], str | None]:
+    """Keys and condition of an index of the models as `catalog` writes those it finds."""
+    where = index.dialect_options["postgresql"]["where"]
+    keys = (e.name if isinstance(e, sa.Column) else str(e) for e in index.expressions)
+    return tuple(keys), None if where is None else str(where)
+
+
+_DIALECT = sa.make_url("postgresql://").get_dialect()()
+_SPELLED_OUT = {"VARCHAR": "character varying"}
+
+
+def _type(column: sa.Column[object]) -> str:
+    """The type of a column of the models as format_type() writes it."""
+    name, bracket, size = column.type.compile(dialect=_DIALECT).partition("(")
+    return f"{_SPELLED_OUT.get(name, name).lower()}{bracket}{size}"
+
+
+def _is_text(type_name: str) -> bool:
+    return type_name.startswith(("character varying", "text"))
+
+
+def _difference(object: str, sentence: str, severity: str) -> Difference:
+    return Difference("postgres", object, sentence, severity)
+
+
+# -- running alembic --------------------------------------------------------------------------
+
+
+def _config(*, output_buffer: io.StringIO | None = None, **attributes: object) -> Config:
+    settings = Config(stdout=io.StringIO(), output_buffer=output_buffer, attributes=attributes)
+    folder = str(config.resource("migrations"))
+    settings.set_main_option("script_location", folder.replace("%", "%%"))
+    return settings
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _known(revision: str | None) -> None:
+    known = {script.revision for script in _scripts().walk_revisions()}
+    if revision is not None and revision not in known:
+        raise MigrationError(
+            f"the database is at revision {revision}, which this release of fwdb does not know "
+            f"(its newest is {head()}); use a newer fwdb."
+        )
+
+
+def _run(
+    postgres: PostgresStore,
+    step: Callable[[Config], None],
+    report: Callable[[Change], object],
+) -> None:
+    """Run one alembic command in one transaction: all of it or nothing."""
+    _ = postgres.server_version  # refuses a server that is too old
+    try:
+        with _one_at_a_time, postgres.transaction() as connection:
+            step(_config(connection=connection, report=report))
+    except Transient as error:
+        raise MigrationError(
+            f"a table stayed locked, or another migration did not end{_holders(postgres)}; "
+            "nothing was changed. End that session or wait for it, then run 'fwdb migrate' again."
+        ) from error
+    except CommandError as error:
+        raise MigrationError(f"alembic stopped: {error}.") from error
+
+
+def _holders(postgres: PostgresStore) -> str:
+    """Sessions with a lock on our tables, as a clause."""
+    schemas = sorted({str(table.schema) for table in models.metadata.tables.values()})
+    rows = postgres.rows(_HOLDERS, schemas=schemas)
+    sessions = [f"pid {row['pid']} ({row['application']}, {row['state']})" for row in rows]
+    return f"; locks are held by {', '.join(sessions)}" if sessions else ""

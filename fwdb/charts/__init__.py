@@ -11,9 +11,9 @@ against green, and no meaning is in the colour alone.
     charts.to_svg(figure)        # text, the same bytes for the same data
 """
 
-from fwdb.charts.canvas import alt_text, empty, number, title_of, to_svg
+from fwdb.charts.canvas import alt_text, empty, number, title_of, to_svg, window_text
 from fwdb.charts.connections import pool, sessions
-from fwdb.charts.events import Burst, audit_matrix, audit_trail, burst
+from fwdb.charts.events import Burst, audit_matrix, audit_trail
 from fwdb.charts.statements import load_split, shorten, slow_queries
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "alt_text",
     "audit_matrix",
     "audit_trail",
-    "burst",
     "empty",
     "load_split",
     "number",
@@ -31,4 +30,5 @@ __all__ = [
     "slow_queries",
     "title_of",
     "to_svg",
+    "window_text",
 ]

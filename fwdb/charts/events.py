@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.dates import date2num
 from matplotlib.figure import Figure
@@ -47,34 +48,12 @@ MOST_ENTITIES = 12
 
 @dataclass(frozen=True)
 class Burst:
-    """One bucket with far more events of an action than the others have."""
+    """An hour with far more events of a kind than are usual for it."""
 
     bucket_at: pd.Timestamp
+    entity_type: str
     action: str
     events: int
-    usual: float
-
-
-def burst(
-    frame: pd.DataFrame, *, action: str = "DELETE", least: int = 10, times: float = 5
-) -> Burst | None:
-    """The bucket that stands out by its number of `action` events, or None.
-
-    It stands out with at least `least` events and `times` the median of the other buckets that
-    have any. The median, not the mean: the burst itself must not raise what counts as usual.
-    """
-    rows = frame[frame["action"].astype(str) == action]
-    if rows.empty:
-        return None
-    counts = rows.groupby("bucket_at")["events"].sum()
-    peak = counts.idxmax()
-    others = counts.drop(peak)
-    others = others[others > 0]
-    usual = float(others.median()) if len(others) else 0.0
-    events = int(counts[peak])
-    if events < least or events < times * usual:
-        return None
-    return Burst(pd.Timestamp(peak), action, events, usual)
 
 
 @drawn
@@ -84,10 +63,11 @@ def audit_trail(
     since: pd.Timestamp | None = None,
     until: pd.Timestamp | None = None,
     bucket: str = "hour",
+    found: Burst | None = None,
     source: str = "audit.audit_logs",
     reason: str = "Nothing was recorded in this window.",
 ) -> Figure:
-    """Audit events over time, stacked by action; a burst of deletes is named in the drawing.
+    """Audit events over time, stacked by action; a burst that was found is named in the drawing.
 
     `frame` has a row per `bucket_at` and `action` with the number of `events`; other columns are
     summed over. `bucket` is minute, hour, day, week or month.
@@ -106,8 +86,7 @@ def audit_trail(
     start = utc(since) if since is not None else table.index[0]
     end = utc(until) if until is not None else table.index[-1]
     footer = f"{source} · {window_text(start, end)} · {plural(int(total), 'event')}"
-    found = burst(rows)
-    sheet = canvas(_trail_finding(table, found, bucket), subtitle, footer, drawing=270)
+    sheet = canvas(_trail_finding(table, found), subtitle, footer, drawing=270)
     left = 20 + text_width(number(_round_up(table.sum(axis=1).max())), size=10.5)
     legend(sheet, sheet.top - 18, [(a, c) for a, c in ACTIONS if a in table], left=left)
     axes = sheet.axes(left, sheet.bottom + 26, WIDTH - 24, sheet.top - 30)
@@ -137,7 +116,7 @@ def audit_trail(
     axes.yaxis.set_major_formatter(lambda v, _: number(v))
     time_axis(axes, start, end)
     if found:
-        _name_burst(sheet, axes, found, float(table.loc[utc(found.bucket_at)].sum()), days, bucket)
+        _name_burst(sheet, axes, found, table, days)
     return sheet.figure
 
 
@@ -151,35 +130,35 @@ def _round_up(value: float) -> float:
     )
 
 
-def _trail_finding(table: pd.DataFrame, found: Burst | None, bucket: str) -> str:
+def _trail_finding(table: pd.DataFrame, found: Burst | None) -> str:
     if found:
         moment = utc(found.bucket_at)
-        when = (
-            f"on {moment:%Y-%m-%d}" if bucket in ("day", "week", "month") else f"at {moment:%H:%M}"
-        )
-        return f"One burst of {number(found.events)} {found.action.lower()}s {when} stands out"
+        kind = f"{clean(found.entity_type)} {found.action.lower()}s"
+        return f"A burst of {number(found.events)} {kind} at {moment:%Y-%m-%d %H:%M} stands out"
     sums = table.sum()
     total = float(sums.sum())
     action = str(sums.idxmax())
-    events = f"{number(total)} event" + ("s" if total != 1 else "")
     return (
-        f"{events}, {share(float(sums.max()) / total * 100)} of them {action}; no burst of deletes"
+        f"{plural(int(total), 'event')}, {share(float(sums.max()) / total * 100)} of them {action}"
     )
 
 
-def _name_burst(
-    sheet: Canvas, axes: object, found: Burst, height: float, days: float, bucket: str
-) -> None:
-    low, high = axes.get_xlim()  # type: ignore[attr-defined]
-    box = axes.get_position()  # type: ignore[attr-defined]
-    at = float(date2num(utc(found.bucket_at))) + days / 2
+def _name_burst(sheet: Canvas, axes: Axes, found: Burst, table: pd.DataFrame, days: float) -> None:
+    """The burst, named over the bar it is part of; bars may be longer than an hour."""
+    place = int(table.index.searchsorted(utc(found.bucket_at), side="right")) - 1
+    if place < 0:
+        return
+    height = float(table.iloc[place].sum())
+    low, high = axes.get_xlim()
+    box = axes.get_position()
+    at = float(date2num(table.index[place])) + days / 2
     x = (box.x0 + (at - low) / (high - low) * box.width) * WIDTH
-    top = axes.get_ylim()[1]  # type: ignore[attr-defined]
+    top = axes.get_ylim()[1]
     y = (box.y0 + height / top * box.height) * sheet.height
-    lines = [f"{number(found.events)} {found.action.lower()}s", f"in one {bucket}"]
+    lines = [f"{number(found.events)} {found.action.lower()}s", "in one hour"]
     half = max(text_width(line, size=9.5, weight="bold") for line in lines) / 2
     tx = min(max(x, box.x0 * WIDTH + half), box.x1 * WIDTH - half)
-    axes.annotate(  # type: ignore[attr-defined]
+    axes.annotate(
         "",
         xy=(at, height),
         xytext=(x / WIDTH, (y + 14) / sheet.height),

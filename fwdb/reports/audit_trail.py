@@ -1,0 +1,268 @@
+"""The report `audit_trail`: who changed what, how much, and what stands out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from fwdb import charts
+from fwdb.charts.canvas import share
+from fwdb.reports.asking import Asking, utc_frame
+from fwdb.reports.parameters import Value, Window, iso
+from fwdb.reports.results import Kpi, Result, Table
+from fwdb.reports.words import figure
+
+if TYPE_CHECKING:
+    from fwdb.database import Database
+
+# Longest window for each size of bar: at most about 120 bars are drawn.
+BUCKETS = (
+    (timedelta(hours=2), "minute"),
+    (timedelta(days=5), "hour"),
+    (timedelta(days=120), "day"),
+    (timedelta(days=800), "week"),
+)
+# An actor behind most of many deletes is worth a question, even when the pace is usual.
+DELETES_BY_ONE, DELETES_LEAST = 50.0, 20
+# No address, no client, no values: a report may be passed on, the trail itself may not.
+RECENT = ["created_at", "action", "entity_type", "entity_id", "user_id", "changed_fields"]
+NO_ACTIVITY = utc_frame(
+    {"bucket_at": "datetime64[us, UTC]", "entity_type": "str", "action": "str", "events": "int64"}
+)
+NO_ROWS = utc_frame({name: "str" for name in RECENT})
+NO_TOTALS = utc_frame({"action": "str", "events": "int64", "without_actor": "int64"})
+NO_ACTORS = utc_frame({"user_id": "str", "events": "int64", "deletes": "int64"})
+NO_BURSTS = utc_frame(
+    {
+        "bucket_at": "datetime64[us, UTC]",
+        "entity_type": "str",
+        "action": "str",
+        "events": "int64",
+        "usual": "float64",
+    }
+)
+
+
+def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Result:
+    """The report over `window`, filtered as `parameters` say."""
+    asking = Asking("audit_trail", db)
+    asking.reach("postgres")
+    top = int(parameters["top"] or 20)
+    bucket = next((n for most, n in BUCKETS if window.until - window.since <= most), "month")
+    chosen: dict[str, Any] = {
+        name: parameters[name] for name in ("entity_type", "user_id", "action") if parameters[name]
+    }
+    asked: dict[str, Any] = {"since": window.since, "until": window.until, **chosen}
+    audit = db.audit
+    totals = asking.ask("events", "postgres", lambda: audit.totals(**asked), NO_TOTALS)
+    activity = asking.ask(
+        "activity", "postgres", lambda: audit.activity(bucket=bucket, **asked), NO_ACTIVITY
+    )
+    actors = asking.ask("actors", "postgres", lambda: audit.actors(top=top, **asked), NO_ACTORS)
+    bursts = asking.ask("bursts", "postgres", lambda: audit.bursts(**asked), NO_BURSTS)
+    recent = asking.ask("recent", "postgres", lambda: audit.search(limit=top, **asked), NO_ROWS)
+    kpis: list[Kpi] = []
+    if "postgres" not in asking.down and len(totals):
+        _events(asking, kpis, totals)
+        _bursts(asking, kpis, bursts)
+        _deletes(asking, totals, actors)
+    filters = ", ".join(f"{k} {v}" for k, v in chosen.items())
+    source = "audit.audit_logs" + (f", {filters}" if filters else "")
+    reason = (
+        "PostgreSQL, which keeps the trail, could not be asked."
+        if "postgres" in asking.down
+        else "Nothing that matches was recorded in this window."
+    )
+    since, until = pd.Timestamp(window.since), pd.Timestamp(window.until)
+    return Result(
+        report="audit_trail",
+        title="Audit trail",
+        window=window,
+        parameters=parameters,
+        checks=tuple(asking.checks),
+        kpis=tuple(kpis),
+        tables=(
+            Table(
+                "actors",
+                "Who did most",
+                actors.reset_index(drop=True),
+                "Acting users by number of events; a row without a user is work of the system.",
+            ),
+            Table(
+                "bursts",
+                "What stands out",
+                bursts.reset_index(drop=True),
+                "Hours with far more events of a kind than are usual at that hour.",
+            ),
+            Table(
+                "recent",
+                "Latest events",
+                recent[[c for c in RECENT if c in recent]].reset_index(drop=True),
+                "The latest events of the window, newest first.",
+            ),
+            Table(
+                "activity",
+                f"Events by {bucket}",
+                activity.reset_index(drop=True),
+                f"Events per {bucket}, kind of entity and action.",
+            ),
+        ),
+        charts={
+            "audit_trail": charts.audit_trail(
+                activity,
+                since=since,
+                until=until,
+                bucket=bucket,
+                found=_worst(bursts),
+                source=source,
+                reason=reason,
+            ),
+            "audit_matrix": charts.audit_matrix(
+                activity, source=source, window=charts.window_text(since, until), reason=reason
+            ),
+        },
+        how_to_read=_how_to_read(),
+        sources=(
+            ("Window", f"{iso(window.since)} to {iso(window.until)}, the end not included"),
+            ("Filter", filters or "none: every entity, user and action"),
+            ("Events", f"audit.audit_logs, {figure(int(totals['events'].sum()))} rows counted"),
+            ("Left out", "old and new values, addresses and clients: ask db.audit.history()"),
+        ),
+    )
+
+
+def _events(asking: Asking, kpis: list[Kpi], totals: pd.DataFrame) -> None:
+    events, nobody = int(totals["events"].sum()), int(totals["without_actor"].sum())
+    if not events:
+        asking.add(
+            "events",
+            "postgres",
+            "no_data",
+            "Nothing was recorded in this window.",
+            value=0,
+            unit="events",
+            action="Take a longer window, or look whether the application records at all.",
+        )
+        return
+    asking.add(
+        "events",
+        "postgres",
+        "ok",
+        f"{figure(events)} events were recorded.",
+        value=events,
+        unit="events",
+    )
+    kpis.append(Kpi("events", "Events", events, "", "ok", "postgres", "recorded in the window"))
+    for action, count in zip(totals["action"].astype(str), totals["events"], strict=True):
+        note = f"{share(100 * int(count) / events)} of all"
+        kpis.append(Kpi(action.lower(), action, int(count), "", "ok", "postgres", note))
+    note = (
+        f"{share(100 * nobody / events)} of all; work of the system, or a caller that did not say"
+    )
+    kpis.append(Kpi("without_actor", "Without an actor", nobody, "", "ok", "postgres", note))
+
+
+def _worst(bursts: pd.DataFrame) -> charts.Burst | None:
+    """The burst to name in the chart: of deletes if there is one, then by size."""
+    if bursts.empty:
+        return None
+    order = bursts.assign(deletes=bursts["action"].astype(str) == "DELETE").sort_values(
+        ["deletes", "events", "bucket_at"], ascending=[False, False, True]
+    )
+    first = order.iloc[0]
+    return charts.Burst(
+        pd.Timestamp(first["bucket_at"]),
+        str(first["entity_type"]),
+        str(first["action"]),
+        int(first["events"]),
+    )
+
+
+def _bursts(asking: Asking, kpis: list[Kpi], bursts: pd.DataFrame) -> None:
+    if any(c.id == "audit_trail.bursts" for c in asking.checks):
+        return
+    count = len(bursts)
+    kpis.append(
+        Kpi(
+            "bursts",
+            "Hours that stand out",
+            count,
+            "",
+            "warning" if count else "ok",
+            "postgres",
+            "far more events of a kind than are usual at that hour",
+        )
+    )
+    worst = _worst(bursts)
+    if worst is None:
+        asking.add(
+            "bursts", "postgres", "ok", "No hour stands out.", value=0, unit="hours", threshold=1
+        )
+        return
+    critical = worst.action == "DELETE"
+    asking.add(
+        "bursts",
+        "postgres",
+        "critical" if critical else "warning",
+        f"{figure(worst.events)} {worst.entity_type} {worst.action} events in the hour from "
+        f"{iso(worst.bucket_at)} stand out"
+        + (f", one of {figure(count)} such hours." if count > 1 else "."),
+        value=count,
+        unit="hours",
+        threshold=1,
+        action="Ask the user named in table `bursts` whether this was meant"
+        + ("; deleted rows can be restored." if critical else "."),
+    )
+
+
+def _deletes(asking: Asking, totals: pd.DataFrame, actors: pd.DataFrame) -> None:
+    """Whether one user is behind most of the deletes."""
+    deletes = int(totals.loc[totals["action"].astype(str) == "DELETE", "events"].sum())
+    known = actors.dropna(subset=["user_id"])
+    if deletes < DELETES_LEAST or known.empty:
+        return
+    most = known.sort_values(["deletes", "user_id"], ascending=[False, True]).iloc[0]
+    percent = 100 * int(most["deletes"]) / deletes
+    over = percent >= DELETES_BY_ONE
+    asking.add(
+        "deletes_by_one",
+        "postgres",
+        "warning" if over else "ok",
+        f"User {most['user_id']} did {share(percent)} of {figure(deletes)} deletes."
+        if over
+        else f"No single user did more than {share(percent)} of {figure(deletes)} deletes.",
+        value=percent,
+        unit="percent",
+        threshold=DELETES_BY_ONE,
+        action="Ask this user, or the owner of this account, whether that is expected."
+        if over
+        else "",
+    )
+
+
+def _how_to_read() -> tuple[tuple[str, str], ...]:
+    return (
+        (
+            "An event",
+            "is one row of the trail: who created, changed, deleted or read which entity, when. It "
+            "is written in the transaction of the change, so what was rolled back is not here.",
+        ),
+        (
+            "Hours that stand out",
+            "have at least 10 events of a kind and far more than the median of the same hour on "
+            "other days. A burst of deletes is critical, any other a warning.",
+        ),
+        (
+            "Deletes by one user",
+            f"From {DELETES_LEAST} deletes on, one user with {DELETES_BY_ONE:g} % of them or more "
+            "is a warning.",
+        ),
+        (
+            "Users",
+            "are shown by their id only. Reads are recorded where the application asks for it, so "
+            "their absence proves nothing.",
+        ),
+    )

@@ -1,0 +1,92 @@
+"""Output folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from fwdb.errors import ReportError
+
+
+@contextlib.contextmanager
+def workspace(parent: Path) -> Iterator[Path]:
+    """A private folder inside `parent` to build in; it is gone afterwards, whatever happens.
+
+    It stands beside its target, so that moving the result into place is one rename.
+    """
+    with writing(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent)
+        folder = Path(tempfile.mkdtemp(prefix=f".fwdb-{os.getpid()}-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def place(built: Path, target: Path) -> None:
+    """Puts the folder `built` where `target` is or was; the old one stays until that moment."""
+    with writing(target.parent):
+        old = Path(tempfile.mkdtemp(prefix=f".fwdb-{os.getpid()}-", dir=target.parent))
+        try:
+            for _ in range(10):
+                with contextlib.suppress(
+                    FileNotFoundError
+                ):  # there is none, or another run took it
+                    target.rename(old / "old")
+                try:
+                    built.rename(target)
+                    return
+                except OSError as error:  # another run has put its own there since
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    shutil.rmtree(old / "old", ignore_errors=True)
+            raise ReportError(f"{target} is being replaced by other runs all the time; run again.")
+        finally:
+            # Interrupted between the two renames: the old report goes back.
+            if (old / "old").exists() and not target.exists():
+                (old / "old").rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turns what a file system refuses into a `ReportError` that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ReportError(
+            f"the report cannot be written to {folder} ({reason}); make room or choose another "
+            "folder with --out."
+        ) from error
+
+
+def write(path: Path, text: str) -> None:
+    """`text` as UTF-8 with its newlines as they are."""
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="")
+
+
+def _sweep(parent: Path) -> None:
+    """Removes the workspaces of runs that were killed."""
+    for folder in parent.glob(".fwdb-*-*"):
+        owner = folder.name.split("-")[1]
+        if owner.isdecimal() and int(owner) != os.getpid() and not _alive(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

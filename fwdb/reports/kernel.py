@@ -1,0 +1,141 @@
+"""One notebook in one kernel: papermill, set up so that nothing of this machine shows through."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fwdb.errors import ReportError
+from fwdb.reports.parameters import Value
+
+# Slow machines under load need more than papermill's 60 s to bring a kernel up.
+START_SECONDS = 120
+
+
+def execute(
+    notebook: Path,
+    executed: Path,
+    parameters: Mapping[str, Value],
+    *,
+    space: Path,
+    cell_seconds: float,
+    on_cell: Callable[[int, int, str], None] | None = None,
+) -> None:
+    """Runs `notebook` with `parameters`; the run notebook is left at `executed`, also on failure.
+
+    The kernel gets FWDB_REPORT_DIR=`space`, where its last cell saves. `on_cell` is called before
+    each code cell with the cells done, the cells in all, and the id of the cell.
+    Raises `ReportError` that names the cell and the error in it.
+    """
+    # With JupyterLab installed, importing nbformat compiles grammars for a URI check that no
+    # notebook needs: about a second of every run. The import is optional to its only user.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    import nbformat
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    cells = [
+        (place, cell)
+        for place, cell in enumerate(nbformat.read(notebook, as_version=4).cells)
+        if cell.cell_type == "code"
+    ]
+    seen: list[str] = []
+
+    def told(cell: Any, cell_index: int) -> None:
+        seen.append(str(cell.get("id", cell_index)))
+        if on_cell is not None:
+            on_cell(min(len(seen) - 1, len(cells)), len(cells), seen[-1])
+
+    name = notebook.stem
+    try:
+        papermill.execute_notebook(
+            _literal(notebook),
+            _literal(executed),
+            parameters=dict(parameters),
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            request_save_on_cell_execute=False,
+            start_timeout=START_SECONDS,
+            execution_timeout=cell_seconds,
+            shutdown_kernel="immediate",
+            kernel_manager_class=_manager(space),
+            on_cell_execute=told,
+        )
+    except PapermillExecutionError as error:
+        where = seen[-1] if seen else "the first cell"
+        raise ReportError(
+            f"report '{name}' failed in cell '{where}': {error.ename}: {error.evalue}"
+        ) from error
+    except CellTimeoutError as error:
+        raise ReportError(
+            f"report '{name}' was stopped: cell '{seen[-1]}' took longer than {cell_seconds:g} s. "
+            "Ask for a shorter window, or find out what holds the database up."
+        ) from error
+    except DeadKernelError as error:
+        where = seen[-1] if seen else "start"
+        raise ReportError(
+            f"report '{name}' failed in cell '{where}': its kernel died, perhaps for want of "
+            "memory. Ask for a shorter window, or run it where there is more."
+        ) from error
+    except (RuntimeError, OSError) as error:
+        raise ReportError(f"report '{name}' could not be run: {error}") from error
+    finally:
+        if executed.exists():
+            _clean(executed)
+
+
+def _literal(path: Path) -> str:
+    """A path as papermill takes it: it would format anything in braces."""
+    return str(path.absolute()).replace("{", "{{").replace("}", "}}")
+
+
+def _manager(space: Path) -> type:
+    """A kernel of this very Python, talking encrypted, with a home of its own.
+
+    The kernel named python3 could be anybody's: a user's own kernelspec comes first. Start-up
+    files in the user's IPython profile would run before the report does.
+    """
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    environment = os.environ | {
+        "FWDB_REPORT_DIR": str(space.absolute()),
+        "IPYTHONDIR": str(space.absolute() / ".ipython"),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+
+    class Manager(AsyncKernelManager):  # type: ignore[misc,unused-ignore]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.transport_encryption = "auto"
+            self.connection_file = str(space.absolute() / "kernel.json")
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=command, display_name="Python 3", language="python")
+
+        async def start_kernel(self, **options: Any) -> None:
+            await super().start_kernel(**options | {"env": environment})
+
+    return Manager
+
+
+def _clean(executed: Path) -> None:
+    """Takes out of a run notebook what differs from run to run: times, paths, a random id."""
+    notebook = json.loads(executed.read_text(encoding="utf-8"))
+    notebook["metadata"].pop("papermill", None)
+    notebook["metadata"].pop("widgets", None)
+    for cell in notebook["cells"]:
+        for key in ("papermill", "execution"):
+            cell["metadata"].pop(key, None)
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            cell["id"] = "injected-parameters"
+    text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
+    executed.write_text(text + "\n", encoding="utf-8")

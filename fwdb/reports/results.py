@@ -1,0 +1,242 @@
+"""What a report found: checks, figures and tables, the verdict, and `results.json`.
+
+The file has the schema number 1 and nothing in it that is not data: no run time, no host, no id.
+The same data and the same window give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from fwdb.reports.parameters import Value, Window, iso
+
+SCHEMA = 1
+Status = Literal[
+    "ok", "warning", "critical", "not_available", "not_applicable", "not_measured", "no_data"
+]
+Verdict = Literal["ok", "warning", "critical", "no_data"]
+JUDGED = ("ok", "warning", "critical")
+
+WORDS: dict[str, str] = {
+    "ok": "OK",
+    "warning": "Warning",
+    "critical": "Critical",
+    "no_data": "No data",
+    "not_available": "Not available",
+    "not_applicable": "Not applicable",
+    "not_measured": "Not measured",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: what was found, where the line is, and what to do.
+
+    `id` is `report.subject`, `value` is None unless it was measured, `sentence` says the finding
+    with its number, `action` what to do about it and is empty when there is nothing to do.
+    """
+
+    id: str
+    database: str
+    status: Status
+    sentence: str
+    value: float | None = None
+    unit: str = ""
+    threshold: float | None = None
+    action: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "database": self.database,
+            "status": self.status,
+            "value": _plain(self.value),
+            "unit": self.unit,
+            "threshold": _plain(self.threshold),
+            "sentence": self.sentence,
+            "action": self.action,
+        }
+
+
+@dataclass(frozen=True)
+class Kpi:
+    """One figure of the report's head; with a status other than ok, `note` says why."""
+
+    id: str
+    label: str
+    value: float | None
+    unit: str = ""
+    status: Status = "ok"
+    database: str = ""
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "label": self.label,
+            "database": self.database,
+            "status": self.status,
+            "value": _plain(self.value),
+            "unit": self.unit,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table to look into; `frame` is complete, a page shows its first rows."""
+
+    name: str
+    title: str
+    frame: pd.DataFrame
+    about: str = ""
+
+    @property
+    def file(self) -> str:
+        return f"tables/{self.name}.csv"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "title": self.title,
+            "file": self.file,
+            "rows": len(self.frame),
+            "columns": [str(c) for c in self.frame.columns],
+        }
+
+    def csv(self) -> str:
+        """The rows as CSV: UTC times, no index, and no text that a spreadsheet would run."""
+        frame = self.frame.copy()
+        for column in frame.columns:
+            values = frame[column]
+            if isinstance(values.dtype, pd.DatetimeTZDtype):
+                frame[column] = [None if pd.isna(v) else iso(v) for v in values]
+            elif not pd.api.types.is_numeric_dtype(values):
+                frame[column] = [_harmless(v) for v in values]
+        text: str = frame.to_csv(index=False, lineterminator="\n")
+        return text
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Everything a report says. `charts` hold figures by name, in the order of the page."""
+
+    report: str
+    title: str
+    window: Window
+    parameters: Mapping[str, Value]
+    checks: tuple[Check, ...] = ()
+    kpis: tuple[Kpi, ...] = ()
+    tables: tuple[Table, ...] = ()
+    charts: Mapping[str, Any] = field(default_factory=dict)
+    how_to_read: tuple[tuple[str, str], ...] = ()
+    sources: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict(self.checks)
+
+    @property
+    def summary(self) -> str:
+        """The verdict's reasons in one sentence."""
+        return summary(self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `results.json` holds."""
+        return {
+            "schema": SCHEMA,
+            "report": self.report,
+            "verdict": self.verdict,
+            "summary": self.summary,
+            "window": self.window.as_dict(),
+            "parameters": {name: _plain(v) for name, v in self.parameters.items()},
+            "checks": [c.as_dict() for c in sorted(self.checks, key=lambda c: (c.id, c.database))],
+            "kpis": [k.as_dict() for k in self.kpis],
+            "tables": [t.as_dict() for t in self.tables],
+        }
+
+    def json(self) -> str:
+        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def verdict(checks: tuple[Check, ...]) -> Verdict:
+    """The worst of all checks that could be judged; `no_data` when none could.
+
+    A database that does not answer is a warning as long as the other one is judged: a report
+    with half of its facts missing must not say that all is well.
+    """
+    states = {check.status for check in checks}
+    if not states & set(JUDGED):
+        return "no_data"
+    if "critical" in states:
+        return "critical"
+    return "warning" if "warning" in states or _missing(checks) else "ok"
+
+
+def _missing(checks: tuple[Check, ...]) -> list[Check]:
+    return [c for c in checks if c.id.endswith(".reachable") and c.status == "not_available"]
+
+
+def ranked(checks: tuple[Check, ...]) -> list[Check]:
+    """Checks as a reader wants them: what is wrong first, what could not be seen next."""
+    order = ["critical", "warning", "not_available", "no_data", "not_measured"]
+    order += ["ok", "not_applicable"]
+    return sorted(checks, key=lambda c: (order.index(c.status), c.id, c.database))
+
+
+def summary(checks: tuple[Check, ...]) -> str:
+    """One sentence: the findings behind the verdict, at most three of them, and what is missing."""
+    state = verdict(checks)
+    missing = _missing(checks)
+    if state == "no_data":
+        reasons = missing or [c for c in ranked(checks) if c.status not in JUDGED]
+        if not reasons:
+            return "Nothing was measured."
+        return _join(reasons[:2])
+    found = [c for c in ranked(checks) if c.status in ("critical", "warning")]
+    if found or missing:
+        text = _join([*found, *missing][:3])
+        more = len(found) + len(missing) - 3
+        return text if more <= 0 else f"{text[:-1]}; and {more} more."
+    judged = sum(c.status == "ok" for c in checks)
+    return (
+        f"All {judged} checks are within their thresholds."
+        if judged > 1
+        else _join([c for c in checks if c.status == "ok"])
+    )
+
+
+def _join(checks: list[Check]) -> str:
+    return "; ".join(c.sentence.rstrip(".") for c in checks) + "."
+
+
+def _plain(value: object) -> Any:
+    """A value as JSON has it: no NaN, no numpy, no digits that nobody measured."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        return round(number, 6) if math.isfinite(number) else None
+    return None if value is pd.NA else str(value)
+
+
+def _harmless(value: object) -> object:
+    """Text a spreadsheet would take for a formula gets an apostrophe in front."""
+    if value is None or (not isinstance(value, str) and pd.isna(value)):  # type: ignore[call-overload]
+        return None
+    if isinstance(value, datetime):
+        return iso(value)
+    text = str(value)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -1,0 +1,294 @@
+"""The report `slow_queries`: which statements are slow, and where the time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from fwdb import charts
+from fwdb.charts.canvas import DATABASES, share
+from fwdb.charts.statements import milliseconds
+from fwdb.reports.asking import Asking, judged, kpi, utc_frame
+from fwdb.reports.parameters import Value, Window, iso
+from fwdb.reports.results import Kpi, Result, Table
+from fwdb.reports.words import figure
+
+if TYPE_CHECKING:
+    from fwdb.database import Database
+    from fwdb.monitoring import Measure
+
+# Ten times the line is no longer slow but broken for whoever waits for it.
+CRITICAL_TIMES = 10
+NOTHING = utc_frame(
+    {
+        "database": "str",
+        "query_id": "str",
+        "statement": "str",
+        "calls": "Int64",
+        "total_ms": "float64",
+        "mean_ms": "float64",
+        "stddev_ms": "float64",
+        "rows": "Int64",
+        "share_percent": "float64",
+    }
+)
+
+
+def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Result:
+    """The report over `window`, from the statement statistics of both stores."""
+    asking = Asking("slow_queries", db)
+    asking.reach("postgres", "mongodb")
+    min_ms, top = float(parameters["min_ms"] or 0), int(parameters["top"] or 20)
+
+    def ask(least: float) -> pd.DataFrame:
+        return db.monitor.slow_queries(
+            since=window.since, until=window.until, min_ms=least, top=top
+        )
+
+    reachable = next((name for name in DATABASES if name not in asking.down), "postgres")
+    slow = asking.ask("statements", reachable, lambda: ask(min_ms), NOTHING)
+    heavy = asking.ask("load", reachable, lambda: ask(0), NOTHING)
+    kpis: list[Kpi] = []
+    for database in DATABASES:
+        if database not in asking.down:
+            _slow(asking, kpis, slow, heavy, database, min_ms)
+    _cache(asking, kpis, db, window)
+    _lag(asking, kpis, db)
+    both = (
+        pd.concat([slow, heavy]).drop_duplicates(["database", "query_id"]) if len(slow) else heavy
+    )
+    source = "pg_stat_statements and client timings"
+    span = charts.window_text(pd.Timestamp(window.since), pd.Timestamp(window.until))
+    reason = "No statement statistics were kept for this window: `fwdb monitor` reads them."
+    return Result(
+        report="slow_queries",
+        title="Slow statements",
+        window=window,
+        parameters=parameters,
+        checks=tuple(asking.checks),
+        kpis=tuple(kpis),
+        tables=(
+            Table(
+                "slow_queries",
+                f"Statements of {milliseconds(min_ms)} and more",
+                slow.reset_index(drop=True),
+                "Statements whose mean time reaches the line, heaviest in total first.",
+            ),
+            Table(
+                "load",
+                "Statements by their share of the time",
+                heavy.reset_index(drop=True),
+                "The heaviest statements whatever their mean, heaviest first.",
+            ),
+        ),
+        charts={
+            "slow_queries": charts.slow_queries(
+                both, min_ms=min_ms, source=source, window=span, reason=reason
+            ),
+            "load_split": charts.load_split(heavy, source=source, window=span, reason=reason),
+        },
+        how_to_read=_how_to_read(min_ms, db.settings.thresholds),
+        sources=(
+            ("Window asked for", f"{iso(window.since)} to {iso(window.until)}"),
+            *_coverage(heavy),
+            ("Left out", "statements of fwdb itself, which carry the mark `/* fwdb */`"),
+        ),
+    )
+
+
+def _slow(
+    asking: Asking,
+    kpis: list[Kpi],
+    slow: pd.DataFrame,
+    heavy: pd.DataFrame,
+    database: str,
+    min_ms: float,
+) -> None:
+    name = DATABASES[database]
+    if any(c.id in ("slow_queries.statements", "slow_queries.load") for c in asking.checks):
+        return
+    mine = slow[slow["database"].astype(str) == database]
+    known = heavy[heavy["database"].astype(str) == database]
+    if mine.empty and known.empty:
+        asking.add(
+            "mean",
+            database,
+            "no_data",
+            f"No statement of {name} was measured in this window.",
+            unit="ms",
+            threshold=min_ms,
+            action="Read the statistics at both ends of a window: `fwdb monitor`.",
+        )
+        return
+    worst = float((mine if len(mine) else known)["mean_ms"].max())
+    status = judged(worst, min_ms, CRITICAL_TIMES * min_ms)
+    count = len(mine)
+    if count:
+        text = (
+            f"{figure(count)} {name} statement{'s take' if count != 1 else ' takes'} "
+            f"{milliseconds(min_ms)} or more on average, the slowest {milliseconds(worst)}."
+        )
+    else:
+        text = f"No {name} statement takes {milliseconds(min_ms)} on average."
+    asking.add(
+        "mean",
+        database,
+        status,
+        text,
+        value=worst,
+        unit="ms",
+        threshold=min_ms * (CRITICAL_TIMES if status == "critical" else 1),
+        action=""
+        if status == "ok"
+        else f"Begin with the top of table `slow_queries`; for {name} look at the plan: "
+        + ("EXPLAIN (ANALYZE, BUFFERS)." if database == "postgres" else "explain()."),
+    )
+    kpis.append(
+        Kpi(f"{database}_slow", f"Slow statements, {name}", count, "", status, database, text)
+    )
+    if len(known) and "share_percent" in known:
+        taken = float(mine["share_percent"].fillna(0).sum()) if count else 0.0
+        kpis.append(
+            Kpi(
+                f"{database}_slow_share",
+                f"Time they take, {name}",
+                taken,
+                "percent",
+                "ok",
+                database,
+                f"{share(taken)} of the time in statements is spent in slow ones.",
+            )
+        )
+
+
+def _measured(asking: Asking, subject: str, measure: Measure) -> None:
+    """A measure that has no value, as a check with its reason."""
+    text = measure.reason or "It could not be measured."
+    asking.add(
+        subject,
+        measure.database,
+        measure.status,
+        text if text.endswith(".") else f"{text}.",
+        unit=measure.unit,
+    )
+
+
+def _cache(asking: Asking, kpis: list[Kpi], db: Database, window: Window) -> None:
+    limits = db.settings.thresholds
+    for database, name in DATABASES.items():
+        measure = asking.ask(
+            "cache",
+            database,
+            lambda database=database: db.monitor.cache_hit_ratio(  # type: ignore[misc]
+                database=database, since=window.since
+            ),
+            None,
+        )
+        if measure is None:
+            continue
+        kpis.append(kpi(f"{database}_cache", f"Cache hit ratio, {name}", measure))
+        if measure.status != "ok" or measure.value is None:
+            _measured(asking, "cache", measure)
+            continue
+        good, alert = limits.cache_good_ratio, limits.cache_alert_ratio
+        low = measure.value
+        status = "critical" if low < alert else "warning" if low < good else "ok"
+        asking.add(
+            "cache",
+            database,
+            status,
+            f"{share(100 * low)} of the pages {name} wanted were in its cache.",
+            value=low,
+            unit="ratio",
+            threshold=alert if status == "critical" else good,
+            action=""
+            if status == "ok"
+            else f"Look for statements that read much in table `load` before giving {name} memory.",
+        )
+
+
+def _lag(asking: Asking, kpis: list[Kpi], db: Database) -> None:
+    limits = db.settings.thresholds
+    for database, name in DATABASES.items():
+        measure = asking.ask(
+            "replication",
+            database,
+            lambda database=database: db.monitor.replication_lag(database=database),  # type: ignore[misc]
+            None,
+        )
+        if measure is None:
+            continue
+        kpis.append(kpi(f"{database}_lag", f"Replication lag, {name}", measure))
+        if measure.status != "ok" or measure.value is None:
+            _measured(asking, "replication", measure)
+            continue
+        status = judged(measure.value, limits.lag_target_seconds, limits.lag_alert_seconds)
+        asking.add(
+            "replication",
+            database,
+            status,
+            f"The slowest replica of {name} is {figure(measure.value, 'seconds')} behind.",
+            value=measure.value,
+            unit="seconds",
+            threshold=limits.lag_alert_seconds
+            if status == "critical"
+            else limits.lag_target_seconds,
+            action=""
+            if status == "ok"
+            else "Look at the replica's disk and network, and at long queries.",
+        )
+
+
+def _coverage(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """What part of the window the statistics cover, as the monitor says it."""
+    found: list[tuple[str, str]] = []
+    for key, label in (("window", "Window covered"), ("coverage", "Coverage")):
+        value: Any = frame.attrs.get(key)
+        if value:
+            found.append((label, _spelled(value)))
+    return found
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{k}: {_spelled(v)}" for k, v in sorted(value.items()))
+    if isinstance(value, list | tuple):
+        return " to ".join(_spelled(v) for v in value)
+    if hasattr(value, "astimezone"):
+        return iso(value)
+    return figure(value) if isinstance(value, float) else str(value)
+
+
+def _how_to_read(min_ms: float, limits: Any) -> tuple[tuple[str, str], ...]:
+    return (
+        (
+            "Mean time",
+            "Time in the server per call, without the network, over the calls of the window. "
+            f"From {milliseconds(min_ms)} a statement is slow, from "
+            f"{milliseconds(CRITICAL_TIMES * min_ms)} it is critical. A mean hides outliers: a "
+            "long bar means that calls differ much.",
+        ),
+        (
+            "Share of the time",
+            "What a statement takes of the time spent in all statements. A fast one called often "
+            "can matter more than a slow one called once.",
+        ),
+        (
+            "Statements",
+            "stand for all calls of the same shape: values are replaced by $1 or ?. MongoDB "
+            "commands are timed by the clients of this package.",
+        ),
+        (
+            "Cache hit ratio",
+            "Pages found in the server's own cache, of all it wanted. The operating system caches "
+            f"too, so a low ratio is a hint. Good from {limits.cache_good_ratio:g}, an alert under "
+            f"{limits.cache_alert_ratio:g}.",
+        ),
+        (
+            "Replication lag",
+            f"Target under {limits.lag_target_seconds:g} s, an alert over "
+            f"{limits.lag_alert_seconds:g} s. Without a replica there is no lag, and no value.",
+        ),
+    )

@@ -7,6 +7,7 @@ fits into the one uuid column of the audit log.
 
 from __future__ import annotations
 
+from fwdb.models import monitoring
 from fwdb.models.entities import (
     DESIGN_FIELDS,
     AuditLog,
@@ -57,5 +58,6 @@ __all__ = [
     "entity_id",
     "entity_uuid",
     "metadata",
+    "monitoring",
     "users",
 ]

@@ -1,0 +1,8 @@
+"""The audit trail: what changed, who did it, when; written with the change, asked as frames."""
+
+from __future__ import annotations
+
+from fwdb.audit.retention import Retention
+from fwdb.audit.trail import Audit
+
+__all__ = ["Audit", "Retention"]

@@ -1,0 +1,179 @@
+"""What a caller may give the audit trail: names, ids, times; each refusal says what to write."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, overload
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from fwdb import models
+from fwdb.errors import ParameterError, UnknownName
+from fwdb.models import audit_logs
+from fwdb.stores import PostgresStore
+from fwdb.timespan import moment
+
+__all__ = [
+    "ENTITY_TYPES",
+    "action",
+    "askable",
+    "choice",
+    "closed_window",
+    "count",
+    "field",
+    "ip_address",
+    "other_spelling",
+    "recordable",
+    "user",
+    "window",
+]
+
+ENTITY_TYPES: dict[str, type] = {
+    "User": models.User,
+    "Avatar": models.Avatar,
+    "CatalogItem": models.CatalogItem,
+    "Design": models.Design,
+}
+
+_CLOCK_TOLERANCE = timedelta(minutes=1)  # the caller's clock may run ahead of ours a little
+_FIELD_SAMPLE = 10_000  # newest rows in which a field that no entity has is looked for
+
+
+def choice(kind: str, name: str, choices: Iterable[str]) -> str:
+    """`name`, if it is one of `choices`; else `UnknownName`."""
+    if name not in choices:
+        raise UnknownName(kind, str(name), choices)
+    return name
+
+
+def recordable(entity_type: str) -> str:
+    """`entity_type`, if it is one that fwdb records."""
+    return choice("entity type", entity_type, ENTITY_TYPES)
+
+
+def askable(store: PostgresStore, entity_type: str) -> str:
+    """`entity_type`, if fwdb records it or the trail holds rows of it that others wrote."""
+    if entity_type in ENTITY_TYPES:
+        return entity_type
+    rows = sa.select(audit_logs.c.id).where(audit_logs.c.entity_type == str(entity_type)).limit(1)
+    if not store.rows(rows):
+        raise UnknownName("entity type", str(entity_type), ENTITY_TYPES)
+    return entity_type
+
+
+def action(name: str | None) -> str | None:
+    """`name` in capitals, if it is an action."""
+    return None if name is None else choice("action", str(name).upper(), models.ACTIONS)
+
+
+def field(store: PostgresStore, name: str, entity_type: str | None) -> str:
+    """`name`, if entities of that type have such a field or newer rows of the trail do."""
+    entities = [ENTITY_TYPES[entity_type]] if entity_type in ENTITY_TYPES else ENTITY_TYPES.values()
+    known = {f.name for entity in entities for f in dataclasses.fields(entity)}
+    if {name, other_spelling(name)} & known:
+        return name
+    sample = sa.select(audit_logs.c.old_values, audit_logs.c.new_values)
+    if entity_type is not None:
+        sample = sample.where(audit_logs.c.entity_type == entity_type)
+    rows = sample.order_by(audit_logs.c.created_at.desc()).limit(_FIELD_SAMPLE).subquery()
+    found = sa.select(sa.literal(1)).where(
+        sa.or_(rows.c.old_values.has_key(name), rows.c.new_values.has_key(name))
+    )
+    if not store.rows(found.limit(1)):
+        raise UnknownName("field", name, known, where=entity_type or "any entity")
+    return name
+
+
+def other_spelling(name: str | None) -> str | None:
+    """``first_name`` for ``firstName`` and the other way round.
+
+    >>> other_spelling("first_name"), other_spelling("firstName"), other_spelling("name")
+    ('firstName', 'first_name', 'name')
+    """
+    if name is None:
+        return None
+    if "_" in name:
+        return re.sub(r"_([a-z])", lambda found: found[1].upper(), name)
+    return re.sub(r"([A-Z])", lambda found: "_" + found[1].lower(), name)
+
+
+def user(value: str | UUID | None) -> str | None:
+    """`value` as the text of a uuid."""
+    if value is None:
+        return None
+    try:
+        return str(UUID(str(value)))
+    except ValueError:
+        raise ParameterError(
+            f"'user_id' is '{str(value)[:60]}'; give the UUID of a user.", name="user_id"
+        ) from None
+
+
+def ip_address(value: str | None) -> str | None:
+    """`value`, if it is an IPv4 or IPv6 address."""
+    if value is None:
+        return None
+    try:
+        return str(ipaddress.ip_address(str(value).strip()))
+    except ValueError:
+        raise ParameterError(
+            f"'ip_address' is '{str(value)[:60]}'; give one address such as 192.0.2.7 or "
+            "2001:db8::7 (of a list in X-Forwarded-For, the one you trust).",
+            name="ip_address",
+        ) from None
+
+
+@overload
+def count(value: int, name: str) -> int: ...
+@overload
+def count(value: int | None, name: str) -> int | None: ...
+def count(value: Any, name: str) -> int | None:
+    """`value`, if it is a whole number from 1 on, or None where that means no limit."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ParameterError(f"'{name}' is '{value}'; give a whole number from 1 on.", name=name)
+    return value
+
+
+def window(since: Any, until: Any) -> tuple[datetime | None, datetime | None]:
+    """Start and end in UTC, None where the window is open.
+
+    Raises `ParameterError` for a time without a zone or in the future, and for an end before
+    the start.
+    """
+    now = datetime.now(UTC)
+    ends = []
+    for name, value in (("since", since), ("until", until)):
+        found = None if value is None else moment(value, now=now, name=name)
+        if found is not None and found > now + _CLOCK_TOLERANCE:
+            raise ParameterError(
+                f"'{name}' is '{value}', which is in the future; give a time up to now "
+                f"({now:%Y-%m-%dT%H:%MZ}) or a span (24h, 7d).",
+                name=name,
+            )
+        ends.append(found)
+    start, end = ends
+    if start and end and start > end:
+        raise ParameterError(
+            f"'since' ({start:%Y-%m-%dT%H:%MZ}) is after 'until' ({end:%Y-%m-%dT%H:%MZ}); "
+            "exchange them.",
+            name="since",
+        )
+    return start, end
+
+
+def closed_window(since: Any, until: Any) -> tuple[datetime, datetime]:
+    """As `window`, with both ends, for figures over time."""
+    for name, value in (("since", since), ("until", until)):
+        if value is None:
+            raise ParameterError(
+                f"'{name}' is missing; give a time or a span (24h, 7d).", name=name
+            )
+    start, end = window(since, until)
+    assert start is not None
+    assert end is not None
+    return start, end

@@ -71,8 +71,11 @@ class PostgresStore:
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         milliseconds = round(1000 * settings.statement_timeout_seconds)
         # Settings by statement and not by start-up packet: connection poolers refuse the latter.
+        # Planned anew each time: optional parameters (NULL lets all through) want another plan for
+        # each use, and a generic one would read the whole table for the narrowest question.
         self._session = (
-            f"SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET statement_timeout = {milliseconds};"
+            "SET plan_cache_mode = force_custom_plan;"
+            f" SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET statement_timeout = {milliseconds};"
             f" SET lock_timeout = {lock_timeout_ms};"
             f" SET default_transaction_read_only = {'on' if read_only else 'off'}"
         )

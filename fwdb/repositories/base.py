@@ -1,0 +1,345 @@
+"""The verbs of a repository, the same over both stores."""
+
+from __future__ import annotations
+
+import copy
+import html
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import pandas as pd
+
+from fwdb.errors import FeatureUnavailable, NotFound, ParameterError, UnknownName
+from fwdb.repositories import paging
+from fwdb.repositories.fields import Field, checked
+from fwdb.repositories.filters import Condition, conditions
+from fwdb.repositories.paging import Key, Page, Slice, Total
+from fwdb.timespan import moment
+
+E = TypeVar("E")
+Row = dict[str, Any]
+
+_NEWEST_FIRST = "-created_at"
+
+
+class Repository(ABC, Generic[E]):
+    """Rows or documents of one kind, given out as frozen entities.
+
+    Filters are written as in `fwdb.repositories.filters`, sort orders as ``"-created_at,name"``.
+    Where rows can be deleted softly, the deleted ones are out of sight; see `with_deleted`. Inside
+    ``with db.transaction()`` every call joins the transaction.
+
+    The three ways to take a row away are called as in the service that made these tables:
+    `soft_delete` hides it, `restore` shows it again, and `delete` removes it for good, so that
+    a person who asks to be forgotten is.
+    """
+
+    database: ClassVar[str]
+
+    def __init__(self, name: str, entity: type[E], fields: Mapping[str, Field]) -> None:
+        self.name = name
+        self.entity = entity
+        self.fields = fields
+        self._sees_deleted = False
+
+    # -- one row ------------------------------------------------------------------------------
+
+    def get(self, id: str) -> E:
+        """The row with this id. Raises `NotFound`; `ParameterError` for text that is no id."""
+        rows = self._rows(self._conditions({"id": self._id(id)}), limit=1)
+        if not rows:
+            raise NotFound(self._noun, id)
+        return self._entity(rows[0])
+
+    def first(self, *, sort: str | None = None, **filters: Any) -> E | None:
+        """The first row in the order of `sort` that fits, or None."""
+        rows = self._rows(self._conditions(filters), self._order(sort), limit=1)
+        return self._entity(rows[0]) if rows else None
+
+    def exists(self, **filters: Any) -> bool:
+        """Whether any row fits."""
+        return bool(self._rows(self._conditions(filters), limit=1, fields=["id"]))
+
+    # -- many rows ----------------------------------------------------------------------------
+
+    def find(self, *, sort: str | None = None, limit: int | None = None, **filters: Any) -> list[E]:
+        """All rows that fit, at most `limit`; without `sort` in the order the database likes."""
+        if limit is not None:
+            paging.whole("limit", limit)
+        rows = self._rows(self._conditions(filters), self._order(sort), limit=limit)
+        return [self._entity(row) for row in rows]
+
+    def page(
+        self,
+        *,
+        size: int = 50,
+        number: int = 1,
+        sort: str | None = _NEWEST_FIRST,
+        total: Total | None = None,
+        **filters: Any,
+    ) -> Page[E]:
+        """Page `number`, from 1, of the rows that fit; rows that sort alike are sorted by id.
+
+        `total` is ``"exact"``, which counts all rows and may take far longer than the page,
+        ``"estimate"``, or None. Deep pages cost what all pages before them cost: use `after`.
+        """
+        if total not in {None, "exact", "estimate"}:
+            raise UnknownName("total", str(total), ("exact", "estimate"), where="page()")
+        paging.whole("size", size, maximum=paging.MAXIMUM_SIZE)
+        paging.whole("number", number)
+        wanted, keys = self._conditions(filters), self._total_order(sort)
+        skipped = (number - 1) * size
+        rows = self._rows(wanted, keys, limit=size + 1, offset=skipped)
+        seen, more = skipped + len(rows), len(rows) > size
+        count: int | None = None
+        if not more and (rows or number == 1):
+            count = seen  # the end was reached, so the total is known
+        elif total == "exact":
+            count = self._count(wanted)
+        elif total == "estimate":
+            count = max(self._estimate(wanted), seen if rows else 0)
+        return Page(
+            items=[self._entity(row) for row in rows[:size]],
+            number=number,
+            size=size,
+            total=count,
+            next=number + 1 if more else None,
+            previous=number - 1 if number > 1 else None,
+        )
+
+    def after(
+        self,
+        cursor: str | None = None,
+        *,
+        size: int = 50,
+        sort: str | None = _NEWEST_FIRST,
+        **filters: Any,
+    ) -> Slice[E]:
+        """The next `size` rows behind `cursor`, and the cursor of the rows behind those.
+
+        Start without a cursor, go on with ``slice.cursor`` and the same filters and sort until it
+        is None. Costs the same at any depth, and rows that come or go meanwhile make none appear
+        twice. Raises `ParameterError` for a cursor of another question.
+        """
+        paging.whole("size", size, maximum=paging.MAXIMUM_SIZE)
+        wanted, keys = self._conditions(filters), self._total_order(sort)
+        mark = paging.question(f"{self.name} {self._sees_deleted}", filters, keys)
+        behind = None if cursor is None else paging.read_cursor(cursor, mark, keys)
+        rows = self._rows(wanted, keys, limit=size + 1, behind=behind)
+        further = len(rows) > size
+        return Slice(
+            items=[self._entity(row) for row in rows[:size]],
+            cursor=paging.write_cursor(mark, rows[size - 1], keys) if further else None,
+        )
+
+    def iterate(
+        self, *, batch: int = 1_000, sort: str | None = None, **filters: Any
+    ) -> Iterator[E]:
+        """Every row that fits, one by one, `batch` of them in memory, by default in id order.
+
+        Between batches no connection is held and no transaction is open, so the loop may take
+        its time; each row is given at most once, in the state it had when its batch was read.
+        """
+        part = self.after(size=batch, sort=sort, **filters)
+        return self._onwards(part, batch, sort, filters)
+
+    def _onwards(
+        self, part: Slice[E], batch: int, sort: str | None, filters: Mapping[str, Any]
+    ) -> Iterator[E]:
+        yield from part.items
+        while part.cursor is not None:
+            part = self.after(part.cursor, size=batch, sort=sort, **filters)
+            yield from part.items
+
+    def count(self, **filters: Any) -> int:
+        """How many rows fit, counted."""
+        return self._count(self._conditions(filters))
+
+    # -- frames -------------------------------------------------------------------------------
+
+    def frame(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        sort: str | None = None,
+        limit: int | None = None,
+        since: str | datetime | None = None,
+        until: str | datetime | None = None,
+        **filters: Any,
+    ) -> pd.DataFrame:
+        """The rows that fit as a DataFrame with the same columns and types whatever they hold.
+
+        `columns` are names in the wanted order; without it all but secret ones. `since` and
+        `until` bound ``created_at``, the first included and the second not, as ISO time or span
+        (``"7d"``). Ids are text, times are in UTC, objects and lists are JSON text.
+        """
+        if limit is not None:
+            paging.whole("limit", limit)
+        if isinstance(columns, str):
+            columns = [columns]
+        for name in columns or ():
+            if name not in self.fields:
+                raise UnknownName("column", name, self.fields, where=self.name)
+        if columns is not None and (not columns or len(set(columns)) < len(columns)):
+            raise ParameterError("'columns' takes names, each of them once.", name="columns")
+        chosen = (
+            list(columns) if columns else [f.name for f in self.fields.values() if not f.secret]
+        )
+        wanted = self._conditions(filters)
+        for name, operator, value in (("since", "ge", since), ("until", "lt", until)):
+            if value is not None:
+                bound = moment(value, name=name)
+                wanted.append(Condition(self.fields["created_at"], operator, bound))
+        return self._frame(chosen, wanted, self._order(sort), limit)
+
+    def head(self, count: int = 5, *, sort: str | None = _NEWEST_FIRST) -> pd.DataFrame:
+        """The newest `count` rows as a frame."""
+        return self.frame(limit=count, sort=sort)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def create(self, **values: Any) -> E:
+        """A new row, as the database holds it. Raises `DuplicateKey`, `InvalidData`."""
+
+    @abstractmethod
+    def create_many(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """New rows, all or none, a thousand at a time in memory; how many they were."""
+
+    @abstractmethod
+    def update(self, id: str, *, version: Any = None, **changes: Any) -> E:
+        """The row after `changes`, made in one statement.
+
+        With `version`, the change is made only if nobody changed the row since it was read:
+        ``updated_at`` of a row, ``version`` of a design. Raises `NotFound`, `StaleVersion`,
+        `DuplicateKey`, `InvalidData`.
+        """
+
+    @abstractmethod
+    def upsert(self, *, on: str | Sequence[str] = ("id",), **values: Any) -> tuple[E, bool]:
+        """The row that has `values`, and whether it was created.
+
+        `on` names the fields of a unique key. A row that has all the values already is left as
+        it is, ``updated_at`` too. Safe when several do the same at once. A deleted row is not
+        brought back: it raises `DuplicateKey`.
+        """
+
+    @abstractmethod
+    def delete(self, id: str) -> E:
+        """Remove the row for good, softly deleted or not; what it was.
+
+        Raises `NotFound`, and `ForeignKeyViolation` while others refer to it.
+        """
+
+    def soft_delete(self, id: str, *, version: Any = None) -> E:
+        """Hide the row: its ``deleted_at`` becomes now. Raises `NotFound`, `StaleVersion`."""
+        return self._mark_deleted(id, deleted=True, version=version)
+
+    def restore(self, id: str) -> E:
+        """Show a softly deleted row again. Raises `NotFound` if it is not a deleted one."""
+        return self._mark_deleted(id, deleted=False, version=None)
+
+    def with_deleted(self) -> Self:
+        """This repository, softly deleted rows in sight."""
+        seeing = copy.copy(self)
+        seeing._sees_deleted = True
+        return seeing
+
+    # -- what a store has to answer -----------------------------------------------------------
+
+    @abstractmethod
+    def _rows(
+        self,
+        wanted: Sequence[Condition],
+        keys: Sequence[Key] = (),
+        *,
+        limit: int | None = None,
+        offset: int = 0,
+        behind: Sequence[Any] | None = None,
+        fields: Sequence[str] | None = None,
+    ) -> list[Row]: ...
+
+    @abstractmethod
+    def _count(self, wanted: Sequence[Condition]) -> int: ...
+
+    @abstractmethod
+    def _estimate(self, wanted: Sequence[Condition]) -> int: ...
+
+    @abstractmethod
+    def _frame(
+        self,
+        columns: list[str],
+        wanted: Sequence[Condition],
+        keys: Sequence[Key],
+        limit: int | None,
+    ) -> pd.DataFrame: ...
+
+    @abstractmethod
+    def _mark_deleted(self, id: str, *, deleted: bool, version: Any) -> E: ...
+
+    @abstractmethod
+    def _entity(self, row: Row) -> E: ...
+
+    # -- shared -------------------------------------------------------------------------------
+
+    @property
+    def _noun(self) -> str:
+        return self.entity.__name__
+
+    @property
+    def append_only(self) -> bool:
+        """Whether rows are only created and read, as those of the audit log."""
+        return "updated_at" not in self.fields
+
+    def _changeable(self, verb: str) -> None:
+        if self.append_only:
+            raise FeatureUnavailable(
+                f"{self.name} knows no {verb}: its rows are created and read, never changed."
+            )
+
+    def _id(self, id: Any) -> str:
+        if id is None:
+            raise ParameterError("'id' is None; it takes an id.", name="id")
+        return str(checked(self.fields["id"], id, label="id"))
+
+    def _conditions(self, filters: Mapping[str, Any]) -> list[Condition]:
+        found = conditions(filters, self.fields, self.name)
+        if not self._sees_deleted and "deleted_at" in self.fields:
+            found.append(Condition(self.fields["deleted_at"], "null", True))
+        return found
+
+    def _order(self, sort: str | None) -> list[Key]:
+        return paging.order(sort, self.fields, self.name)
+
+    def _total_order(self, sort: str | None) -> list[Key]:
+        return paging.total_order(sort, self.fields, self.name)
+
+    def _known(self, values: Mapping[str, Any]) -> None:
+        for name in values:
+            if name not in self.fields:
+                raise UnknownName("field", name, self.fields, where=self.name)
+
+    def __repr__(self) -> str:
+        return f"<{self.name} of {self.database}: {', '.join(self.fields)}>"
+
+    def _repr_html_(self) -> str:
+        """The fields with kind and key, for notebooks; asks the database nothing."""
+        body = "".join(
+            f"<tr><td>{html.escape(field.name)}</td><td>{field.kind}</td><td>{note}</td></tr>"
+            for field in self.fields.values()
+            for note in (_note(field),)
+        )
+        return (
+            f"<table><caption>{html.escape(self.name)} of {self.database}</caption>"
+            f"<thead><tr><th>field</th><th>kind</th><th></th></tr></thead><tbody>{body}</tbody></table>"
+        )
+
+
+def _note(field: Field) -> str:
+    if field.name == "id":
+        return "key"
+    if field.secret:
+        return "secret: only when named"
+    return "may be empty" if field.nullable else ""

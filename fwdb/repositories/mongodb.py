@@ -1,0 +1,327 @@
+"""The repository over the `designs` documents of MongoDB."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import pandas as pd
+
+from fwdb.errors import DuplicateKey, InvalidData, NotFound, ParameterError, StaleVersion
+from fwdb.models import (
+    DESIGN_FIELDS,
+    DESIGN_STATUSES,
+    Design,
+    design_document,
+    design_fields,
+    document_id,
+)
+from fwdb.repositories.base import Repository, Row
+from fwdb.repositories.fields import checked, entity_fields, written
+from fwdb.repositories.filters import Condition, like_pattern
+from fwdb.repositories.paging import Key
+from fwdb.stores import MongoStore, frames
+from fwdb.stores.mongodb import Document
+
+_BATCH = 1_000  # documents per insert
+_COLLECTION = "designs"
+_LIVE: Document = {"deletedAt": None}  # absent or null
+_REQUIRED = ("user_id", "name")
+_UPSERT_ROUNDS = 3  # each further round means that another session removed the document in between
+
+
+class MongoRepository(Repository[Design]):
+    """The designs. `version` starts at 1 and grows with every change; times have milliseconds.
+
+    Fields that a `Design` does not know are left alone and left out.
+    """
+
+    database = MongoStore.name
+
+    def __init__(self, store: MongoStore) -> None:
+        super().__init__(_COLLECTION, Design, entity_fields(Design))
+        self._store = store
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def _rows(
+        self,
+        wanted: Sequence[Condition],
+        keys: Sequence[Key] = (),
+        *,
+        limit: int | None = None,
+        offset: int = 0,
+        behind: Sequence[Any] | None = None,
+        fields: Sequence[str] | None = None,
+    ) -> list[Row]:
+        query = _query(wanted)
+        if behind is not None:
+            query = {"$and": [query, _behind(keys, behind)]}
+        names = list(fields if fields is not None else self.fields)
+        with self._store.errors():
+            cursor = self._store.collection(_COLLECTION).find(
+                query,
+                {"_id": True, **{DESIGN_FIELDS[name]: True for name in names}},
+                sort=[(DESIGN_FIELDS[k.field.name], -1 if k.descending else 1) for k in keys]
+                or None,
+                skip=offset,
+                limit=limit or 0,
+                session=self._store.session,
+            )
+            return [design_fields(document) for document in cursor]
+
+    def _count(self, wanted: Sequence[Condition]) -> int:
+        with self._store.errors():
+            return self._store.collection(_COLLECTION).count_documents(
+                _query(wanted), session=self._store.session
+            )
+
+    def _estimate(self, wanted: Sequence[Condition]) -> int:
+        """What the collection says of itself, deleted documents included; counted if filtered."""
+        if any(condition.field.name != "deleted_at" for condition in wanted):
+            return self._count(wanted)
+        with self._store.errors():
+            return self._store.collection(_COLLECTION).estimated_document_count()
+
+    def _frame(
+        self,
+        columns: list[str],
+        wanted: Sequence[Condition],
+        keys: Sequence[Key],
+        limit: int | None,
+    ) -> pd.DataFrame:
+        rows = self._rows(wanted, keys, limit=limit, fields=columns)
+        values = [
+            [_cell(self.fields[name].kind, row.get(name)) for name in columns] for row in rows
+        ]
+        # Any field may be missing in a document, so no column is of a type without a gap.
+        types = {
+            name: {"int64": "Int64", "bool": "boolean"}.get(field.dtype, field.dtype)
+            for name, field in self.fields.items()
+        }
+        return frames.from_rows(columns, values, types)
+
+    def _entity(self, row: Row) -> Design:
+        missing = [name for name in _REQUIRED if name not in row]
+        if missing:
+            raise InvalidData(
+                f"design '{row.get('id')}' lacks {', '.join(missing)}; frame() can read it."
+            )
+        return Design(**row)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def create(self, **values: Any) -> Design:
+        document = self._new(values)
+        with self._store.errors():
+            self._store.collection(_COLLECTION).insert_one(document, session=self._store.session)
+        return self._entity(design_fields(document))
+
+    def create_many(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        rest, count = iter(rows), 0
+        with self._store.transaction() as session:
+            while batch := [self._new(row) for row in islice(rest, _BATCH)]:
+                self._store.collection(_COLLECTION).insert_many(batch, session=session)
+                count += len(batch)
+        return count
+
+    def update(self, id: str, *, version: Any = None, **changes: Any) -> Design:
+        if not changes:
+            raise ParameterError("update of designs needs at least one field to change.")
+        for name in ("id", "version"):
+            if name in changes:
+                raise ParameterError(f"the {name} of a design cannot be changed.", name=name)
+        return self._change(id, self._values(changes), self._live(), version)
+
+    def _mark_deleted(self, id: str, *, deleted: bool, version: Any) -> Design:
+        condition = _LIVE if deleted else {"deletedAt": {"$ne": None}}
+        return self._change(id, {"deleted_at": _now() if deleted else None}, condition, version)
+
+    def _change(
+        self, id: str, values: Mapping[str, Any], condition: Document, version: Any
+    ) -> Design:
+        here = {"_id": document_id(self._id(id)), **condition}
+        held = here
+        if version is not None:
+            held = {**here, "version": checked(self.fields["version"], version, label="version")}
+        with self._store.errors():
+            found = self._store.collection(_COLLECTION).find_one_and_update(
+                held, _change_of(values), return_document=True, session=self._store.session
+            )
+            if found is not None:
+                return self._entity(design_fields(found))
+            stale = version is not None and self._store.collection(_COLLECTION).find_one(
+                here, {"_id": True}, session=self._store.session
+            )
+        if stale:
+            raise StaleVersion(
+                f"{self._noun} '{id}' was changed since it was read; read it again and repeat."
+            )
+        raise NotFound(self._noun, id)
+
+    def upsert(self, *, on: str | Sequence[str] = ("id",), **values: Any) -> tuple[Design, bool]:
+        if (on,) != ("id",) and tuple(on) != ("id",):
+            self._known(dict.fromkeys((on,) if isinstance(on, str) else on))
+            raise ParameterError("'on' names no unique key of designs; use id.", name="on")
+        if values.get("id") is None:
+            raise InvalidData("upsert on id needs a value for id.")
+        if "version" in values:
+            raise ParameterError("the version of a design cannot be changed.", name="version")
+        new = self._values(values)
+        id = new.pop("id")
+        seeing = self.with_deleted()
+        for _ in range(_UPSERT_ROUNDS):
+            rows = seeing._rows(seeing._conditions({"id": id}), limit=1)
+            if rows and not self._sees_deleted and "deleted_at" in rows[0]:
+                raise DuplicateKey(
+                    "a deleted row of designs has the same id; restore it or delete it for good.",
+                    fields=("id",),
+                )
+            if rows and all(rows[0].get(name) == value for name, value in new.items()):
+                return self._entity(rows[0]), False
+            try:
+                if rows:
+                    return self._change(id, new, self._live(), None), False
+                return self.create(**values), True
+            except (NotFound, DuplicateKey):
+                if self._store.session is not None:
+                    raise
+        raise StaleVersion("the design came and went while it was written; try again.")
+
+    def delete(self, id: str) -> Design:
+        with self._store.errors():
+            found = self._store.collection(_COLLECTION).find_one_and_delete(
+                {"_id": document_id(self._id(id))}, session=self._store.session
+            )
+        if found is None:
+            raise NotFound(self._noun, id)
+        return self._entity(design_fields(found))
+
+    def _live(self) -> Document:
+        return {} if self._sees_deleted else _LIVE
+
+    def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        self._known(given)
+        values = {
+            name: written(self.fields, name, value, self.name) for name, value in given.items()
+        }
+        if values.get("status", "draft") not in DESIGN_STATUSES:
+            raise InvalidData(f"status of designs is one of {', '.join(DESIGN_STATUSES)}.")
+        # A date of MongoDB has milliseconds; what is given back must be what is stored.
+        return {n: _milliseconds(v) if isinstance(v, datetime) else v for n, v in values.items()}
+
+    def _new(self, given: Mapping[str, Any]) -> Document:
+        """The document of a new design, with defaults and times; the driver adds a missing id."""
+        missing = [name for name in _REQUIRED if given.get(name) is None]
+        if missing:
+            raise InvalidData(f"a new design needs {' and '.join(missing)}.")
+        now = _now()
+        values = {
+            "status": "draft",
+            "layers": [],
+            "metadata": {},
+            "catalog_item_ids": [],
+            "version": 1,
+            "created_at": now,
+            "updated_at": now,
+            **self._values(given),
+        }
+        return design_document({name: v for name, v in values.items() if v is not None})
+
+
+def _change_of(values: Mapping[str, Any]) -> Document:
+    document = design_document({"updated_at": _now(), **values})
+    change: Document = {
+        "$set": {name: value for name, value in document.items() if value is not None},
+        "$inc": {"version": 1},
+    }
+    unset = {name: "" for name, value in document.items() if value is None}
+    return {**change, "$unset": unset} if unset else change
+
+
+def _query(wanted: Sequence[Condition]) -> Document:
+    parts = [part for condition in wanted for part in _parts(condition)]
+    return {"$and": parts} if parts else {}
+
+
+def _parts(condition: Condition) -> list[Document]:
+    """What must hold of the document; every value stands behind an operator of ours."""
+    field = condition.field
+    stored, value = DESIGN_FIELDS[field.name], condition.value
+    if field.name == "id" and condition.operator != "null":
+        value = (
+            [document_id(i) for i in value] if condition.operator == "in" else document_id(value)
+        )
+    match condition.operator:
+        case "null":
+            return [{stored: {"$eq" if value else "$ne": None}}]
+        case "ge" | "le":
+            return [{stored: {f"${condition.operator[0]}te": value}}]
+        case "like":
+            return [{stored: {"$regex": like_pattern(value), "$options": "is"}}]
+        case "contains":
+            return _contained(stored, value)
+        case operator:
+            return [{stored: {f"${operator}": value}}]
+
+
+def _contained(path: str, value: Any) -> list[Document]:
+    """`value` as part of what is at `path`: keys of an object, elements of a list."""
+    if isinstance(value, Mapping):
+        if not value:
+            return [{path: {"$type": "object"}}]
+        return [
+            part for name, inner in value.items() for part in _contained(f"{path}.{name}", inner)
+        ]
+    if isinstance(value, (list, tuple)):
+        found: list[Document] = [{path: {"$type": "array"}}]
+        for item in value:
+            if isinstance(item, Mapping):
+                inside = [p for n, inner in item.items() for p in _contained(n, inner)]
+                found.append({path: {"$elemMatch": {"$and": inside} if inside else {}}})
+            else:
+                found.append({path: {"$elemMatch": {"$eq": item}}})
+        return found
+    return [{path: {"$eq": value}}]
+
+
+def _behind(keys: Sequence[Key], values: Sequence[Any]) -> Document:
+    """The documents behind `values` in the order of `keys`; an empty field comes first."""
+    ways: list[Document] = []
+    equal: list[Document] = []
+    for key, value in zip(keys, values, strict=True):
+        stored = DESIGN_FIELDS[key.field.name]
+        if key.field.name == "id":
+            value = document_id(value)
+        ways += [{"$and": [*equal, further]} for further in _further(stored, key, value)]
+        equal.append({stored: {"$eq": value}})
+    return {"$or": ways} if ways else {"_id": {"$in": []}}
+
+
+def _further(stored: str, key: Key, value: Any) -> list[Document]:
+    if value is None:
+        return [] if key.descending else [{stored: {"$ne": None}}]
+    ways: list[Document] = [{stored: {"$lt" if key.descending else "$gt": value}}]
+    if key.descending and key.field.may_be_empty:
+        ways.append({stored: {"$eq": None}})
+    # A comparison sees values of its own type only, and text sorts before every ObjectId.
+    if stored == "_id" and isinstance(value, str) != key.descending:
+        ways.append({stored: {"$type": "string" if key.descending else "objectId"}})
+    return ways
+
+
+def _cell(kind: str, value: Any) -> Any:
+    if value is not None and kind in {"object", "list"}:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value
+
+
+def _now() -> datetime:
+    return _milliseconds(datetime.now(UTC))
+
+
+def _milliseconds(value: datetime) -> datetime:
+    return value.replace(microsecond=value.microsecond // 1000 * 1000)

@@ -1,0 +1,253 @@
+"""The state folder `.fwdb`: where it is, what is in it, and one writer at a time.
+
+.fwdb/            0700
+  lock            held while servers are started or stopped
+  state.json      which servers run: pid, when it began, port, binary, version
+  secrets.json    0600, the passwords of both servers
+  used            its time is that of the last join
+  log/            output of the servers before their own logging starts, and of the watcher
+  pg/ mongo/      the data (as root: elsewhere, see `accounts.server_folder`)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from fwdb.config import settings
+from fwdb.embedded.processes import Progress
+from fwdb.errors import EmbeddedError, FeatureUnavailable
+
+NAME = ".fwdb"
+LOCK_SECONDS = 180.0  # a first start on a slow machine, twice
+
+
+def find_home(start: Path | None = None) -> Path:
+    """The state folder to use from `start` (the current folder): it need not exist yet.
+
+    FWDB_HOME if set; else `.fwdb` in the nearest folder upwards that has one of this user's, or
+    that holds a pyproject.toml or .git; else `.fwdb` in `start`.
+    """
+    configured = settings().home
+    if configured is not None:
+        return Path(os.path.abspath(configured.expanduser()))
+    try:
+        here = Path(start or Path.cwd()).resolve()
+    except OSError as error:  # the current folder has been removed
+        raise EmbeddedError(
+            "the current folder is gone; change to another one or set FWDB_HOME."
+        ) from error
+    for folder in (here, *here.parents):
+        candidate = folder / NAME
+        with contextlib.suppress(OSError):
+            if candidate.is_dir() and candidate.stat().st_uid == os.geteuid():
+                return candidate
+        if (folder / "pyproject.toml").exists() or (folder / ".git").exists():
+            return candidate
+    return here / NAME
+
+
+@dataclass(frozen=True)
+class Record:
+    """One server as `state.json` remembers it."""
+
+    pid: int
+    began: float
+    port: int
+    data: str
+    engine: str
+    version: str
+    binary: str
+    started_at: float
+    watcher_pid: int
+    watcher_began: float
+
+
+@dataclass
+class State:
+    """Content of `state.json`. `ports` outlive the servers, so that URLs stay the same."""
+
+    servers: dict[str, Record] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+
+
+class Home:
+    """A state folder. Nothing is made before `create`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(os.path.realpath(path))
+        self.log = self.path / "log"
+
+    def create(self) -> None:
+        """Make the folder, 0700, or check that it is ours.
+
+        Raises `EmbeddedError` when it cannot be made here or belongs to another user.
+        """
+        with disk_sentences(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                self.path.mkdir(mode=0o700)
+            status = self.path.stat()
+            if status.st_uid != os.geteuid():
+                raise EmbeddedError(
+                    f"'{self.path}' belongs to user {status.st_uid} and you are user "
+                    f"{os.geteuid()}; work as that user or set FWDB_HOME to a folder of your own."
+                )
+            if stat.S_IMODE(status.st_mode) != 0o700:
+                self.path.chmod(0o700)
+            self.log.mkdir(mode=0o700, exist_ok=True)
+            ignore = self.path / ".gitignore"
+            if not ignore.exists():
+                _write(ignore, "*\n")
+
+    def exists(self) -> bool:
+        return self.path.is_dir()
+
+    @contextlib.contextmanager
+    def lock(self, progress: Progress) -> Iterator[None]:
+        """Be the only process that starts or stops servers of this home.
+
+        Raises `EmbeddedError` where the file system knows no locks, or after three minutes.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            raise FeatureUnavailable(
+                "the built-in servers need Linux or macOS; set FWDB_POSTGRES_URL and "
+                "FWDB_MONGODB_URL to servers of your own."
+            ) from None
+        deadline = time.monotonic() + LOCK_SECONDS
+        told = False
+        with disk_sentences(self.path):
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise EmbeddedError(
+                            f"another process has been starting or stopping the servers of "
+                            f"'{self.path}' for {LOCK_SECONDS:g} s; end it and try again."
+                        ) from None
+                    if not told:
+                        progress("Waiting for another process that starts or stops the servers")
+                        told = True
+                    time.sleep(0.02)
+                except OSError as error:
+                    raise EmbeddedError(
+                        f"'{self.path}' is on a file system without file locks "
+                        f"({error.strerror}); set FWDB_HOME to a folder on a local disk."
+                    ) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def read_state(self) -> State:
+        """What `state.json` says; a missing or damaged file says that nothing is known."""
+        try:
+            content = json.loads((self.path / "state.json").read_text())
+            return State(
+                {name: Record(**one) for name, one in content["servers"].items()},
+                {name: int(port) for name, port in content["ports"].items()},
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            # What runs is then found by its command line, and the file is written anew.
+            return State()
+
+    def write_state(self, state: State) -> None:
+        servers = {name: asdict(record) for name, record in state.servers.items()}
+        content = {"schema": 1, "servers": servers, "ports": state.ports}
+        with disk_sentences(self.path):
+            _write(self.path / "state.json", json.dumps(content, indent=2) + "\n")
+
+    def read_secrets(self) -> dict[str, dict[str, str]]:
+        """Passwords by store and user; empty when there are none or the file is damaged."""
+        try:
+            content = json.loads((self.path / "secrets.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(content, dict):
+            return {}
+        return {name: dict(users) for name, users in content.items() if isinstance(users, dict)}
+
+    def write_secrets(self, content: dict[str, dict[str, str]]) -> None:
+        with disk_sentences(self.path):
+            _write(self.path / "secrets.json", json.dumps(content, indent=2) + "\n")
+
+    def touch_used(self) -> None:
+        """Tell the watcher that somebody has just joined."""
+        path = self.path / "used"
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            with disk_sentences(self.path):
+                path.touch(mode=0o600)
+
+
+def new_passwords(users: tuple[str, ...]) -> dict[str, str]:
+    """A random password for each user; of letters and digits, so that it needs no quoting."""
+    return {user: secrets.token_hex(20) for user in users}
+
+
+def _write(path: Path, text: str) -> None:
+    """Put `text` into `path`, 0600, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with open(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def disk_sentences(path: Path) -> Iterator[None]:
+    """Turn errors of the file system inside the block into one sentence with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EmbeddedError(disk_full(path)) from error
+        raise EmbeddedError(
+            f"'{error.filename or path}' cannot be written ({error.strerror}); set FWDB_HOME to a "
+            "folder you can write to."
+        ) from error
+
+
+def disk_full(path: Path) -> str:
+    """The sentence for a disk that has no room for `path`."""
+    return (
+        f"the disk that holds '{path}' is full ({free_bytes(path) // 1_000_000} MB free); make "
+        "room or set FWDB_HOME to a folder on another disk."
+    )
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free on the disk that holds `path`, or will hold it."""
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+def data_bytes(folder: Path) -> int:
+    """Bytes of all files under `folder`; files that vanish meanwhile count nothing."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(root, name)).st_size
+    return total

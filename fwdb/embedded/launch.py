@@ -1,0 +1,440 @@
+"""Bringing the servers of a home up, joining them, taking them down."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fwdb.config import settings
+from fwdb.embedded.home import Home, Record, State, find_home, new_passwords
+from fwdb.embedded.mongodb import MongoServer
+from fwdb.embedded.postgres import PostgresServer
+from fwdb.embedded.processes import (
+    Children,
+    Progress,
+    argv,
+    end,
+    find,
+    free_port,
+    last_line,
+    port_taken,
+    watch,
+)
+from fwdb.embedded.urls import Servers
+from fwdb.embedded.watcher import identity
+from fwdb.errors import EmbeddedError, FwdbError, UnknownName
+
+STORES = ("postgres", "mongodb")
+READY_SECONDS = 60.0  # crash recovery of a large cluster included
+PORT_TRIES = 5
+
+Server = PostgresServer | MongoServer
+_KINDS: dict[str, type[PostgresServer] | type[MongoServer]] = {
+    "postgres": PostgresServer,
+    "mongodb": MongoServer,
+}
+log = logging.getLogger("fwdb.embedded")
+
+
+def up(
+    home: Path | str | None = None,
+    *,
+    stores: Sequence[str] = STORES,
+    owner_pid: int | None = None,
+    idle_minutes: float | None = None,
+    progress: Progress | None = None,
+) -> Servers:
+    """Start the servers of `home` that do not run, and return the URLs of all asked for.
+
+    Servers outlive this process. They stop when nobody has been connected for `idle_minutes`
+    (FWDB_IDLE_STOP, 30; 0 is never), and within 5 s after the process `owner_pid` has ended, if
+    it is given. Both hold for servers started here; those that run already are joined as they
+    are. Several processes may call this at once. `progress` is told, in short sentences, what
+    takes time.
+
+    Raises `FeatureUnavailable` when there is no program to run, and `EmbeddedError` when a server
+    cannot be started; the other one runs then all the same.
+    """
+    wanted = _stores(stores)
+    place = _home(home)
+    if joined := _join(place, wanted):
+        return joined
+    launch = Launch(place, owner_pid, idle_minutes, progress or log.info)
+    place.create()
+    with place.lock(launch.progress):
+        if joined := _join(place, wanted):  # another process has started them meanwhile
+            return joined
+        return launch.start(wanted)
+
+
+def running(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> Servers | None:
+    """The URLs of the servers of `home` if all of `stores` run; None otherwise, at once.
+
+    A server counts as running when the process has the pid, the time of start and the data folder
+    that were written down, and answers.
+    """
+    return _join(_home(home), _stores(stores))
+
+
+def down(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> bool:
+    """Stop the servers of `home`; whether there was one to stop.
+
+    Data, ports and passwords stay. Raises `EmbeddedError` when a server does not end.
+    """
+    wanted = _stores(stores)
+    place = _home(home)
+    if not place.exists():
+        return False
+    place.create()  # refuses a home of another user
+    with place.lock(log.info):
+        state = place.read_state()
+        targets = []
+        for name in wanted:
+            record = state.servers.pop(name, None)
+            kind = _KINDS[name]
+            for pid, began in _alive(place, name, record):
+                targets.append((pid, began, kind.signals))
+        if targets:
+            with ThreadPoolExecutor(len(targets)) as pool:
+                stopped = list(pool.map(lambda target: end(*target), targets))
+        else:
+            stopped = []
+        place.write_state(state)
+        return any(stopped)
+
+
+def verified(record: Record, name: str) -> bool:
+    """Whether the process of `record` is still the server it was, and answers."""
+    kind = _KINDS[name]
+    return (
+        identity(record.pid) == record.began
+        and kind.kind.serves(argv(record.pid), Path(record.data))
+        and kind.ping(record.port)
+    )
+
+
+def open_server(place: Home, name: str) -> Server:
+    """The server `name` of a home, with nothing done to it yet."""
+    return _KINDS[name](place, settings().run_as)
+
+
+def _home(home: Path | str | None) -> Home:
+    return Home(find_home() if home is None else Path(home).expanduser())
+
+
+def _stores(stores: Sequence[str]) -> list[str]:
+    for name in stores:
+        if name not in STORES:
+            raise UnknownName("store", name, STORES)
+    return [name for name in STORES if name in stores]
+
+
+def _join(place: Home, wanted: list[str]) -> Servers | None:
+    state = place.read_state()
+    if any(name not in state.servers for name in wanted):
+        return None
+    passwords = place.read_secrets()
+    if any(name not in passwords for name in wanted):
+        return None
+    place.touch_used()  # before the look: the watcher must not stop what is about to be handed out
+    if not all(verified(state.servers[name], name) for name in wanted):
+        return None
+    return Servers(
+        place.path,
+        **{name: _KINDS[name].urls(state.servers[name].port, passwords[name]) for name in wanted},
+    )
+
+
+def _alive(place: Home, name: str, record: Record | None) -> list[tuple[int, float]]:
+    """Servers of one store that run, as (pid, began): the one written down, or any over its data.
+
+    The second way finds them when state.json is lost or damaged.
+    """
+    kind = _KINDS[name].kind
+    if (
+        record
+        and identity(record.pid) == record.began
+        and kind.serves(argv(record.pid), Path(record.data))
+    ):
+        return [(record.pid, record.began)]
+    data = open_server(place, name).data
+    found = ((pid, identity(pid)) for pid in find(kind, data))
+    return [(pid, began) for pid, began in found if began is not None]
+
+
+class Launch:
+    """One start, under the lock of its home."""
+
+    def __init__(
+        self,
+        place: Home,
+        owner_pid: int | None,
+        idle_minutes: float | None,
+        progress: Progress,
+    ) -> None:
+        self.place = place
+        self.progress = progress
+        self.children = Children()
+        configured = settings()
+        self.idle_seconds = 60 * (configured.idle_stop if idle_minutes is None else idle_minutes)
+        self.owner: tuple[int, float] | None = None
+        if owner_pid is not None:
+            began = identity(owner_pid)
+            if began is None:
+                raise EmbeddedError(f"there is no process {owner_pid} that could own the servers.")
+            self.owner = (owner_pid, began)
+        self.postgres_bin = configured.postgres_bin
+        self.mongod = configured.mongod
+        self.state = State()
+        self.watchers: list[tuple[int, float]] = []  # started by this launch
+        self.passwords: dict[str, dict[str, str]] = {}
+
+    def start(self, wanted: list[str]) -> Servers:
+        """Bring up what of `wanted` does not run. Raises the first failure, after all is tried."""
+        self.state = self.place.read_state()
+        self.passwords = self.place.read_secrets()
+        self.place.touch_used()
+        reset = {name for name in wanted if name not in self.passwords}
+        for name in reset:
+            self.passwords[name] = new_passwords(_KINDS[name].users)
+        if reset:
+            self.place.write_secrets(self.passwords)
+        attempts = [Attempt(self, name, reset=name in reset) for name in wanted]
+        try:
+            with ThreadPoolExecutor(len(attempts), thread_name_prefix="fwdb-up") as pool:
+                try:
+                    self._run(attempts, pool)
+                except BaseException:  # Ctrl-C: the threads wait for programs that now end
+                    self.children.cancel()
+                    raise
+        except BaseException:
+            for pid, began in self.watchers:
+                if identity(pid) == began:
+                    os.kill(pid, signal.SIGTERM)
+            raise
+        self.place.write_state(self.state)
+        failures = [attempt.failure for attempt in attempts if attempt.failure]
+        if failures:
+            raise failures[0]
+        urls = {
+            attempt.name: attempt.server.urls(attempt.port, self.passwords[attempt.name])
+            for attempt in attempts
+        }
+        return Servers(self.place.path, **urls)
+
+    def _run(self, attempts: list[Attempt], pool: ThreadPoolExecutor) -> None:
+        list(pool.map(Attempt.prepare, attempts))
+        ready = [attempt for attempt in attempts if not attempt.failure]
+        for attempt in ready:
+            attempt.pick_port(avoid=[other.port for other in ready if other is not attempt])
+        if to_watch := [attempt for attempt in ready if attempt.needs_watcher]:
+            self.watch(to_watch)
+        list(pool.map(Attempt.finish, ready))
+        for attempt in ready:
+            if attempt.record and not attempt.failure:
+                self.state.servers[attempt.name] = attempt.record
+                self.state.ports[attempt.name] = attempt.port
+
+    def watch(self, attempts: list[Attempt]) -> None:
+        """One watcher for the servers of `attempts`, which it starts."""
+        watched = watch(
+            [attempt.plan() for attempt in attempts],
+            folder=self.place.path,
+            idle_seconds=self.idle_seconds,
+            owner=self.owner,
+        )
+        self.watchers.append(watched.watcher)
+        for attempt in attempts:
+            attempt.watcher = watched.watcher
+            attempt.pid, attempt.began = watched.servers[attempt.name]
+
+
+class Attempt:
+    """Bringing up one server. An expected failure is kept in `failure`: the other one goes on."""
+
+    def __init__(self, launch: Launch, name: str, *, reset: bool) -> None:
+        self.launch = launch
+        self.name = name
+        self.reset = reset
+        self.server = open_server(launch.place, name)
+        self.port = 0
+        self.pid = 0
+        self.began = 0.0
+        self.adopted = False
+        self.watcher: tuple[int, float] | None = None
+        self.record: Record | None = None
+        self.failure: FwdbError | None = None
+
+    @property
+    def needs_watcher(self) -> bool:
+        return self.watcher is None
+
+    def prepare(self) -> None:
+        """Join a server that runs already, or get everything ready to start one."""
+        launch, server = self.launch, self.server
+        try:
+            self.record = launch.state.servers.pop(self.name, None)
+            alive = _alive(launch.place, self.name, self.record)
+            if alive and self.reset:  # its passwords are lost: they are set while it is stopped
+                for pid, began in alive:
+                    end(pid, began, server.signals)
+                alive = []
+            if alive:
+                self._adopt(*alive[0])
+                return
+            self.record = None
+            if isinstance(server, PostgresServer):
+                server.choose(launch.postgres_bin, launch.progress)
+            else:
+                server.choose(launch.mongod, launch.progress)
+            self._prepare_data()
+            launch.progress(f"Starting {server.title} {server.version}")
+        except FwdbError as error:
+            self.failure = error
+
+    def _prepare_data(self) -> None:
+        self.server.prepare(
+            self.launch.passwords[self.name],
+            reset=self.reset,
+            children=self.launch.children,
+            progress=self.launch.progress,
+        )
+        self.reset = False
+
+    def _adopt(self, pid: int, began: float) -> None:
+        """Go on with a server that somebody else started: its own watcher if that still lives."""
+        self.adopted = True
+        self.pid, self.began = pid, began
+        record = self.record
+        if record and record.pid == pid and record.began == began:
+            self.port = record.port
+            if identity(record.watcher_pid) == record.watcher_began:
+                self.watcher = (record.watcher_pid, record.watcher_began)
+            return
+        self.record = None
+        words = argv(pid)
+        for flag in ("-p", "--port"):
+            if flag in words:
+                self.port = int(words[words.index(flag) + 1])
+
+    def pick_port(self, *, avoid: list[int]) -> None:
+        if not self.adopted:
+            self.port = free_port(self.launch.state.ports.get(self.name), avoid=avoid)
+
+    def plan(self) -> dict[str, Any]:
+        """This server's part of a watcher's plan."""
+        if not self.adopted:
+            return self.server.plan(self.port)
+        return {
+            "name": self.name,
+            "pid": self.pid,
+            "identity": self.began,
+            "port": self.port,
+            "signals": [int(number) for number in self.server.signals],
+            "logs": [],
+            "user": None,
+        }
+
+    def finish(self) -> None:
+        """Wait until the server answers and takes our password; write down what it is."""
+        try:
+            for _ in range(PORT_TRIES):
+                if self._wait():
+                    break
+                self._again(free_port())
+            else:
+                raise EmbeddedError(self.server.failed())
+            passwords = self.launch.passwords[self.name]
+            if not self.server.login(self.port, passwords):
+                self._repair()
+            self._write_down()
+        except FwdbError as error:
+            self.failure = error
+            if self.began and not self.adopted:
+                end(self.pid, self.began, self.server.signals)
+
+    def _wait(self) -> bool:
+        """True when the server answers; False when another process has taken its port.
+
+        Raises `EmbeddedError` when it ends or is silent for too long.
+        """
+        started = time.monotonic()
+        told_at = started + 3
+        while not self.server.ping(self.port):
+            now = time.monotonic()
+            if identity(self.pid) != self.began:
+                if not self.adopted and port_taken(self.port):
+                    return False
+                raise EmbeddedError(self.server.failed())
+            if now - started > READY_SECONDS:
+                raise EmbeddedError(
+                    f"{self.server.title} (process {self.pid}) does not answer on port {self.port} "
+                    f"within {READY_SECONDS:g} s; see '{self.server.logs()[0]}'."
+                )
+            if now > told_at:
+                told_at = now + 5
+                told = last_line(*self.server.logs())
+                self.launch.progress(f"Waiting for {self.server.title}: {told}")
+            time.sleep(0.01)
+        # Another server may answer on a port that ours did not get.
+        return identity(self.pid) == self.began
+
+    def _again(self, port: int) -> None:
+        self.port = port
+        self.launch.watch([self])
+
+    def _repair(self) -> None:
+        """Set the passwords anew: those in the data are not those in our file."""
+        end(self.pid, self.began, self.server.signals)
+        if self.adopted:
+            raise EmbeddedError(
+                f"{self.server.title} in '{self.server.data}' did not take the password in "
+                f"'{self.launch.place.path / 'secrets.json'}' and was stopped; start it again."
+            )
+        self.reset = True
+        self._prepare_data()
+        self._again(self.port)
+        if not self._wait() or not self.server.login(self.port, self.launch.passwords[self.name]):
+            raise EmbeddedError(
+                f"{self.server.title} in '{self.server.data}' does not take the password that was "
+                "just set; move that folder away to begin anew."
+            )
+
+    def _write_down(self) -> None:
+        assert self.watcher is not None, "every server has a watcher by now"
+        if self.adopted and self.record:
+            pid, began = self.watcher
+            self.record = replace(self.record, watcher_pid=pid, watcher_began=began)
+            return
+        server = self.server
+        if self.adopted:
+            engine, version, binary = adopted_identity(server, argv(self.pid))
+        else:
+            engine, version, binary = server.engine, server.version, server.binary
+        self.record = Record(
+            pid=self.pid,
+            began=self.began,
+            port=self.port,
+            data=str(server.data),
+            engine=engine,
+            version=version,
+            binary=binary,
+            started_at=time.time(),
+            watcher_pid=self.watcher[0],
+            watcher_began=self.watcher[1],
+        )
+
+
+def adopted_identity(server: Server, words: list[str]) -> tuple[str, str, str]:
+    """Engine, version and program of a running server that we know by its command line only."""
+    if isinstance(server, PostgresServer):
+        return "postgresql", server.data_version() or "", words[0]
+    engine = server.data_engine() or ""
+    return engine, "", next((word for word in words if "--" not in word and "/" in word), words[0])

@@ -1,0 +1,319 @@
+"""Finding, starting and ending processes, and never signalling a foreign one."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fwdb.embedded.accounts import Account
+from fwdb.embedded.watcher import identity
+from fwdb.errors import EmbeddedError
+
+HOST = "127.0.0.1"
+Progress = Callable[[str], None]
+
+# Variables that a server may need to find its libraries; nothing else of ours reaches it, least
+# of all a FWDB_*_URL with a password in it.
+_KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How to recognise a server of one sort: its program and the flag before its data folder."""
+
+    programs: frozenset[str]
+    data_flags: frozenset[str]
+
+    def serves(self, argv: Sequence[str], data: Path) -> bool:
+        """Whether `argv` is such a server over exactly the folder `data`."""
+        if not any(os.path.basename(word) in self.programs for word in argv[:4]):
+            return False
+        return any(
+            flag in self.data_flags and value == str(data)
+            for flag, value in itertools.pairwise(argv)
+        )
+
+
+def argv(pid: int) -> list[str]:
+    """The command line of `pid`; empty when it has ended or may not be read."""
+    if sys.platform == "linux":
+        try:
+            text = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return []
+        return [os.fsdecode(word) for word in text.split(b"\0")[:-1]]
+    import psutil
+
+    try:
+        return list(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return []
+
+
+def find(kind: Kind, data: Path) -> list[int]:
+    """Pids of live processes that `kind` recognises as servers over `data`."""
+    import psutil
+
+    return [
+        pid for pid in psutil.pids() if kind.serves(argv(pid), data) and identity(pid) is not None
+    ]
+
+
+def at_work_in(folder: Path) -> list[int]:
+    """Pids of live processes whose current folder is `folder`: a PostgreSQL backend's is its data.
+
+    Processes of other users that may not be looked at are left out.
+    """
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.cwd() == str(folder) and identity(process.pid) is not None:
+                found.append(process.pid)
+    return found
+
+
+def end(pid: int, began: float, signals: Sequence[int], *, patience_seconds: float = 10.0) -> bool:
+    """Stop the process that has this pid and began then; harder from signal to signal.
+
+    Returns once it is gone. False if it was gone already, or the pid belongs to another by now.
+    Raises `EmbeddedError` if even the last signal does not end it.
+    """
+    if identity(pid) != began:
+        return False
+    for number in [*signals, signal.SIGKILL]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        deadline = time.monotonic() + patience_seconds
+        while time.monotonic() < deadline:
+            if identity(pid) != began:
+                return True
+            time.sleep(0.01)
+    raise EmbeddedError(f"process {pid} does not end, not even by kill -9; look at it with ps.")
+
+
+def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The few variables a server runs with."""
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return {
+        "PATH": os.defpath,
+        **kept,
+        "HOME": str(home),
+        "LC_ALL": "C",  # messages of the server are read by us
+        "TZ": "UTC",
+        "PYTHONDONTWRITEBYTECODE": "1",  # the installation may be read-only or another's
+        **(extra or {}),
+    }
+
+
+class Children:
+    """Short-lived programs of one `up`, so that an interrupt leaves none behind."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._cancelled = False
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        account: Account | None,
+        cwd: Path,
+        text: str = "",
+        timeout_seconds: float = 120.0,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `command` to its end with `text` as its input; out and err are captured.
+
+        A session of its own keeps the terminal's Ctrl-C from it: `cancel` ends it instead.
+        """
+        with subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment(cwd),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            umask=0o077,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+        ) as process:
+            self._running.add(process)
+            try:
+                if self._cancelled:
+                    process.kill()
+                out, err = process.communicate(text, timeout=timeout_seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise EmbeddedError(
+                    f"'{os.path.basename(command[0])}' did not finish within "
+                    f"{timeout_seconds:g} s; is the disk of '{cwd}' very slow?"
+                ) from None
+            finally:
+                self._running.discard(process)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def cancel(self) -> None:
+        """End all that run, and any that is still to start."""
+        self._cancelled = True
+        for process in list(self._running):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def server_plan(
+    *,
+    name: str,
+    command: list[str],
+    port: int,
+    signals: Sequence[int],
+    log: Path,
+    logs: list[Path],
+    cwd: Path,
+    account: Account | None,
+) -> dict[str, Any]:
+    """One server of a watcher's plan."""
+    return {
+        "name": name,
+        "command": command,
+        "port": port,
+        "signals": [int(number) for number in signals],
+        "log": str(log),
+        "logs": [str(path) for path in logs],
+        "cwd": str(cwd),
+        "environment": environment(cwd),
+        "user": account.uid if account else None,
+        "group": account.gid if account else None,
+    }
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a watcher answered: its own identity and those of its servers."""
+
+    watcher: tuple[int, float]
+    servers: dict[str, tuple[int, float]]
+
+
+def watch(
+    servers: Sequence[dict[str, Any]],
+    *,
+    folder: Path,
+    idle_seconds: float,
+    owner: tuple[int, float] | None,
+) -> Watched:
+    """Start a watcher for `servers` (see `fwdb.embedded.watcher`) and return at once.
+
+    Raises `EmbeddedError` when it, or the program of a server, cannot be started.
+    """
+    plan = {
+        "servers": list(servers),
+        "idle_seconds": idle_seconds,
+        "owner": owner,
+        "used": str(folder / "used"),
+    }
+    log = folder / "log" / "watcher.log"
+    with open(log, "ab") as errors:
+        if errors.tell() > 1_000_000:
+            errors.truncate(0)
+        # -P: the folder of the script holds modules that must not shadow others' names.
+        starter = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("watcher.py")), str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=folder,
+            env=environment(folder),
+            start_new_session=True,
+        )
+    with starter:
+        out, _ = starter.communicate(json.dumps(plan), timeout=60)
+    try:
+        answer = json.loads(out)
+    except ValueError:
+        raise EmbeddedError(
+            f"the watcher of the servers did not start: {last_line(log)} (see '{log}')."
+        ) from None
+    if "error" in answer:
+        raise EmbeddedError(f"a server could not be started: {answer['error']}.")
+    return Watched(
+        tuple(answer["watcher"]), {name: tuple(one) for name, one in answer["servers"].items()}
+    )
+
+
+def free_port(preferred: int | None = None, *, avoid: Iterable[int] = ()) -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on: `preferred` if it is free."""
+    if preferred and preferred not in avoid and not port_taken(preferred):
+        return preferred
+    while True:
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = int(probe.getsockname()[1])
+        if port not in avoid:
+            return port
+
+
+def port_taken(port: int) -> bool:
+    """Whether a server of this machine has `port` of 127.0.0.1."""
+    with socket.socket() as probe:
+        # As servers do: a closed connection that lingers does not keep the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
+
+
+def last_line(*logs: Path) -> str:
+    """The line of `logs` that says most about a failure: the last error, else the last line."""
+    lines: list[str] = []
+    for log in logs:
+        try:
+            with open(log, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 20_000))
+                lines += file.read().decode(errors="replace").splitlines()
+        except OSError:
+            continue
+    return telling_line(lines)
+
+
+def telling_line(lines: Iterable[str]) -> str:
+    """The last error among `lines`, else the last line with anything in it."""
+    texts = [text for line in lines if (text := _plain(line))]
+    marks = ("PANIC:", "FATAL:", "ERROR:", "error:", "Error:")
+    errors = [text for text in texts if any(mark in text for mark in marks)]
+    chosen = (errors or texts or ["it left no message"])[-1]
+    return chosen.rstrip(". ")
+
+
+def _plain(line: str) -> str:
+    line = line.strip()
+    if line.startswith("{"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return line
+        message = entry.get("message") or entry.get("msg")
+        return f"{entry.get('error_severity', entry.get('s', ''))}: {message}" if message else ""
+    for level in ("PANIC:", "FATAL:", "ERROR:", "LOG:", "HINT:", "DETAIL:"):
+        if level in line:
+            text = line[line.index(level) :]
+            return "" if level in ("LOG:", "HINT:", "DETAIL:") else " ".join(text.split())
+    return line

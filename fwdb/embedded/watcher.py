@@ -1,0 +1,271 @@
+"""The small process that is parent and reaper of the built-in servers.
+
+It is started by its path, detached, and imports nothing of fwdb: it stays small however much
+`import fwdb` loads, and works whatever folder it is started from. What it shares with the
+launcher (who a process is, how a server is asked to stop) therefore stands here.
+
+It reads a plan as JSON from its standard input, starts the servers of the plan, answers with one
+line of JSON (its own identity and theirs), and then waits. It stops the servers when nobody has
+been connected for `idle_seconds`, when the process `owner` has ended, or on SIGTERM; it ends when
+no server is left. A server in the plan with a `pid` runs already and is looked after from now on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+POLL_SECONDS = 1.0  # how soon the end of the owner is seen
+IDLE_POLL_SECONDS = 15.0  # how often clients are counted
+LOG_LIMIT_BYTES = 50_000_000  # per server
+LOG_POLL_SECONDS = 60.0
+PATIENCE_SECONDS = 10.0  # between one signal and the next, harder one
+OWNER_PATIENCE_SECONDS = 2.0  # the servers are to be gone 5 s after their owner
+
+
+def identity(pid: int) -> float | None:
+    """When process `pid` began, in a unit of this machine; None if it has ended.
+
+    Two processes that got the same pid differ in it. A zombie counts as ended: it holds no file
+    and no port. On Linux it is read in ticks since boot, which no correction of the clock moves.
+    """
+    if sys.platform == "linux":
+        try:
+            text = Path(f"/proc/{pid}/stat").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        fields = text[text.rindex(b")") + 2 :].split()
+        return None if fields[0] in (b"Z", b"X") else float(fields[19])
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+class Server:
+    """One server under watch: our child (`process`) or one that ran already."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.name: str = plan["name"]
+        self.port: int = plan["port"]
+        self.signals: list[int] = plan["signals"]
+        self.logs: list[str] = plan["logs"]
+        self.user: int | None = plan["user"]
+        self.process: subprocess.Popen[bytes] | None = None
+        self._sent = 0
+        self._next_signal_at = 0.0
+        if plan.get("pid"):
+            self.pid: int = plan["pid"]
+            self.began: float | None = plan["identity"]
+            return
+        # Append mode: the file can be cut to nothing while the server writes to it.
+        with open(plan["log"], "ab") as log:
+            self.process = subprocess.Popen(
+                plan["command"],
+                cwd=plan["cwd"],
+                env=plan["environment"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                umask=0o077,
+                user=self.user,
+                group=plan["group"],
+                extra_groups=None if self.user is None else [],
+            )
+        self.pid = self.process.pid
+        self.began = identity(self.pid)
+
+    def alive(self) -> bool:
+        if self.process is not None:
+            return self.process.poll() is None
+        return identity(self.pid) == self.began
+
+    def push(self, now: float, patience: float) -> None:
+        """Send the next signal, if the last one has had its time."""
+        if now < self._next_signal_at:
+            return
+        number = self.signals[min(self._sent, len(self.signals) - 1)]
+        self._sent += 1
+        self._next_signal_at = now + patience
+        if self.alive():
+            os.kill(self.pid, number)
+
+    def clients(self) -> int | None:
+        """Open connections to the server; None when this machine does not tell."""
+        import psutil
+
+        try:
+            parent = psutil.Process(self.pid)
+            # PostgreSQL hands each connection to a child of its own.
+            family = [parent, *parent.children()]
+        except psutil.NoSuchProcess:
+            return 0
+        count = 0
+        for process in family:
+            try:
+                connections = process.net_connections("tcp")
+            except psutil.NoSuchProcess:
+                continue
+            except psutil.AccessDenied:
+                return None
+            count += sum(
+                connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == self.port
+                for connection in connections
+            )
+        return count
+
+    def bound_logs(self) -> None:
+        """Empty the log files that make the whole larger than the limit, newest kept first.
+
+        Only regular files of the server's own user are touched: in a folder that another user
+        owns, a name may lead anywhere.
+        """
+        files = [file for folder in self.logs for file in _files(Path(folder))]
+        total = 0
+        for path, size, _ in sorted(files, key=lambda file: file[2], reverse=True):
+            total += size
+            if total > LOG_LIMIT_BYTES:
+                descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+                try:
+                    found = os.fstat(descriptor)
+                    owners = (os.geteuid(), self.user) if found.st_nlink == 1 else ()
+                    if stat.S_ISREG(found.st_mode) and found.st_uid in owners:
+                        os.ftruncate(descriptor, 0)
+                finally:
+                    os.close(descriptor)
+
+
+def _files(folder: Path) -> list[tuple[Path, int, float]]:
+    """Path, bytes and time of change of each regular file directly in `folder` (or of a file)."""
+    found = []
+    for path in [folder] if folder.is_file() else list(folder.glob("*")):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(status.st_mode):
+            found.append((path, status.st_size, status.st_mtime))
+    return found
+
+
+class Watch:
+    """The loop over all servers of a plan."""
+
+    def __init__(self, plan: dict[str, Any], servers: list[Server], wakeup: socket.socket) -> None:
+        self.servers = servers
+        self.wakeup = wakeup
+        self.owner: list[float] | None = plan["owner"]
+        self.idle_seconds: float = plan["idle_seconds"]
+        self.used = Path(plan["used"])
+        self.stopping = False
+        self._used_mark = self._mark()
+        self._used_at = time.monotonic()
+        self._look_at = 0.0
+        self._logs_at = 0.0
+
+    def _mark(self) -> float:
+        try:
+            return self.used.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def owner_gone(self) -> bool:
+        return self.owner is not None and identity(int(self.owner[0])) != self.owner[1]
+
+    def idle(self, now: float) -> bool:
+        """Whether nobody has joined or been connected for the whole idle time."""
+        if not self.idle_seconds or now < self._look_at:
+            return False
+        self._look_at = now + min(IDLE_POLL_SECONDS, self.idle_seconds / 4)
+        mark = self._mark()
+        if mark != self._used_mark or any(server.clients() != 0 for server in self.servers):
+            # An unknown number of clients counts as use: never stop under somebody's hands.
+            self._used_mark, self._used_at = mark, now
+        return now - self._used_at >= self.idle_seconds
+
+    def run(self) -> None:
+        patience = PATIENCE_SECONDS
+        while self.servers:
+            now = time.monotonic()
+            self.servers = [server for server in self.servers if server.alive()]
+            if not self.stopping and self.owner_gone():
+                _say(f"process {self.owner and int(self.owner[0])}, the owner, has ended")
+                self.stopping, patience = True, OWNER_PATIENCE_SECONDS
+            if not self.stopping and self.idle(now):
+                _say(f"no client for {self.idle_seconds:g} s")
+                self.stopping = True
+            if self.stopping:
+                for server in self.servers:
+                    server.push(now, patience)
+            if now >= self._logs_at:
+                self._logs_at = now + LOG_POLL_SECONDS
+                for server in self.servers:
+                    server.bound_logs()
+            wait = 0.1 if self.stopping else POLL_SECONDS
+            if self.idle_seconds:
+                wait = min(wait, self.idle_seconds / 4)
+            if self.servers and select.select([self.wakeup], [], [], wait)[0]:
+                received = self.wakeup.recv(64)
+                if signal.SIGTERM in received or signal.SIGINT in received:
+                    _say("asked to stop")
+                    self.stopping = True
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    """Read the plan, become independent of the starter, start the servers, answer, and watch."""
+    plan = json.load(sys.stdin)
+    if os.fork():
+        os._exit(0)  # the starter has waited for this one; the other belongs to the system
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o077)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    servers: list[Server] = []
+    answer: dict[str, Any] = {"watcher": [os.getpid(), identity(os.getpid())]}
+    try:
+        for one in plan["servers"]:
+            servers.append(Server(one))
+    except OSError as error:
+        answer["error"] = str(error)
+    answer["servers"] = {server.name: [server.pid, server.began] for server in servers}
+    watch = Watch(plan, servers, ours)
+    watch.stopping = "error" in answer
+    nothing = os.open(os.devnull, os.O_RDWR)
+    try:
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the starter is gone already: nobody knows these servers
+        watch.stopping = True
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    watch.run()
+    _say("no server left, done")
+
+
+if __name__ == "__main__":
+    main()

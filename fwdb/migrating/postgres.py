@@ -183,7 +183,8 @@ def _column_differences(
         yield _difference(name, said, "information" if alike else "warning")
     if not column.nullable and not there.not_null:
         yield _difference(name, f"{name} may be null, ours would not.", "information")
-    if column.server_default is not None and there.default is None and there.not_null:
+    given = there.default is not None or there.generated or not there.not_null
+    if column.server_default is not None and not given:
         said = f"{name} has no default: rows must give a value."
         yield _difference(name, said, "error" if column.primary_key else "warning")
 

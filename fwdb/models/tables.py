@@ -166,7 +166,7 @@ avatars = Table(
     _user("user_id", ondelete=None, nullable=False),
     Column("name", String(255), nullable=False),
     _label("gender", GENDERS, nullable=False, server_default=text("'unisex'")),
-    Column("measurements", _JSON, nullable=False, server_default=text("'{}'")),
+    Column("measurements", _JSON, nullable=False),
     Column("customization", _JSON),
     _flag("is_default", False),
     *_times(),

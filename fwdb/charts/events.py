@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from fwdb.charts.canvas import (
     BLUE,
@@ -31,6 +32,7 @@ from fwdb.charts.canvas import (
     fit,
     legend,
     number,
+    place,
     plural,
     share,
     text_width,
@@ -94,7 +96,7 @@ def audit_trail(
     width = pd.Timedelta(days=30) if step == "MS" else pd.Timedelta(step)
     start = min(start, table.index[0])
     end = max(end, table.index[-1] + width)
-    x = np.asarray(date2num(table.index), dtype=float)
+    x: Any = np.asarray(place(table.index), dtype=np.float64)
     days = width / pd.Timedelta(days=1)
     base = np.zeros(len(table))
     # Many narrow bars are one area to the eye, and a fifth of the file.
@@ -112,7 +114,7 @@ def audit_trail(
     axes.set_ylim(0, _round_up(base.max() * (1.28 if found else 1.04)))
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=GRID, lw=0.8)
-    axes.yaxis.get_major_locator().set_params(integer=True, nbins=6)
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_formatter(lambda v, _: number(v))
     time_axis(axes, start, end)
     if found:
@@ -145,13 +147,13 @@ def _trail_finding(table: pd.DataFrame, found: Burst | None) -> str:
 
 def _name_burst(sheet: Canvas, axes: Axes, found: Burst, table: pd.DataFrame, days: float) -> None:
     """The burst, named over the bar it is part of; bars may be longer than an hour."""
-    place = int(table.index.searchsorted(utc(found.bucket_at), side="right")) - 1
-    if place < 0:
+    row = int(table.index.searchsorted(utc(found.bucket_at), side="right")) - 1
+    if row < 0:
         return
-    height = float(table.iloc[place].sum())
+    height = float(table.iloc[row].sum())
     low, high = axes.get_xlim()
     box = axes.get_position()
-    at = float(date2num(table.index[place])) + days / 2
+    at = float(place(table.index[row])) + days / 2
     x = (box.x0 + (at - low) / (high - low) * box.width) * WIDTH
     top = axes.get_ylim()[1]
     y = (box.y0 + height / top * box.height) * sheet.height
@@ -165,9 +167,9 @@ def _name_burst(sheet: Canvas, axes: Axes, found: Burst, table: pd.DataFrame, da
         textcoords="figure fraction",
         arrowprops={"arrowstyle": "-", "color": VERMILION, "lw": 1.2, "shrinkA": 0, "shrinkB": 2},
     )
-    for place, line in enumerate(lines):
+    for row, line in enumerate(lines):
         sheet.text(
-            tx, y + 31 - 13 * place, line, size=9.5, weight="bold", ha="center", color=RED_TEXT
+            tx, y + 31 - 13 * row, line, size=9.5, weight="bold", ha="center", color=RED_TEXT
         )
 
 
@@ -201,7 +203,7 @@ def audit_matrix(
         rest = order[MOST_ENTITIES - 1 :]
         table.loc[f"{len(rest)} others"] = table.loc[rest].sum()
         order = [*order[: MOST_ENTITIES - 1], f"{len(rest)} others"]
-    actions = [a for a, _ in ACTIONS] + sorted(set(table) - {a for a, _ in ACTIONS})
+    actions = [a for a, _ in ACTIONS] + sorted({str(a) for a in table} - {a for a, _ in ACTIONS})
     table = table.reindex(index=order, columns=actions, fill_value=0.0)
     heaviest = order[0]
     finding = (

@@ -6,7 +6,9 @@ import re
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fwdb.charts.canvas import (
     AXIS,
@@ -89,12 +91,11 @@ def slow_queries(
     slow = int((known["mean_ms"] >= min_ms).sum())
     if slow == 0:
         finding = f"No statement is slower than {milliseconds(min_ms)} on average"
+    elif len(known) == 1:
+        worst = milliseconds(float(known["mean_ms"].iloc[0]))
+        finding = f"The one statement measured takes {worst} on average"
     elif slow == len(known):
-        finding = (
-            f"The one statement shown takes {milliseconds(float(known['mean_ms'].iloc[0]))} on average"
-            if slow == 1
-            else f"All {number(slow)} statements shown are slower than {milliseconds(min_ms)} on average"
-        )
+        finding = f"All {number(slow)} statements are slower than {milliseconds(min_ms)} on average"
     else:
         finding = (
             f"{number(slow)} of {plural(len(known), 'statement')} "
@@ -145,12 +146,10 @@ def slow_queries(
 def _labels(rows: pd.DataFrame, *, both: bool, width: float) -> list[str]:
     texts = [shorten(str(s)) for s in rows["statement"]]
     if both:
-        marks = {"postgres": "pg", "mongodb": "mongo"}
-        names = [marks.get(str(d), str(d)) for d in rows["database"]]
-        texts = [
-            f"{t} · {n}" if text_width(t, size=9, mono=True) < width - 60 else t
-            for t, n in zip(texts, names, strict=True)
-        ]
+        marks = {"postgres": " · pg", "mongodb": " · mongo"}
+        ends = [marks.get(str(d), f" · {d}") for d in rows["database"]]
+        room = width - max(text_width(end, size=9, mono=True) for end in ends)
+        return [fit(t, room, size=9, mono=True) + e for t, e in zip(texts, ends, strict=True)]
     return [fit(t, width, size=9, mono=True) for t in texts]
 
 
@@ -163,17 +162,17 @@ def _compact(value: float) -> str:
     return number(value) if value < 1e7 else f"{value / 1e6:.0f} m"
 
 
-def _time_ticks(axes: object) -> None:
+def _time_ticks(axes: Axes) -> None:
     """Decades as people say them: 1 ms, 100 ms, 1 s."""
-    low, high = axes.get_xlim()  # type: ignore[attr-defined]
+    low, high = axes.get_xlim()
     decades = [10.0**e for e in range(-3, 9) if low <= 10.0**e <= high]
     every = max(1, (len(decades) + 5) // 6)
     ticks = decades[::every]
     if len(ticks) < 2:
         ticks = [m * 10.0**e for e in range(-3, 9) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-    axes.set_xticks(ticks, labels=[milliseconds(t) for t in ticks])  # type: ignore[attr-defined]
-    axes.set_xticks([], minor=True)  # type: ignore[attr-defined]
-    axes.tick_params(axis="x", length=4, color=AXIS)  # type: ignore[attr-defined]
+    axes.set_xticks(ticks, labels=[milliseconds(t) for t in ticks])
+    axes.set_xticks([], minor=True)
+    axes.tick_params(axis="x", length=4, color=AXIS)
 
 
 @drawn
@@ -240,7 +239,7 @@ def _bars(sheet: Canvas, rows: list[tuple[str, float, float]]) -> None:
     axes.set_xlim(0, max(values.max() * 1.02, 1))
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_yticks([])
-    axes.xaxis.get_major_locator().set_params(nbins=6)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(lambda v, _: f"{v:g} %")
     axes.set_axisbelow(True)
     axes.grid(axis="x", color=GRID, lw=0.8)

@@ -32,7 +32,7 @@ RECENT = ["created_at", "action", "entity_type", "entity_id", "user_id", "change
 NO_ACTIVITY = utc_frame(
     {"bucket_at": "datetime64[us, UTC]", "entity_type": "str", "action": "str", "events": "int64"}
 )
-NO_ROWS = utc_frame({name: "str" for name in RECENT})
+NO_ROWS = utc_frame(dict.fromkeys(RECENT, "str"))
 NO_TOTALS = utc_frame({"action": "str", "events": "int64", "without_actor": "int64"})
 NO_ACTORS = utc_frame({"user_id": "str", "events": "int64", "deletes": "int64"})
 NO_BURSTS = utc_frame(
@@ -67,8 +67,9 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
     kpis: list[Kpi] = []
     if "postgres" not in asking.down and len(totals):
         _events(asking, kpis, totals)
-        _bursts(asking, kpis, bursts)
-        _deletes(asking, totals, actors)
+        if totals["events"].sum():
+            _bursts(asking, kpis, bursts)
+            _deletes(asking, totals, actors)
     filters = ", ".join(f"{k} {v}" for k, v in chosen.items())
     source = "audit.audit_logs" + (f", {filters}" if filters else "")
     reason = (
@@ -79,7 +80,6 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
     since, until = pd.Timestamp(window.since), pd.Timestamp(window.until)
     return Result(
         report="audit_trail",
-        title="Audit trail",
         window=window,
         parameters=parameters,
         checks=tuple(asking.checks),
@@ -137,13 +137,14 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
 def _events(asking: Asking, kpis: list[Kpi], totals: pd.DataFrame) -> None:
     events, nobody = int(totals["events"].sum()), int(totals["without_actor"].sum())
     if not events:
+        kpis.append(Kpi("events", "Events", 0, "", "no_data", "postgres", "none in the window"))
         asking.add(
             "events",
             "postgres",
             "no_data",
             "Nothing was recorded in this window.",
             value=0,
-            unit="events",
+            unit="count",
             action="Take a longer window, or look whether the application records at all.",
         )
         return
@@ -153,7 +154,7 @@ def _events(asking: Asking, kpis: list[Kpi], totals: pd.DataFrame) -> None:
         "ok",
         f"{figure(events)} events were recorded.",
         value=events,
-        unit="events",
+        unit="count",
     )
     kpis.append(Kpi("events", "Events", events, "", "ok", "postgres", "recorded in the window"))
     for action, count in zip(totals["action"].astype(str), totals["events"], strict=True):
@@ -199,7 +200,7 @@ def _bursts(asking: Asking, kpis: list[Kpi], bursts: pd.DataFrame) -> None:
     worst = _worst(bursts)
     if worst is None:
         asking.add(
-            "bursts", "postgres", "ok", "No hour stands out.", value=0, unit="hours", threshold=1
+            "bursts", "postgres", "ok", "No hour stands out.", value=0, unit="count", threshold=1
         )
         return
     critical = worst.action == "DELETE"
@@ -208,10 +209,10 @@ def _bursts(asking: Asking, kpis: list[Kpi], bursts: pd.DataFrame) -> None:
         "postgres",
         "critical" if critical else "warning",
         f"{figure(worst.events)} {worst.entity_type} {worst.action} events in the hour from "
-        f"{iso(worst.bucket_at)} stand out"
+        f"{worst.bucket_at:%Y-%m-%d %H:%M} UTC stand out"
         + (f", one of {figure(count)} such hours." if count > 1 else "."),
         value=count,
-        unit="hours",
+        unit="count",
         threshold=1,
         action="Ask the user named in table `bursts` whether this was meant"
         + ("; deleted rows can be restored." if critical else "."),
@@ -231,13 +232,13 @@ def _deletes(asking: Asking, totals: pd.DataFrame, actors: pd.DataFrame) -> None
         "deletes_by_one",
         "postgres",
         "warning" if over else "ok",
-        f"User {most['user_id']} did {share(percent)} of {figure(deletes)} deletes."
+        f"User {str(most['user_id'])[:8]}… did {share(percent)} of {figure(deletes)} deletes."
         if over
         else f"No single user did more than {share(percent)} of {figure(deletes)} deletes.",
         value=percent,
         unit="percent",
         threshold=DELETES_BY_ONE,
-        action="Ask this user, or the owner of this account, whether that is expected."
+        action="Ask the first user of table `actors`, by deletes, whether that is expected."
         if over
         else "",
     )

@@ -9,11 +9,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fwdb.errors import ReportError
+from fwdb.errors import ConfigError, FwdbError, ParameterError, ReportError, StoreUnavailable
 from fwdb.reports.parameters import Value
 
 # Slow machines under load need more than papermill's 60 s to bring a kernel up.
 START_SECONDS = 120
+# Errors of the notebook that the caller of a report tells apart; any other is a failed run.
+_TOLD_APART: dict[str, type[FwdbError]] = {
+    "AuthenticationFailed": StoreUnavailable,
+    "ConfigError": ConfigError,
+    "ParameterError": ParameterError,
+    "StoreUnavailable": StoreUnavailable,
+    "UnknownName": ParameterError,
+}
 
 
 def execute(
@@ -29,7 +37,8 @@ def execute(
 
     The kernel gets FWDB_REPORT_DIR=`space`, where its last cell saves. `on_cell` is called before
     each code cell with the cells done, the cells in all, and the id of the cell.
-    Raises `ReportError` that names the cell and the error in it.
+    Raises `ReportError` that names the cell and the error in it, and as they are the errors that
+    say that the caller, or a server, has to be put right.
     """
     # With JupyterLab installed, importing nbformat compiles grammars for a URI check that no
     # notebook needs: about a second of every run. The import is optional to its only user.
@@ -41,7 +50,7 @@ def execute(
 
     cells = [
         (place, cell)
-        for place, cell in enumerate(nbformat.read(notebook, as_version=4).cells)
+        for place, cell in enumerate(nbformat.read(notebook, as_version=4).cells)  # type: ignore[no-untyped-call]
         if cell.cell_type == "code"
     ]
     seen: list[str] = []
@@ -69,6 +78,8 @@ def execute(
         )
     except PapermillExecutionError as error:
         where = seen[-1] if seen else "the first cell"
+        if error.ename in _TOLD_APART:
+            raise _TOLD_APART[error.ename](error.evalue) from error
         raise ReportError(
             f"report '{name}' failed in cell '{where}': {error.ename}: {error.evalue}"
         ) from error
@@ -101,6 +112,7 @@ def _manager(space: Path) -> type:
     The kernel named python3 could be anybody's: a user's own kernelspec comes first. Start-up
     files in the user's IPython profile would run before the report does.
     """
+    import zmq
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
@@ -113,15 +125,21 @@ def _manager(space: Path) -> type:
     class Manager(AsyncKernelManager):  # type: ignore[misc,unused-ignore]
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
-            self.transport_encryption = "auto"
+            # Other users of this machine must not read along; a pyzmq without it is rare.
+            self.transport_encryption = "auto" if zmq.has("curve") else "disabled"
             self.connection_file = str(space.absolute() / "kernel.json")
 
         @property
         def kernel_spec(self) -> KernelSpec:
             command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            return KernelSpec(argv=command, display_name="Python 3", language="python")
+            return KernelSpec(
+                argv=command,
+                display_name="Python 3",
+                language="python",
+                metadata={"supported_encryption": ["curve"]},
+            )
 
-        async def start_kernel(self, **options: Any) -> None:
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             await super().start_kernel(**options | {"env": environment})
 
     return Manager

@@ -12,12 +12,12 @@ from fwdb import config
 from fwdb.errors import UnknownName
 from fwdb.reports import files, parameters, render, views
 from fwdb.reports.parameters import Parameter, Value, Window
-from fwdb.reports.results import Result
+from fwdb.reports.results import TITLES, Result
 
 if TYPE_CHECKING:
     from fwdb.database import Database
 
-NAMES = ("pool", "slow_queries", "audit_trail")
+NAMES = tuple(TITLES)
 Build = Callable[["Database", Window, Mapping[str, Value]], Result]
 
 

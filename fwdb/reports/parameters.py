@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 from fwdb import timespan
 from fwdb.errors import ParameterError, ReportError, UnknownName
@@ -46,6 +47,7 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    uuid: bool = False
 
     @property
     def example(self) -> str:
@@ -54,6 +56,8 @@ class Parameter:
             return "24h"
         if self.default is not None:
             return str(self.default).lower() if self.type == "bool" else str(self.default)
+        if self.uuid:
+            return "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
         return self.choices[0] if self.choices else _EXAMPLES[self.type]
 
 
@@ -134,6 +138,7 @@ def _parameter(name: str, kind: str, default: Value, about: str, *, optional: bo
         low=float(span["low"]) if span else None,
         high=float(span["high"]) if span else None,
         choices=tuple(choice["names"].split(", ")) if choice else (),
+        uuid=kind == "str" and "UUID" in about,
     )
 
 
@@ -211,6 +216,11 @@ def _text_value(parameter: Parameter, given: object) -> str:
     text = given.strip()
     if parameter.choices and text not in parameter.choices:
         raise UnknownName(parameter.name, text, parameter.choices)
+    if parameter.uuid:
+        try:
+            return str(UUID(text))
+        except ValueError:
+            raise _refusal(parameter, given, _wanted(parameter)) from None
     return text
 
 
@@ -241,6 +251,8 @@ def _wanted(parameter: Parameter) -> str:
         return TIME_FORMS
     if parameter.choices:
         return f"one of {', '.join(parameter.choices)}"
+    if parameter.uuid:
+        return "a UUID"
     kind = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
     text = kind[parameter.type]
     if parameter.low is not None and parameter.high is not None:

@@ -76,7 +76,6 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
     moments = history["sampled_at"].nunique() if len(history) else 0
     return Result(
         report="pool",
-        title="Connection pools",
         window=window,
         parameters=parameters,
         checks=tuple(asking.checks),
@@ -233,7 +232,7 @@ def _waits(asking: Asking, kpis: list[Kpi], summary: pd.DataFrame) -> None:
             status,
             f"{text}.",
             value=samples,
-            unit="samples",
+            unit="count",
             threshold=WAITING_SAMPLES,
             action=""
             if status == "ok"
@@ -277,7 +276,7 @@ def _sessions(asking: Asking, kpis: list[Kpi], sessions: pd.DataFrame, limit: fl
             "sessions",
             "postgres",
             status,
-            f"{figure(total)} of {figure(limit)} sessions of the server are taken, {percent:.0f} %.",
+            f"{figure(total)} of {figure(limit)} server sessions are taken, {percent:.0f} %.",
             value=percent,
             unit="percent",
             threshold=SESSIONS_CRITICAL if status == "critical" else SESSIONS_WARNING,
@@ -333,7 +332,7 @@ def _how_to_read(warning: float, critical: float) -> tuple[tuple[str, str], ...]
         (
             "Waiting",
             "Callers that asked for a connection and had none yet at the moment of the sample. "
-            f"From {WAITING_SAMPLES} samples on it is a warning; a caller that gave up is critical.",
+            f"From {WAITING_SAMPLES} samples on it is a warning; one that gave up is critical.",
         ),
         (
             "A full pool",

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from fwdb import charts
 from fwdb.reports import words
 from fwdb.reports.parameters import spelled
-from fwdb.reports.results import WORDS, Result, Table, ranked
+from fwdb.reports.results import TITLES, WORDS, Result, Table, ranked
 
 ROWS_SHOWN = 20
 
@@ -41,8 +42,14 @@ def _environment() -> jinja2.Environment:
         is_number=is_number,
         shown=ROWS_SHOWN,
     )
+    environment.filters["code"] = code
     environment.filters["utc"] = lambda text: str(text).replace("T", " ").replace("Z", " UTC")
     return environment
+
+
+def code(text: str) -> Markup:
+    """A sentence with its `names` in backticks set as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704
 
 
 def page(result: Result) -> str:
@@ -113,7 +120,7 @@ def _entries(folder: Path) -> list[Entry]:
             found.append(
                 Entry(
                     place.name,
-                    place.name.replace("_", " ").capitalize(),
+                    TITLES.get(place.name, place.name),
                     results["verdict"],
                     results["summary"],
                     window["since"],
@@ -126,7 +133,7 @@ def _entries(folder: Path) -> list[Entry]:
             found.append(
                 Entry(
                     place.name,
-                    run.get("report", place.name).replace("_", " ").capitalize(),
+                    TITLES.get(run.get("report", ""), place.name),
                     "failed",
                     run["error"],
                     "",

@@ -23,6 +23,11 @@ Status = Literal[
     "ok", "warning", "critical", "not_available", "not_applicable", "not_measured", "no_data"
 ]
 Verdict = Literal["ok", "warning", "critical", "no_data"]
+TITLES = {
+    "pool": "Connection pools",
+    "slow_queries": "Slow statements",
+    "audit_trail": "Audit trail",
+}
 JUDGED = ("ok", "warning", "critical")
 
 WORDS: dict[str, str] = {
@@ -118,9 +123,11 @@ class Table:
         for column in frame.columns:
             values = frame[column]
             if isinstance(values.dtype, pd.DatetimeTZDtype):
-                frame[column] = [None if pd.isna(v) else iso(v) for v in values]
+                texts = [None if pd.isna(v) else iso(v) for v in values]
+                frame[column] = pd.Series(texts, frame.index, dtype="object")
             elif not pd.api.types.is_numeric_dtype(values):
-                frame[column] = [_harmless(v) for v in values]
+                safe = [_harmless(v) for v in values]
+                frame[column] = pd.Series(safe, frame.index, dtype="object")
         text: str = frame.to_csv(index=False, lineterminator="\n")
         return text
 
@@ -130,7 +137,6 @@ class Result:
     """Everything a report says. `charts` hold figures by name, in the order of the page."""
 
     report: str
-    title: str
     window: Window
     parameters: Mapping[str, Value]
     checks: tuple[Check, ...] = ()
@@ -139,6 +145,10 @@ class Result:
     charts: Mapping[str, Any] = field(default_factory=dict)
     how_to_read: tuple[tuple[str, str], ...] = ()
     sources: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.report]
 
     @property
     def verdict(self) -> Verdict:
@@ -170,10 +180,11 @@ class Result:
 def verdict(checks: tuple[Check, ...]) -> Verdict:
     """The worst of all checks that could be judged; `no_data` when none could.
 
+    That a database answers says nothing about how it does, so it does not count as judged.
     A database that does not answer is a warning as long as the other one is judged: a report
     with half of its facts missing must not say that all is well.
     """
-    states = {check.status for check in checks}
+    states = {check.status for check in checks if not check.id.endswith(".reachable")}
     if not states & set(JUDGED):
         return "no_data"
     if "critical" in states:
@@ -206,16 +217,19 @@ def summary(checks: tuple[Check, ...]) -> str:
         text = _join([*found, *missing][:3])
         more = len(found) + len(missing) - 3
         return text if more <= 0 else f"{text[:-1]}; and {more} more."
-    judged = sum(c.status == "ok" for c in checks)
-    return (
-        f"All {judged} checks are within their thresholds."
-        if judged > 1
-        else _join([c for c in checks if c.status == "ok"])
-    )
+    fine = [c for c in checks if c.status == "ok" and not c.id.endswith(".reachable")]
+    return f"All {len(fine)} checks are within their lines." if len(fine) > 1 else _join(fine)
 
 
 def _join(checks: list[Check]) -> str:
-    return "; ".join(c.sentence.rstrip(".") for c in checks) + "."
+    parts = [c.sentence.rstrip(".") for c in checks]
+    return "; ".join([*parts[:1], *(_inside(part) for part in parts[1:])]) + "."
+
+
+def _inside(sentence: str) -> str:
+    """A sentence as it goes on after a semicolon; names like PostgreSQL keep their capital."""
+    word = sentence.partition(" ")[0]
+    return sentence[:1].lower() + sentence[1:] if word[1:].islower() else sentence
 
 
 def _plain(value: object) -> Any:

@@ -155,7 +155,7 @@ def _run(
     started, clock = datetime.now(UTC), time.monotonic()
     with files.workspace(parent) as space:
         executed = space / "executed.ipynb"
-        problem: ReportError | None = None
+        problem: FwdbError | None = None
         try:
             kernel.execute(
                 notebook(name),
@@ -165,7 +165,9 @@ def _run(
                 cell_seconds=cell_seconds,
                 on_cell=None if progress is None else _told(name, progress),
             )
-        except ReportError as error:
+        except ParameterError:
+            raise
+        except FwdbError as error:
             problem = error
         seconds = round(time.monotonic() - clock, 3)
         built = space / name

@@ -12,7 +12,7 @@ from fwdb.charts.canvas import DATABASES, share
 from fwdb.charts.statements import milliseconds
 from fwdb.reports.asking import Asking, judged, kpi, utc_frame
 from fwdb.reports.parameters import Value, Window, iso
-from fwdb.reports.results import Kpi, Result, Table
+from fwdb.reports.results import Kpi, Result, Status, Table
 from fwdb.reports.words import figure
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
     reason = "No statement statistics were kept for this window: `fwdb monitor` reads them."
     return Result(
         report="slow_queries",
-        title="Slow statements",
         window=window,
         parameters=parameters,
         checks=tuple(asking.checks),
@@ -194,7 +193,7 @@ def _cache(asking: Asking, kpis: list[Kpi], db: Database, window: Window) -> Non
             continue
         good, alert = limits.cache_good_ratio, limits.cache_alert_ratio
         low = measure.value
-        status = "critical" if low < alert else "warning" if low < good else "ok"
+        status: Status = "critical" if low < alert else "warning" if low < good else "ok"
         asking.add(
             "cache",
             database,
@@ -224,19 +223,19 @@ def _lag(asking: Asking, kpis: list[Kpi], db: Database) -> None:
         if measure.status != "ok" or measure.value is None:
             _measured(asking, "replication", measure)
             continue
-        status = judged(measure.value, limits.lag_target_seconds, limits.lag_alert_seconds)
+        state = judged(measure.value, limits.lag_target_seconds, limits.lag_alert_seconds)
         asking.add(
             "replication",
             database,
-            status,
+            state,
             f"The slowest replica of {name} is {figure(measure.value, 'seconds')} behind.",
             value=measure.value,
             unit="seconds",
             threshold=limits.lag_alert_seconds
-            if status == "critical"
+            if state == "critical"
             else limits.lag_target_seconds,
             action=""
-            if status == "ok"
+            if state == "ok"
             else "Look at the replica's disk and network, and at long queries.",
         )
 

@@ -2,30 +2,35 @@
 
 | PostgreSQL | pandas |
 |---|---|
-| smallint, integer, bigint | int64, or Int64 when a value is missing |
-| boolean | bool, or boolean when a value is missing |
+| smallint, integer, bigint | Int64; int64 for a column that the model declares NOT NULL |
+| boolean | boolean; bool for a column that the model declares NOT NULL |
 | real, double precision, numeric | float64 |
 | timestamp with time zone | datetime64[us, UTC] |
 | timestamp, date | datetime64[us], date32[day][pyarrow] |
 | uuid, json, jsonb, enums, text and all others | str |
+
+The types follow from the statement and never from the rows, so that an empty answer and a full
+one can be put together.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import pandas as pd
 import psycopg
 import pyarrow as pa
 import pyarrow.csv as pacsv
 from psycopg import sql
+from sqlalchemy import Column, Select
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Executable
 
-from fwdb.errors import InvalidData
+from fwdb.errors import InvalidData, ParameterError, UnknownName
 
 _BATCH_ROWS = 50_000  # bounds the memory of a load to one batch of text
 
@@ -45,35 +50,45 @@ _ARROW_TYPES: dict[int, pa.DataType] = {
 }
 
 
+_NULLABLE: dict[pa.DataType, Any] = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+
 def from_copy(
     connection: Connection, statement: Executable, parameters: Mapping[str, Any]
 ) -> pd.DataFrame:
     """The rows of `statement`, read by COPY on the connection's own transaction.
 
     Raises `InvalidData` for a value that a column of the frame cannot hold, such as the
-    timestamp ``infinity``.
+    timestamp ``infinity``, and `ParameterError` for two columns of one name.
     """
     driver = _driver(connection)
     query = _literal(connection, driver, statement, parameters)
     with driver.cursor() as cursor:
-        cursor.execute(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(query))
+        cursor.execute(sql.SQL("SELECT * FROM ({}\n) AS q LIMIT 0").format(query))
         described = cursor.description or []
         types = {c.name: _ARROW_TYPES.get(c.type_code, pa.string()) for c in described}
+        if len(types) < len(described):
+            names = [c.name for c in described]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ParameterError(
+                f"the statement has two columns '{twice[0]}'; name one of them AS."
+            )
         buffer = io.BytesIO()
-        with cursor.copy(sql.SQL("COPY ({}) TO STDOUT (FORMAT csv)").format(query)) as copy:
+        with cursor.copy(sql.SQL("COPY ({}\n) TO STDOUT (FORMAT csv)").format(query)) as copy:
             for block in copy:
                 buffer.write(block)
-    if buffer.tell() == 0:
-        table = pa.schema(types).empty_table()
-    else:
-        table = _parse(buffer, types)
-    return _to_pandas(table)
+    table = _parse(buffer, types) if buffer.tell() else pa.schema(types).empty_table()
+    return _to_pandas(table, _never_null(statement))
 
 
 def from_rows(
     names: Sequence[str], rows: Sequence[Sequence[Any]], declared: Mapping[str, str]
 ) -> pd.DataFrame:
-    """`rows` as a frame with the `declared` type of each column, also when there are none."""
+    """`rows` as a frame with the `declared` type of each column, also when there are none.
+
+    Raises `InvalidData` that names the column for a value that is not of its type: nothing is
+    rounded, cut or turned into a gap.
+    """
     frame = pd.DataFrame([tuple(row) for row in rows], columns=list(names), dtype=object)
     return frame.assign(**{name: _column(frame[name], declared.get(name)) for name in names})
 
@@ -115,8 +130,8 @@ def _literal(
         name: compiled._bind_processors[name](value) if name in compiled._bind_processors else value
         for name, value in bound.items()
     }
-    mogrified = psycopg.ClientCursor(driver).mogrify(str(compiled), processed)
-    return sql.SQL(mogrified.replace("{", "{{").replace("}", "}}"))  # type: ignore[arg-type]
+    text = psycopg.ClientCursor(driver).mogrify(str(compiled), processed)
+    return sql.SQL(text.rstrip().rstrip(";"))
 
 
 def _parse(buffer: io.BytesIO, types: dict[str, pa.DataType]) -> pa.Table:
@@ -148,17 +163,25 @@ def _parse(buffer: io.BytesIO, types: dict[str, pa.DataType]) -> pa.Table:
         ) from error
 
 
-def _to_pandas(table: pa.Table) -> pd.DataFrame:
+def _never_null(statement: Executable) -> frozenset[str]:
+    """Names of the columns that stand in `statement` as a NOT NULL column of a model."""
+    if not isinstance(statement, Select):
+        return frozenset()
+    columns = statement.selected_columns
+    return frozenset(c.name for c in columns if isinstance(c, Column) and not c.nullable)
+
+
+def _to_pandas(table: pa.Table, never_null: frozenset[str]) -> pd.DataFrame:
     series: dict[str, Any] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
+        # An outer join can leave a gap in a column that has none in its table.
+        firm = name in never_null and not column.null_count
         if pa.types.is_string(column.type):
             series[name] = pd.Series(pd.array(column, dtype="str"))
         elif pa.types.is_date32(column.type):
             series[name] = pd.Series(column, dtype=pd.ArrowDtype(pa.date32()))
-        elif column.null_count and pa.types.is_int64(column.type):
-            series[name] = pd.Series(pd.Int64Dtype().__from_arrow__(column))
-        elif column.null_count and pa.types.is_boolean(column.type):
-            series[name] = pd.Series(pd.BooleanDtype().__from_arrow__(column))
+        elif column.type in _NULLABLE and not firm:
+            series[name] = column.to_pandas(types_mapper=_NULLABLE.get)
         else:
             series[name] = column.to_pandas()
     return pd.DataFrame(series, copy=False)
@@ -167,14 +190,58 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
 def _column(values: pd.Series[Any], declared: str | None) -> Any:
     if declared is None:
         return values.infer_objects()
-    if declared == "string":
-        return pd.Series(_texts(values), index=values.index, dtype="str")
-    if declared.startswith(("datetime", "timestamp")):
-        return pd.to_datetime(values, utc=True).astype("datetime64[us, UTC]")
-    if declared == "float64":
-        return pd.Series([None if v is None else float(v) for v in values], dtype="float64")
-    return values.astype(declared)  # type: ignore[call-overload]
+    if declared not in _CONVERT:
+        raise UnknownName("column type", declared, _CONVERT, where=f"column {values.name}")
+    dtype, each = _CONVERT[declared]
+    try:
+        found = [None if _is_gap(value) else each(value) for value in values]
+        if dtype in {"int64", "bool"} and None in found:
+            raise ValueError("a gap in a column that is declared to have none")
+        return pd.Series(found, index=values.index, dtype=dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        # The text of the error quotes the value.
+        raise InvalidData(
+            f"column {values.name} holds a value that is no {declared}; leave the column out, "
+            "or mend the value."
+        ) from error
 
 
-def _texts(values: Iterable[Any]) -> list[Any]:
-    return [str(v) if isinstance(v, UUID) else v for v in values]
+def _is_gap(value: Any) -> bool:
+    return value is None or value is pd.NaT or (isinstance(value, float) and value != value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def _whole(value: Any) -> int:
+    if int(value) != value:
+        raise ValueError("a fraction in a column of whole numbers")
+    return int(value)
+
+
+def _truth(value: Any) -> bool:
+    if value is not True and value is not False:
+        raise ValueError("neither true nor false")
+    return value
+
+
+def _moment(value: Any) -> Any:
+    if not isinstance(value, datetime):
+        raise ValueError("no time")
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+_CONVERT: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "string": ("str", _text),
+    "category": ("category", _text),
+    "int64": ("int64", _whole),
+    "Int64": ("Int64", _whole),
+    "float64": ("float64", float),
+    "bool": ("bool", _truth),
+    "boolean": ("boolean", _truth),
+    "timestamp": ("datetime64[us, UTC]", _moment),
+    "datetime64[us, UTC]": ("datetime64[us, UTC]", _moment),
+}

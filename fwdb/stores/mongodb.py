@@ -19,6 +19,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from fwdb import config, errors, queries
+from fwdb.errors import FwdbError
 from fwdb.stores import frames
 from fwdb.stores.commands import CommandStats, CommandTimes
 from fwdb.stores.pools import MongoPoolListener, PoolStats
@@ -208,13 +209,13 @@ class MongoStore:
         except (driver.PyMongoError, BSONError) as error:
             raise self._translate(error) from error
 
-    def _translate(self, error: Exception) -> errors.FwdbError:
+    def _translate(self, error: Exception) -> FwdbError:
         code = getattr(error, "code", None)
         if isinstance(error, driver.PyMongoError) and error.has_error_label(
             "TransientTransactionError"
         ):
             return errors.Transient(
-                "mongodb: the transaction met another one; the same work may succeed if tried again."
+                "mongodb: the transaction met another one; the same work may succeed if repeated."
             )
         match error:
             case driver.DuplicateKeyError() | driver.BulkWriteError():
@@ -243,7 +244,7 @@ class MongoStore:
             case _:
                 return errors.QueryError(f"mongodb: {_reason(error)}.")
 
-    def _refused(self, error: driver.OperationFailure, code: int | None) -> errors.FwdbError:
+    def _refused(self, error: driver.OperationFailure, code: int | None) -> FwdbError:
         """The server answered with an error `code` (src/mongo/base/error_codes.yml)."""
         if code == 18:
             return errors.AuthenticationFailed(
@@ -290,7 +291,7 @@ def _parse(url: str) -> dict[str, Any]:
         ) from None
 
 
-def _write_error(error: driver.OperationFailure) -> errors.FwdbError:
+def _write_error(error: driver.OperationFailure) -> FwdbError:
     details: Document = dict(error.details or {})
     first: Document = (details.get("writeErrors") or [details])[0]
     if first.get("code") == 121:

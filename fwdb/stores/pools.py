@@ -152,7 +152,7 @@ class MongoPoolListener(monitoring.ConnectionPoolListener):
             self._waiting -= 1
             self._in_use += 1
             # Every checkout passes here; only one that took noticeable time was a wait.
-            if event.duration > 0.001:
+            if event.duration is not None and event.duration > 0.001:
                 self._waits += 1
                 self._wait_seconds += event.duration
 
@@ -160,7 +160,7 @@ class MongoPoolListener(monitoring.ConnectionPoolListener):
         with self._lock:
             self._waiting -= 1
             self._waits += 1
-            self._wait_seconds += event.duration
+            self._wait_seconds += event.duration or 0.0
             if event.reason == monitoring.ConnectionCheckOutFailedReason.TIMEOUT:
                 self._timeouts += 1
 

@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL, Connection, CursorResult, Engine, make_url
 from sqlalchemy.sql import Executable
 
 from fwdb import config, errors, queries
+from fwdb.errors import FwdbError
 from fwdb.stores import frames
 from fwdb.stores.pools import PoolStats, WaitCountingPool
 
@@ -299,7 +300,7 @@ class PostgresStore:
         except psycopg.Error as error:
             raise self._translate(error) from error
 
-    def _translate(self, error: psycopg.Error) -> errors.FwdbError:
+    def _translate(self, error: psycopg.Error) -> FwdbError:
         state = error.sqlstate or ""
         if not state:
             return self._unavailable(error)
@@ -343,7 +344,7 @@ class PostgresStore:
             return errors.QueryError(f"postgres at {self.address} lacks room: {said}.")
         return errors.QueryError(f"postgres: {said} (SQLSTATE {state}).")
 
-    def _unavailable(self, error: psycopg.Error) -> errors.FwdbError:
+    def _unavailable(self, error: psycopg.Error) -> FwdbError:
         """A failure without SQLSTATE: the connection could not be made, or was lost."""
         if not isinstance(error, psycopg.OperationalError):
             return errors.QueryError(f"postgres: {_without_value(str(error))}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,6 @@ FAILED, BAD_USE, THRESHOLD, NO_DATA, INTERRUPTED = 1, 2, 3, 4, 130
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
-_state: dict[str, str | None] = {"profile": None}
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Store = Annotated[Literal["postgres", "mongodb"], typer.Option(help="Which store's query.")]
@@ -77,7 +77,11 @@ def _options(
         typer.Option(help="Take the URLs of FWDB_<PROFILE>_POSTGRES_URL and …_MONGODB_URL."),
     ] = None,
 ) -> None:
-    _state["profile"] = profile
+    from fwdb import config
+
+    if profile is not None:
+        config.settings(profile)  # refuses an unknown one
+        os.environ["FWDB_PROFILE"] = profile  # the kernels of reports read it as well
 
 
 # -- the built-in servers -----------------------------------------------------------------------
@@ -158,15 +162,17 @@ def migrate(
         return
     with _database(role="owner") as db:
         if not check:
-            changes = migrating.migrate(db.postgres, db.mongodb, progress=_say)
-            for change in changes:
-                _out.print(f"{change.database:<9} {change.sentence}")
+            changes = migrating.migrate(
+                db.postgres,
+                db.mongodb,
+                progress=lambda change: _out.print(f"{change.database:<9} {change.sentence}"),
+            )
             if not changes:
                 _out.print("Both stores have the newest schema.")
         differences = migrating.drift(db.postgres, db.mongodb)
     for difference in differences:
         _out.print(f"{difference.database:<9} {difference.severity}: {difference.sentence}")
-    if check and any(difference.severity != "info" for difference in differences):
+    if check and any(difference.severity != "information" for difference in differences):
         raise typer.Exit(FAILED)
 
 
@@ -211,7 +217,7 @@ def workload(
     """
     from fwdb.demo import run_workload
 
-    result = run_workload(profile=_state["profile"], seconds=seconds, seed=seed, progress=_say)
+    result = run_workload(seconds=seconds, seed=seed, progress=_say)
     _print_counts("done", result.operations)
     _print_counts("failed as meant", result.errors)
 
@@ -228,9 +234,7 @@ def demo(
     """
     from fwdb.demo import run_demo
 
-    index = run_demo(
-        profile=_state["profile"], scale=scale, seconds=seconds, out=out, progress=_say
-    )
+    index = run_demo(scale=scale, seconds=seconds, out=out, progress=_say)
     _out.print(f"\nOpen {index}")
 
 
@@ -339,7 +343,7 @@ def audit_retain(
     """Remove audit entries older than one year, in small batches."""
     with _database(role="owner") as db:
         kept = db.audit.retain(days, dry_run=dry_run, progress=_say)
-    _print_counts("would remove" if dry_run else "removed", {"audit_logs": kept.removed})
+    _print_counts("would remove" if dry_run else "removed", {"audit_logs": kept.expired if dry_run else kept.removed})
 
 
 # -- reports ------------------------------------------------------------------------------------
@@ -361,18 +365,24 @@ def report(
     """
     from fwdb import reports
 
-    outcome = reports.run_reports(
-        names,
-        parameters=_raw_pairs(parameter),
+    failures = 0
+
+    def failed(name: str, error: errors.FwdbError) -> None:
+        nonlocal failures
+        failures += 1
+        _say(f"{name}: {error}")
+
+    results = reports.suite(
+        reports.NAMES if names == ["all"] else names,
         out=out,
-        profile=_state["profile"],
-        fail_on=fail_on,
-        progress=_say,
+        progress=lambda at: _say(f"{at.report}  {at.done}/{at.total}  {at.doing}"),
+        failed=failed,
+        **_raw_pairs(parameter),
     )
-    for run in outcome.runs:
-        _out.print(f"{run.name:<14} {run.verdict:<9} {run.summary}")
-        _out.print(f"{'':<14} {run.path}")
-    raise typer.Exit(outcome.exit_code)
+    for result in results:
+        _out.print(f"{result.name:<12} {result.verdict:<9} {result.summary}")
+        _out.print(f"{'':<22} {result.page}")
+    raise typer.Exit(reports.exit_code(results, fail_on=fail_on, failures=failures))
 
 
 @app.command()
@@ -383,7 +393,7 @@ def lab() -> None:
     """
     from fwdb.demo import run_lab
 
-    raise typer.Exit(run_lab(profile=_state["profile"], progress=_say))
+    raise typer.Exit(run_lab(progress=_say))
 
 
 # -- printing -----------------------------------------------------------------------------------
@@ -393,9 +403,7 @@ def lab() -> None:
 def _database(*, role: Role = "app", application_name: str = "fwdb") -> Iterator[Database]:
     from fwdb.database import connect
 
-    with connect(
-        _state["profile"], role=role, application_name=application_name, progress=_say
-    ) as db:
+    with connect(role=role, application_name=application_name, progress=_say) as db:
         yield db
 
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from fwdb.seeding.seeder import Counts, Seeder
+from fwdb.seeding.workload import POOL, WorkloadResult, run_workload
 
-__all__ = ["Counts", "Seeder"]
+__all__ = ["POOL", "Counts", "Seeder", "WorkloadResult", "run_workload"]

@@ -1,0 +1,325 @@
+"""What the workload does: single operations on both stores, quick, slow and refused ones."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from fwdb.errors import DuplicateKey, FwdbError, ParameterError, QueryTimeout, Transient
+from fwdb.models import audit_logs, avatars, catalog_items, design_document, users
+from fwdb.seeding import words
+from fwdb.stores import MongoStore, PostgresStore
+
+_SAMPLE = 200  # rows of each kind that the workload works on
+_SLOW_LIMIT_MS = 2000  # a slow statement ends by then, so that a stop does not wait for it
+
+# Slow on purpose: each reads much of the audit log, because no index can serve it.
+_SEARCH = sa.text("""
+    SELECT count(*) FROM audit.audit_logs AS log
+    WHERE CAST(to_jsonb(log) AS text) ~* :pattern
+""")
+_SHARED = sa.text("""
+    WITH latest AS (
+        SELECT user_id, ip_address, created_at FROM audit.audit_logs
+        ORDER BY created_at DESC LIMIT 20000
+    )
+    SELECT a.ip_address, count(DISTINCT b.user_id) AS others
+    FROM latest AS a
+    JOIN latest AS b ON b.ip_address = a.ip_address AND b.user_id <> a.user_id
+        AND b.created_at BETWEEN a.created_at AND a.created_at + INTERVAL '1 day'
+    GROUP BY a.ip_address ORDER BY others DESC LIMIT 10
+""")
+_SORT = sa.text("""
+    SELECT count(*) FILTER (WHERE n % 1000 = 0)
+    FROM (SELECT row_number() OVER (ORDER BY user_agent, ip_address, new_values, id) AS n
+          FROM audit.audit_logs) AS numbered
+""")
+_HOURS = sa.text("""
+    SELECT extract(hour FROM created_at) AS hour, entity_type,
+           count(DISTINCT user_id) AS users, count(DISTINCT entity_id) AS entities
+    FROM audit.audit_logs
+    GROUP BY 1, 2 ORDER BY 1, 2
+""")
+# So large that no server finishes it within the few milliseconds it gets.
+_ENDLESS = sa.text("SELECT count(*) FROM generate_series(1, 100000000) AS n WHERE n % 7 = 3")
+
+
+class Trail(Protocol):
+    """The part of `fwdb.audit.Audit` that the workload writes to."""
+
+    def log_create(self, entity_type: str, id: str, new: object, **who: Any) -> object: ...
+    def log_update(
+        self, entity_type: str, id: str, old: object, new: object, **who: Any
+    ) -> object: ...
+    def log_delete(self, entity_type: str, id: str, old: object, **who: Any) -> object: ...
+    def log_read(self, entity_type: str, id: str, **who: Any) -> object: ...
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One thing to do: how often relative to others, and the error it is meant to meet."""
+
+    name: str
+    share: float
+    act: Callable[[random.Random], object]
+    fails: type[FwdbError] | None = None
+
+
+class Operations:
+    """The operations over rows that were there when the workload began.
+
+    Raises `ParameterError` when there are no users, catalog items or designs to work on.
+    """
+
+    def __init__(self, postgres: PostgresStore, mongodb: MongoStore, audit: Trail) -> None:
+        self._postgres = postgres
+        self._mongodb = mongodb
+        self._audit = audit
+        self._made: list[tuple[str, str]] = []  # (id, owner) of avatars made here
+        self._lock = threading.Lock()
+        self._users = self._ids(users)
+        self._items = self._ids(catalog_items)
+        with mongodb.errors():
+            found = mongodb.collection("designs").find({}, {"_id": 1}).limit(_SAMPLE)
+            self._designs = [document["_id"] for document in found]
+        for name, known in (
+            ("users", self._users),
+            ("catalog items", self._items),
+            ("designs", self._designs),
+        ):
+            if not known:
+                raise ParameterError(f"there are no {name} to work on; run 'fwdb seed' first.")
+
+    def reading(self) -> tuple[Operation, ...]:
+        """Questions to PostgreSQL; about one in twenty is slow."""
+        return (
+            Operation("get_user", 40, self._get_user),
+            Operation("page_catalog", 25, self._page_catalog),
+            Operation("recent_audit", 15, self._recent_audit),
+            Operation("trail_of_user", 15, self._trail_of_user),
+            Operation("search_audit", 2, self._search_audit),
+            Operation("shared_addresses", 1, lambda rng: self._slow(_SHARED)),
+            Operation("sort_audit", 1, lambda rng: self._slow(_SORT)),
+            Operation("count_by_hour", 2, lambda rng: self._slow(_HOURS)),
+        )
+
+    def writing(self) -> tuple[Operation, ...]:
+        """Changes in PostgreSQL, each with its audit row, and some that are refused."""
+        return (
+            Operation("change_price", 40, self._change_price),
+            Operation("create_avatar", 20, self._create_avatar),
+            Operation("delete_avatar", 15, self._delete_avatar),
+            Operation("read_profile", 20, self._read_profile),
+            Operation("take_email_twice", 2, self._take_email_twice, DuplicateKey),
+            Operation("lock_item_twice", 1.5, self._lock_item_twice, Transient),
+            Operation("count_for_too_long", 1.5, self._count_for_too_long, QueryTimeout),
+        )
+
+    def designing(self) -> tuple[Operation, ...]:
+        """Reading and changing designs; the slow search is rare, for it stalls SecantusDB."""
+        return (
+            Operation("get_design", 45, self._get_design),
+            Operation("designs_of_user", 20, self._designs_of_user),
+            Operation("edit_design", 25, self._edit_design),
+            Operation("create_design", 5, self._create_design),
+            Operation("search_designs", 3, self._search_designs),
+            Operation("store_design_twice", 2, self._store_design_twice, DuplicateKey),
+        )
+
+    def dawdle(self, rng: random.Random, wait: Callable[[float], object]) -> None:
+        """Hold a connection in a transaction while `wait`ing, as for the answer of a service."""
+        with self._postgres.transaction() as connection:
+            connection.execute(self._one(users, rng.choice(self._users)))
+            wait(rng.uniform(0.2, 0.6))
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def _get_user(self, rng: random.Random) -> None:
+        self._postgres.rows(self._one(users, rng.choice(self._users)))
+
+    def _page_catalog(self, rng: random.Random) -> None:
+        table = catalog_items
+        self._postgres.rows(
+            sa.select(table.c.id, table.c.name, table.c.price)
+            .where(table.c.deleted_at.is_(None), table.c.category == rng.choice(["top", "dress"]))
+            .order_by(table.c.price, table.c.id)
+            .limit(20)
+        )
+
+    def _recent_audit(self, rng: random.Random) -> None:
+        table = audit_logs
+        self._postgres.rows(
+            sa.select(table.c.id, table.c.action, table.c.created_at)
+            .order_by(table.c.created_at.desc())
+            .limit(50)
+        )
+
+    def _trail_of_user(self, rng: random.Random) -> None:
+        table = audit_logs
+        self._postgres.rows(
+            sa.select(table.c.id, table.c.entity_type, table.c.action)
+            .where(table.c.user_id == rng.choice(self._users))
+            .order_by(table.c.created_at.desc())
+            .limit(50)
+        )
+
+    def _search_audit(self, rng: random.Random) -> None:
+        self._slow(_SEARCH, pattern=f"({rng.choice(words.MOODS)}|gala).*{rng.choice(words.COLORS)}")
+
+    def _slow(self, statement: sa.TextClause, **parameters: Any) -> None:
+        with self._postgres.transaction(timeout_ms=_SLOW_LIMIT_MS, read_only=True):
+            self._postgres.rows(statement, **parameters)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def _change_price(self, rng: random.Random) -> None:
+        id, price = rng.choice(self._items), rng.randrange(0, 5000, 10)
+        table = catalog_items
+        # Locked for the short time between reading the old price and writing the new one.
+        old = sa.select(table.c.price).where(table.c.id == id).with_for_update()
+
+        def work() -> None:
+            before = self._postgres.rows(old)
+            if before:
+                change = sa.update(table).where(table.c.id == id).values(price=price)
+                self._postgres.execute(change)
+                self._audit.log_update(
+                    "CatalogItem", id, before[0], {"price": price}, **self._who(rng)
+                )
+
+        self._postgres.run(work)
+
+    def _create_avatar(self, rng: random.Random) -> None:
+        who = self._who(rng)
+        values = {"user_id": who["user_id"], "name": "Trying on", "gender": "unisex"}
+        with self._postgres.transaction():
+            inserted = sa.insert(avatars).values(**values, measurements={"height": 170})
+            id = str(self._postgres.rows(inserted.returning(avatars.c.id))[0]["id"])
+            self._audit.log_create("Avatar", id, values, **who)
+        with self._lock:
+            self._made.append((id, who["user_id"]))
+
+    def _delete_avatar(self, rng: random.Random) -> None:
+        with self._lock:
+            made = self._made.pop() if self._made else None
+        if made is None:
+            return
+        id, owner = made
+        with self._postgres.transaction():
+            gone = sa.update(avatars).where(avatars.c.id == id).values(deleted_at=sa.func.now())
+            self._postgres.execute(gone)
+            old = {"user_id": owner, "name": "Trying on", "gender": "unisex"}
+            self._audit.log_delete("Avatar", id, old, **(self._who(rng) | {"user_id": owner}))
+
+    def _read_profile(self, rng: random.Random) -> None:
+        id = rng.choice(self._users)
+        with self._postgres.transaction():
+            self._postgres.rows(self._one(users, id))
+            self._audit.log_read("User", id, **self._who(rng))
+
+    # -- refused ------------------------------------------------------------------------------
+
+    def _take_email_twice(self, rng: random.Random) -> None:
+        taken = sa.select(users.c.email).where(users.c.id == rng.choice(self._users))
+        columns = ["email", "password_hash", "first_name", "last_name"]
+        again = taken.add_columns(sa.literal("-"), sa.literal("Second"), sa.literal("Account"))
+        self._postgres.execute(sa.insert(users).from_select(columns, again))
+
+    def _lock_item_twice(self, rng: random.Random) -> None:
+        # One row for all, which the others leave alone mostly: it is the last of the sample.
+        id = self._items[-1]
+        with self._postgres.transaction() as connection, ThreadPoolExecutor(1) as other:
+            connection.execute(self._touch(id))
+            other.submit(self._lock_briefly, id).result()
+
+    def _lock_briefly(self, id: str) -> None:
+        with self._postgres.transaction() as connection:
+            connection.execute(sa.text("SET LOCAL lock_timeout = '100ms'"))
+            connection.execute(self._touch(id))
+
+    def _count_for_too_long(self, rng: random.Random) -> None:
+        with self._postgres.transaction(timeout_ms=150, read_only=True) as connection:
+            connection.execute(_ENDLESS)
+
+    # -- designs ------------------------------------------------------------------------------
+
+    def _get_design(self, rng: random.Random) -> None:
+        with self._mongodb.errors():
+            self._mongodb.collection("designs").find_one({"_id": rng.choice(self._designs)})
+
+    def _designs_of_user(self, rng: random.Random) -> None:
+        wanted = design_document({"user_id": rng.choice(self._users), "status": "published"})
+        with self._mongodb.errors():
+            list(self._mongodb.collection("designs").find(wanted).limit(20))
+
+    def _search_designs(self, rng: random.Random) -> None:
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {"name": {"$regex": f"{rng.choice(words.OCCASIONS)}$", "$options": "i"}}},
+            {"$unwind": "$layers"},
+            {"$group": {"_id": "$layers.type", "designs": {"$sum": 1}}},
+            {"$sort": {"designs": -1}},
+        ]
+        with self._mongodb.errors():
+            list(self._mongodb.collection("designs").aggregate(pipeline, maxTimeMS=_SLOW_LIMIT_MS))
+
+    def _edit_design(self, rng: random.Random) -> None:
+        id = rng.choice(self._designs)
+        status = design_document({"status": rng.choice(["draft", "published", "archived"])})
+        now = design_document({"updated_at": datetime.now(UTC)})
+        # The audit row is kept only if the document was changed: an error rolls it back.
+        with self._postgres.transaction(), self._mongodb.errors():
+            before = self._mongodb.collection("designs").find_one_and_update(
+                {"_id": id}, {"$set": status | now, "$inc": {"version": 1}}
+            )
+            if before is not None:
+                old = {name: before.get(name) for name in status}
+                self._audit.log_update("Design", str(id), old, status, **self._who(rng))
+
+    def _create_design(self, rng: random.Random) -> None:
+        who, now = self._who(rng), datetime.now(UTC)
+        name = f"{rng.choice(words.MOODS)} {rng.choice(words.OCCASIONS)}"
+        values: dict[str, Any] = {"user_id": who["user_id"], "name": name, "status": "draft"}
+        rest = {"layers": [], "catalog_item_ids": [], "version": 1}
+        document = design_document(values | rest | {"created_at": now, "updated_at": now})
+        with self._postgres.transaction(), self._mongodb.errors():
+            made = self._mongodb.collection("designs").insert_one(document)
+            self._audit.log_create("Design", str(made.inserted_id), values, **who)
+
+    def _store_design_twice(self, rng: random.Random) -> None:
+        again = design_document({"user_id": self._users[0], "name": "Again", "status": "draft"})
+        with self._mongodb.errors():
+            self._mongodb.collection("designs").insert_one({"_id": self._designs[0], **again})
+
+    # -- parts of the above -------------------------------------------------------------------
+
+    def _ids(self, table: sa.Table) -> list[str]:
+        statement = (
+            sa.select(table.c.id)
+            .where(table.c.deleted_at.is_(None))
+            .order_by(table.c.created_at, table.c.id)
+            .limit(_SAMPLE)
+        )
+        return [str(row["id"]) for row in self._postgres.rows(statement)]
+
+    @staticmethod
+    def _one(table: sa.Table, id: str) -> sa.Select[Any]:
+        return sa.select(table.c.id, table.c.created_at).where(table.c.id == id)
+
+    @staticmethod
+    def _touch(id: str) -> sa.Update:
+        table = catalog_items
+        return sa.update(table).where(table.c.id == id).values(is_active=table.c.is_active)
+
+    def _who(self, rng: random.Random) -> dict[str, Any]:
+        return {
+            "user_id": rng.choice(self._users),
+            "ip_address": rng.choice(words.HOME_ADDRESSES),
+            "user_agent": rng.choice(words.USER_AGENTS),
+        }

@@ -48,7 +48,7 @@ class MongoStore:
     ) -> None:
         settings = settings or config.settings()
         self.address = config.address(url, 27017)
-        self._url = url
+        self.url = url
         self._application_name = application_name
         self._settings = settings
         self._remedy = remedy
@@ -67,7 +67,7 @@ class MongoStore:
         """
         small = {"pool_size": connections, "pool_max_overflow": 0}
         return MongoStore(
-            self._url,
+            self.url,
             application_name=application_name,
             settings=self._settings.model_copy(update=small),
             remedy=self._remedy,
@@ -77,7 +77,7 @@ class MongoStore:
     def _options(self) -> dict[str, Any]:
         """Options of the client, those of the URL winning over ours."""
         settings = self._settings
-        given = _parse(self._url)["options"]
+        given = _parse(self.url)["options"]
         milliseconds = round(1000 * settings.connect_timeout_seconds)
         ours: dict[str, Any] = {
             "appname": self._application_name,
@@ -97,7 +97,7 @@ class MongoStore:
     def client(self) -> pymongo.MongoClient[Document]:
         """The client; made at first use, because making it starts threads."""
         return pymongo.MongoClient(
-            self._url,
+            self.url,
             tz_aware=True,
             connect=False,
             event_listeners=[self._pool, self._commands],
@@ -127,7 +127,7 @@ class MongoStore:
         MongoDB has no savepoints. Raises `FeatureUnavailable` for a server that is not part of
         a replica set, and `Transient` when the same work may succeed if tried again.
         """
-        with self.errors():
+        with self._driver_errors():
             current = self.session
             if current is not None:
                 yield current
@@ -203,7 +203,17 @@ class MongoStore:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn errors of pymongo into fwdb's, the cause chained."""
+        """Turn errors of pymongo, and of what it cannot encode, into fwdb's, the cause chained."""
+        with self._driver_errors():
+            try:
+                yield
+            except OverflowError as error:
+                raise errors.InvalidData("mongodb: a number is beyond 64 bits.") from error
+            except UnicodeEncodeError as error:
+                raise errors.InvalidData("mongodb: a text is no valid Unicode.") from error
+
+    @contextmanager
+    def _driver_errors(self) -> Iterator[None]:
         try:
             yield
         except (driver.PyMongoError, BSONError) as error:
@@ -239,8 +249,13 @@ class MongoStore:
                 )
             case driver.ConfigurationError():
                 return errors.ConfigError(f"mongodb: {_reason(error)}. {self._remedy}")
-            case driver.DocumentTooLarge() | BSONError():
+            case driver.DocumentTooLarge():
                 return errors.InvalidData(f"mongodb cannot store the document: {_reason(error)}.")
+            case BSONError():  # its text quotes the value
+                return errors.InvalidData(
+                    "mongodb cannot store the document: a key is no plain text, or a value is of "
+                    "a type that BSON does not have."
+                )
             case _:
                 return errors.QueryError(f"mongodb: {_reason(error)}.")
 

@@ -4,8 +4,24 @@
 know lies in the state folder `.fwdb`, see `fwdb.embedded.home`.
 """
 
+from fwdb.embedded.control import down, up
+from fwdb.embedded.doctor import Finding, doctor
 from fwdb.embedded.home import find_home
-from fwdb.embedded.launch import STORES, down, running, up
+from fwdb.embedded.join import STORES, running
+from fwdb.embedded.status import Status, StoreStatus, status
 from fwdb.embedded.urls import Servers, Urls
 
-__all__ = ["STORES", "Servers", "Urls", "down", "find_home", "running", "up"]
+__all__ = [
+    "STORES",
+    "Finding",
+    "Servers",
+    "Status",
+    "StoreStatus",
+    "Urls",
+    "doctor",
+    "down",
+    "find_home",
+    "running",
+    "status",
+    "up",
+]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pwd
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,8 @@ def server_account(run_as: str | None) -> Account | None:
     """
     if os.geteuid() != 0:
         return None
+    import pwd  # absent on Windows, where nobody is root
+
     name = run_as or "nobody"
     try:
         entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
@@ -59,10 +60,19 @@ def reaches(account: Account | None, path: Path) -> bool:
     """
     if account is None:
         return True
-    for route in {Path(os.path.abspath(path)), path.resolve()}:
-        if not all(_allows(account, folder, 0o1) for folder in route.parents):
-            return False
-    return _allows(account, path, 0o5 if path.is_dir() else 0o4)
+    wanted = 0o5 if path.is_dir() else 0o4
+    return all(enters(account, way.parent) for way in _ways(path)) and _allows(
+        account, path, wanted
+    )
+
+
+def enters(account: Account, folder: Path) -> bool:
+    """Whether `account` may pass through `folder` and every folder above it."""
+    return all(_allows(account, step, 0o1) for way in _ways(folder) for step in (way, *way.parents))
+
+
+def _ways(path: Path) -> set[Path]:
+    return {Path(os.path.abspath(path)), path.resolve()}
 
 
 def _allows(account: Account, path: Path, wanted: int) -> bool:
@@ -91,9 +101,9 @@ def server_folder(home: Path, account: Account | None) -> Path:
     outside = SHARED_FOLDER / f"fwdb-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"
     beside = home.with_name(f"{home.name}-servers")
     for folder in (beside, outside):  # existing data stays where it is
-        if folder.is_dir() and any(folder.iterdir()) and reaches(account, folder.parent):
+        if folder.is_dir() and any(folder.iterdir()) and enters(account, folder.parent):
             return folder
-    return beside if reaches(account, home.parent) else outside
+    return beside if enters(account, home.parent) else outside
 
 
 def private_folder(path: Path, account: Account | None) -> Path:
@@ -109,7 +119,7 @@ def private_folder(path: Path, account: Account | None) -> Path:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid:
             raise EmbeddedError(
                 f"'{path}' is needed as a folder of user {uid} and belongs to user "
-                f"{status.st_uid} or is no folder; move it away or set FWDB_HOME to another folder."
+                f"{status.st_uid} or is no folder; move it away, or set FWDB_HOME."
             ) from None
         if stat.S_IMODE(status.st_mode) != 0o700:
             path.chmod(0o700)

@@ -102,8 +102,15 @@ class Home:
                     f"'{self.path}' belongs to user {status.st_uid} and you are user "
                     f"{os.geteuid()}; work as that user or set FWDB_HOME to a folder of your own."
                 )
+            if not (self.path / "lock").exists() and any(self.path.iterdir()):
+                # Closing it to others, as below, would be a surprise to whoever uses it.
+                raise EmbeddedError(
+                    f"'{self.path}' holds files that are not fwdb's; set FWDB_HOME to a folder of "
+                    "its own."
+                )
             if stat.S_IMODE(status.st_mode) != 0o700:
                 self.path.chmod(0o700)
+            (self.path / "lock").touch(mode=0o600)
             self.log.mkdir(mode=0o700, exist_ok=True)
             ignore = self.path / ".gitignore"
             if not ignore.exists():
@@ -187,12 +194,8 @@ class Home:
 
     def touch_used(self) -> None:
         """Tell the watcher that somebody has just joined."""
-        path = self.path / "used"
-        try:
-            os.utime(path)
-        except FileNotFoundError:
-            with disk_sentences(self.path):
-                path.touch(mode=0o600)
+        with disk_sentences(self.path):
+            (self.path / "used").touch(mode=0o600)
 
 
 def new_passwords(users: tuple[str, ...]) -> dict[str, str]:

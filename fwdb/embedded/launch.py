@@ -1,20 +1,17 @@
-"""Bringing the servers of a home up, joining them, taking them down."""
+"""One start of the servers of a home: from nothing, from data, or by taking over what runs."""
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
+import importlib.util
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fwdb.config import settings
-from fwdb.embedded.home import Home, Record, State, find_home, new_passwords
-from fwdb.embedded.mongodb import MongoServer
+from fwdb.embedded.binaries import INSTALL
+from fwdb.embedded.home import Home, Record, State, new_passwords
+from fwdb.embedded.join import KINDS, Server, alive, open_server
 from fwdb.embedded.postgres import PostgresServer
 from fwdb.embedded.processes import (
     Children,
@@ -23,150 +20,15 @@ from fwdb.embedded.processes import (
     end,
     find,
     free_port,
-    last_line,
     port_taken,
     watch,
 )
 from fwdb.embedded.urls import Servers
 from fwdb.embedded.watcher import identity
-from fwdb.errors import EmbeddedError, FwdbError, UnknownName
+from fwdb.errors import EmbeddedError, FeatureUnavailable, FwdbError
 
-STORES = ("postgres", "mongodb")
 READY_SECONDS = 60.0  # crash recovery of a large cluster included
 PORT_TRIES = 5
-
-Server = PostgresServer | MongoServer
-_KINDS: dict[str, type[PostgresServer] | type[MongoServer]] = {
-    "postgres": PostgresServer,
-    "mongodb": MongoServer,
-}
-log = logging.getLogger("fwdb.embedded")
-
-
-def up(
-    home: Path | str | None = None,
-    *,
-    stores: Sequence[str] = STORES,
-    owner_pid: int | None = None,
-    idle_minutes: float | None = None,
-    progress: Progress | None = None,
-) -> Servers:
-    """Start the servers of `home` that do not run, and return the URLs of all asked for.
-
-    Servers outlive this process. They stop when nobody has been connected for `idle_minutes`
-    (FWDB_IDLE_STOP, 30; 0 is never), and within 5 s after the process `owner_pid` has ended, if
-    it is given. Both hold for servers started here; those that run already are joined as they
-    are. Several processes may call this at once. `progress` is told, in short sentences, what
-    takes time.
-
-    Raises `FeatureUnavailable` when there is no program to run, and `EmbeddedError` when a server
-    cannot be started; the other one runs then all the same.
-    """
-    wanted = _stores(stores)
-    place = _home(home)
-    if joined := _join(place, wanted):
-        return joined
-    launch = Launch(place, owner_pid, idle_minutes, progress or log.info)
-    place.create()
-    with place.lock(launch.progress):
-        if joined := _join(place, wanted):  # another process has started them meanwhile
-            return joined
-        return launch.start(wanted)
-
-
-def running(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> Servers | None:
-    """The URLs of the servers of `home` if all of `stores` run; None otherwise, at once.
-
-    A server counts as running when the process has the pid, the time of start and the data folder
-    that were written down, and answers.
-    """
-    return _join(_home(home), _stores(stores))
-
-
-def down(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> bool:
-    """Stop the servers of `home`; whether there was one to stop.
-
-    Data, ports and passwords stay. Raises `EmbeddedError` when a server does not end.
-    """
-    wanted = _stores(stores)
-    place = _home(home)
-    if not place.exists():
-        return False
-    place.create()  # refuses a home of another user
-    with place.lock(log.info):
-        state = place.read_state()
-        targets = []
-        for name in wanted:
-            record = state.servers.pop(name, None)
-            kind = _KINDS[name]
-            for pid, began in _alive(place, name, record):
-                targets.append((pid, began, kind.signals))
-        if targets:
-            with ThreadPoolExecutor(len(targets)) as pool:
-                stopped = list(pool.map(lambda target: end(*target), targets))
-        else:
-            stopped = []
-        place.write_state(state)
-        return any(stopped)
-
-
-def verified(record: Record, name: str) -> bool:
-    """Whether the process of `record` is still the server it was, and answers."""
-    kind = _KINDS[name]
-    return (
-        identity(record.pid) == record.began
-        and kind.kind.serves(argv(record.pid), Path(record.data))
-        and kind.ping(record.port)
-    )
-
-
-def open_server(place: Home, name: str) -> Server:
-    """The server `name` of a home, with nothing done to it yet."""
-    return _KINDS[name](place, settings().run_as)
-
-
-def _home(home: Path | str | None) -> Home:
-    return Home(find_home() if home is None else Path(home).expanduser())
-
-
-def _stores(stores: Sequence[str]) -> list[str]:
-    for name in stores:
-        if name not in STORES:
-            raise UnknownName("store", name, STORES)
-    return [name for name in STORES if name in stores]
-
-
-def _join(place: Home, wanted: list[str]) -> Servers | None:
-    state = place.read_state()
-    if any(name not in state.servers for name in wanted):
-        return None
-    passwords = place.read_secrets()
-    if any(name not in passwords for name in wanted):
-        return None
-    place.touch_used()  # before the look: the watcher must not stop what is about to be handed out
-    if not all(verified(state.servers[name], name) for name in wanted):
-        return None
-    return Servers(
-        place.path,
-        **{name: _KINDS[name].urls(state.servers[name].port, passwords[name]) for name in wanted},
-    )
-
-
-def _alive(place: Home, name: str, record: Record | None) -> list[tuple[int, float]]:
-    """Servers of one store that run, as (pid, began): the one written down, or any over its data.
-
-    The second way finds them when state.json is lost or damaged.
-    """
-    kind = _KINDS[name].kind
-    if (
-        record
-        and identity(record.pid) == record.began
-        and kind.serves(argv(record.pid), Path(record.data))
-    ):
-        return [(record.pid, record.began)]
-    data = open_server(place, name).data
-    found = ((pid, identity(pid)) for pid in find(kind, data))
-    return [(pid, began) for pid, began in found if began is not None]
 
 
 class Launch:
@@ -179,6 +41,8 @@ class Launch:
         idle_minutes: float | None,
         progress: Progress,
     ) -> None:
+        if importlib.util.find_spec("psutil") is None:
+            raise FeatureUnavailable(f"the built-in servers need psutil; run {INSTALL}.")
         self.place = place
         self.progress = progress
         self.children = Children()
@@ -193,7 +57,6 @@ class Launch:
         self.postgres_bin = configured.postgres_bin
         self.mongod = configured.mongod
         self.state = State()
-        self.watchers: list[tuple[int, float]] = []  # started by this launch
         self.passwords: dict[str, dict[str, str]] = {}
 
     def start(self, wanted: list[str]) -> Servers:
@@ -203,7 +66,7 @@ class Launch:
         self.place.touch_used()
         reset = {name for name in wanted if name not in self.passwords}
         for name in reset:
-            self.passwords[name] = new_passwords(_KINDS[name].users)
+            self.passwords[name] = new_passwords(KINDS[name].users)
         if reset:
             self.place.write_secrets(self.passwords)
         attempts = [Attempt(self, name, reset=name in reset) for name in wanted]
@@ -215,9 +78,8 @@ class Launch:
                     self.children.cancel()
                     raise
         except BaseException:
-            for pid, began in self.watchers:
-                if identity(pid) == began:
-                    os.kill(pid, signal.SIGTERM)
+            for attempt in attempts:
+                attempt.undo()
             raise
         self.place.write_state(self.state)
         failures = [attempt.failure for attempt in attempts if attempt.failure]
@@ -234,7 +96,7 @@ class Launch:
         ready = [attempt for attempt in attempts if not attempt.failure]
         for attempt in ready:
             attempt.pick_port(avoid=[other.port for other in ready if other is not attempt])
-        if to_watch := [attempt for attempt in ready if attempt.needs_watcher]:
+        if to_watch := [attempt for attempt in ready if attempt.watcher is None]:
             self.watch(to_watch)
         list(pool.map(Attempt.finish, ready))
         for attempt in ready:
@@ -250,7 +112,6 @@ class Launch:
             idle_seconds=self.idle_seconds,
             owner=self.owner,
         )
-        self.watchers.append(watched.watcher)
         for attempt in attempts:
             attempt.watcher = watched.watcher
             attempt.pid, attempt.began = watched.servers[attempt.name]
@@ -272,22 +133,18 @@ class Attempt:
         self.record: Record | None = None
         self.failure: FwdbError | None = None
 
-    @property
-    def needs_watcher(self) -> bool:
-        return self.watcher is None
-
     def prepare(self) -> None:
         """Join a server that runs already, or get everything ready to start one."""
         launch, server = self.launch, self.server
         try:
             self.record = launch.state.servers.pop(self.name, None)
-            alive = _alive(launch.place, self.name, self.record)
-            if alive and self.reset:  # its passwords are lost: they are set while it is stopped
-                for pid, began in alive:
+            found = alive(launch.place, self.name, self.record)
+            if found and self.reset:  # its passwords are lost: they are set while it is stopped
+                for pid, began in found:
                     end(pid, began, server.signals)
-                alive = []
-            if alive:
-                self._adopt(*alive[0])
+                found = []
+            if found:
+                self._adopt(*found[0])
                 return
             self.record = None
             if isinstance(server, PostgresServer):
@@ -360,6 +217,14 @@ class Attempt:
             if self.began and not self.adopted:
                 end(self.pid, self.began, self.server.signals)
 
+    def undo(self) -> None:
+        """End whatever this attempt has started, told of it or not."""
+        if self.adopted:
+            return
+        for pid in find(self.server.kind, self.server.data):
+            if (began := identity(pid)) is not None:
+                end(pid, began, self.server.signals)
+
     def _wait(self) -> bool:
         """True when the server answers; False when another process has taken its port.
 
@@ -380,8 +245,10 @@ class Attempt:
                 )
             if now > told_at:
                 told_at = now + 5
-                told = last_line(*self.server.logs())
-                self.launch.progress(f"Waiting for {self.server.title}: {told}")
+                self.launch.progress(
+                    f"Waiting for {self.server.title}, which recovers when it was not stopped in "
+                    "order"
+                )
             time.sleep(0.01)
         # Another server may answer on a port that ours did not get.
         return identity(self.pid) == self.began

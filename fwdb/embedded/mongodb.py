@@ -163,6 +163,13 @@ class MongoServer:
         for pid in find(self.kind, making):  # of a start that was killed half-way
             if (began := identity(pid)) is not None:
                 end(pid, began, [])
+        try:
+            self._initialise(making, passwords)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+    def _initialise(self, making: Path, passwords: dict[str, str]) -> None:
+        """Make the data beside its place and move it there when it is complete."""
         with disk_sentences(self.folder):
             shutil.rmtree(making, ignore_errors=True)
             private_folder(making, self.account)
@@ -261,8 +268,8 @@ class MongoServer:
                 file.write(secrets.token_hex(256))
 
     def _rotate_log(self) -> None:
-        """Keep the log of the last start beside the new one."""
-        if self.start_log.exists() and self.start_log.stat().st_size > 1_000_000:
+        """Keep one older log beside the new one."""
+        if self.start_log.exists():
             self.start_log.replace(self.start_log.with_suffix(".log.1"))
 
     def failed(self) -> str:

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fwdb.embedded.accounts import private_folder, server_account, server_folder
+from fwdb.embedded import postgres_setup as setup
+from fwdb.embedded.accounts import SHARED_FOLDER, private_folder, server_account, server_folder
 from fwdb.embedded.binaries import (
     PostgresBinaries,
     choose_postgres,
@@ -20,6 +21,7 @@ from fwdb.embedded.binaries import (
     within_reach,
 )
 from fwdb.embedded.home import Home, disk_full, disk_sentences, free_bytes
+from fwdb.embedded.postgres_setup import SUPERUSER
 from fwdb.embedded.processes import (
     HOST,
     Children,
@@ -37,99 +39,6 @@ from fwdb.embedded.watcher import identity
 from fwdb.errors import EmbeddedError
 
 ROOM_BYTES = 100_000_000  # a new cluster takes 40 MB, its first WAL segments the rest
-SUPERUSER = "postgres"
-
-# Read after initdb's own postgresql.conf. ALTER SYSTEM and lines after the include win over it.
-_SETTINGS = """\
-# Written by fwdb at each start. Settings of your own go to the end of postgresql.conf.
-listen_addresses = '127.0.0.1'
-# No socket file: its folder would be one more place to guard, with a limit on its length.
-unix_socket_directories = ''
-password_encryption = 'scram-sha-256'
-# 100 for the application's largest pool, the rest for reports, migrations and people.
-max_connections = 120
-shared_buffers = '128MB'
-max_wal_size = '512MB'
-wal_level = 'replica'
-max_wal_senders = 5
-# Plans are the same on every machine; the wheel has no JIT either.
-jit = off
-timezone = 'UTC'
-
-shared_preload_libraries = 'pg_stat_statements,auto_explain'
-compute_query_id = on
-pg_stat_statements.track = 'all'
-auto_explain.log_min_duration = '500ms'
-track_io_timing = on
-track_wal_io_timing = on
-track_functions = 'pl'
-
-logging_collector = on
-log_destination = '{log_destination}'
-log_directory = 'log'
-log_filename = 'postgres-%a.log'
-log_truncate_on_rotation = on
-log_rotation_age = '1d'
-log_rotation_size = 0
-log_timezone = 'UTC'
-log_min_duration_statement = '100ms'
-log_lock_waits = on
-log_temp_files = 0
-"""
-
-_ACCESS = """\
-# A password for everybody, by every way in.
-local all         all              scram-sha-256
-host  all         all 127.0.0.1/32 scram-sha-256
-host  all         all ::1/128      scram-sha-256
-local replication all              scram-sha-256
-host  replication all 127.0.0.1/32 scram-sha-256
-host  replication all ::1/128      scram-sha-256
-"""
-
-_ROLE = """\
-DO $$ BEGIN
-  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{role}') THEN
-    CREATE ROLE {role};
-  END IF;
-END $$;
-
-ALTER ROLE {role} LOGIN PASSWORD '{password}';
-
-"""
-
-_CLUSTER = f"""\
-GRANT pg_monitor TO {OWNER}, {APP}, {REPORT};
-
-ALTER ROLE {REPORT} SET default_transaction_read_only = on;
-
-CREATE DATABASE {DATABASE} OWNER {OWNER};
-
-REVOKE ALL ON DATABASE {DATABASE} FROM PUBLIC;
-
-GRANT CONNECT, TEMPORARY ON DATABASE {DATABASE} TO {APP}, {REPORT};
-
-"""
-
-_DATABASE = f"""\
-CREATE EXTENSION pg_stat_statements;
-
-CREATE EXTENSION pg_trgm;
-
-GRANT ALL ON SCHEMA public TO {OWNER};
-
-ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT USAGE ON SCHEMAS TO {APP}, {REPORT};
-
-ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER}
-  GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {APP};
-
-ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT USAGE, SELECT, UPDATE ON SEQUENCES TO {APP};
-
-ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT EXECUTE ON FUNCTIONS TO {APP};
-
-ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT SELECT ON TABLES TO {REPORT};
-
-"""
 
 
 class PostgresServer:
@@ -148,6 +57,7 @@ class PostgresServer:
         self.data = self.folder / "pg"
         self.start_log = home.log / "postgres.log"
         self._binaries: PostgresBinaries | None = None
+        self._started_at = 0.0
 
     # What is there
 
@@ -191,22 +101,33 @@ class PostgresServer:
     ) -> None:
         """Make the cluster if there is none; `reset` gives the roles of one `passwords`."""
         private_folder(self.folder, self.account)
+        if self.folder.parent == SHARED_FOLDER:
+            progress(
+                f"PostgreSQL's data is in {self.folder}: user {self.account and self.account.name} "
+                f"cannot enter {self.home.path.parent}"
+            )
+        with disk_sentences(self.start_log):
+            self.start_log.write_text("")  # what it says is about this start
+        self._started_at = time.time()
         if self.data_version() is None:
-            self._initialise(passwords, children, progress)
+            making = self.folder / "pg.tmp"
+            try:
+                self._initialise(making, passwords, children, progress)
+            finally:
+                shutil.rmtree(making, ignore_errors=True)
         elif reset:
             self._clear_stale()
             progress("Setting new passwords in PostgreSQL: the file of the old ones is lost")
-            self._sql(self.data, "postgres", self._roles(passwords), children)
+            self._sql(self.data, "postgres", setup.roles(passwords), children)
         self._clear_stale()
-        self._write(self.data / "fwdb.conf", self._settings())
+        self._write(self.data / "fwdb.conf", setup.settings(self.binaries.major))
 
     def _initialise(
-        self, passwords: dict[str, str], children: Children, progress: Progress
+        self, making: Path, passwords: dict[str, str], children: Children, progress: Progress
     ) -> None:
         """Make the cluster beside its place and move it there when it is complete."""
         if free_bytes(self.folder) < ROOM_BYTES:
             raise EmbeddedError(disk_full(self.folder))
-        making = self.folder / "pg.tmp"
         # What a start that was killed half-way has left: initdb outlives its starter.
         left = find(Kind(frozenset({"initdb", "postgres"}), frozenset({"-D"})), making)
         for pid in [*left, *at_work_in(making)]:
@@ -231,13 +152,13 @@ class PostgresServer:
                 break
             if "locale" not in result.stderr or locale == locales[-1]:
                 raise EmbeddedError(self._failed("initdb", result.stderr + result.stdout))
-        self._write(making / "pg_hba.conf", _ACCESS)
-        self._write(making / "fwdb.conf", self._settings())
+        self._write(making / "pg_hba.conf", setup.ACCESS)
+        self._write(making / "fwdb.conf", setup.settings(self.binaries.major))
         with disk_sentences(making):
             conf = making / "postgresql.conf"
             self._write(conf, conf.read_text() + "\ninclude_if_exists = 'fwdb.conf'\n")
-        self._sql(making, "postgres", self._roles(passwords) + _CLUSTER, children)
-        self._sql(making, DATABASE, _DATABASE, children)
+        self._sql(making, "postgres", setup.roles(passwords) + setup.CLUSTER, children)
+        self._sql(making, DATABASE, setup.DATABASE_OBJECTS, children)
         with disk_sentences(self.folder):
             if self.data.exists():
                 self.data.rmdir()
@@ -251,13 +172,6 @@ class PostgresServer:
             # Order and case by code point, the same on every system and in every version of libc.
             options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         return options
-
-    def _settings(self) -> str:
-        json_log = self.binaries.major >= 15
-        return _SETTINGS.format(log_destination="jsonlog" if json_log else "csvlog")
-
-    def _roles(self, passwords: dict[str, str]) -> str:
-        return "".join(_ROLE.format(role=user, password=passwords[user]) for user in self.users)
 
     def _sql(self, data: Path, database: str, sql: str, children: Children) -> None:
         """Run `sql` on the stopped cluster, in single-user mode: no port is open meanwhile.
@@ -391,6 +305,7 @@ class PostgresServer:
         """Files with the reason of a failed start, the one that says most last."""
         written = []
         with contextlib.suppress(OSError):
-            written = [path for path in (self.data / "log").iterdir() if path.suffix == ".json"]
-        newest = sorted(written, key=lambda path: path.stat().st_mtime)[-1:]
-        return [*newest, self.start_log]
+            for path in (self.data / "log").iterdir():
+                if path.suffix == ".json" and path.stat().st_mtime >= self._started_at:
+                    written.append(path)
+        return [*written, self.start_log]

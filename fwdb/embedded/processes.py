@@ -297,10 +297,11 @@ def last_line(*logs: Path) -> str:
 def telling_line(lines: Iterable[str]) -> str:
     """The last error among `lines`, else the last line with anything in it."""
     texts = [text for line in lines if (text := _plain(line))]
-    marks = ("PANIC:", "FATAL:", "ERROR:", "error:", "Error:")
-    errors = [text for text in texts if any(mark in text for mark in marks)]
-    chosen = (errors or texts or ["it left no message"])[-1]
-    return chosen.rstrip(". ")
+    for marks in (("PANIC:", "FATAL:"), ("ERROR:", "error:", "Error:")):
+        errors = [text for text in texts if any(mark in text for mark in marks)]
+        if errors:
+            return errors[-1].rstrip(". ")
+    return (texts or ["it left no message"])[-1].rstrip(". ")
 
 
 def _plain(line: str) -> str:

@@ -12,6 +12,7 @@ no server is left. A server in the plan with a `pid` runs already and is looked 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -190,11 +191,23 @@ class Watch:
         if not self.idle_seconds or now < self._look_at:
             return False
         self._look_at = now + min(IDLE_POLL_SECONDS, self.idle_seconds / 4)
+        # An unknown number of clients counts as use: never stop under somebody's hands.
+        if any(server.clients() != 0 for server in self.servers):
+            os.utime(self.used)  # the other server, if another watcher has it, stays up as well
         mark = self._mark()
-        if mark != self._used_mark or any(server.clients() != 0 for server in self.servers):
-            # An unknown number of clients counts as use: never stop under somebody's hands.
+        if mark != self._used_mark:
             self._used_mark, self._used_at = mark, now
         return now - self._used_at >= self.idle_seconds
+
+    def housekeeping(self, now: float) -> None:
+        """Look for idleness and for large logs, each in its own interval."""
+        if not self.stopping and self.idle(now):
+            _say(f"no client for {self.idle_seconds:g} s")
+            self.stopping = True
+        if now >= self._logs_at:
+            self._logs_at = now + LOG_POLL_SECONDS
+            for server in self.servers:
+                server.bound_logs()
 
     def run(self) -> None:
         patience = PATIENCE_SECONDS
@@ -204,16 +217,13 @@ class Watch:
             if not self.stopping and self.owner_gone():
                 _say(f"process {self.owner and int(self.owner[0])}, the owner, has ended")
                 self.stopping, patience = True, OWNER_PATIENCE_SECONDS
-            if not self.stopping and self.idle(now):
-                _say(f"no client for {self.idle_seconds:g} s")
-                self.stopping = True
+            try:
+                self.housekeeping(now)
+            except OSError as error:  # a full disk, a folder removed: still the parent of servers
+                _say(str(error))
             if self.stopping:
                 for server in self.servers:
                     server.push(now, patience)
-            if now >= self._logs_at:
-                self._logs_at = now + LOG_POLL_SECONDS
-                for server in self.servers:
-                    server.bound_logs()
             wait = 0.1 if self.stopping else POLL_SECONDS
             if self.idle_seconds:
                 wait = min(wait, self.idle_seconds / 4)
@@ -225,8 +235,9 @@ class Watch:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a full disk is no reason to leave the servers alone
+        sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
+        sys.stderr.flush()
 
 
 def main() -> None:

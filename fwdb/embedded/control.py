@@ -1,0 +1,73 @@
+"""Bringing the servers of a home up and taking them down."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fwdb.embedded.join import KINDS, STORES, alive, check_stores, home_at, join
+from fwdb.embedded.launch import Launch
+from fwdb.embedded.processes import Progress, end
+from fwdb.embedded.urls import Servers
+
+log = logging.getLogger("fwdb.embedded")
+
+
+def up(
+    home: Path | str | None = None,
+    *,
+    stores: Sequence[str] = STORES,
+    owner_pid: int | None = None,
+    idle_minutes: float | None = None,
+    progress: Progress | None = None,
+) -> Servers:
+    """Start the servers of `home` that do not run, and return the URLs of all asked for.
+
+    Servers outlive this process. They stop when nobody has been connected for `idle_minutes`
+    (FWDB_IDLE_STOP, 30; 0 is never), and within 5 s after the process `owner_pid` has ended, if
+    it is given. Both hold for servers started here; those that run already are joined as they
+    are. Several processes may call this at once. `progress` is told, in short sentences, what
+    takes time.
+
+    Raises `FeatureUnavailable` when there is no program to run, and `EmbeddedError` when a server
+    cannot be started; the other one runs then all the same.
+    """
+    wanted = check_stores(stores)
+    place = home_at(home)
+    if joined := join(place, wanted):
+        return joined
+    launch = Launch(place, owner_pid, idle_minutes, progress or log.info)
+    place.create()
+    with place.lock(launch.progress):
+        if joined := join(place, wanted):  # another process has started them meanwhile
+            return joined
+        return launch.start(wanted)
+
+
+def down(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> bool:
+    """Stop the servers of `home`; whether there was one to stop.
+
+    Data, ports and passwords stay. Raises `EmbeddedError` when a server does not end.
+    """
+    wanted = check_stores(stores)
+    place = home_at(home)
+    if not place.exists():
+        return False
+    place.create()  # refuses a home of another user
+    with place.lock(log.info):
+        state = place.read_state()
+        targets = []
+        for name in wanted:
+            record = state.servers.pop(name, None)
+            kind = KINDS[name]
+            for pid, began in alive(place, name, record):
+                targets.append((pid, began, kind.signals))
+        if targets:
+            with ThreadPoolExecutor(len(targets)) as pool:
+                stopped = list(pool.map(lambda target: end(*target), targets))
+        else:
+            stopped = []
+        place.write_state(state)
+        return any(stopped)

@@ -1,0 +1,91 @@
+"""Finding servers that run already, and joining them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fwdb.config import settings
+from fwdb.embedded.home import Home, Record, find_home
+from fwdb.embedded.mongodb import MongoServer
+from fwdb.embedded.postgres import PostgresServer
+from fwdb.embedded.processes import argv, find
+from fwdb.embedded.urls import Servers
+from fwdb.embedded.watcher import identity
+from fwdb.errors import UnknownName
+
+STORES = ("postgres", "mongodb")
+
+Server = PostgresServer | MongoServer
+KINDS: dict[str, type[PostgresServer] | type[MongoServer]] = {
+    "postgres": PostgresServer,
+    "mongodb": MongoServer,
+}
+
+
+def running(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> Servers | None:
+    """The URLs of the servers of `home` if all of `stores` run; None otherwise, at once.
+
+    A server counts as running when the process has the pid, the time of start and the data folder
+    that were written down, and answers.
+    """
+    return join(home_at(home), check_stores(stores))
+
+
+def verified(record: Record, name: str) -> bool:
+    """Whether the process of `record` is still the server it was, and answers."""
+    kind = KINDS[name]
+    return (
+        identity(record.pid) == record.began
+        and kind.kind.serves(argv(record.pid), Path(record.data))
+        and kind.ping(record.port)
+    )
+
+
+def open_server(place: Home, name: str) -> Server:
+    """The server `name` of a home, with nothing done to it yet."""
+    return KINDS[name](place, settings().run_as)
+
+
+def home_at(home: Path | str | None) -> Home:
+    return Home(find_home() if home is None else Path(home).expanduser())
+
+
+def check_stores(stores: Sequence[str]) -> list[str]:
+    for name in stores:
+        if name not in STORES:
+            raise UnknownName("store", name, STORES)
+    return [name for name in STORES if name in stores]
+
+
+def join(place: Home, wanted: list[str]) -> Servers | None:
+    state = place.read_state()
+    if any(name not in state.servers for name in wanted):
+        return None
+    passwords = place.read_secrets()
+    if any(name not in passwords for name in wanted):
+        return None
+    place.touch_used()  # before the look: the watcher must not stop what is about to be handed out
+    if not all(verified(state.servers[name], name) for name in wanted):
+        return None
+    return Servers(
+        place.path,
+        **{name: KINDS[name].urls(state.servers[name].port, passwords[name]) for name in wanted},
+    )
+
+
+def alive(place: Home, name: str, record: Record | None) -> list[tuple[int, float]]:
+    """Servers of one store that run, as (pid, began): the one written down, or any over its data.
+
+    The second way finds them when state.json is lost or damaged.
+    """
+    kind = KINDS[name].kind
+    if (
+        record
+        and identity(record.pid) == record.began
+        and kind.serves(argv(record.pid), Path(record.data))
+    ):
+        return [(record.pid, record.began)]
+    data = open_server(place, name).data
+    found = ((pid, identity(pid)) for pid in find(kind, data))
+    return [(pid, began) for pid, began in found if began is not None]

@@ -1,0 +1,112 @@
+"""The audit trail over two databases: one of our migrations, one of the existing service."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
+from fwdb.audit import Audit
+from fwdb.stores import PostgresStore
+
+# What the existing service's migrations leave: no partitions, an enum, a foreign key.
+EXISTING = """
+CREATE SCHEMA shared;
+CREATE SCHEMA audit;
+CREATE TABLE shared.users (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    email varchar(255) NOT NULL UNIQUE,
+    password_hash varchar(255) NOT NULL DEFAULT 'x',
+    first_name varchar(100) NOT NULL DEFAULT 'A',
+    last_name varchar(100) NOT NULL DEFAULT 'B'
+);
+CREATE TYPE audit.audit_action AS ENUM ('CREATE', 'UPDATE', 'DELETE', 'READ');
+CREATE TABLE audit.audit_logs (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    user_id uuid REFERENCES shared.users (id) ON DELETE SET NULL,
+    entity_type varchar(100) NOT NULL,
+    entity_id uuid NOT NULL,
+    action audit.audit_action NOT NULL,
+    old_values jsonb,
+    new_values jsonb,
+    metadata text,
+    ip_address varchar(45),
+    user_agent text,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX ON audit.audit_logs (user_id, created_at DESC);
+CREATE INDEX ON audit.audit_logs (entity_type, entity_id);
+CREATE INDEX ON audit.audit_logs (action, created_at DESC);
+CREATE INDEX ON audit.audit_logs (created_at DESC);
+"""
+
+
+@pytest.fixture(scope="session", params=["own", "existing"])
+def made(request: pytest.FixtureRequest, servers: Any) -> Iterator[PostgresStore]:
+    """A database made by our migrations, and one that the existing service made."""
+    name = f"test_{os.getpid()}_audit_{request.param}"
+    own = request.param == "own"
+    template = f" TEMPLATE {request.getfixturevalue('template')}" if own else ""
+    admin = PostgresStore(servers.postgres)
+    admin.execute(sa.text(f"CREATE DATABASE {name}{template}"))
+    url = make_url(servers.postgres).set(database=name)
+    store = PostgresStore(url.render_as_string(hide_password=False))
+    if not own:
+        store.execute(sa.text(EXISTING))
+    yield store
+    store.close()
+    admin.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.close()
+
+
+@pytest.fixture
+def store(made: PostgresStore) -> PostgresStore:
+    """The database with an empty trail."""
+    made.execute(sa.text("TRUNCATE audit.audit_logs"))
+    made.execute(sa.text("DELETE FROM shared.users WHERE email LIKE '%@example.com'"))
+    return made
+
+
+@pytest.fixture
+def audit(store: PostgresStore) -> Audit:
+    return Audit(store)
+
+
+@pytest.fixture
+def actor(store: PostgresStore) -> str:
+    """The id of a user who does things."""
+    return str(
+        store.rows(
+            sa.text(
+                "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
+                " VALUES ('actor@example.com', 'x', 'A', 'C') RETURNING id"
+            )
+        )[0]["id"]
+    )
+
+
+@pytest.fixture
+def count(store: PostgresStore) -> Callable[[], int]:
+    """The number of rows of the trail."""
+    statement = sa.text("SELECT count(*) AS n FROM audit.audit_logs")
+    return lambda: int(store.rows(statement)[0]["n"])
+
+
+@pytest.fixture
+def put(store: PostgresStore) -> Callable[[list[dict[str, Any]]], None]:
+    """Writes rows of the past, which `log_…` cannot."""
+
+    def write(rows: list[dict[str, Any]]) -> None:
+        usual = {"entity_type": "User", "action": "UPDATE", "user_id": None}
+        store.copy(
+            "audit.audit_logs",
+            pd.DataFrame([{**usual, "entity_id": str(uuid.uuid4()), **row} for row in rows]),
+        )
+
+    return write

@@ -1,0 +1,304 @@
+"""The audit trail: what is written, with what, and what is never written."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+
+import pytest
+import sqlalchemy as sa
+
+from fwdb import errors, models
+from fwdb.audit.values import changes, image, redact_json
+
+HASH = "$2b$12$" + "N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"[:53]
+OBJECT_ID = "65a1b2c3d4e5f60718293a4b"
+
+
+def user(**given: object) -> models.User:
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    fields = {
+        "id": str(uuid.uuid4()),
+        "email": "ana@example.com",
+        "password_hash": HASH,
+        "first_name": "Ana",
+        "last_name": "Lima",
+        "role": "user",
+        "is_active": True,
+        "email_verified": True,
+        "created_at": now,
+        "updated_at": now,
+    }
+    return models.User(**{**fields, **given})
+
+
+# -- with the change, or not at all ---------------------------------------------------------------
+
+
+def test_a_rolled_back_change_takes_its_audit_row_along(audit, store, actor, count):
+    """The row of the trail is part of the transaction of the change."""
+    before = count()
+
+    def change() -> None:
+        with store.transaction():
+            audit.log_create("User", uuid.uuid4(), {"email": "a"}, user_id=actor)
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        change()
+
+    assert count() == before
+
+
+def test_a_failed_audit_write_rolls_the_change_back(audit, store):
+    """A change that cannot be recorded is not made; the error is the caller's."""
+
+    def change() -> None:
+        with store.transaction():
+            store.execute(
+                sa.text(
+                    "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
+                    " VALUES ('lost@example.com', 'x', 'A', 'B')"
+                )
+            )
+            audit.log_create("User", uuid.uuid4(), {"email": "a"}, user_id=uuid.uuid4())
+
+    with pytest.raises(errors.ForeignKeyViolation):
+        change()
+
+    assert not store.rows(sa.text("SELECT 1 FROM shared.users WHERE email = 'lost@example.com'"))
+
+
+def test_the_actor_and_where_they_came_from_are_kept(audit, actor):
+    """Who, from where, with what and why all come back."""
+    id = str(uuid.uuid4())
+    written = audit.log_create(
+        "Avatar",
+        id,
+        {"name": "A"},
+        user_id=actor,
+        ip_address="2001:db8::7",
+        user_agent="Firefox",
+        metadata={"reason": "import", "token": "t0p"},
+    )
+    row = audit.history("Avatar", id).iloc[0]
+
+    assert isinstance(written, models.AuditLog)
+    assert written.user_id == row["user_id"] == actor
+    assert written.entity_id == row["entity_id"] == id
+    assert row["ip_address"] == "2001:db8::7"
+    assert row["user_agent"] == "Firefox"
+    assert json.loads(row["metadata"]) == {"reason": "import", "token": "[redacted]"}
+    assert written.created_at == row["created_at"]
+
+
+def test_changes_of_one_transaction_keep_their_order(audit, store):
+    """The time of a row is that of its change, not the start of the transaction."""
+    id = uuid.uuid4()
+    with store.transaction():
+        audit.log_create("Avatar", id, {"name": "0"})
+        for n in range(1, 20):
+            audit.log_update("Avatar", id, {"name": str(n - 1)}, {"name": str(n)})
+        audit.log_delete("Avatar", id, {"name": "19"})
+
+    history = audit.history("Avatar", id)
+    assert list(history["action"]) == ["CREATE", *["UPDATE"] * 19, "DELETE"]
+    assert [json.loads(v)["name"] for v in history["old_values"].dropna()] == [
+        *map(str, range(19)),
+        "19",
+    ]
+    assert history["created_at"].is_unique
+
+
+def test_both_kinds_of_id_come_back_as_what_they_were(audit):
+    """A design's ObjectId and a uuid live in one uuid column."""
+    id = str(uuid.uuid4())
+    assert audit.log_read("Design", OBJECT_ID).entity_id == OBJECT_ID
+    assert audit.log_read("Design", id).entity_id == id
+
+    assert list(audit.history("Design", OBJECT_ID.upper())["entity_id"]) == [OBJECT_ID]
+    assert set(audit.recent(2)["entity_id"]) == {OBJECT_ID, id}
+
+
+# -- what is stored -------------------------------------------------------------------------------
+
+
+def test_an_update_keeps_the_fields_that_changed_with_both_values(audit):
+    """Fields that are the same on both sides are not stored twice."""
+    old = user()
+    new = replace(old, first_name="Anna", updated_at=old.updated_at + timedelta(hours=1))
+    written = audit.log_update("User", old.id, old, new)
+
+    assert written.old_values == {
+        "first_name": "Ana",
+        "updated_at": "2026-01-02T03:04:05+00:00",
+    }
+    assert written.new_values == {
+        "first_name": "Anna",
+        "updated_at": "2026-01-02T04:04:05+00:00",
+    }
+    assert list(audit.history("User", old.id)["changed_fields"]) == ["first_name"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (user(), None),
+        ({"price": 1}, {"price": 1.0}),
+        ({"tags": ["a"], "updated_at": 1, "version": 1}, {"tags": ["a"], "updatedAt": 2}),
+        ({"a": None}, {}),
+    ],
+)
+def test_an_update_that_changes_nothing_is_not_recorded(audit, count, old, new):
+    """`updated_at` and `version` follow an update and are none by themselves."""
+    new = replace(old, updated_at=datetime.now(UTC)) if new is None else new
+    before = count()
+
+    assert audit.log_update("User", uuid.uuid4(), old, new) is None
+    assert count() == before
+
+
+def test_no_secret_reaches_the_table(audit, store):
+    """A hash is absent from all columns of all rows, whatever it was called or wherever it lay."""
+    old = user()
+    new = replace(old, password_hash=HASH.replace("N", "M"), email="new@example.com")
+    nested = {"note": HASH, "deep": [{"apiKey": "k3y-abc"}], "authToken": "t0ken-abc"}
+    audit.log_create("User", old.id, old, metadata=nested)
+    audit.log_update("User", old.id, old, new)
+    audit.log_update("User", old.id, {**nested, "n": 1}, {**nested, "n": 2, "pwd": "pa55-abc"})
+    audit.log_delete("User", old.id, new)
+
+    text = "\n".join(
+        row["row"]
+        for row in store.rows(sa.text("SELECT CAST(a AS text) AS row FROM audit.audit_logs a"))
+    )
+    for secret in (HASH, new.password_hash, HASH[8:30], "k3y-abc", "t0ken-abc", "pa55-abc"):
+        assert secret not in text
+    assert "new@example.com" in text
+
+
+def test_a_changed_password_is_recorded_without_either_value(audit):
+    """That the secret changed is part of the trail, what it was is not."""
+    old = user()
+    written = audit.log_update("User", old.id, old, replace(old, password_hash="other"))
+
+    assert written.old_values == {"password_hash": "[redacted]"}
+    assert written.new_values == {"password_hash": "[redacted: changed]"}
+    row = audit.history("User", old.id).iloc[0]
+    assert row["changed_fields"] == "password_hash"
+    assert json.loads(row["new_values"]) == written.new_values
+
+
+def test_secrets_that_another_program_stored_are_not_shown(audit, store):
+    """The existing service stores whole entities; asking for them redacts them."""
+    id = uuid.uuid4()
+    store.execute(
+        sa.text(
+            "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values, new_values)"
+            " VALUES ('User', :id, 'UPDATE', :old, :new)"
+        ),
+        {
+            "id": id,
+            "old": json.dumps({"passwordHash": HASH, "firstName": "A", "email": "e"}),
+            "new": json.dumps({"passwordHash": HASH, "firstName": "B", "email": "e"}),
+        },
+    )
+    row = audit.history("User", id).iloc[0]
+
+    assert HASH not in row.to_json()
+    assert json.loads(row["old_values"])["passwordHash"] == "[redacted]"
+    assert row["changed_fields"] == "firstName"
+    assert len(audit.search(changed_field="first_name", entity_type="User")) == 1
+
+
+def test_values_become_plain_json():
+    """Each type has one text, whatever the clock or locale of the program."""
+    id = uuid.uuid4()
+    found = image(
+        {
+            "id": id,
+            "at": datetime(2026, 1, 2, 3, tzinfo=timezone(timedelta(hours=2))),
+            "day": date(2026, 1, 2),
+            "price": Decimal("1.10"),
+            "ratio": float("nan"),
+            "tags": {"b", "a"},
+            "name": "a\x00b",
+            "raw": b"\x01\xff",
+            1: (1, None, True),
+        }
+    )
+    assert found == {
+        "id": str(id),
+        "at": "2026-01-02T01:00:00+00:00",
+        "day": "2026-01-02",
+        "price": "1.10",
+        "ratio": "nan",
+        "tags": ["a", "b"],
+        "name": "a\ufffdb",
+        "raw": "01ff",
+        "1": [1, None, True],
+    }
+
+
+def test_a_secret_deep_inside_shows_only_that_it_changed():
+    """Old and new differ in the trail although neither value is there."""
+    old, new = changes({"c": {"token": "a", "x": 1}}, {"c": {"token": "b", "x": 1}})
+
+    assert old == {"c": {"token": "[redacted]", "x": 1}}
+    assert new == {"c": {"token": "[redacted: changed]", "x": 1}}
+
+
+def test_true_is_not_one():
+    """Python holds True and 1 equal; in the trail that is a change."""
+    assert changes({"a": 1}, {"a": True}) == ({"a": 1}, {"a": True})
+
+
+def test_text_that_is_no_json_is_shown_as_it_is():
+    """`metadata` is free text; a word in it does not make it JSON."""
+    assert redact_json("the token was lost") == "the token was lost"
+
+
+def test_a_nul_character_does_not_keep_a_change_from_being_recorded(audit):
+    """MongoDB takes NUL in text, PostgreSQL does not."""
+    written = audit.log_create("Design", OBJECT_ID, {"name": "a\x00b"}, user_agent="x\x00y")
+
+    assert written.new_values == {"name": "a\ufffdb"}
+    assert written.user_agent == "x\ufffdy"
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+def test_an_unknown_entity_type_is_refused_with_the_nearest(audit, count):
+    """The trail has no kind of row that no question would find."""
+    before = count()
+    for write in (
+        lambda: audit.log_create("Avatr", uuid.uuid4(), {}),
+        lambda: audit.log_update("Avatr", uuid.uuid4(), {"a": 1}, {"a": 1}),
+        lambda: audit.log_delete("Avatr", uuid.uuid4(), {}),
+        lambda: audit.log_read("Avatr", uuid.uuid4()),
+    ):
+        with pytest.raises(errors.UnknownName, match="did you mean 'Avatar'"):
+            write()
+    assert count() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"id": "42"}, "UUID or the 24 hexadecimal digits"),
+        ({"user_id": "ana"}, "UUID of a user"),
+        ({"ip_address": "10.0.0.1, 10.0.0.2"}, "one address"),
+        ({"new": [1]}, "an entity or a mapping"),
+    ],
+)
+def test_values_that_cannot_be_recorded_are_refused(audit, count, given, says):
+    """One sentence says what to give; nothing is written."""
+    before = count()
+    arguments = {"id": str(uuid.uuid4()), "new": {"name": "x"}, **given}
+    with pytest.raises(errors.ParameterError, match=says):
+        audit.log_create("Avatar", **arguments)
+    assert count() == before

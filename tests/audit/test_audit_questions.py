@@ -1,0 +1,279 @@
+"""Questions to the audit trail, over a table of ours and one of the existing service."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+
+from fwdb import errors
+from fwdb.audit import Audit
+
+OBJECT_ID = "65a1b2c3d4e5f60718293a4b"
+NOW = datetime.now(UTC)
+
+
+ASK: dict[str, Callable[[Audit], pd.DataFrame]] = {
+    "history": lambda audit: audit.history("User", uuid.uuid4()),
+    "by_user": lambda audit: audit.by_user(uuid.uuid4()),
+    "recent": lambda audit: audit.recent(),
+    "search": lambda audit: audit.search(since="1d", action="DELETE", changed_field="email"),
+    "activity": lambda audit: audit.activity("1d"),
+    "actors": lambda audit: audit.actors("1d"),
+    "bursts": lambda audit: audit.bursts("1d"),
+    "totals": lambda audit: audit.totals("1d"),
+}
+
+
+@pytest.mark.parametrize("question", ASK)
+def test_columns_and_types_do_not_depend_on_the_answer(audit, put, actor, question):
+    """A chart over an empty trail meets the same frame as one over a full one."""
+    empty = ASK[question](audit)
+    at = NOW - timedelta(hours=3)
+    put([{"action": "DELETE", "created_at": at, "user_id": actor}] * 50)
+    audit.log_delete("User", uuid.uuid4(), {"email": "x"}, user_id=actor)
+    full = ASK[question](audit)
+
+    assert list(empty.columns) == list(full.columns)
+    assert dict(empty.dtypes) == dict(full.dtypes)
+    times = [c for c in full if c.endswith("_at")]
+    assert times
+    assert all(str(full[c].dtype) == "datetime64[us, UTC]" for c in times)
+
+
+def test_search_lets_each_filter_through_alone(audit, put, actor):
+    """Every filter narrows; without any, all rows come, newest first."""
+    audit.log_create("User", uuid.uuid4(), {"email": "a"}, user_id=actor)
+    audit.log_update("Avatar", uuid.uuid4(), {"name": "a"}, {"name": "b"}, user_id=actor)
+    audit.log_delete("Design", OBJECT_ID, {"name": "a"})
+    put([{"action": "READ", "created_at": NOW - timedelta(days=3)}])
+
+    assert list(audit.search()["action"]) == ["DELETE", "UPDATE", "CREATE", "READ"]
+    assert list(audit.search(since="1d")["action"]) == ["DELETE", "UPDATE", "CREATE"]
+    assert list(audit.search(until="1d")["action"]) == ["READ"]
+    assert list(audit.search(entity_type="Design")["entity_id"]) == [OBJECT_ID]
+    assert list(audit.search(action="update")["action"]) == ["UPDATE"]
+    assert list(audit.search(changed_field="name")["action"]) == ["DELETE", "UPDATE"]
+    assert list(audit.search(limit=1)["action"]) == ["DELETE"]
+    assert list(audit.by_user(actor)["action"]) == ["UPDATE", "CREATE"]
+    assert list(audit.by_user(actor, limit=1)["action"]) == ["UPDATE"]
+    assert list(audit.recent(2)["action"]) == ["DELETE", "UPDATE"]
+
+
+def test_a_window_holds_its_start_and_not_its_end(audit, put):
+    """Two windows that meet count each event once."""
+    at = (NOW - timedelta(days=2)).replace(minute=0, second=0, microsecond=0)
+    put([{"created_at": at}])
+
+    assert audit.totals(at, at + timedelta(hours=1))["events"].sum() == 1
+    assert audit.totals(at - timedelta(hours=1), at)["events"].sum() == 0
+    assert len(audit.search(since=at, until=at + timedelta(hours=1))) == 1
+    assert len(audit.search(since=at - timedelta(hours=1), until=at)) == 0
+
+
+def test_activity_counts_per_bucket_kind_and_action(audit, put):
+    """Buckets begin in UTC; the sums of all bucket sizes agree."""
+    day = (NOW - timedelta(days=10)).replace(hour=0, minute=0, second=0, microsecond=0)
+    put(
+        [
+            {"created_at": day + timedelta(hours=1, minutes=59, seconds=59)},
+            {"created_at": day + timedelta(hours=2)},
+            {"created_at": day + timedelta(hours=2, minutes=30)},
+            {"created_at": day + timedelta(hours=2), "action": "READ"},
+            {"created_at": day + timedelta(hours=26), "entity_type": "Avatar"},
+        ],
+    )
+    window = (day, day + timedelta(days=3))
+    hours = audit.activity(*window)
+    found = list(hours[["bucket_at", "entity_type", "action", "events"]].itertuples(index=False))
+
+    assert found == [
+        (pd.Timestamp(day + timedelta(hours=1)), "User", "UPDATE", 1),
+        (pd.Timestamp(day + timedelta(hours=2)), "User", "READ", 1),
+        (pd.Timestamp(day + timedelta(hours=2)), "User", "UPDATE", 2),
+        (pd.Timestamp(day + timedelta(hours=26)), "Avatar", "UPDATE", 1),
+    ]
+    assert list(audit.activity(*window, bucket="day")["events"]) == [1, 3, 1]
+    week = audit.activity(*window, bucket="week")
+    assert all(at.day_of_week == 0 and at.hour == 0 for at in week["bucket_at"])
+    assert all(at.day == 1 for at in audit.activity(*window, bucket="month")["bucket_at"])
+    assert {
+        int(audit.activity(*window, bucket=b)["events"].sum())
+        for b in ("minute", "hour", "day", "week", "month")
+    } == {5}
+
+
+def test_activity_takes_days_for_a_long_window(audit, put):
+    """A year in hours is more points than a chart has pixels."""
+    put([{"created_at": NOW - timedelta(days=2, minutes=n)} for n in range(0, 300, 7)])
+
+    long, short = audit.activity("30d"), audit.activity("7d")
+    assert all(at == at.normalize() for at in long["bucket_at"])
+    assert len(short) > len(long)
+
+
+def test_activity_does_not_depend_on_the_zone_of_the_session(audit, store, put):
+    """The same file run in psql elsewhere gives the same days."""
+    put([{"created_at": NOW - timedelta(days=n, hours=n)} for n in range(1, 60)])
+    with store.transaction() as connection:
+        connection.execute(sa.text("SET LOCAL TimeZone = 'Pacific/Auckland'"))
+        elsewhere = audit.activity("90d", bucket="month")
+
+    pd.testing.assert_frame_equal(elsewhere, audit.activity("90d", bucket="month"))
+
+
+def test_actors_are_ranked_with_their_share(audit, put, actor):
+    """Changes without an actor are one row, so that the shares add up."""
+    at = NOW - timedelta(hours=2)
+    put(
+        [
+            *[
+                {"created_at": at, "user_id": actor, "action": a}
+                for a in ("CREATE", "DELETE", "READ")
+            ],
+            {"created_at": at},
+        ],
+    )
+    frame = audit.actors("1d")
+
+    assert list(frame["user_id"].fillna("nobody")) == [actor, "nobody"]
+    assert list(frame["share_percent"]) == [75.0, 25.0]
+    assert frame.loc[0, ["events", "creates", "updates", "reads", "deletes"]].tolist() == [
+        3, 1, 0, 1, 1,
+    ]  # fmt: skip
+    assert len(audit.actors("1d", top=1)) == 1
+    assert audit.actors("1d", top=1)["share_percent"].item() == 75.0
+
+
+def test_totals_have_a_row_for_each_action(audit, put):
+    """None of an action is a zero, not a missing row."""
+    put([{"created_at": NOW - timedelta(hours=1), "action": "READ"}] * 3)
+    frame = audit.totals("1d").set_index("action")
+
+    assert dict(frame["events"]) == {"CREATE": 0, "UPDATE": 0, "DELETE": 0, "READ": 3}
+    assert frame.loc["READ", "without_actor"] == 3
+    assert pd.isna(frame.loc["CREATE", "first_at"])
+
+
+def weeks(per_hour: Callable[[datetime], int], days: int) -> list[dict]:
+    """Rows of `days` days until this hour, as many in each hour as `per_hour` says."""
+    this_hour = NOW.replace(minute=0, second=0, microsecond=0)
+    hours = [this_hour - timedelta(hours=n) for n in range(1, 24 * days)]
+    return [
+        {"created_at": hour + timedelta(seconds=n)} for hour in hours for n in range(per_hour(hour))
+    ]
+
+
+def office(hour: datetime) -> int:
+    return 30 + hour.day % 5 if hour.weekday() < 5 and 8 <= hour.hour < 17 else 1
+
+
+def test_office_hours_are_no_burst(audit, put):
+    """A day has its rhythm: thirty times the night is usual at ten in the morning."""
+    put(weeks(office, 30))
+
+    assert audit.bursts("7d").empty
+
+
+def test_a_burst_is_found_with_what_makes_it_odd(audit, put, actor):
+    """Deletes where there are none, and many times what is usual, each with its author."""
+    night = (NOW - timedelta(days=2)).replace(hour=3, minute=0, second=0, microsecond=0)
+    put(weeks(office, 30))
+    put([{"created_at": night, "action": "DELETE", "user_id": actor}] * 40)
+    put([{"created_at": night, "user_id": actor}] * 24 + [{"created_at": night}] * 5)
+    frame = audit.bursts("7d")
+
+    assert list(frame["action"]) == ["DELETE", "UPDATE"]
+    assert list(frame["bucket_at"]) == [pd.Timestamp(night)] * 2
+    assert list(frame["events"]) == [40, 30]
+    assert list(frame["usual"]) == [0, 1]
+    assert pd.isna(frame["times_usual"][0])
+    assert frame["times_usual"][1] == 30
+    assert list(frame["top_user_id"]) == [actor, actor]
+    assert list(frame["top_user_events"]) == [40, 24]
+    assert list(audit.bursts("7d", action="UPDATE")["action"]) == ["UPDATE"]
+
+
+def test_a_burst_outside_the_window_is_not_told(audit, put):
+    """The weeks before a window are compared with, not reported."""
+    put(weeks(office, 30))
+    put([{"created_at": NOW - timedelta(days=10)}] * 400)
+
+    assert audit.bursts("7d").empty
+    assert len(audit.bursts("14d")) == 1
+
+
+def test_rows_of_unknown_kinds_are_still_read(audit, put):
+    """The existing service may record more than fwdb does."""
+    id = str(uuid.uuid4())
+    put([{"entity_type": "Order", "entity_id": id, "created_at": NOW - timedelta(hours=1)}])
+
+    assert list(audit.history("Order", id)["entity_type"]) == ["Order"]
+    assert audit.totals("1d", entity_type="Order")["events"].sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda a: a.history("Usr", uuid.uuid4()), "no entity type 'Usr'; did you mean 'User'"),
+        (lambda a: a.search(action="DELETED"), "no action 'DELETED'; did you mean 'DELETE'"),
+        (lambda a: a.search(changed_field="emial"), "no field 'emial'.*did you mean 'email'"),
+        (lambda a: a.activity("1d", bucket="days"), "no bucket 'days'; did you mean 'day'"),
+        (lambda a: a.totals("1d", entity_type="Desing"), "did you mean 'Design'"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(audit, ask, says):
+    """A misspelt filter must not look like an empty answer."""
+    with pytest.raises(errors.UnknownName, match=says):
+        ask(audit)
+
+
+def test_a_field_that_only_the_trail_knows_can_be_asked_for(audit):
+    """Existing tables have columns that fwdb's entities do not."""
+    with pytest.raises(errors.UnknownName):
+        audit.search(changed_field="body_type")
+    audit.log_update("Avatar", uuid.uuid4(), {"body_type": "a"}, {"body_type": "b"})
+
+    assert len(audit.search(changed_field="body_type", entity_type="Avatar")) == 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda a: a.search(since="2999-01-01T00:00Z"), "'since' .*in the future.*24h"),
+        (lambda a: a.totals("1d", NOW + timedelta(days=1)), "'until' .*in the future"),
+        (lambda a: a.totals("1d", "2d"), "is after 'until'"),
+        (lambda a: a.search(since="2026-01-01T00:00"), "without a zone; add one"),
+        (lambda a: a.search(since=datetime(2026, 1, 1)), "without a zone"),
+        (lambda a: a.activity("lately"), "ISO time .* or a span"),
+        (lambda a: a.activity(None), "'since' is missing"),
+        (lambda a: a.recent(0), "'limit' is '0'; give a whole number"),
+        (lambda a: a.actors("1d", top=-1), "'top' is '-1'"),
+        (lambda a: a.by_user("ana"), "UUID of a user"),
+        (lambda a: a.history("User", "42"), "24 hexadecimal digits"),
+    ],
+)
+def test_values_that_cannot_be_asked_for_are_refused(audit, ask, says):
+    """Each refusal says the form to use."""
+    with pytest.raises(errors.ParameterError, match=says):
+        ask(audit)
+
+
+def test_a_question_is_planned_for_its_own_filters(audit, store):
+    """After many wide questions a narrow one on the same connection still uses its index."""
+    for _ in range(8):
+        audit.recent()
+        audit.search()
+    with store.connection() as connection:
+        plans = connection.execute(
+            sa.text(
+                "SELECT coalesce(sum(generic_plans), 0) AS generic, sum(custom_plans) AS custom"
+                " FROM pg_prepared_statements WHERE statement LIKE '%audit.audit_logs%LIMIT%'"
+            )
+        ).one()
+    assert plans.generic == 0
+    assert plans.custom > 0

@@ -37,7 +37,7 @@ def retain(
     days: int,
     batch: int,
     dry_run: bool,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[str], None] | None,
 ) -> Retention:
     """Remove the rows of `audit.audit_logs` that are older than `days` days; see `Audit.retain`."""
     if store.in_transaction:
@@ -68,7 +68,7 @@ def retain(
             break
         removed, batches = removed + gone, batches + 1
         if progress is not None:
-            progress(removed)
+            progress(f"removed {removed:,} of {expired:,} audit rows")
     oldest_left = store.rows(sa.select(sa.func.min(audit_logs.c.created_at).label("at")))[0]["at"]
     return Retention(
         older_than=cutoff,

@@ -22,7 +22,7 @@ Moment = str | datetime | timedelta
 
 # An hour for each point of a chart up to a week, which is 168 points; days beyond.
 _HOURLY_UP_TO = timedelta(days=7)
-_BUCKETS = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+_BUCKETS = ("minute", "hour", "day", "week", "month")
 
 
 class Audit:
@@ -247,16 +247,16 @@ class Audit:
     ) -> pd.DataFrame:
         """How much was recorded: `bucket_at`, `entity_type`, `action`, `events`.
 
-        `bucket` is ``hour`` or ``day`` (in UTC); by default hours for a window of up to a week,
-        else days. What did not happen has no row.
+        `bucket` is ``minute``, ``hour``, ``day``, ``week`` (from Monday) or ``month``, in UTC; by
+        default hours for a window of up to a week, else days. What did not happen has no row.
         """
         start, end = checks.closed_window(since, until)
         if bucket is None:
             bucket = "hour" if end - start <= _HOURLY_UP_TO else "day"
-        length = _BUCKETS[checks.choice("bucket", bucket, _BUCKETS)]
         return self._figures(
-            "audit_activity", start, end, entity_type, user_id, action, bucket=length
-        )
+            "audit_activity", start, end, entity_type, user_id, action,
+            bucket=checks.choice("bucket", bucket, _BUCKETS),
+        )  # fmt: skip
 
     def actors(
         self,
@@ -348,13 +348,13 @@ class Audit:
         *,
         batch: int = 5000,
         dry_run: bool = False,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[str], None] | None = None,
     ) -> retention.Retention:
         """Remove rows older than `older_than_days`, by default the retention of one year.
 
         Works on the existing unpartitioned table, `batch` rows per short transaction, so that
-        writers wait for none of it; `progress` is told the number removed so far. `dry_run`
-        counts and removes nothing. Raises `PermissionDenied`, with the GRANT that is missing.
+        writers wait for none of it; `progress` hears of each batch. `dry_run` counts and removes
+        nothing. Raises `PermissionDenied`, with the GRANT that is missing.
         """
         return retention.retain(
             self._postgres,

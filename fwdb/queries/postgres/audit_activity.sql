@@ -1,30 +1,28 @@
--- How much was recorded, counted per hour or day (UTC), kind of entity and action.
+-- How much was recorded, counted per span of time, kind of entity and action.
 --
--- Only what happened has a row: an hour without a change of some kind is not there.
+-- `bucket` is minute, hour, day, week (from Monday) or month, all in UTC. Only what happened has a
+-- row: an hour without a change of some kind is not there.
 --
 --   psql "$FWDB_POSTGRES_URL" -v since="now() - interval '7 days'" -v until="now()" \
---     -v bucket="'1 hour'" -v entity_type=NULL -v user_id=NULL -v action=NULL \
+--     -v bucket="'hour'" -v entity_type=NULL -v user_id=NULL -v action=NULL \
 --     -f audit_activity.sql
 --
 -- Columns
---   bucket_at    timestamp  start of the hour or day
+--   bucket_at    timestamp  start of the minute, hour, day …
 --   entity_type  string     User, Avatar, CatalogItem, Design
 --   action       string     CREATE, UPDATE, DELETE or READ
 --   events       int64      rows recorded
 SELECT
-    bucket_at,
+    starts AT TIME ZONE 'UTC' AS bucket_at,
     counted.entity_type,
     counted.action,
     counted.events
 FROM generate_series(
-    date_bin(
-        CAST(:bucket AS interval),
-        CAST(:since AS timestamptz),
-        CAST('2000-01-01T00:00Z' AS timestamptz)
-    ),
-    CAST(:until AS timestamptz),
-    CAST(:bucket AS interval)
-) AS buckets (bucket_at)
+    -- Times without a zone stand for UTC: months and weeks must not follow the session's zone.
+    date_trunc(CAST(:bucket AS text), CAST(:since AS timestamptz) AT TIME ZONE 'UTC'),
+    CAST(:until AS timestamptz) AT TIME ZONE 'UTC',
+    CAST('1 ' || CAST(:bucket AS text) AS interval)
+) AS buckets (starts)
 CROSS JOIN LATERAL (
     -- Bucket by bucket over the index on time: one GROUP BY over all rows would sort them on
     -- disk, because the server cannot know how few the groups of an expression are.
@@ -33,9 +31,10 @@ CROSS JOIN LATERAL (
         CAST(action AS text) AS action,
         count(*) AS events
     FROM audit.audit_logs
-    WHERE created_at >= greatest(bucket_at, CAST(:since AS timestamptz))
+    WHERE created_at >= greatest(starts AT TIME ZONE 'UTC', CAST(:since AS timestamptz))
         AND created_at < least(
-            bucket_at + CAST(:bucket AS interval), CAST(:until AS timestamptz)
+            (starts + CAST('1 ' || CAST(:bucket AS text) AS interval)) AT TIME ZONE 'UTC',
+            CAST(:until AS timestamptz)
         )
         AND (CAST(:entity_type AS text) IS NULL OR entity_type = CAST(:entity_type AS text))
         AND (CAST(:user_id AS uuid) IS NULL OR user_id = CAST(:user_id AS uuid))

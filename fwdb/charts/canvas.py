@@ -283,9 +283,10 @@ def time_axis(axes: Axes, since: pd.Timestamp, until: pd.Timestamp) -> None:
         ticks = pd.date_range(start.ceil(step), end, freq=step)
     days = span >= pd.Timedelta(days=6)
 
-    def label(moment: pd.Timestamp) -> str:
+    def label(moment: pd.Timestamp, before: pd.Timestamp | None) -> str:
         if months:
-            return f"{moment:%b %Y}" if moment.month == 1 or moment == ticks[0] else f"{moment:%b}"
+            same_year = before is not None and before.year == moment.year
+            return f"{moment:%b}" if same_year else f"{moment:%b %Y}"
         if days or moment == moment.normalize():
             return f"{moment.day} {moment:%b}"
         return f"{moment:%H:%M:%S}" if span < pd.Timedelta(minutes=3) else f"{moment:%H:%M}"
@@ -294,7 +295,7 @@ def time_axis(axes: Axes, since: pd.Timestamp, until: pd.Timestamp) -> None:
     axes.set_xlim(float(place(start)), float(place(end)))
     axes.set_xticks(
         [float(place(t)) for t in inside],
-        labels=[label(t) for t in inside],
+        labels=[label(t, b) for t, b in zip(inside, [None, *inside], strict=False)],
     )
     axes.tick_params(axis="x", length=4, color=AXIS)
 

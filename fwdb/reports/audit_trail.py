@@ -12,21 +12,23 @@ from fwdb import charts
 from fwdb.charts.canvas import share
 from fwdb.reports.asking import Asking, utc_frame
 from fwdb.reports.parameters import Value, Window, iso
-from fwdb.reports.results import Kpi, Result, Table
+from fwdb.reports.results import Kpi, Result, Status, Table
 from fwdb.reports.words import figure
 
 if TYPE_CHECKING:
     from fwdb.database import Database
 
-# Longest window for each size of bar: at most about 120 bars are drawn.
+# Longest window for each size of bar: at most about 200 bars are drawn.
 BUCKETS = (
     (timedelta(hours=2), "minute"),
-    (timedelta(days=5), "hour"),
+    (timedelta(days=8), "hour"),
     (timedelta(days=120), "day"),
     (timedelta(days=800), "week"),
 )
 # An actor behind most of many deletes is worth a question, even when the pace is usual.
 DELETES_BY_ONE, DELETES_LEAST = 50.0, 20
+# Of a burst, the share that one user did; and the events a burst has at least (audit_bursts.sql).
+BY_ONE, BURST_LEAST = 0.5, 10
 # No address, no client, no values: a report may be passed on, the trail itself may not.
 RECENT = ["created_at", "action", "entity_type", "entity_id", "user_id", "changed_fields"]
 NO_ACTIVITY = utc_frame(
@@ -34,6 +36,7 @@ NO_ACTIVITY = utc_frame(
 )
 NO_ROWS = utc_frame(dict.fromkeys(RECENT, "str"))
 NO_TOTALS = utc_frame({"action": "str", "events": "int64", "without_actor": "int64"})
+ACTORS = ["user_id", "events", "creates", "updates", "reads", "deletes", "share_percent", "last_at"]
 NO_ACTORS = utc_frame({"user_id": "str", "events": "int64", "deletes": "int64"})
 NO_BURSTS = utc_frame(
     {
@@ -42,6 +45,8 @@ NO_BURSTS = utc_frame(
         "action": "str",
         "events": "int64",
         "usual": "float64",
+        "top_user_id": "str",
+        "top_user_events": "int64",
     }
 )
 
@@ -88,7 +93,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             Table(
                 "actors",
                 "Who did most",
-                actors.reset_index(drop=True),
+                actors[[c for c in ACTORS if c in actors]].reset_index(drop=True),
                 "Acting users by number of events; a row without a user is work of the system.",
             ),
             Table(
@@ -116,7 +121,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 since=since,
                 until=until,
                 bucket=bucket,
-                found=_worst(bursts),
+                found=_named(bursts),
                 source=source,
                 reason=reason,
             ),
@@ -166,14 +171,30 @@ def _events(asking: Asking, kpis: list[Kpi], totals: pd.DataFrame) -> None:
     kpis.append(Kpi("without_actor", "Without an actor", nobody, "", "ok", "postgres", note))
 
 
-def _worst(bursts: pd.DataFrame) -> charts.Burst | None:
-    """The burst to name in the chart: of deletes if there is one, then by size."""
-    if bursts.empty:
-        return None
-    order = bursts.assign(deletes=bursts["action"].astype(str) == "DELETE").sort_values(
-        ["deletes", "events", "bucket_at"], ascending=[False, False, True]
+def striking(bursts: pd.DataFrame) -> pd.DataFrame:
+    """The bursts worth a question, deletes first, then the largest.
+
+    Every burst of deletes is; of the others those that one user made at least half of: many
+    users at once are a busy hour, one user is a script, a mistake or a theft.
+    """
+    deletes = bursts["action"].astype(str) == "DELETE"
+    by_one = (bursts["top_user_events"] >= BY_ONE * bursts["events"]) & bursts[
+        "top_user_id"
+    ].notna()
+    return (
+        bursts[(deletes | by_one).astype(bool)]
+        .assign(last=~deletes)
+        .sort_values(["last", "events", "bucket_at"], ascending=[True, False, True])
+        .drop(columns="last")
     )
-    first = order.iloc[0]
+
+
+def _named(bursts: pd.DataFrame) -> charts.Burst | None:
+    """The burst to name in the chart."""
+    found = striking(bursts)
+    if found.empty:
+        return None
+    first = found.iloc[0]
     return charts.Burst(
         pd.Timestamp(first["bucket_at"]),
         str(first["entity_type"]),
@@ -183,40 +204,41 @@ def _worst(bursts: pd.DataFrame) -> charts.Burst | None:
 
 
 def _bursts(asking: Asking, kpis: list[Kpi], bursts: pd.DataFrame) -> None:
+    """One check for each action of which there is a striking burst; one for all without any."""
     if any(c.id == "audit_trail.bursts" for c in asking.checks):
         return
-    count = len(bursts)
-    kpis.append(
-        Kpi(
-            "bursts",
-            "Hours that stand out",
-            count,
-            "",
-            "warning" if count else "ok",
-            "postgres",
-            "far more events of a kind than are usual at that hour",
-        )
-    )
-    worst = _worst(bursts)
-    if worst is None:
+    found = striking(bursts)
+    count = len(found)
+    note = "far more events of a kind than are usual at that hour"
+    if len(bursts) > count:
+        note += f"; {figure(len(bursts) - count)} busy hours of many users not counted"
+    state: Status = "ok" if not count else "warning"
+    kpis.append(Kpi("bursts", "Hours that stand out", count, "", state, "postgres", note))
+    if not count:
         asking.add(
             "bursts", "postgres", "ok", "No hour stands out.", value=0, unit="count", threshold=1
         )
-        return
-    critical = worst.action == "DELETE"
-    asking.add(
-        "bursts",
-        "postgres",
-        "critical" if critical else "warning",
-        f"{figure(worst.events)} {worst.entity_type} {worst.action} events in the hour from "
-        f"{worst.bucket_at:%Y-%m-%d %H:%M} UTC stand out"
-        + (f", one of {figure(count)} such hours." if count > 1 else "."),
-        value=count,
-        unit="count",
-        threshold=1,
-        action="Ask the user named in table `bursts` whether this was meant"
-        + ("; deleted rows can be restored." if critical else "."),
-    )
+    for action, rows in found.groupby(found["action"].astype(str), sort=True):
+        first = rows.iloc[0]
+        events, kind = int(first["events"]), str(first["entity_type"])
+        what = f"{figure(events)} {kind} {str(action).lower()}s"
+        user = first["top_user_id"]
+        who = f", {figure(int(first['top_user_events']))} of them by user {str(user)[:8]}…"
+        more = len(rows) - 1
+        asking.add(
+            f"burst_of_{str(action).lower()}s",
+            "postgres",
+            "critical" if action == "DELETE" else "warning",
+            f"{what} in the hour from {first['bucket_at']:%Y-%m-%d %H:%M} UTC"
+            + ("" if pd.isna(user) else who)
+            + f"; usual are {figure(float(first['usual']))}"
+            + (f"; {figure(more)} more hours like this." if more else "."),
+            value=events,
+            unit="count",
+            threshold=BURST_LEAST,
+            action="Ask the user named in table `bursts` whether this was meant"
+            + ("; deleted rows can be restored." if action == "DELETE" else "."),
+        )
 
 
 def _deletes(asking: Asking, totals: pd.DataFrame, actors: pd.DataFrame) -> None:
@@ -253,8 +275,10 @@ def _how_to_read() -> tuple[tuple[str, str], ...]:
         ),
         (
             "Hours that stand out",
-            "have at least 10 events of a kind and far more than the median of the same hour on "
-            "other days. A burst of deletes is critical, any other a warning.",
+            f"have at least {BURST_LEAST} events of a kind and far more than the median of "
+            "the same hour on other days. A burst of deletes is critical. A burst of anything else is a "
+            f"warning when one user did {100 * BY_ONE:g} % of it or more; many users at once are "
+            "a busy hour, listed in the table only.",
         ),
         (
             "Deletes by one user",

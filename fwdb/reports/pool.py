@@ -32,7 +32,9 @@ NO_HISTORY = utc_frame(
         "idle": "Int64",
         "waiting": "Int64",
         "utilisation_percent": "float64",
-        "timeouts": "Int64",
+        "waits": "int64",
+        "wait_ms": "float64",
+        "timeouts": "int64",
     }
 )
 NO_SESSIONS = utc_frame(
@@ -132,7 +134,7 @@ def summarise(history: pd.DataFrame) -> pd.DataFrame:
     """One row per pool: how full it was, how often somebody waited, and time-outs in the window."""
     columns = ["database", "process", "samples", "capacity", "peak_in_use"]
     columns += ["peak_utilisation_percent", "mean_utilisation_percent", "waiting_peak"]
-    columns += ["samples_with_waiting", "timeouts"]
+    columns += ["samples_with_waiting", "waits", "wait_ms", "timeouts"]
     rows = [
         {
             "database": str(database),
@@ -144,7 +146,9 @@ def summarise(history: pd.DataFrame) -> pd.DataFrame:
             "mean_utilisation_percent": part["utilisation_percent"].mean(),
             "waiting_peak": _most(part["waiting"]),
             "samples_with_waiting": int((part["waiting"].fillna(0) > 0).sum()),
-            "timeouts": increase(part.sort_values("sampled_at")["timeouts"]),
+            "waits": int(part["waits"].sum()),
+            "wait_ms": float(part["wait_ms"].sum()),
+            "timeouts": int(part["timeouts"].sum()),
         }
         for (database, process), part in history.groupby(
             ["database", "process"], observed=True, dropna=False
@@ -154,15 +158,6 @@ def summarise(history: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(
         ["peak_utilisation_percent", "database", "process"], ascending=[False, False, True]
     ).reset_index(drop=True)
-
-
-def increase(counter: pd.Series[int]) -> int:
-    """How much a counter grew; a fall is a restart, after which it counts from nothing."""
-    values = counter.dropna().to_numpy(dtype=float)
-    steps = values[1:] - values[:-1]
-    return int(
-        sum(step if step >= 0 else after for step, after in zip(steps, values[1:], strict=True))
-    )
 
 
 def _most(values: pd.Series[int]) -> int | None:

@@ -1,0 +1,413 @@
+"""Charts from frames alone: findings, empty windows, equal bytes, and text that can be read."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from fwdb import charts
+from fwdb.charts import canvas, statements
+
+START = pd.Timestamp("2026-11-16T00:00Z")
+LONG = "SELECT " + ", ".join(f"column_{i}" for i in range(60)) + " FROM a.table_of_many WHERE x = $1"
+
+
+def pool_frame(
+    count: int, *, values: Any = None, waiting: int = 0, databases: int = 2, step: str = "30s"
+) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    parts = []
+    for database in ("postgres", "mongodb")[:databases]:
+        use = rng.uniform(5, 60, count) if values is None else np.resize(values, count)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "sampled_at": pd.date_range(START, periods=count, freq=step),
+                    "database": database,
+                    "capacity": 20,
+                    "utilisation_percent": use,
+                    "waiting": waiting,
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def statement_frame(count: int, *, label: str = "", scale: float = 1.0) -> pd.DataFrame:
+    rng = np.random.default_rng(2)
+    mean = np.exp(rng.normal(3, 2, count)) * scale
+    calls = rng.integers(1, 90_000, count)
+    return pd.DataFrame(
+        {
+            "database": np.resize(["postgres", "mongodb"], count),
+            "statement": [f"{label or 'SELECT * FROM t WHERE id = $1'} {i}" for i in range(count)],
+            "calls": calls,
+            "mean_ms": mean,
+            "stddev_ms": mean * 0.7,
+            "total_ms": mean * calls,
+        }
+    )
+
+
+def audit_frame(
+    buckets: int, *, entities: int = 4, events: int = 12, label: str = "Entity", step: str = "1h"
+) -> pd.DataFrame:
+    times = pd.date_range(START, periods=buckets, freq=step)
+    rows = [
+        (time, f"{label}{e}", action, events + i % 7)
+        for i, (time, e, action) in enumerate(
+            itertools.product(times, range(entities), ("CREATE", "UPDATE", "READ", "DELETE"))
+        )
+    ]
+    return pd.DataFrame(rows, columns=["bucket_at", "entity_type", "action", "events"])
+
+
+def session_frame(count: int, *, label: str = "app", sessions: int = 3) -> pd.DataFrame:
+    states = ["active", "idle", "idle in transaction", "fastpath function call"]
+    return pd.DataFrame(
+        {
+            "database": "postgres",
+            "application": [f"{label}{i}" for i in range(count)],
+            "state": np.resize(states, count),
+            "sessions": sessions,
+        }
+    )
+
+
+BURST = charts.Burst(START + pd.Timedelta(hours=3), "CatalogItem", "DELETE", 34)
+CASES: dict[str, Callable[[], Figure]] = {
+    "pool empty": lambda: charts.pool(pool_frame(0)),
+    "pool one sample": lambda: charts.pool(pool_frame(1)),
+    "pool two samples": lambda: charts.pool(pool_frame(2)),
+    "pool a day": lambda: charts.pool(pool_frame(2880)),
+    "pool huge": lambda: charts.pool(pool_frame(100_000)),
+    "pool all at 100": lambda: charts.pool(pool_frame(50, values=[100.0], waiting=12345)),
+    "pool all at 0": lambda: charts.pool(pool_frame(50, values=[0.0])),
+    "pool equal and at the line": lambda: charts.pool(pool_frame(50, values=[80.0])),
+    "pool over 100": lambda: charts.pool(pool_frame(50, values=[100.0, 140.0])),
+    "pool unlimited": lambda: charts.pool(pool_frame(5, values=[np.nan])),
+    "pool peak at the end": lambda: charts.pool(pool_frame(50, values=[*[10.0] * 49, 97.0])),
+    "pool peak at the start": lambda: charts.pool(pool_frame(50, values=[97.0, *[10.0] * 49])),
+    "pool waiting": lambda: charts.pool(pool_frame(500, waiting=3)),
+    "pool a year": lambda: charts.pool(pool_frame(300, step="1D")),
+    "pool lines together": lambda: charts.pool(
+        pool_frame(9, values=[94.0]), warning_percent=94, critical_percent=95
+    ),
+    "sessions empty": lambda: charts.sessions(session_frame(0)),
+    "sessions one": lambda: charts.sessions(session_frame(1, sessions=1), limit=97),
+    "sessions many": lambda: charts.sessions(session_frame(200, sessions=10_000), limit=1e6),
+    "sessions long names": lambda: charts.sessions(session_frame(12, label="name " * 30)),
+    "sessions no names": lambda: charts.sessions(session_frame(1, label="\n").assign(application="")),
+    "slow empty": lambda: charts.slow_queries(statement_frame(0)),
+    "slow one": lambda: charts.slow_queries(statement_frame(1)),
+    "slow many": lambda: charts.slow_queries(statement_frame(300), window="2026-11-16"),
+    "slow long": lambda: charts.slow_queries(statement_frame(20, label=LONG)),
+    "slow tiny times": lambda: charts.slow_queries(statement_frame(5, scale=1e-6)),
+    "slow huge times": lambda: charts.slow_queries(
+        statement_frame(5, scale=1e6).assign(calls=10**15), min_ms=0.001
+    ),
+    "slow dollars": lambda: charts.slow_queries(statement_frame(3, label="a $1 $x^2$ \\frac <b>&")),
+    "slow letters": lambda: charts.slow_queries(statement_frame(3, label="naïve 漢字 🙂 \x00\x1b[0m")),
+    "load empty": lambda: charts.load_split(statement_frame(0)),
+    "load one": lambda: charts.load_split(statement_frame(1)),
+    "load many": lambda: charts.load_split(statement_frame(300)),
+    "load long": lambda: charts.load_split(statement_frame(9, label=LONG)),
+    "trail empty": lambda: charts.audit_trail(audit_frame(0)),
+    "trail one": lambda: charts.audit_trail(audit_frame(1, entities=1, events=1)),
+    "trail a day": lambda: charts.audit_trail(audit_frame(24), found=BURST),
+    "trail burst first": lambda: charts.audit_trail(
+        audit_frame(24), found=charts.Burst(START, "User", "DELETE", 9_999_999)
+    ),
+    "trail burst last": lambda: charts.audit_trail(
+        audit_frame(24), found=charts.Burst(START + pd.Timedelta(hours=23), "U" * 99, "READ", 10)
+    ),
+    "trail huge": lambda: charts.audit_trail(
+        audit_frame(3000, events=10**9), bucket="minute", found=BURST
+    ),
+    "trail a year": lambda: charts.audit_trail(audit_frame(52, step="7D"), bucket="week"),
+    "trail months": lambda: charts.audit_trail(audit_frame(60, step="MS"), bucket="month"),
+    "matrix empty": lambda: charts.audit_matrix(audit_frame(0)),
+    "matrix one": lambda: charts.audit_matrix(audit_frame(1, entities=1, events=1)),
+    "matrix many": lambda: charts.audit_matrix(audit_frame(1, entities=300, events=10**12)),
+    "matrix long": lambda: charts.audit_matrix(audit_frame(2, label="E" * 200)),
+    "long texts": lambda: charts.empty("T" * 300, "s " * 400, "f " * 400, reason="r " * 400),
+}
+
+
+def faults(figure: Figure, dpi: float) -> list[str]:
+    """Texts that leave the canvas or lie on one another, drawn at this resolution."""
+    figure.set_dpi(dpi)
+    FigureCanvasAgg(figure).draw()
+    hidden = set()
+    for axes in figure.axes:
+        for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+                if not min(limits) <= tick.get_loc() <= max(limits):
+                    hidden |= {tick.label1, tick.label2}
+    texts = [
+        t
+        for t in figure.findobj(Text)
+        if isinstance(t, Text) and t.get_visible() and t.get_text().strip() and t not in hidden
+    ]
+    width, height = figure.canvas.get_width_height()
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts]
+    found = [
+        f"clipped: {text!r}"
+        for text, box in boxes
+        if box.x0 < -0.5 or box.y0 < -0.5 or box.x1 > width + 0.5 or box.y1 > height + 0.5
+    ]
+    slack = dpi / 72  # a point: boxes hold the room above and below the letters
+    for (one, a), (two, b) in itertools.combinations(boxes, 2):
+        wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+        high = min(a.y1, b.y1) - max(a.y0, b.y0)
+        if wide > slack and high > 2 * slack:
+            found.append(f"overlap: {one!r} and {two!r}")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _missing_glyphs(recwarn: pytest.WarningsRecorder) -> None:
+    """Letters the measuring font lacks are the reader's browser's to draw."""
+
+
+@pytest.mark.filterwarnings("ignore:Glyph .* missing")
+@pytest.mark.parametrize("case", CASES)
+def test_no_text_is_clipped_or_lies_on_other_text(case: str) -> None:
+    """A chart can be read, whatever the data: empty, tiny, huge, with long labels."""
+    figure = CASES[case]()
+
+    assert faults(figure, 72) == []
+    assert faults(figure, 150) == []
+
+
+@pytest.mark.filterwarnings("ignore:Glyph .* missing")
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    values=st.lists(st.floats(0, 120), min_size=1, max_size=40),
+    waiting=st.integers(0, 10**6),
+    label=st.text(max_size=80),
+    events=st.integers(0, 10**9),
+)
+def test_any_data_draws_readable_text(
+    values: list[float], waiting: int, label: str, events: int
+) -> None:
+    """The same for values and labels that nobody thought of."""
+    for figure in (
+        charts.pool(pool_frame(len(values), values=values, waiting=waiting)),
+        charts.slow_queries(statement_frame(4, label=label, scale=max(values) + 1e-9)),
+        charts.audit_matrix(audit_frame(1, events=events, label=label)),
+    ):
+        assert faults(figure, 72) == []
+        ET.fromstring(charts.to_svg(figure))
+
+
+def test_the_lint_sees_faults() -> None:
+    """A check that never fails proves nothing."""
+    figure = charts.audit_matrix(audit_frame(1))
+    figure.text(0.99, 0.5, "leaves the canvas")
+    figure.text(0.02, 0.5, "one on")
+    figure.text(0.02, 0.5, "another")
+
+    found = faults(figure, 72)
+
+    assert "clipped: 'leaves the canvas'" in found
+    assert "overlap: 'one on' and 'another'" in found
+
+
+@pytest.mark.parametrize(
+    ("values", "waiting", "title"),
+    [
+        ([40.0], 0, "The PostgreSQL pool never used more than 40 % of the capacity"),
+        ([40.0, 81.0], 0, "The PostgreSQL pool was over its warning line in 5 of 10 samples"),
+        ([40.0, 96.0], 0, "The PostgreSQL pool was over its critical line in 5 of 10 samples"),
+        ([40.0], 2, "Callers waited for a PostgreSQL connection in 10 of 10 samples"),
+    ],
+)
+def test_the_pool_chart_is_titled_with_its_finding(
+    values: list[float], waiting: int, title: str
+) -> None:
+    """The gravest thing in the data is what the title says, with its number."""
+    figure = charts.pool(pool_frame(10, values=values, waiting=waiting, databases=1))
+
+    assert charts.title_of(figure) == title
+
+
+def test_the_fullest_process_of_a_moment_counts() -> None:
+    """Two half-empty pools do not hide a full one."""
+    frame = pool_frame(1, values=[10.0], databases=1)
+    both = pd.concat([frame, frame.assign(utilisation_percent=90.0)])
+
+    title = charts.title_of(charts.pool(both))
+
+    assert title == "The PostgreSQL pool was over its warning line in 1 of 1 sample"
+
+
+def test_slow_statements_are_counted_and_drawn_slowest_first() -> None:
+    """The slowest stands on top; the title counts those at or over the threshold."""
+    frame = pd.DataFrame(
+        {
+            "statement": ["fast", "slow", "on the line"],
+            "calls": [1, 2, 3],
+            "mean_ms": [5.0, 900.0, 100.0],
+        }
+    )
+
+    figure = charts.slow_queries(frame, min_ms=100)
+
+    assert charts.title_of(figure) == "2 of 3 statements are slower than 100 ms on average"
+    labels = [t for t in figure.texts if t.get_text() in set(frame["statement"])]
+    labels.sort(key=lambda t: -t.get_position()[1])
+    assert [t.get_text() for t in labels] == ["slow", "on the line", "fast"]
+
+
+def test_a_burst_is_named_in_title_and_drawing() -> None:
+    """What stands out is said in words, with number and time."""
+    figure = charts.audit_trail(audit_frame(24), found=BURST)
+
+    title = charts.title_of(figure)
+
+    assert title == "A burst of 34 CatalogItem deletes at 2026-11-16 03:00 stands out"
+    assert "34 deletes" in [t.get_text() for t in figure.texts]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.25, "250 µs"), (1, "1 ms"), (12.34, "12 ms"), (100, "100 ms"), (1000, "1 s")]
+    + [(1300, "1.3 s"), (90_000, "90 s"), (600_000, "10 min"), (999.9, "1.0 s")],
+)
+def test_durations_are_in_the_unit_people_use(value: float, text: str) -> None:
+    """Ticks read 1 ms, 100 ms, 1 s."""
+    assert statements.milliseconds(value) == text
+
+
+@pytest.mark.parametrize("case", ["pool empty", "slow empty", "load empty", "trail empty"])
+def test_an_empty_window_says_so(case: str) -> None:
+    """No bare axes: a panel with the words, and why."""
+    texts = [t.get_text() for t in CASES[case]().texts]
+
+    assert "No data in this window" in texts
+    assert any("window" in t and t != "No data in this window" for t in texts)
+
+
+@pytest.mark.parametrize("case", ["pool waiting", "slow many", "load many", "trail a day"])
+def test_the_same_data_gives_the_same_bytes(case: str) -> None:
+    """Also when the figure is made twice."""
+    assert charts.to_svg(CASES[case]()) == charts.to_svg(CASES[case]())
+
+
+def test_time_zone_locale_and_settings_of_the_user_change_no_byte() -> None:
+    """A report made elsewhere is the same report."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import matplotlib as m\n"
+        "if sys.argv[1:]: m.rcParams.update({'font.size': 20, 'axes.grid': True, "
+        "'axes.facecolor': 'red', 'lines.linewidth': 9})\n"
+        "from test_charts import CASES; from fwdb import charts\n"
+        "sys.stdout.write(charts.to_svg(CASES['pool waiting']()))"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env=os.environ | {"TZ": zone, "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": zone[-1:]},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for zone, arguments in (("Asia/Tokyo-9", []), ("UTC+3", ["changed"]))
+    }
+
+    assert len(outputs) == 1
+    assert outputs.pop().startswith("<svg")
+
+
+def test_svg_keeps_text_as_text_and_says_what_it_shows() -> None:
+    """Searchable and read aloud: a title, an alternative text, real letters."""
+    figure = CASES["trail a day"]()
+    root = ET.fromstring(charts.to_svg(figure, name="trail"))
+    name = "{http://www.w3.org/2000/svg}"
+
+    assert root.get("role") == "img"
+    assert root.get("aria-label") == charts.alt_text(figure)
+    assert root.findtext(f"{name}title") == charts.title_of(figure)
+    assert charts.title_of(figure) in [t.text for t in root.iter(f"{name}text")]
+    assert "audit.audit_logs · 2026-11-16" in charts.alt_text(figure)
+
+
+def test_charts_of_one_page_share_no_id() -> None:
+    """The ids of one SVG would otherwise catch the references of the next."""
+    svgs = [charts.to_svg(CASES["slow many"](), name=name) for name in ("one", "two")]
+    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in svgs]
+
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    for svg, own in zip(svgs, ids, strict=True):
+        assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg)) <= {
+            pair for i in own for pair in ((i, ""), ("", i))
+        }
+
+
+def test_a_long_line_keeps_its_peak_in_two_thousand_points() -> None:
+    """The one high sample of 100,000 is in the drawing."""
+    values = np.full(100_000, 20.0)
+    values[54_321] = 99.0
+    figure = charts.pool(pool_frame(100_000, values=values, databases=1))
+
+    y = figure.axes[0].lines[0].get_ydata()
+
+    assert len(y) <= 2000
+    assert np.nanmax(y) == 99.0
+    assert len(charts.to_svg(figure)) < 80_000
+
+
+def test_missing_samples_break_the_line() -> None:
+    """Nothing is drawn across hours in which nobody looked."""
+    frame = pool_frame(100, databases=1).drop(index=range(40, 60))
+
+    y = charts.pool(frame).axes[0].lines[0].get_ydata()
+
+    assert np.isnan(np.asarray(y)).sum() == 1
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of WCAG 2.2 between two colours."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("colour", [canvas.INK, canvas.MUTED, canvas.AMBER_TEXT, canvas.RED_TEXT])
+def test_text_colours_stand_out_from_white(colour: str) -> None:
+    """At least 4.5 to 1, as WCAG asks of small text."""
+    assert contrast(colour, "#ffffff") >= 4.5
+
+
+def test_numbers_in_the_cells_of_the_matrix_can_be_read() -> None:
+    """The number changes to white where the cell is dark enough for it."""
+    figure = charts.audit_matrix(audit_frame(1, entities=12, events=1).assign(events=range(1, 49)))
+    cells = [p for p in figure.patches if p is not figure.patch]
+    colours = ["#" + "".join(f"{round(255 * v):02x}" for v in p.get_facecolor()[:3]) for p in cells]
+    texts = [t for t in figure.texts if t.get_size() == 11 and t.get_ha() == "center"]
+
+    assert len(cells) == len(texts) == 48
+    for cell, text in zip(colours, texts, strict=True):
+        ink = "#ffffff" if text.get_color() == "white" else canvas.INK
+        assert contrast(cell, ink) >= 4.5, (cell, text.get_text())

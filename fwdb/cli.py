@@ -38,7 +38,8 @@ app.add_typer(audit_app, name="audit")
 
 FAILED, BAD_USE, THRESHOLD, NO_DATA, INTERRUPTED = 1, 2, 3, 4, 130
 
-_out = Console(highlight=False, soft_wrap=True)
+# A pipe has no width to fold tables for.
+_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,0 +1,255 @@
+"""The command line: what it prints, and the exit codes that scripts and CI build on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fwdb import cli
+from fwdb.database import Database
+
+DOWN_POSTGRES = "postgresql://ana:s3cret@127.0.0.1:1/nothing"
+DOWN_MONGODB = "mongodb://ana:s3cret@127.0.0.1:1/nothing"
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def fwdb(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Ran]:
+    """Runs a command line in an empty folder: ``fwdb("seed", "--scale", "5")``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FWDB_CONNECT_TIMEOUT_SECONDS", "1")
+
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["fwdb", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def on_db(db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Points the command line at the database of this test."""
+    url = db.postgres.url.set(drivername="postgresql")
+    monkeypatch.setenv("FWDB_POSTGRES_URL", url.render_as_string(hide_password=False))
+    monkeypatch.setenv("FWDB_MONGODB_URL", db.mongodb.url)
+    return db
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["sead"], "seed"),
+        (["seed", "--scal", "3"], "--scale"),
+        (["report", "slow_querys"], "slow_queries"),
+        (["report", "pool", "-p", "sinse=24h"], "since"),
+        (["sql", "audit_histroy"], "audit_history"),
+        (["audit", "trail", "--entity-type", "Usr"], "User"),
+    ],
+)
+def test_a_wrong_name_gets_one_sentence_with_the_nearest_right_one(
+    fwdb: Callable[..., Ran], on_db: Database, tmp_path: Path, arguments: list[str], nearest: str
+):
+    """Exit 2, nothing on stdout, nothing written."""
+    ran = fwdb(*arguments)
+
+    assert ran.code == 2
+    assert nearest in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+    assert ran.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["report", "pool", "-p", "since=31 days ago"], "2026-11-01T00:00Z"),
+        (["report", "pool", "-p", "since"], "key=value"),
+        (["seed", "--scale", "many"], "--scale"),
+        (["seed", "--scale", "-3"], "scale"),
+        (["clear"], "--yes"),
+        (["--profile", "stagign", "health"], "embedded"),
+    ],
+)
+def test_a_wrong_value_gets_one_sentence_with_the_remedy(
+    fwdb: Callable[..., Ran], on_db: Database, tmp_path: Path, arguments: list[str], said: str
+):
+    ran = fwdb(*arguments)
+
+    assert ran.code == 2
+    assert said in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_value_loses_nothing(fwdb: Callable[..., Ran], on_db: Database):
+    """`clear` without --yes, when nobody can be asked, removes no row."""
+    before = on_db.users.count()
+
+    fwdb("clear")
+
+    assert on_db.users.count() == before > 0
+
+
+def test_a_server_that_is_down_is_said_without_the_password(
+    fwdb: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+):
+    """Exit 4, the address, the reason and the variable to look at."""
+    monkeypatch.setenv("FWDB_POSTGRES_URL", DOWN_POSTGRES)
+    monkeypatch.setenv("FWDB_MONGODB_URL", DOWN_MONGODB)
+
+    ran = fwdb("query", "database_counters")
+
+    assert ran.code == 4
+    assert "127.0.0.1:1/nothing" in ran.err
+    assert "FWDB_POSTGRES_URL" in ran.err
+    assert "s3cret" not in ran.err + ran.out
+
+
+def test_health_exits_1_when_a_store_is_down(
+    fwdb: Callable[..., Ran], on_db: Database, monkeypatch: pytest.MonkeyPatch
+):
+    """One store down is seen beside the other that is up."""
+    assert fwdb("health").code == 0
+
+    monkeypatch.setenv("FWDB_MONGODB_URL", DOWN_MONGODB)
+    ran = fwdb("health", "--json")
+
+    assert ran.code == 1
+    stores = {store["database"]: store["status"] for store in json.loads(ran.out)["stores"]}
+    assert stores == {"postgres": "up", "mongodb": "down"}
+
+
+def test_a_report_of_one_store_is_made_when_the_other_is_down(
+    fwdb: Callable[..., Ran],
+    on_db: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    """The half that answers is there; the other half is a check that says what is missing."""
+    monkeypatch.setenv("FWDB_MONGODB_URL", DOWN_MONGODB)
+
+    ran = fwdb("report", "pool")
+
+    assert ran.code in {0, 4}
+    results = json.loads((tmp_path / "reports/pool/results.json").read_text())
+    sentences = {check["id"]: check["sentence"] for check in results["checks"]}
+    assert any("mongodb" in sentence for sentence in sentences.values())
+    written = "".join(
+        path.read_text(errors="ignore")
+        for path in (tmp_path / "reports").rglob("*")
+        if path.is_file()
+    )
+    assert "s3cret" not in written + ran.out + ran.err
+
+
+def test_both_stores_down_is_no_data(
+    fwdb: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Exit 4, and the report still says why."""
+    monkeypatch.setenv("FWDB_POSTGRES_URL", DOWN_POSTGRES)
+    monkeypatch.setenv("FWDB_MONGODB_URL", DOWN_MONGODB)
+
+    assert fwdb("report", "pool").code == 4
+
+
+def test_seed_and_clear_say_how_many(fwdb: Callable[..., Ran], on_db: Database):
+    """Seeding a seeded database adds nothing; clearing it removes the three users."""
+    assert "0 users" in fwdb("seed").out
+
+    assert "3 users" in fwdb("clear", "--yes").out
+    assert on_db.users.count() == 0
+    assert on_db.designs.count() == 0
+
+
+def test_migrate_on_the_newest_schema_changes_nothing(fwdb: Callable[..., Ran], on_db: Database):
+    ran = fwdb("migrate")
+
+    assert ran.code == 0
+    assert "newest schema" in ran.out
+    assert fwdb("migrate", "--check").code == 0
+
+
+def test_migrate_prints_sql_without_a_server(
+    fwdb: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FWDB_POSTGRES_URL", DOWN_POSTGRES)
+    monkeypatch.setenv("FWDB_MONGODB_URL", DOWN_MONGODB)
+
+    ran = fwdb("migrate", "--sql")
+
+    assert ran.code == 0
+    assert "CREATE TABLE" in ran.out
+
+
+def test_a_query_prints_a_table_csv_or_json(fwdb: Callable[..., Ran], on_db: Database):
+    table = fwdb("query", "database_counters")
+    as_csv = fwdb("query", "database_counters", "--csv")
+    as_json = fwdb("query", "database_counters", "--json")
+
+    assert table.out.rstrip().endswith("rows")
+    assert len(as_csv.out.splitlines()) >= 2
+    assert isinstance(json.loads(as_json.out), list)
+
+
+def test_sql_prints_the_file_for_psql(fwdb: Callable[..., Ran]):
+    listed = fwdb("sql").out
+    printed = fwdb("sql", "database_counters").out
+
+    assert "database_counters" in listed
+    assert printed.startswith("-- ")
+
+
+def test_the_audit_trail_is_printed_newest_first(fwdb: Callable[..., Ran], on_db: Database):
+    user = on_db.users.first(role="admin")
+    assert user is not None
+    on_db.audit.log_read("User", user.id, user_id=user.id)
+
+    assert user.id in fwdb("audit", "trail").out
+
+
+def test_ctrl_c_leaves_no_half_written_report(on_db: Database, tmp_path: Path):
+    """An interrupt in the middle of a run ends it, with no folder that looks finished."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "fwdb.cli", "report", "pool"],
+        cwd=tmp_path,
+        env=dict(os.environ),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "verdict" in line or "open" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+
+        assert process.wait(30) == 130, rest
+    assert not (tmp_path / "reports" / "pool").exists()
+    assert [path.name for path in (tmp_path / "reports").glob("*") if path.is_dir()] == []
+
+
+def test_every_command_has_help(fwdb: Callable[..., Ran]):
+    """Each command says what it does, in help that fits its line."""
+    for command in cli.app.registered_commands:
+        assert command.callback is not None
+        name = (command.name or command.callback.__name__).replace("_", "-")
+        assert (command.callback.__doc__ or "").strip(), name

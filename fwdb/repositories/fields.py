@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from fwdb.errors import FwdbError, InvalidData, ParameterError
 from fwdb.models import EntityId, Label, entity_uuid
 from fwdb.timespan import moment
 
-Kind = Literal["uuid", "entity id", "text", "integer", "boolean", "time", "object", "list"]
+Kind = Literal["uuid", "entity id", "text", "integer", "boolean", "time", "json", "object", "list"]
 
 _SQL_KINDS: tuple[tuple[type[Any], Kind], ...] = (
     (EntityId, "entity id"),
@@ -28,7 +29,7 @@ _SQL_KINDS: tuple[tuple[type[Any], Kind], ...] = (
     (sa.Integer, "integer"),
     (sa.Boolean, "boolean"),
     (sa.DateTime, "time"),
-    (JSONB, "object"),
+    (JSONB, "json"),
 )
 _PYTHON_KINDS: dict[Any, Kind] = {
     str: "text",
@@ -45,6 +46,7 @@ _WANTED: dict[Kind, str] = {
     "integer": "a whole number",
     "boolean": "True or False",
     "time": "a time with a zone",
+    "json": "a dictionary or list of JSON values",
     "object": "a dictionary",
     "list": "a list",
 }
@@ -72,7 +74,7 @@ class Field:
     @property
     def ordered(self) -> bool:
         """Whether one value comes before another, so that rows can be sorted by it."""
-        return self.kind not in {"object", "list"}
+        return self.kind not in {"json", "object", "list"}
 
     @property
     def dtype(self) -> str:
@@ -120,26 +122,22 @@ def checked(
     Ids become lower-case text, times become UTC and may be written as in `fwdb.timespan`.
     """
     match field.kind, value:
-        case "uuid", str() | UUID():
-            try:
-                return str(UUID(str(value)))
-            except ValueError:
-                pass
-        case "entity id", str() | UUID():
-            try:
-                entity_uuid(value)
-            except ParameterError:
-                pass
-            else:
-                return str(value).lower()
+        case "uuid", str() | UUID() if _is_uuid(value):
+            return str(UUID(str(value)))
+        case "entity id", str() | UUID() if _is_entity_id(value):
+            return str(value).lower()
         case "time", datetime() | str():
             return _time(value, label, refuse)
-        case "integer", bool():
-            pass
-        case ("text", str()) | ("integer", int()) | ("boolean", bool()):
+        case "text", str() if _is_unicode(value):
             return value
-        case ("object", dict() | list() | str() | int() | float()) | ("list", list() | tuple()):
-            return list(value) if isinstance(value, tuple) else value
+        case "integer", int() if not isinstance(value, bool) and abs(value) < 2**63:
+            return value
+        case ("boolean", bool()) | ("object", dict()) | ("list", list()):
+            return value
+        case "list", tuple():
+            return list(value)
+        case "json", dict() | list() if _is_json(value):
+            return value
     raise refuse(f"'{label}' is {shown(value, field)}; it takes {_WANTED[field.kind]}.")
 
 
@@ -159,6 +157,39 @@ def shown(value: object, field: Field) -> str:
         return f"a {type(value).__name__}"
     text = repr(value) if isinstance(value, str) else f"{value!r} ({type(value).__name__})"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_uuid(value: str | UUID) -> bool:
+    try:
+        UUID(str(value))
+    except ValueError:
+        return False
+    return True
+
+
+def _is_entity_id(value: str | UUID) -> bool:
+    try:
+        entity_uuid(value)
+    except ParameterError:
+        return False
+    return True
+
+
+def _is_unicode(value: str) -> bool:
+    """Whether the text has no half of a surrogate pair, which no database takes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _time(value: datetime | str, label: str, refuse: type[FwdbError]) -> datetime:

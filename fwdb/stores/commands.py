@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from pymongo import monitoring
@@ -83,6 +84,7 @@ class CommandTimes(monitoring.CommandListener):
     """Listens to one client and adds up its commands per shape."""
 
     def __init__(self) -> None:
+        self.since = datetime.now(UTC)
         self._lock = threading.Lock()
         self._entries: dict[_Key, _Entry] = {}
         self._cursors: OrderedDict[int, _Key] = OrderedDict()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -191,8 +192,13 @@ class MongoStore:
         return self._pool.stats(self.name)
 
     def commands(self) -> list[CommandStats]:
-        """The commands this process sent since the store was made, one entry per shape."""
+        """The commands sent through this store since `commands_since`, one entry per shape."""
         return self._commands.stats()
+
+    @property
+    def commands_since(self) -> datetime:
+        """When the store was made, and its commands were first timed."""
+        return self._commands.since
 
     def close(self) -> None:
         """Close all connections; the store cannot be used afterwards."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from sqlalchemy.sql import Executable
 
 from fwdb import config, errors, queries
 from fwdb.errors import FwdbError
-from fwdb.stores import frames
+from fwdb.stores import frames, sqlstate
 from fwdb.stores.pools import PoolStats, WaitCountingPool
 
 T = TypeVar("T")
@@ -289,75 +288,25 @@ class PostgresStore:
             pool = self.pool()
             raise errors.PoolExhausted(
                 f"no connection to postgres at {self.address} became free in time: all "
-                f"{pool.capacity} of this process are in use and {pool.waiting} callers wait. "
+                f"{pool.capacity} of this process are in use. "
                 "Return connections sooner, or raise FWDB_POOL_MAX_OVERFLOW.",
                 database=self.name,
             ) from error
         except sa.exc.DBAPIError as error:
             if not isinstance(error.orig, psycopg.Error):
                 raise
-            raise self._translate(error.orig) from error
+            raise self._fwdb_error(error.orig) from error
+        except sa.exc.StatementError as error:
+            # A value that one of our own column types refuses has its fwdb error inside.
+            if isinstance(error.orig, FwdbError):
+                raise error.orig from error
+            raise
         except psycopg.Error as error:
-            raise self._translate(error) from error
+            raise self._fwdb_error(error) from error
 
-    def _translate(self, error: psycopg.Error) -> FwdbError:
-        state = error.sqlstate or ""
-        if not state:
-            return self._unavailable(error)
-        diag = error.diag
-        subject = ".".join(part for part in (diag.schema_name, diag.table_name) if part)
-        # Only the primary message: DETAIL quotes the values of the row.
-        said = (diag.message_primary or type(error).__name__).rstrip(".")
-        if state == "23505":
-            fields = _key_fields(diag.message_detail or "")
-            return errors.DuplicateKey(
-                f"another row of {subject} has the same {', '.join(fields) or 'unique value'}.",
-                constraint=diag.constraint_name,
-                fields=fields,
-            )
-        if state == "23503":
-            return errors.ForeignKeyViolation(f"{subject}: {said}.")
-        if state.startswith(("22", "23")):
-            column = f" column {diag.column_name}" if diag.column_name else ""
-            place = f" ({_copy_place(diag.context)})" if _copy_place(diag.context) else ""
-            text = said if state.startswith("23") else _without_value(said)
-            return errors.InvalidData(f"{subject or 'postgres'}{column}: {text}{place}.")
-        if state in {"40001", "40P01", "55P03"}:
-            return errors.Transient(f"postgres: {said}; the same work may succeed if tried again.")
-        if state in {"57014", "25P03", "25P04"}:
-            return errors.QueryTimeout(f"postgres stopped the statement: {said}.")
-        if state == "42501":
-            return errors.PermissionDenied(f"postgres at {self.address}: {said}.")
-        if state in {"42P01", "3F000"}:
-            return errors.QueryError(f"postgres at {self.address}: {said}. Run 'fwdb migrate'.")
-        if state in {"28P01", "28000"}:
-            return errors.AuthenticationFailed(
-                f"postgres at {self.address} refused the user or password. {self._remedy}",
-                database=self.name,
-            )
-        if state.startswith(("08", "57P", "53300", "3D000")):
-            return errors.StoreUnavailable(
-                f"postgres at {self.address} ended the connection: {said}. {self._remedy}",
-                database=self.name,
-            )
-        if state.startswith("53"):
-            return errors.QueryError(f"postgres at {self.address} lacks room: {said}.")
-        return errors.QueryError(f"postgres: {said} (SQLSTATE {state}).")
-
-    def _unavailable(self, error: psycopg.Error) -> FwdbError:
-        """A failure without SQLSTATE: the connection could not be made, or was lost."""
-        if not isinstance(error, psycopg.OperationalError):
-            return errors.QueryError(f"postgres: {_without_value(str(error))}.")
-        reason = _last_line(str(error))
-        if error.pgconn is not None and error.pgconn.used_password:
-            return errors.AuthenticationFailed(
-                f"postgres at {self.address} refused the connection ({reason}). {self._remedy}",
-                database=self.name,
-            )
-        return errors.StoreUnavailable(
-            f"no answer from postgres at {self.address} within {self._timeout_seconds:g} s "
-            f"({reason}). {self._remedy}",
-            database=self.name,
+    def _fwdb_error(self, error: psycopg.Error) -> FwdbError:
+        return sqlstate.translate(
+            error, self.address, timeout_seconds=self._timeout_seconds, remedy=self._remedy
         )
 
 
@@ -376,25 +325,3 @@ def parse_url(url: str) -> URL:
             f"the PostgreSQL URL starts with '{parsed.drivername}://'; write postgresql://…"
         )
     return parsed.set(drivername="postgresql+psycopg")
-
-
-def _key_fields(detail: str) -> tuple[str, ...]:
-    """Column names of a unique violation; the message is localised, its first (…) is not."""
-    found = re.search(r"\(([^()]*(?:\([^()]*\)[^()]*)*)\)=", detail)
-    return tuple(part.strip() for part in found[1].split(",")) if found else ()
-
-
-def _copy_place(context: str | None) -> str:
-    found = re.search(r"line \d+(, column \w+)?", context or "")
-    return found[0] if found else ""
-
-
-def _without_value(message: str) -> str:
-    """`message` without quoted values, which can be personal data."""
-    return re.sub(r'"[^"]*"\s*$', "the value given", message.splitlines()[0]).rstrip(".")
-
-
-def _last_line(message: str) -> str:
-    """The server's own words of libpq's message about a failed connection."""
-    line = message.strip().splitlines()[0] if message.strip() else "connection lost"
-    return line.rpartition("failed: ")[2].replace("FATAL:  ", "").rstrip(".")

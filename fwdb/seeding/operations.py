@@ -28,7 +28,7 @@ _SEARCH = sa.text("""
 _SHARED = sa.text("""
     WITH latest AS (
         SELECT user_id, ip_address, created_at FROM audit.audit_logs
-        ORDER BY created_at DESC LIMIT 20000
+        ORDER BY created_at DESC LIMIT 10000
     )
     SELECT a.ip_address, count(DISTINCT b.user_id) AS others
     FROM latest AS a
@@ -129,7 +129,8 @@ class Operations:
             Operation("designs_of_user", 20, self._designs_of_user),
             Operation("edit_design", 25, self._edit_design),
             Operation("create_design", 5, self._create_design),
-            Operation("search_designs", 3, self._search_designs),
+            Operation("search_designs", 2, self._search_designs),
+            Operation("popular_items", 1, self._popular_items),
             Operation("store_design_twice", 2, self._store_design_twice, DuplicateKey),
         )
 
@@ -260,14 +261,25 @@ class Operations:
             list(self._mongodb.collection("designs").find(wanted).limit(20))
 
     def _search_designs(self, rng: random.Random) -> None:
-        pipeline: list[dict[str, Any]] = [
-            {"$match": {"name": {"$regex": f"{rng.choice(words.OCCASIONS)}$", "$options": "i"}}},
+        wanted = {"name": {"$regex": f"{rng.choice(words.OCCASIONS)}$", "$options": "i"}}
+        self._aggregate({"$match": wanted}, {"$group": {"_id": "$status", "designs": {"$sum": 1}}})
+
+    def _popular_items(self, rng: random.Random) -> None:
+        users = {"$addToSet": "$userId"}
+        self._aggregate(
             {"$unwind": "$layers"},
-            {"$group": {"_id": "$layers.type", "designs": {"$sum": 1}}},
-            {"$sort": {"designs": -1}},
-        ]
+            {"$group": {"_id": "$layers.itemId", "layers": {"$sum": 1}, "users": users}},
+            {"$sort": {"layers": -1}},
+            {"$limit": 10},
+        )
+
+    def _aggregate(self, *stages: dict[str, Any]) -> None:
         with self._mongodb.errors():
-            list(self._mongodb.collection("designs").aggregate(pipeline, maxTimeMS=_SLOW_LIMIT_MS))
+            list(
+                self._mongodb.collection("designs").aggregate(
+                    list(stages), maxTimeMS=_SLOW_LIMIT_MS
+                )
+            )
 
     def _edit_design(self, rng: random.Random) -> None:
         id = rng.choice(self._designs)

@@ -152,20 +152,21 @@ class Seeder:
             if self.postgres.rows(first):
                 tell(f"the users of seed {seed} are there already; another --seed adds others")
                 return counts
-            owners: list[str] = []
+            inserted: list[Any] = []
             try:
                 for part in volume.parts(plan):
                     tell(
                         f"adding {len(part.users):,} users and {len(part.audit_logs):,} audit rows"
                     )
-                    counts += self._load(part, owners)
+                    counts += self._load(part, inserted)
             except BaseException:
                 # Also on Ctrl-C: the rows of PostgreSQL go by rollback, the documents here.
-                self._remove_designs(owners)
+                self._remove_designs("_id", inserted)
                 raise
         return counts
 
-    def _load(self, part: volume.Part, owners: list[str]) -> Counts:
+    def _load(self, part: volume.Part, inserted: list[Any]) -> Counts:
+        """Add the rows and documents of `part`, and the ids of the documents to `inserted`."""
         postgres = self.postgres
         rows = {
             "users": postgres.copy("shared.users", part.users),
@@ -173,21 +174,23 @@ class Seeder:
             "catalog_items": postgres.copy("catalog.catalog_items", part.catalog_items),
             "audit_logs": postgres.copy("audit.audit_logs", part.audit_logs),
         }
-        theirs = sorted({document["userId"] for document in part.designs})
-        # A run that was killed may have left documents of users that do not exist.
-        self._remove_designs(theirs)
-        owners += theirs
         designs = self.mongodb.collection("designs")
         with self.mongodb.errors():
+            # A run that was killed may have left documents, whose users do not exist. They were
+            # inserted in this order, so if there are any, the first is among them.
+            first = part.designs[:1]
+            if first and designs.find_one({"userId": first[0]["userId"]}, {"_id": 1}):
+                self._remove_designs("userId", sorted({d["userId"] for d in part.designs}))
             for batch in _batches(part.designs, _DESIGN_BATCH):
-                designs.insert_many(batch, ordered=False)
+                inserted += [document["_id"] for document in batch]
+                designs.insert_many(batch)
         return Counts(**rows, designs=len(part.designs))
 
-    def _remove_designs(self, owners: Sequence[str]) -> None:
+    def _remove_designs(self, field: str, values: Sequence[Any]) -> None:
         designs = self.mongodb.collection("designs")
         with self.mongodb.errors():
-            for batch in _batches(owners, _DESIGN_BATCH):
-                designs.delete_many({"userId": {"$in": batch}})
+            for batch in _batches(values, _DESIGN_BATCH):
+                designs.delete_many({field: {"$in": batch}})
 
     # -- clearing -----------------------------------------------------------------------------
 

@@ -5,13 +5,13 @@ Plain `alembic` takes the address from FWDB_POSTGRES_URL.
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 from alembic import context
 from sqlalchemy.engine import Connection
 
 from fwdb import config, models
 from fwdb.errors import ConfigError
 from fwdb.migrating import environment, operations
+from fwdb.stores import PostgresStore
 
 
 def offline() -> None:
@@ -48,9 +48,10 @@ def main() -> None:
     url = config.settings().postgres_url
     if url is None:
         raise ConfigError("FWDB_POSTGRES_URL is not set; alembic needs the address of a database.")
-    engine = sa.create_engine(url.get_secret_value(), poolclass=sa.NullPool)
-    with engine.connect() as connection:
+    store = PostgresStore(url.get_secret_value(), application_name="alembic")
+    with store.transaction() as connection:
         online(connection)
+    store.close()
 
 
 main()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from fwdb import errors, migrating, models
+from fwdb import config, errors, migrating, models
 from fwdb.migrating import operations
 from fwdb.stores import PostgresStore
 
@@ -254,7 +254,7 @@ def test_two_who_migrate_at_once_do_not_meet(empty):
     """The second waits, finds nothing to do, and both end well."""
     script = (
         "import sys; from fwdb import migrating; from fwdb.stores import PostgresStore;"
-        "print(len(migrating.migrate(PostgresStore(sys.argv[1]), None)))"
+        "print(bool(migrating.migrate(PostgresStore(sys.argv[1]), None)))"
     )
     running = [
         subprocess.Popen(
@@ -269,6 +269,7 @@ def test_two_who_migrate_at_once_do_not_meet(empty):
     ends = [process.communicate(timeout=60) for process in running]
 
     assert [process.returncode for process in running] == [0, 0, 0], ends
+    assert sorted(out.strip() for out, _ in ends) == ["False", "False", "True"]
     assert migrating.drift(empty, None) == []
 
 
@@ -381,6 +382,26 @@ def test_an_empty_database_has_drifted_entirely(empty):
 
     assert drift[0].sentence == "the database has no revision of fwdb; run 'fwdb migrate'."
     assert {d.object for d in drift if d.severity == "error"} >= set(models.metadata.tables)
+
+
+def test_the_installation_may_lie_in_any_folder(empty, tmp_path, monkeypatch):
+    """Spaces, a percent sign, quotes and other alphabets in its path mean nothing special."""
+    folder = tmp_path / "it's 100%(here)s Jürgen's: \"böx\""
+    shutil.copytree(ROOT / "migrations", folder)
+    monkeypatch.setattr(config, "resource", lambda name: folder)
+    migrating.migrate(empty, None)
+
+    assert migrating.current(empty) == migrating.head()
+
+
+def test_each_applied_revision_is_reported_as_it_happens(empty):
+    """Whoever waits for a long adoption sees how far it is."""
+    seen = []
+    changes = migrating.migrate(empty, None, progress=seen.append)
+
+    assert seen == changes
+    assert [c.name for c in changes if c.kind == "revision"][:2] == ["0001", "0002"]
+    assert changes[-1].name == migrating.head()
 
 
 def test_migrating_prints_nothing(empty, capfd):

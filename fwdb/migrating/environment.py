@@ -6,9 +6,12 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import sqlalchemy as sa
+from alembic.runtime.migration import MigrationContext, MigrationInfo
+from alembic.script import Script
 from sqlalchemy.engine import Connection
 
 from fwdb.migrating import catalog
+from fwdb.migrating.changes import Change
 from fwdb.migrating.operations import VERSION_SCHEMA, VERSION_TABLE
 
 __all__ = ["DROP_EMPTY_VERSION_TABLE", "options", "version_schema"]
@@ -54,7 +57,16 @@ def options(metadata: sa.MetaData) -> dict[str, Any]:
         "compare_type": True,
         "compare_server_default": _compare_default,
         "transaction_per_migration": False,
+        "on_version_apply": _applied,
     }
+
+
+def _applied(*, ctx: MigrationContext, step: MigrationInfo, **more: object) -> None:
+    listener = ctx.config.attributes.get("report") if ctx.config is not None else None
+    script = step.up_revision
+    if listener is not None and step.is_upgrade and isinstance(script, Script):
+        said = f"applied revision {script.revision}, {script.doc}"
+        listener(Change("postgres", "revision", script.revision, said))
 
 
 def version_schema(connection: Connection) -> None:

@@ -61,7 +61,6 @@ def upgrade(postgres: PostgresStore, report: Callable[[Change], object]) -> None
     if before == head():
         return
     _run(postgres, lambda settings: command.upgrade(settings, "head"), report)
-    report(Change("postgres", "revision", head(), f"postgres is at revision {head()}."))
 
 
 def downgrade(postgres: PostgresStore, revision: str) -> None:

@@ -140,6 +140,22 @@ def db(
         yield database
 
 
+@pytest.fixture(scope="module")
+def module_db(servers: Servers, template: str) -> Iterator[Database]:
+    """Like `db`, but one for all tests of a file, which empty first what they count."""
+    from fwdb import migrating
+
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    _admin(servers.postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
+    url = make_url(servers.postgres).set(database=name).render_as_string(hide_password=False)
+    mongodb = _with_database(servers.mongodb, name)
+    with Database(PostgresStore(url), MongoStore(mongodb), settings=config.settings()) as database:
+        migrating.migrate(None, database.mongodb)
+        yield database
+        database.mongodb.client.drop_database(name)
+    _admin(servers.postgres, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
     """Polls until ``predicate()`` is true; fails when it never becomes so."""

@@ -131,9 +131,6 @@ class MongoRepository(Repository[Design]):
     def update(self, id: str, *, version: Any = None, **changes: Any) -> Design:
         if not changes:
             raise ParameterError("update of designs needs at least one field to change.")
-        for name in ("id", "version"):
-            if name in changes:
-                raise ParameterError(f"the {name} of a design cannot be changed.", name=name)
         return self._change(id, self._values(changes), self._live(), version)
 
     def _mark_deleted(self, id: str, *, deleted: bool, version: Any) -> Design:
@@ -215,6 +212,7 @@ class MongoRepository(Repository[Design]):
 
     def _new(self, given: Mapping[str, Any]) -> Document:
         """The document of a new design, with defaults and times; the driver adds a missing id."""
+        known = self._values(given)
         missing = [name for name in _REQUIRED if given.get(name) is None]
         if missing:
             raise InvalidData(f"a new design needs {' and '.join(missing)}.")
@@ -227,7 +225,7 @@ class MongoRepository(Repository[Design]):
             "version": 1,
             "created_at": now,
             "updated_at": now,
-            **self._values(given),
+            **known,
         }
         return design_document({name: v for name, v in values.items() if v is not None})
 

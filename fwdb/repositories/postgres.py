@@ -157,8 +157,6 @@ class PostgresRepository(Repository[E]):
         self._changeable("update")
         if not changes:
             raise ParameterError(f"update of {self.name} needs at least one field to change.")
-        if "id" in changes:
-            raise ParameterError("the id of a row cannot be changed.", name="id")
         return self._change(id, self._values(changes), self._live(), version)
 
     def _mark_deleted(self, id: str, *, deleted: bool, version: Any) -> E:

@@ -229,8 +229,10 @@ class Audit:
     def _rows(self, query: str, **parameters: Any) -> pd.DataFrame:
         frame = self._postgres.frame(query, **parameters)
         for column in ("old_values", "new_values", "metadata"):
-            shown = [values.redact_json(v) if isinstance(v, str) else v for v in frame[column]]
-            frame[column] = pd.Series(shown, index=frame.index, dtype="str")
+            stored = frame[column].tolist()
+            shown = [values.redact_json(v) if isinstance(v, str) else v for v in stored]
+            if any(one is not other for one, other in zip(shown, stored, strict=True)):
+                frame[column] = pd.Series(shown, index=frame.index, dtype="str")
         return frame
 
     # -- asking for figures -------------------------------------------------------------------

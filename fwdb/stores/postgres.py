@@ -76,9 +76,10 @@ class PostgresStore:
         self._session = (
             "SET plan_cache_mode = force_custom_plan;"
             f" SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET statement_timeout = {milliseconds};"
-            f" SET lock_timeout = {lock_timeout_ms};"
             f" SET default_transaction_read_only = {'on' if read_only else 'off'}"
         )
+        if lock_timeout_ms:
+            self._session += f"; SET lock_timeout = {lock_timeout_ms}"
         sa.event.listen(self.engine, "connect", self._prepare)
 
     def __repr__(self) -> str:

@@ -1,0 +1,189 @@
+"""Whether the stores answer: up, degraded or down, within a deadline."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import sqlalchemy as sa
+
+from fwdb import queries
+from fwdb.config import Thresholds
+from fwdb.errors import FwdbError
+from fwdb.stores import MongoStore, PoolStats, PostgresStore
+
+State = Literal["up", "degraded", "down"]
+
+_ORDER: tuple[State, ...] = ("up", "degraded", "down")
+
+# Longer than a busy server needs to answer the least question, and short enough that callers
+# who allow a second and a half for both stores get their answer.
+DEADLINE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """One store now. `latency_ms` is the time of one small question, None when it failed."""
+
+    database: str
+    status: State
+    latency_ms: float | None
+    reason: str
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """All stores; `status` is that of the worst."""
+
+    status: State
+    stores: tuple[StoreHealth, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{store.database} is {store.status}" + (f": {store.reason}" if store.reason else "")
+            for store in self.stores
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said of itself: `remark` when it is not fully well."""
+
+    latency_ms: float
+    version: str
+    remark: str = ""
+
+
+class Probe:
+    """Asks one store in a thread of its own, so that a silent server costs only the deadline.
+
+    A question that is still open when the next one is due is waited for instead: a frozen server
+    holds one thread, however often it is asked.
+    """
+
+    def __init__(self, database: str, ask: Callable[[], Answer]) -> None:
+        self._database = database
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._open: Question | None = None
+
+    def start(self) -> Question:
+        """The question, on its way."""
+        with self._lock:
+            question = self._open
+            if question is None or question.done.is_set():
+                question = self._open = Question(self._ask)
+                name = f"fwdb-health-{self._database}"
+                threading.Thread(target=question.run, name=name, daemon=True).start()
+            return question
+
+
+class Question:
+    """One question to a store; `done` is set when it has an outcome."""
+
+    def __init__(self, ask: Callable[[], Answer]) -> None:
+        self._ask = ask
+        self.done = threading.Event()
+        self._outcome: Answer | BaseException | None = None
+
+    def run(self) -> None:
+        """Ask, and keep the answer or the error."""
+        try:
+            self._outcome = self._ask()
+        except BaseException as error:  # noqa: BLE001  raised in the thread that waits
+            self._outcome = error
+        finally:
+            self.done.set()
+
+    def wait(self, seconds: float) -> Answer | FwdbError | None:
+        """The answer, or the store's error; None when there is neither in time."""
+        if not self.done.wait(max(0.0, seconds)):
+            return None
+        if isinstance(self._outcome, Answer | FwdbError):
+            return self._outcome
+        assert self._outcome is not None
+        raise self._outcome
+
+
+def ask_postgres(store: PostgresStore) -> Answer:
+    """One small question on the connection that is kept for it."""
+    question = sa.text(queries.load("server_state", "postgres").text)
+    with store.connection() as connection:
+        started = time.perf_counter()  # the connection is there: this is one round trip
+        version, in_recovery = connection.execute(question).one()
+        latency = 1000 * (time.perf_counter() - started)
+    remark = "it is a replica or still recovers, and takes no writes" if in_recovery else ""
+    return Answer(latency, str(version), remark)
+
+
+def ask_mongodb(store: MongoStore) -> Answer:
+    """One small question on the connection that is kept for it."""
+    version = str(store.build_info["version"])
+    with store.errors():
+        started = time.perf_counter()
+        hello = store.client.admin.command("hello")
+        latency = 1000 * (time.perf_counter() - started)
+    remark = "" if hello.get("isWritablePrimary") else "it is not the primary, and takes no writes"
+    return Answer(latency, version, remark)
+
+
+def ask_all(
+    probes: Mapping[str, Probe],
+    pools: Mapping[str, Callable[[], PoolStats]],
+    addresses: Mapping[str, str],
+    thresholds: Thresholds,
+    seconds: float,
+) -> Health:
+    """Ask all stores at the same time; see `Monitor.health`."""
+    deadline = time.monotonic() + seconds
+    questions = {name: probe.start() for name, probe in probes.items()}
+    stores = tuple(
+        _judge(
+            name,
+            question.wait(deadline - time.monotonic()),
+            pools[name](),
+            addresses[name],
+            thresholds,
+            seconds,
+        )
+        for name, question in questions.items()
+    )
+    return Health(max((s.status for s in stores), key=_ORDER.index), stores)
+
+
+def _judge(
+    database: str,
+    answer: Answer | FwdbError | None,
+    pool: PoolStats,
+    address: str,
+    thresholds: Thresholds,
+    seconds: float,
+) -> StoreHealth:
+    if answer is None:
+        reason = f"no answer from {database} at {address} within {seconds:g} s"
+        return StoreHealth(database, "down", None, reason, None)
+    if isinstance(answer, FwdbError):
+        return StoreHealth(database, "down", None, str(answer), None)
+    remarks = [answer.remark] if answer.remark else []
+    if answer.latency_ms > thresholds.health_timeout_ms:
+        remarks.append(
+            f"it took {answer.latency_ms:.0f} ms to answer, "
+            f"more than {thresholds.health_timeout_ms:g} ms"
+        )
+    if pool.capacity is not None and pool.in_use >= pool.capacity:
+        waiting = f" and {pool.waiting} callers wait" if pool.waiting else ""
+        remarks.append(
+            f"the server answers, but all {pool.capacity} connections of this process's pool "
+            f"are in use{waiting}"
+        )
+    return StoreHealth(
+        database,
+        "degraded" if remarks else "up",
+        answer.latency_ms,
+        "; ".join(remarks),
+        answer.version,
+    )

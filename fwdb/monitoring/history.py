@@ -1,0 +1,96 @@
+"""The stored readings, in the schema `monitoring` of the database that is watched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+
+from fwdb import queries
+from fwdb.errors import FeatureUnavailable, PermissionDenied
+from fwdb.stores import PostgresStore, frames
+
+MIGRATE = "run 'fwdb migrate' once, then 'fwdb monitor'"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReading:
+    """One row of `monitoring.readings`."""
+
+    reading_id: int
+    read_at: datetime
+    kind: str
+    details: dict[str, Any]
+
+
+class History:
+    """What earlier readings left behind."""
+
+    def __init__(self, store: PostgresStore) -> None:
+        self._store = store
+
+    def absence(self) -> str:
+        """Why no reading can be looked up here; empty when one can."""
+        state = self._store.rows("history_state")[0]
+        where = f"postgres at {self._store.address}"
+        if not state["is_there"]:
+            return f"{where} keeps no history of readings: {MIGRATE}, or sample with live_seconds"
+        if not state["may_read"]:
+            return (
+                f"the role {state['role_name']} may not read the history in {where}: GRANT SELECT "
+                f"ON ALL TABLES IN SCHEMA monitoring TO {state['role_name']}"
+            )
+        return ""
+
+    def require_writable(self) -> None:
+        """Raises `FeatureUnavailable` or `PermissionDenied` when no reading can be stored."""
+        state = self._store.rows("history_state")[0]
+        where = f"postgres at {self._store.address}"
+        if not state["is_there"]:
+            raise FeatureUnavailable(f"{where} has no schema for readings; run 'fwdb migrate'.")
+        if state["read_only"]:
+            raise FeatureUnavailable(
+                f"{where} is read-only here (a replica, or a role that only reads), so no reading "
+                "can be stored; sample on the primary with a role that writes."
+            )
+        if not state["may_write"]:
+            raise PermissionDenied(
+                f"the role {state['role_name']} may not store readings in {where}; GRANT SELECT, "
+                f"INSERT, DELETE ON ALL TABLES IN SCHEMA monitoring TO {state['role_name']}."
+            )
+
+    def edges(self, since: datetime, until: datetime, kinds: Sequence[str]) -> list[StoredReading]:
+        """The first and the last reading of one of `kinds` in the window: two, one or none."""
+        rows = self._store.rows("window_edges", since=since, until=until, kinds=list(kinds))
+        return [
+            StoredReading(r["reading_id"], r["read_at"], r["kind"], json.loads(r["details"]))
+            for r in rows
+        ]
+
+    def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
+        """The answer of a query file on the history."""
+        return self._store.rows(query, **parameters)
+
+    def frame(self, query: str, **parameters: Any) -> pd.DataFrame:
+        """The answer of a query file on the history; without a history, no rows.
+
+        ``attrs["status"]`` is then ``no_data`` and ``attrs["reason"]`` says what would make data.
+        """
+        reason = self.absence()
+        if reason:
+            columns = queries.load(query, "postgres").columns
+            found = frames.from_rows(list(columns), [], columns)
+        else:
+            found = self._store.frame(query, **parameters)
+            if found.empty:
+                reason = "no reading was stored in this window; run 'fwdb monitor'"
+        found.attrs.update(
+            status="no_data" if found.empty else "ok",
+            reason=reason,
+            window={"since": parameters["since"], "until": parameters["until"]},
+        )
+        return found

@@ -10,27 +10,24 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fwdb import config, migrating, reports
+from fwdb import config, migrating, reports, seeding
 from fwdb.database import connect
 from fwdb.errors import FeatureUnavailable
-from fwdb.seeding import WorkloadResult, workload
 
 Progress = Callable[[str], None]
 
-# A pool of the demo's own size: small enough that its readers and writers fill it at times.
-_WORKLOAD_POOL = {"pool_size": 8, "pool_max_overflow": 4}
 # The demo lasts seconds, so its history is read far more often than every 30 s.
 _SAMPLING_SECONDS = 0.5
 
 
-def run_workload(*, seconds: float, seed: int, progress: Progress) -> WorkloadResult:
-    """Load through a pool of 12, with its history sampled; what was done and what failed."""
-    settings = config.settings().model_copy(update=_WORKLOAD_POOL)
+def run_workload(*, seconds: float, seed: int, progress: Progress) -> seeding.WorkloadResult:
+    """Load through a small pool, with its history sampled; what was done and what failed."""
+    settings = config.settings().model_copy(update=seeding.POOL)
     with (
         connect(settings=settings, application_name="fwdb-workload", progress=progress) as db,
         db.monitor.sampling(every=_SAMPLING_SECONDS),
     ):
-        return workload(
+        return seeding.run_workload(
             db.postgres, db.mongodb, db.audit, seconds=seconds, seed=seed, progress=progress
         )
 

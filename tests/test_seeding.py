@@ -333,19 +333,29 @@ def test_the_same_seed_makes_the_same_rows(part):
     assert part.users["id"].iloc[0] == volume.first_user_id(1)
 
 
-def test_all_rows_or_none(db):
+def test_all_rows_or_none(db, monkeypatch):
     """A row that is refused at the end leaves no row of the volume, and no design."""
-    plan = volume.Plan.of(2_001, seed=1, audit_rows=0, until=UNTIL)
-    *_, last = volume.parts(plan)
+    monkeypatch.setattr(volume, "_PART_USERS", 10)
+    *_, last = volume.parts(volume.Plan.of(25, seed=1, audit_rows=500, until=UNTIL))
+    taken = last.users["email"].iloc[-1]
     rival = {"first_name": "A", "last_name": "B", "password_hash": "-"}
-    taken = last.users["email"].iloc[0]
     db.postgres.execute(sa.insert(users).values(email=taken, **rival))
     before = counted(db)
 
     with pytest.raises(errors.DuplicateKey):
-        db.seeder.seed_scale(2_001, audit_rows=0, until=UNTIL)
+        db.seeder.seed_scale(25, audit_rows=500, until=UNTIL)
 
     assert counted(db) == before
+
+
+def test_a_volume_made_in_parts_is_whole(db, monkeypatch):
+    """Nobody is made twice, and the parts add up to what was asked for."""
+    monkeypatch.setattr(volume, "_PART_USERS", 10)
+
+    added = db.seeder.seed_scale(25, audit_rows=1_001, until=UNTIL)
+
+    assert (added.users, added.designs, added.audit_logs) == (25, 50, 1_001)
+    assert counted(db) == SEED + added
 
 
 def test_documents_that_a_killed_run_left_do_not_stay(db):

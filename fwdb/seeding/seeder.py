@@ -24,7 +24,9 @@ Progress = Callable[[str], None]
 _SEED_LOCK = 0x66776431
 _SCALE_LOCK = 0x66776432
 
-_DESIGN_BATCH = 1000
+_INSERT_BATCH = 1000
+# SecantusDB takes 0.1 s for a hundred values of an $in and 3 s for a thousand.
+_DELETE_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class Seeder:
             first = part.designs[:1]
             if first and designs.find_one({"userId": first[0]["userId"]}, {"_id": 1}):
                 self._remove_designs("userId", sorted({d["userId"] for d in part.designs}))
-            for batch in _batches(part.designs, _DESIGN_BATCH):
+            for batch in _batches(part.designs, _INSERT_BATCH):
                 inserted += [document["_id"] for document in batch]
                 designs.insert_many(batch)
         return Counts(**rows, designs=len(part.designs))
@@ -189,7 +191,7 @@ class Seeder:
     def _remove_designs(self, field: str, values: Sequence[Any]) -> None:
         designs = self.mongodb.collection("designs")
         with self.mongodb.errors():
-            for batch in _batches(values, _DESIGN_BATCH):
+            for batch in _batches(values, _DELETE_BATCH):
                 designs.delete_many({field: {"$in": batch}})
 
     # -- clearing -----------------------------------------------------------------------------

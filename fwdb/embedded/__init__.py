@@ -4,7 +4,7 @@
 know lies in the state folder `.fwdb`, see `fwdb.embedded.home`.
 """
 
-from fwdb.embedded.control import down, up
+from fwdb.embedded.control import down, remove, up
 from fwdb.embedded.doctor import Finding, doctor
 from fwdb.embedded.home import find_home
 from fwdb.embedded.join import STORES, running
@@ -21,6 +21,7 @@ __all__ = [
     "doctor",
     "down",
     "find_home",
+    "remove",
     "running",
     "status",
     "up",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fwdb.embedded.join import KINDS, STORES, alive, check_stores, home_at, join
+from fwdb.embedded.home import Home, disk_sentences
+from fwdb.embedded.join import KINDS, STORES, alive, check_stores, home_at, join, open_server
 from fwdb.embedded.launch import Launch
 from fwdb.embedded.processes import Progress, end
 from fwdb.embedded.urls import Servers
@@ -51,23 +53,38 @@ def down(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> b
 
     Data, ports and passwords stay. Raises `EmbeddedError` when a server does not end.
     """
-    wanted = check_stores(stores)
     place = home_at(home)
-    if not place.exists():
-        return False
+    return _stop(place, check_stores(stores)) if place.exists() else False
+
+
+def _stop(place: Home, wanted: list[str], *, kill: bool = False) -> bool:
+    """Stop what runs of `wanted`, all at the same time; `kill` does it at once."""
     place.create()  # refuses a home of another user
     with place.lock(log.info):
         state = place.read_state()
-        targets = []
+        targets: list[tuple[int, float, Sequence[int]]] = []
         for name in wanted:
             record = state.servers.pop(name, None)
-            kind = KINDS[name]
-            for pid, began in alive(place, name, record):
-                targets.append((pid, began, kind.signals))
-        if targets:
-            with ThreadPoolExecutor(len(targets)) as pool:
-                stopped = list(pool.map(lambda target: end(*target), targets))
-        else:
-            stopped = []
+            signals = () if kill else KINDS[name].signals
+            targets += [(pid, began, signals) for pid, began in alive(place, name, record)]
+        with ThreadPoolExecutor(len(wanted) or 1) as pool:
+            stopped = list(pool.map(lambda target: end(*target), targets))
         place.write_state(state)
-        return any(stopped)
+    return any(stopped)
+
+
+def remove(home: Path | str | None = None) -> None:
+    """Kill the servers of `home` and delete it with all their data, wherever that lies.
+
+    For tests and for starting anew: as root, data may lie outside of `home` (see `status`), where
+    deleting the folder itself would leave it behind. Nothing is asked. A missing home is nothing
+    to remove.
+    """
+    place = home_at(home)
+    folders = {open_server(place, name).folder for name in STORES}
+    if place.exists():
+        _stop(place, list(STORES), kill=True)
+    for folder in (*folders, place.path):
+        with disk_sentences(folder):
+            if folder.exists():
+                shutil.rmtree(folder)

@@ -102,7 +102,8 @@ class Home:
                     f"'{self.path}' belongs to user {status.st_uid} and you are user "
                     f"{os.geteuid()}; work as that user or set FWDB_HOME to a folder of your own."
                 )
-            if not (self.path / "lock").exists() and any(self.path.iterdir()):
+            there = os.listdir(self.path)
+            if there and "lock" not in there:  # which is made before anything else
                 # Closing it to others, as below, would be a surprise to whoever uses it.
                 raise EmbeddedError(
                     f"'{self.path}' holds files that are not fwdb's; set FWDB_HOME to a folder of "

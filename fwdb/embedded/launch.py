@@ -303,5 +303,8 @@ def adopted_identity(server: Server, words: list[str]) -> tuple[str, str, str]:
     """Engine, version and program of a running server that we know by its command line only."""
     if isinstance(server, PostgresServer):
         return "postgresql", server.data_version() or "", words[0]
-    engine = server.data_engine() or ""
-    return engine, "", next((word for word in words if "--" not in word and "/" in word), words[0])
+    return (
+        server.engine,
+        "",
+        next((word for word in words if "--" not in word and "/" in word), words[0]),
+    )

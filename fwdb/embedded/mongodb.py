@@ -133,11 +133,12 @@ class MongoServer:
     @property
     def title(self) -> str:
         """The name for people: SecantusDB is not to be taken for a MongoDB."""
-        return "SecantusDB" if self._binary is None or self.engine == "secantusdb" else "mongod"
+        return "SecantusDB" if self.engine == "secantusdb" else "mongod"
 
     @property
     def engine(self) -> str:
-        return self.chosen.engine
+        """``secantusdb`` or ``mongod``: the program chosen, else the one that made the data."""
+        return self._binary.engine if self._binary else self.data_engine() or "secantusdb"
 
     @property
     def binary(self) -> str:

@@ -1,0 +1,175 @@
+"""Who may do what in the built-in servers, and where their passwords are not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import psutil
+import psycopg
+import pymongo
+import pymongo.errors
+import pytest
+from embedded_helpers import ask, record, shared, up, up_postgres
+
+from fwdb import embedded
+
+__all__ = ["shared"]  # the fixture
+
+WRONG = "wrong-" + "0" * 40
+
+
+def passwords(home: Path) -> list[str]:
+    """Every password of a home."""
+    content = json.loads((home / "secrets.json").read_text())
+    return [word for users in content.values() for word in users.values()]
+
+
+def test_the_owner_makes_tables_that_others_use_by_their_role(shared):
+    """Privileges come by default: nobody grants anything after a migration."""
+    urls = up(shared).postgres
+    assert urls
+    ask(urls.owner, "CREATE SCHEMA IF NOT EXISTS shop")
+    ask(urls.owner, "CREATE TABLE shop.t (id int GENERATED ALWAYS AS IDENTITY, v int)")
+
+    ask(urls.app, "INSERT INTO shop.t (v) VALUES (1), (2)")
+    ask(urls.app, "UPDATE shop.t SET v = 3 WHERE v = 1")
+    ask(urls.app, "DELETE FROM shop.t WHERE v = 2")
+    assert ask(urls.report, "SELECT sum(v) FROM shop.t") == 3
+
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        ask(urls.app, "CREATE TABLE shop.u (v int)")
+    for statement in ("INSERT INTO shop.t (v) VALUES (1)", "DELETE FROM shop.t"):
+        with pytest.raises(psycopg.Error) as refused:
+            ask(urls.report, statement)
+        assert refused.value.sqlstate in ("25006", "42501")
+    for url in (urls.owner, urls.app, urls.report):
+        assert ask(url, "SELECT count(*) >= 0 FROM pg_stat_statements") is True
+        assert ask(url, "SELECT pg_has_role('pg_monitor', 'MEMBER')") is True
+        assert ask(url, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
+    assert ask(urls.superuser, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+
+
+def test_mongodb_roles(shared):
+    """The report reads and cannot write; the application writes and cannot make users."""
+    urls = up(shared).mongodb
+    assert urls
+    with pymongo.MongoClient(urls.app) as app:
+        app.fashion_wallet.t.insert_one({"v": 1})
+        with app.start_session() as session, session.start_transaction():
+            app.fashion_wallet.t.insert_one({"v": 2}, session=session)
+        assert app.admin.command("serverStatus")["connections"]["current"] >= 1
+        with pytest.raises(pymongo.errors.OperationFailure) as refused:
+            app.admin.command("createUser", "x", pwd="x", roles=[])
+        assert refused.value.code == 13
+        assert app.write_concern.document == {"w": "majority", "j": True}
+    with pymongo.MongoClient(urls.report) as report:
+        assert report.fashion_wallet.t.count_documents({}) == 2
+        with pytest.raises(pymongo.errors.OperationFailure) as refused:
+            report.fashion_wallet.t.insert_one({"v": 3})
+        assert refused.value.code == 13
+    with pymongo.MongoClient(urls.owner) as owner:
+        owner.fashion_wallet.t.drop()
+
+
+def test_nobody_gets_in_without_the_password(shared):
+    """Wrong, empty and none are refused by both servers, for every account."""
+    servers = up(shared)
+    assert servers.postgres
+    assert servers.mongodb
+    words = json.loads((shared / "secrets.json").read_text())
+    for url in dataclasses.astuple(servers.postgres):
+        user = url.split("//")[1].split(":")[0]
+        right = words["postgres"][user]
+        for wrong in (url.replace(right, WRONG), url.replace(f":{right}", "")):
+            with pytest.raises(psycopg.OperationalError, match="password"):
+                psycopg.connect(wrong, connect_timeout=5)
+    for url in (servers.mongodb.owner, servers.mongodb.app, servers.mongodb.report):
+        user = url.split("//")[1].split(":")[0]
+        with (
+            pymongo.MongoClient(url.replace(words["mongodb"][user], WRONG)) as client,
+            pytest.raises(pymongo.errors.OperationFailure) as refused,
+        ):
+            client.fashion_wallet.t.find_one()
+        assert refused.value.code == 18
+    port = record(shared, "mongodb")["port"]
+    with (
+        pymongo.MongoClient("127.0.0.1", port, directConnection=True) as client,
+        pytest.raises(pymongo.errors.OperationFailure) as refused,
+    ):
+        client.fashion_wallet.t.find_one()
+    assert refused.value.code == 13
+    rules = ask(
+        servers.postgres.superuser, "SELECT array_agg(DISTINCT auth_method) FROM pg_hba_file_rules"
+    )
+    assert rules == ["scram-sha-256"]
+
+
+def test_passwords_are_shown_nowhere(shared):
+    """Not in repr, status, doctor, state, logs, nor on any command line or in an environment."""
+    servers = up(shared)
+    words = passwords(shared)
+    shown = [repr(servers), json.dumps(embedded.status(shared).as_dict())]
+    shown += [repr(embedded.doctor(shared)), (shared / "state.json").read_text()]
+    data = Path(record(shared)["data"])
+    shown += [
+        path.read_text(errors="replace")
+        for folder in (shared / "log", data / "log")
+        for path in folder.iterdir()
+    ]
+    for name in ("postgres", "mongodb"):
+        for pid in (record(shared, name)["pid"], record(shared, name)["watcher_pid"]):
+            process = psutil.Process(pid)
+            shown.append(" ".join([*process.cmdline(), *process.environ().values()]))
+
+    assert len(words) == len(set(words)) == 7
+    assert [word for word in words for text in shown if word in text] == []
+    assert "***" in repr(servers)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("shared_preload_libraries", "pg_stat_statements,auto_explain"),
+        ("compute_query_id", "on"),
+        ("track_io_timing", "on"),
+        ("track_wal_io_timing", "on"),
+        ("wal_level", "replica"),
+        ("log_destination", "jsonlog"),
+        ("timezone", "UTC"),
+        ("listen_addresses", "127.0.0.1"),
+        ("unix_socket_directories", ""),
+        ("fsync", "on"),
+        ("synchronous_commit", "on"),
+        ("data_checksums", "on"),
+    ],
+)
+def test_postgres_settings(shared, setting, value):
+    """What the reports need is on, and what keeps data safe is not off."""
+    assert ask(up_postgres(shared).superuser, f"SELECT current_setting('{setting}')") == value
+
+
+def test_lost_passwords_are_set_anew_and_data_is_kept(shared):
+    """secrets.json is gone, or of another home: both servers take new passwords."""
+    first = up(shared)
+    assert first.postgres
+    assert first.mongodb
+    ask(first.postgres.owner, "CREATE TABLE IF NOT EXISTS public.kept AS SELECT 42 AS v")
+    with pymongo.MongoClient(first.mongodb.app) as client:
+        client.fashion_wallet.kept.insert_one({"v": 42})
+    (shared / "secrets.json").unlink()
+
+    second = up(shared)
+    embedded.down(shared)
+    words = json.loads((shared / "secrets.json").read_text())
+    other = {store: dict.fromkeys(users, WRONG[:20]) for store, users in words.items()}
+    (shared / "secrets.json").write_text(json.dumps(other))
+    third = up(shared)
+
+    assert first != second != third
+    assert third.postgres
+    assert third.mongodb
+    assert ask(third.postgres.app, "SELECT v FROM kept") == 42
+    with pymongo.MongoClient(third.mongodb.app) as client:
+        assert client.fashion_wallet.kept.find_one({}, {"_id": 0}) == {"v": 42}

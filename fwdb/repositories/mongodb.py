@@ -261,29 +261,26 @@ def _parts(condition: Condition) -> list[Document]:
         case "like":
             return [{stored: {"$regex": like_pattern(value), "$options": "is"}}]
         case "contains":
-            return _contained(stored, value)
+            return [_contained(stored, value)]
         case operator:
             return [{stored: {f"${operator}": value}}]
 
 
-def _contained(path: str, value: Any) -> list[Document]:
+def _contained(path: str, value: Any) -> Document:
     """`value` as part of what is at `path`: keys of an object, elements of a list."""
     if isinstance(value, Mapping):
-        if not value:
-            return [{path: {"$type": "object"}}]
-        return [
-            part for name, inner in value.items() for part in _contained(f"{path}.{name}", inner)
-        ]
+        inside = {p: c for n, v in value.items() for p, c in _contained(f"{path}.{n}", v).items()}
+        return inside or {path: {"$type": "object"}}
     if isinstance(value, (list, tuple)):
-        found: list[Document] = [{path: {"$type": "array"}}]
-        for item in value:
-            if isinstance(item, Mapping):
-                inside = [p for n, inner in item.items() for p in _contained(n, inner)]
-                found.append({path: {"$elemMatch": {"$and": inside} if inside else {}}})
-            else:
-                found.append({path: {"$elemMatch": {"$eq": item}}})
-        return found
-    return [{path: {"$eq": value}}]
+        elements = [{"$elemMatch": _element(item)} for item in value]
+        return {path: {"$type": "array", **({"$all": elements} if elements else {})}}
+    return {path: {"$eq": value}}
+
+
+def _element(item: Any) -> Document:
+    if isinstance(item, Mapping):
+        return {p: c for n, v in item.items() for p, c in _contained(n, v).items()}
+    return {"$eq": item}
 
 
 def _behind(keys: Sequence[Key], values: Sequence[Any]) -> Document:

@@ -217,7 +217,7 @@ def _text(value: Any) -> str:
 
 
 def _whole(value: Any) -> int:
-    if int(value) != value:
+    if isinstance(value, bool) or int(value) != value:
         raise ValueError("a fraction in a column of whole numbers")
     return int(value)
 

@@ -1,0 +1,288 @@
+"""What repositories over PostgreSQL promise beyond the common contract."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from fwdb.database import Database
+from fwdb.errors import (
+    DuplicateKey,
+    FeatureUnavailable,
+    ForeignKeyViolation,
+    InvalidData,
+    ParameterError,
+)
+from fwdb.models import CatalogItem, catalog_items
+from fwdb.repositories import PostgresRepository
+
+
+@pytest.fixture
+def db(module_db: Database) -> Database:
+    """The shared database, its tables emptied."""
+    module_db.postgres.execute(
+        sa.text("TRUNCATE shared.users, avatar.avatars, catalog.catalog_items, audit.audit_logs")
+    )
+    return module_db
+
+
+def user(db: Database, email: str = "ana@example.com", **more: Any) -> Any:
+    given = {"password_hash": "$2b$12$secret", "first_name": "Ana", "last_name": "Lima", **more}
+    return db.users.create(email=email, **given)
+
+
+def statements(db: Database, work: Any) -> list[str]:
+    """The statements that `work()` sends."""
+    seen: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        seen.append(statement.split()[0])
+
+    sa.event.listen(db.postgres.engine, "before_cursor_execute", note)
+    try:
+        work()
+    finally:
+        sa.event.remove(db.postgres.engine, "before_cursor_execute", note)
+    return seen
+
+
+# -- errors -----------------------------------------------------------------------------------
+
+
+def test_a_second_account_with_the_email_is_refused(db):
+    """The error names the field and the constraint, never the address."""
+    user(db)
+
+    with pytest.raises(DuplicateKey) as caught:
+        user(db)
+
+    assert caught.value.fields == ("email",)
+    assert "example.com" not in str(caught.value)
+
+
+def test_a_row_that_others_need_stays(db):
+    """And one that needs a missing row is not made."""
+    owner = user(db)
+    db.avatars.create(user_id=owner.id, name="Default", measurements={})
+
+    with pytest.raises(ForeignKeyViolation):
+        db.users.delete(owner.id)
+    with pytest.raises(ForeignKeyViolation):
+        db.avatars.create(user_id=str(uuid4()), name="Lost", measurements={})
+    assert db.users.get(owner.id) == owner
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"email": "x"},
+        {"email": "x", "first_name": "a\x00b"},
+        {"email": None},
+        {"email": "x", "is_active": 1},
+        {"email": "x", "created_at": datetime(2026, 11, 1)},
+        {"email": "x", "created_by": "me"},
+    ],
+)
+def test_values_that_do_not_fit_are_refused(db, values):
+    """Missing, unfit for PostgreSQL, or of another type: one error class."""
+    with pytest.raises(InvalidData):
+        db.users.create(**values)
+    assert db.users.count() == 0
+
+
+def test_json_that_is_none_or_no_json(db):
+    """None empties the field; NaN, which JSON does not have, is refused."""
+    owner = user(db)
+    made = db.avatars.create(user_id=owner.id, name="A", measurements={"height": 170})
+    db.avatars.update(made.id, customization={"skinTone": "x"})
+    db.avatars.update(made.id, customization=None)
+
+    assert db.avatars.count(customization__null=True) == 1
+    with pytest.raises(InvalidData, match="JSON values"):
+        db.avatars.update(made.id, measurements={"height": float("nan")})
+
+
+# -- statements -------------------------------------------------------------------------------
+
+
+def test_each_write_is_one_statement(db):
+    """No reading before, none after."""
+    made = user(db)
+
+    assert statements(db, lambda: user(db, "b@example.com")) == ["INSERT"]
+    assert statements(db, lambda: db.users.update(made.id, role="admin")) == ["UPDATE"]
+    assert statements(
+        db, lambda: db.users.update(made.id, version=db.users.get(made.id).updated_at, role="user")
+    ) == ["SELECT", "UPDATE"]
+    assert statements(db, lambda: db.users.soft_delete(made.id)) == ["UPDATE"]
+    assert statements(db, lambda: db.users.restore(made.id)) == ["UPDATE"]
+    assert statements(
+        db, lambda: db.users.upsert(id=made.id, email="n@example.com", first_name="N",
+                                    last_name="N", password_hash="h")
+    ) == ["INSERT"]  # fmt: skip
+    assert statements(db, lambda: db.users.delete(made.id)) == ["DELETE"]
+
+
+def test_slices_by_key_use_the_index(db):
+    """The next slice is a range of an index and not a sort of the table."""
+    db.postgres.execute(
+        sa.text("CREATE INDEX IF NOT EXISTS by_time ON audit.audit_logs (created_at, id)")
+    )
+    db.audit_logs.create_many(
+        {"entity_type": "User", "entity_id": str(UUID(int=n)), "action": "READ"}
+        for n in range(3_000)
+    )
+    db.postgres.execute(sa.text("ANALYZE audit.audit_logs"))
+    cursor = db.audit_logs.after(size=2).cursor
+    seen: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        seen.append((statement, parameters))
+
+    sa.event.listen(db.postgres.engine, "before_cursor_execute", note)
+    try:
+        db.audit_logs.after(cursor, size=2)
+    finally:
+        sa.event.remove(db.postgres.engine, "before_cursor_execute", note)
+    with db.postgres.connection() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN {seen[0][0]}", seen[0][1]).scalars().all()
+
+    assert "Index Cond" in "\n".join(plan)
+    assert "Sort" not in "\n".join(plan)
+
+
+def test_an_estimate_is_what_the_planner_expects(db):
+    """Close after ANALYZE, and never less than the rows already seen."""
+    db.catalog_items.create_many(
+        {"name": f"n{n}", "type": "fabric" if n % 4 else "pattern"} for n in range(800)
+    )
+    db.postgres.execute(sa.text("ANALYZE catalog.catalog_items"))
+
+    assert 760 <= db.catalog_items.page(total="estimate").total <= 840
+    assert 150 <= db.catalog_items.page(total="estimate", type="pattern").total <= 250
+
+
+# -- transactions -----------------------------------------------------------------------------
+
+
+def test_a_transaction_inside_one_is_a_savepoint(db):
+    """What fails inside is undone; what was done before it stays."""
+    with db.transaction():
+        user(db, "kept@example.com")
+        with pytest.raises(DuplicateKey), db.transaction():  # noqa: PT012
+            user(db, "gone@example.com")
+            user(db, "kept@example.com")
+        user(db, "after@example.com")
+
+    assert {row.email for row in db.users.find()} == {"kept@example.com", "after@example.com"}
+
+
+def test_a_frame_in_a_transaction_sees_its_writes(db):
+    """Frames come over the transaction's own connection."""
+    with db.transaction():
+        user(db)
+        assert db.users.frame()["email"].tolist() == ["ana@example.com"]
+
+
+# -- upsert -----------------------------------------------------------------------------------
+
+
+def test_upsert_on_the_email(db):
+    """Any unique key will do, named alone or in a list."""
+    values = {"password_hash": "h", "first_name": "Ana", "last_name": "Lima"}
+
+    made, created = db.users.upsert(on="email", email="a@example.com", **values)
+    again, created_again = db.users.upsert(
+        on=["email"], email="a@example.com", role="admin", **values
+    )
+
+    assert (created, created_again) == (True, False)
+    assert (again.id, again.role) == (made.id, "admin")
+    with pytest.raises(ParameterError, match="use email or id"):
+        db.users.upsert(on="role", role="user")
+
+
+# -- secrets ----------------------------------------------------------------------------------
+
+
+def test_a_password_hash_is_shown_only_when_named(db):
+    """Not in frames, not in repr, not as a sort key, not in an error."""
+    made = user(db)
+
+    assert "password_hash" not in db.users.frame()
+    assert db.users.frame(["email", "password_hash"])["password_hash"].tolist() == ["$2b$12$secret"]
+    assert "$2b$" not in repr(made)
+    with pytest.raises(ParameterError, match="no sort field"):
+        db.users.find(sort="password_hash")
+    with pytest.raises(ParameterError) as caught:
+        db.users.find(password_hash=123456)
+    assert "123456" not in str(caught.value)
+
+
+# -- the audit log ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", ["65a1b2c3d4e5f60718293a4b", "0190a3c2-7b1e-7cc0-8000-0123456789ab"])
+def test_the_audit_log_holds_ids_of_both_stores(db, id):
+    """An ObjectId goes in and comes out as one: in entities, filters and frames."""
+    made = db.audit_logs.create(entity_type="Design", entity_id=id, action="READ")
+    db.audit_logs.create(entity_type="User", entity_id=str(uuid4()), action="READ")
+
+    assert made.entity_id == id
+    assert db.audit_logs.find(entity_id=id.upper()) == [made]
+    assert id in db.audit_logs.frame()["entity_id"].tolist()
+    assert db.audit_logs.frame(entity_id=id)["entity_id"].tolist() == [id]
+
+
+def test_the_audit_log_is_append_only(db):
+    """Its rows are created and read, never changed."""
+    made = db.audit_logs.create(entity_type="User", entity_id=str(uuid4()), action="CREATE")
+
+    for change in (
+        lambda: db.audit_logs.update(made.id, action="READ"),
+        lambda: db.audit_logs.delete(made.id),
+        lambda: db.audit_logs.soft_delete(made.id),
+        lambda: db.audit_logs.restore(made.id),
+        lambda: db.audit_logs.upsert(id=made.id, action="READ"),
+    ):
+        with pytest.raises(FeatureUnavailable, match="audit_logs knows no"):
+            change()
+    assert db.audit_logs.get(made.id) == made
+
+
+# -- an existing database ---------------------------------------------------------------------
+
+
+def test_columns_that_are_enums_in_an_existing_table(db):
+    """Filters, patterns, sorting, upserts and frames work on them as on text."""
+    db.postgres.execute(
+        sa.text(
+            """CREATE SCHEMA existing;
+            CREATE TYPE existing.kind AS ENUM ('silhouette', 'fabric', 'pattern');
+            CREATE TABLE existing.catalog_items (LIKE catalog.catalog_items INCLUDING DEFAULTS,
+                PRIMARY KEY (id));
+            ALTER TABLE existing.catalog_items ALTER type TYPE existing.kind
+                USING type::existing.kind, ALTER is_premium DROP NOT NULL;"""
+        )
+    )
+    table = catalog_items.to_metadata(sa.MetaData(), schema="existing")
+    items = PostgresRepository(db.postgres, table, CatalogItem)
+    made = items.create(name="one", type="fabric")
+    items.create(name="two", type="pattern")
+    db.postgres.execute(sa.text("UPDATE existing.catalog_items SET is_premium = NULL"))
+
+    assert [row.name for row in items.find(type="fabric")] == ["one"]
+    assert [row.name for row in items.find(type__ne="fabric")] == ["two"]
+    assert [row.name for row in items.find(type__in=["fabric"])] == ["one"]
+    assert [row.name for row in items.find(type__like="FAB%")] == ["one"]
+    assert [row.name for row in items.iterate(batch=1, sort="-type")] == ["two", "one"]
+    assert [row.name for row in items.iterate(batch=1, sort="is_premium,name")] == ["one", "two"]
+    assert items.update(made.id, type="pattern").type == "pattern"
+    assert items.upsert(id=made.id, name="one", type="fabric")[0].type == "fabric"
+    assert sorted(items.frame()["type"]) == ["fabric", "pattern"]
+    assert items.update(made.id, name="x").updated_at > made.updated_at
+    db.postgres.execute(sa.text("DROP SCHEMA existing CASCADE"))

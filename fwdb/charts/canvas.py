@@ -126,6 +126,16 @@ def number(value: float) -> str:
     return f"{round(value):,}".replace(",", "\u202f")
 
 
+def compact(value: float, *, most: float = 1e5) -> str:
+    """A count for a narrow place: from `most` on in thousands, millions or billions."""
+    if value < most:
+        return number(value)
+    if value >= 1e14:
+        return f"{value:.0e}"
+    size, unit = next(((s, u) for s, u in ((1e9, "bn"), (1e6, "m")) if value >= s), (1e3, "k"))
+    return f"{number(value / size)} {unit}"
+
+
 def share(value: float) -> str:
     """A percentage without false precision: under ten with one digit, else whole."""
     if value == 0:

@@ -28,6 +28,7 @@ from fwdb.charts.canvas import (
     Canvas,
     canvas,
     clean,
+    compact,
     drawn,
     empty,
     fit,
@@ -237,7 +238,7 @@ def _waiting(
     axes = sheet.axes(left, sheet.bottom + 24, right, sheet.bottom + 76)
     most = max(float(p["waiting"].max()) for p in parts.values())
     axes.set_ylim(0, most * 1.1)
-    axes.set_yticks([0, most], labels=["0", number(most)])
+    axes.set_yticks([0, most], labels=["0", compact(most)])
     axes.grid(axis="y", color=GRID, lw=0.8)
     for database, part in parts.items():
         waiting = part["waiting"][part["waiting"] > 0]

@@ -27,6 +27,7 @@ from fwdb.charts.canvas import (
     Canvas,
     canvas,
     clean,
+    compact,
     drawn,
     empty,
     fit,
@@ -89,7 +90,7 @@ def audit_trail(
     end = utc(until) if until is not None else table.index[-1]
     footer = f"{source} · {window_text(start, end)} · {plural(int(total), 'event')}"
     sheet = canvas(_trail_finding(table, found), subtitle, footer, drawing=270)
-    left = 20 + text_width(number(_round_up(table.sum(axis=1).max())), size=10.5)
+    left = 20 + text_width(compact(_round_up(table.sum(axis=1).max())), size=10.5)
     legend(sheet, sheet.top - 18, [(a, c) for a, c in ACTIONS if a in table], left=left)
     axes = sheet.axes(left, sheet.bottom + 26, WIDTH - 24, sheet.top - 30)
     step = BUCKETS.get(bucket, "1h")
@@ -115,7 +116,7 @@ def audit_trail(
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=GRID, lw=0.8)
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.set_major_formatter(lambda v, _: number(v))
+    axes.yaxis.set_major_formatter(lambda v, _: compact(v))
     time_axis(axes, start, end)
     if found:
         _name_burst(sheet, axes, found, table, days)
@@ -219,6 +220,14 @@ def audit_matrix(
     return sheet.figure
 
 
+def _ink_on(colour: tuple[float, ...]) -> str:
+    """Black or white, whichever stands out more; between them 4.5 to 1 is always reached."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    # Both contrasts are equal where (1.05 / (l + 0.05)) = ((l + 0.05) / 0.05).
+    return "black" if luminance > 0.179 else "white"
+
+
 def _cells(sheet: Canvas, table: pd.DataFrame) -> None:
     labels = [fit(str(e), 200, size=10.5) for e in table.index]
     left = MARGIN + max(text_width(label, size=10.5) for label in labels) + 10
@@ -247,7 +256,7 @@ def _cells(sheet: Canvas, table: pd.DataFrame) -> None:
                 size=11,
                 ha="center",
                 va="center_baseline",
-                color="white" if depth > 0.55 else INK,
+                color=_ink_on(BLUES(depth)),
             )
     for row, label in enumerate(labels):
         y = top - (row + 0.5) * high

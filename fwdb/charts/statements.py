@@ -24,6 +24,7 @@ from fwdb.charts.canvas import (
     Canvas,
     canvas,
     clean,
+    compact,
     drawn,
     empty,
     fit,
@@ -139,7 +140,9 @@ def slow_queries(
         sheet.text(
             left - 10, height, label, size=9, ha="right", va="center_baseline", family="monospace"
         )
-        sheet.text(right + 12, height, _compact(float(calls)), size=9.5, va="center_baseline")
+        sheet.text(
+            right + 12, height, compact(float(calls), most=1e7), size=9.5, va="center_baseline"
+        )
     return sheet.figure
 
 
@@ -151,15 +154,6 @@ def _labels(rows: pd.DataFrame, *, both: bool, width: float) -> list[str]:
         room = width - max(text_width(end, size=9, mono=True) for end in ends)
         return [fit(t, room, size=9, mono=True) + e for t, e in zip(texts, ends, strict=True)]
     return [fit(t, width, size=9, mono=True) for t in texts]
-
-
-def _compact(value: float) -> str:
-    """A count in at most seven characters: 9 876 543 and above in millions."""
-    if value >= 1e12:
-        return f"{value:.1e}"
-    if value >= 1e9:
-        return f"{value / 1e9:.1f} bn"
-    return number(value) if value < 1e7 else f"{value / 1e6:.0f} m"
 
 
 def _time_ticks(axes: Axes) -> None:

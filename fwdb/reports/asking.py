@@ -62,6 +62,11 @@ class Asking:
                 check = Check(f"{self.report}.reachable", name, "ok", f"{DATABASES[name]} answers.")
             self.checks.append(check)
 
+    @property
+    def up(self) -> list[str]:
+        """Databases that answer, of those that were looked at."""
+        return [c.database for c in self.checks if c.id.endswith(".reachable") and c.status == "ok"]
+
     def ask(self, subject: str, database: str, question: Callable[[], T], without: T) -> T:
         """The answer, or `without` and a check that says why there is none."""
         if database in self.down:
@@ -71,7 +76,7 @@ class Asking:
         except tuple(REFUSALS) as error:
             status = next(s for kind, s in REFUSALS.items() if isinstance(error, kind))
             self.checks.append(
-                Check(f"{self.report}.{subject}", database, status, _sentence(str(error)))
+                Check(f"{self.report}.{subject}", database, status, sentence(str(error)))
             )
             return without
 
@@ -110,6 +115,7 @@ def utc_frame(columns: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """A remark as a sentence of its own: a capital, a full stop."""
     text = text[:1].upper() + text[1:]
     return text if text.endswith(".") else text + "."

@@ -231,8 +231,8 @@ def _bursts(asking: Asking, kpis: list[Kpi], bursts: pd.DataFrame) -> None:
             "critical" if action == "DELETE" else "warning",
             f"{what} in the hour from {first['bucket_at']:%Y-%m-%d %H:%M} UTC"
             + ("" if pd.isna(user) else who)
-            + f"; usual are {figure(float(first['usual']))}"
-            + (f"; {figure(more)} more hours like this." if more else "."),
+            + f" (usual: {figure(float(first['usual']))})"
+            + (f", and {figure(more)} more hours like it." if more else "."),
             value=events,
             unit="count",
             threshold=BURST_LEAST,
@@ -276,8 +276,8 @@ def _how_to_read() -> tuple[tuple[str, str], ...]:
         (
             "Hours that stand out",
             f"have at least {BURST_LEAST} events of a kind and far more than the median of "
-            "the same hour on other days. A burst of deletes is critical. A burst of anything else is a "
-            f"warning when one user did {100 * BY_ONE:g} % of it or more; many users at once are "
+            "the same hour on other days. A burst of deletes is critical. A burst of anything else "
+            f"is a warning when one user did {100 * BY_ONE:g} % of it or more; many users at once are "
             "a busy hour, listed in the table only.",
         ),
         (

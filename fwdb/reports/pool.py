@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from fwdb import charts
-from fwdb.charts.canvas import DATABASES
-from fwdb.reports.asking import Asking, judged, utc_frame
+from fwdb.charts.canvas import DATABASES, share
+from fwdb.reports.asking import Asking, judged, sentence, utc_frame
 from fwdb.reports.parameters import Value, Window, iso
 from fwdb.reports.results import Kpi, Result, Table
 from fwdb.reports.words import figure
 
 if TYPE_CHECKING:
     from fwdb.database import Database
+    from fwdb.monitoring import Measure
 
 # Figures without a promise of the system behind them are those that work in practice:
 WAITING_SAMPLES = 3  # one sample with a waiter is a moment, three are a pattern
@@ -59,8 +61,14 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
         lambda: db.monitor.pool_history(since=window.since, until=window.until),
         NO_HISTORY,
     )
-    sessions = asking.ask("sessions", "postgres", db.monitor.sessions, NO_SESSIONS)
-    limit = asking.ask("session_limit", "postgres", lambda: db.monitor.session_limit().value, None)
+    up = asking.up or ["postgres"]
+    sessions = asking.ask("sessions", up[0], db.monitor.sessions, NO_SESSIONS)
+    own = sessions[sessions["database"].astype(str) == "postgres"]
+    limits_of = {
+        name: asking.ask("session_limit", name, partial(db.monitor.session_limit, name), None)
+        for name in DATABASES
+    }
+    limit = limits_of["postgres"]
     summary = summarise(history)
     kpis: list[Kpi] = []
     for database in DATABASES:
@@ -73,7 +81,9 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             limits.pool_critical_percent,
         )
     _waits(asking, kpis, summary)
-    _sessions(asking, kpis, sessions, limit)
+    for database, measure in limits_of.items():
+        _sessions(asking, kpis, sessions, database, measure)
+    _holding(asking, own)
     reason = _reason(asking, history)
     moments = history["sampled_at"].nunique() if len(history) else 0
     return Result(
@@ -92,9 +102,10 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             ),
             Table(
                 "sessions",
-                "Sessions of the server",
+                "Sessions of the servers",
                 sessions,
-                "Sessions of the server now, by application and state; the oldest in seconds.",
+                "Sessions of both servers now, by application and state, and how long the oldest "
+                "has been in it; MongoDB tells their number only.",
             ),
             Table("samples", "Samples", history, "The history as it was sampled, oldest first."),
         ),
@@ -109,8 +120,8 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 reason=reason,
             ),
             "sessions": charts.sessions(
-                sessions,
-                limit=limit,
+                own,
+                limit=limit.value if limit else None,
                 source="pg_stat_activity",
                 reason="PostgreSQL could not be asked."
                 if "postgres" in asking.down
@@ -125,7 +136,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 f"monitoring history, {figure(len(history))} rows from {figure(moments)} moments; "
                 "written by `fwdb monitor` and by every workload of the package",
             ),
-            ("Sessions", "pg_stat_activity at the moment of the run, not of the window"),
+            ("Sessions", "both servers at the moment of the run, not of the window"),
         ),
     )
 
@@ -260,34 +271,35 @@ def _waits(asking: Asking, kpis: list[Kpi], summary: pd.DataFrame) -> None:
         )
 
 
-def _sessions(asking: Asking, kpis: list[Kpi], sessions: pd.DataFrame, limit: float | None) -> None:
+def _sessions(
+    asking: Asking, kpis: list[Kpi], sessions: pd.DataFrame, database: str, limit: Measure | None
+) -> None:
+    mine = sessions[sessions["database"].astype(str) == database]
+    if mine.empty or limit is None or limit.value is None:
+        return
+    total, name = int(mine["sessions"].sum()), DATABASES[database]
+    percent = 100 * total / limit.value
+    status = judged(percent, SESSIONS_WARNING, SESSIONS_CRITICAL)
+    asking.add(
+        "sessions",
+        database,
+        status,
+        f"{figure(total)} of {figure(limit.value)} sessions of {name} are taken, {share(percent)}.",
+        value=percent,
+        unit="percent",
+        threshold=SESSIONS_CRITICAL if status == "critical" else SESSIONS_WARNING,
+        action="" if status == "ok" else f"Close what idles on {name}; see table `sessions`.",
+    )
+    note = f"of {figure(limit.value)} that applications may open, this moment"
+    kpis.append(
+        Kpi(f"{database}_sessions", f"Sessions of {name}", total, "", status, database, note)
+    )
+
+
+def _holding(asking: Asking, sessions: pd.DataFrame) -> None:
+    """Sessions of PostgreSQL that keep others from what they hold."""
     if sessions.empty:
         return
-    total = int(sessions["sessions"].sum())
-    if limit:
-        percent = 100 * total / limit
-        status = judged(percent, SESSIONS_WARNING, SESSIONS_CRITICAL)
-        asking.add(
-            "sessions",
-            "postgres",
-            status,
-            f"{figure(total)} of {figure(limit)} server sessions are taken, {percent:.0f} %.",
-            value=percent,
-            unit="percent",
-            threshold=SESSIONS_CRITICAL if status == "critical" else SESSIONS_WARNING,
-            action="" if status == "ok" else "Close what idles; see chart `sessions`.",
-        )
-        kpis.append(
-            Kpi(
-                "sessions",
-                "Sessions of the server",
-                total,
-                "",
-                status,
-                "postgres",
-                f"of {figure(limit)} that applications may open, this moment",
-            )
-        )
     held = sessions[sessions["state"].astype(str).str.startswith("idle in transaction")]
     oldest = float(held["oldest_seconds"].max()) if len(held) else 0.0
     status = judged(oldest, HELD_WARNING, HELD_CRITICAL)
@@ -303,6 +315,22 @@ def _sessions(asking: Asking, kpis: list[Kpi], sessions: pd.DataFrame, limit: fl
         threshold=HELD_CRITICAL if status == "critical" else HELD_WARNING,
         action="" if status == "ok" else "Find the code that waits inside a transaction.",
     )
+    if "blocked" not in sessions:
+        return
+    blocked = int(sessions["blocked"].sum())
+    asking.add(
+        "blocked",
+        "postgres",
+        "warning" if blocked else "ok",
+        f"{figure(blocked)} session{'s wait' if blocked != 1 else ' waits'} for a lock that "
+        "another one holds."
+        if blocked
+        else "No session waits for a lock of another.",
+        value=blocked,
+        unit="count",
+        threshold=1,
+        action="Find who holds the lock: pg_blocking_pids() tells." if blocked else "",
+    )
 
 
 def _reason(asking: Asking, history: pd.DataFrame) -> str:
@@ -311,6 +339,8 @@ def _reason(asking: Asking, history: pd.DataFrame) -> str:
     refused = [c.sentence for c in asking.checks if c.id == "pool.history"]
     if refused:
         return refused[0]
+    if not len(history) and history.attrs.get("reason"):
+        return sentence(str(history.attrs["reason"]))
     if len(history):
         return "The sampled pools have no upper limit, so there is no share to draw."
     return "No sample was taken in this window: `fwdb monitor` takes one every 30 s."

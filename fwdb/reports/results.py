@@ -28,6 +28,8 @@ TITLES = {
     "slow_queries": "Slow statements",
     "audit_trail": "Audit trail",
 }
+# The check that a report is there for: without it the others say little.
+SUBJECTS = ("pool.utilisation", "slow_queries.mean", "audit_trail.events")
 JUDGED = ("ok", "warning", "critical")
 
 WORDS: dict[str, str] = {
@@ -180,6 +182,8 @@ class Result:
 def verdict(checks: tuple[Check, ...]) -> Verdict:
     """The worst of all checks that could be judged; `no_data` when none could.
 
+    `no_data` also when all is well but the subject of the report itself was not measured.
+
     That a database answers says nothing about how it does, so it does not count as judged.
     A database that does not answer is a warning as long as the other one is judged: a report
     with half of its facts missing must not say that all is well.
@@ -189,7 +193,10 @@ def verdict(checks: tuple[Check, ...]) -> Verdict:
         return "no_data"
     if "critical" in states:
         return "critical"
-    return "warning" if "warning" in states or _missing(checks) else "ok"
+    if "warning" in states or _missing(checks):
+        return "warning"
+    subject = {check.status for check in checks if check.id in SUBJECTS}
+    return "ok" if not subject or subject & set(JUDGED) else "no_data"
 
 
 def _missing(checks: tuple[Check, ...]) -> list[Check]:
@@ -208,7 +215,8 @@ def summary(checks: tuple[Check, ...]) -> str:
     state = verdict(checks)
     missing = _missing(checks)
     if state == "no_data":
-        reasons = missing or [c for c in ranked(checks) if c.status not in JUDGED]
+        reasons = missing or [c for c in checks if c.id in SUBJECTS]
+        reasons = reasons or [c for c in ranked(checks) if c.status not in JUDGED]
         if not reasons:
             return "Nothing was measured."
         return _join(reasons[:2])
@@ -218,7 +226,9 @@ def summary(checks: tuple[Check, ...]) -> str:
         more = len(found) + len(missing) - 3
         return text if more <= 0 else f"{text[:-1]}; and {more} more."
     fine = [c for c in checks if c.status == "ok" and not c.id.endswith(".reachable")]
-    return f"All {len(fine)} checks are within their lines." if len(fine) > 1 else _join(fine)
+    blind = sum(c.status in ("not_available", "not_measured", "no_data") for c in checks)
+    unseen = f"; {blind} could not be measured" if blind else ""
+    return f"{len(fine)} check{' is' if len(fine) == 1 else 's are'} within the lines{unseen}."
 
 
 def _join(checks: list[Check]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -10,7 +12,7 @@ import pandas as pd
 from fwdb import charts
 from fwdb.charts.canvas import DATABASES, share
 from fwdb.charts.statements import milliseconds
-from fwdb.reports.asking import Asking, judged, kpi, utc_frame
+from fwdb.reports.asking import Asking, judged, kpi, sentence, utc_frame
 from fwdb.reports.parameters import Value, Window, iso
 from fwdb.reports.results import Kpi, Result, Status, Table
 from fwdb.reports.words import figure
@@ -42,26 +44,26 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
     asking.reach("postgres", "mongodb")
     min_ms, top = float(parameters["min_ms"] or 0), int(parameters["top"] or 20)
 
-    def ask(least: float) -> pd.DataFrame:
-        return db.monitor.slow_queries(
-            since=window.since, until=window.until, min_ms=least, top=top
-        )
-
-    reachable = next((name for name in DATABASES if name not in asking.down), "postgres")
-    slow = asking.ask("statements", reachable, lambda: ask(min_ms), NOTHING)
-    heavy = asking.ask("load", reachable, lambda: ask(0), NOTHING)
+    # An open window ends with a reading taken now, any other with the last one stored in it.
+    end = None if parameters["until"] == "now" else window.until
+    question = partial(db.monitor.slow_queries, window.since, end, top=top)
+    up = asking.up or ["postgres"]
+    slow = asking.ask("statements", up[0], partial(question, min_ms=min_ms), NOTHING)
+    heavy = asking.ask("load", up[0], partial(question, min_ms=0), NOTHING)
+    missing: dict[str, str] = heavy.attrs.get("missing") or {}
     kpis: list[Kpi] = []
     for database in DATABASES:
         if database not in asking.down:
-            _slow(asking, kpis, slow, heavy, database, min_ms)
-    _cache(asking, kpis, db, window)
+            _slow(asking, kpis, slow, heavy, database, min_ms, missing.get(database, ""))
+    _cache(asking, kpis, db, window.since, end)
     _lag(asking, kpis, db)
     both = (
         pd.concat([slow, heavy]).drop_duplicates(["database", "query_id"]) if len(slow) else heavy
     )
     source = "pg_stat_statements and client timings"
     span = charts.window_text(pd.Timestamp(window.since), pd.Timestamp(window.until))
-    reason = "No statement statistics were kept for this window: `fwdb monitor` reads them."
+    told = str(heavy.attrs.get("reason") or "") or "; ".join(sorted(missing.values()))
+    reason = sentence(told or "no statement ran in this window")
     return Result(
         report="slow_queries",
         window=window,
@@ -104,6 +106,7 @@ def _slow(
     heavy: pd.DataFrame,
     database: str,
     min_ms: float,
+    missing: str,
 ) -> None:
     name = DATABASES[database]
     if any(c.id in ("slow_queries.statements", "slow_queries.load") for c in asking.checks):
@@ -115,10 +118,12 @@ def _slow(
             "mean",
             database,
             "no_data",
-            f"No statement of {name} was measured in this window.",
+            f"{name}: {missing.rstrip('.')}."
+            if missing
+            else f"No statement of {name} was measured in this window.",
             unit="ms",
             threshold=min_ms,
-            action="Read the statistics at both ends of a window: `fwdb monitor`.",
+            action=f"Let `fwdb monitor` read the statistics of {name} all the time.",
         )
         return
     worst = float((mine if len(mine) else known)["mean_ms"].max())
@@ -174,15 +179,15 @@ def _measured(asking: Asking, subject: str, measure: Measure) -> None:
     )
 
 
-def _cache(asking: Asking, kpis: list[Kpi], db: Database, window: Window) -> None:
+def _cache(
+    asking: Asking, kpis: list[Kpi], db: Database, since: datetime, until: datetime | None
+) -> None:
     limits = db.settings.thresholds
     for database, name in DATABASES.items():
         measure = asking.ask(
             "cache",
             database,
-            lambda database=database: db.monitor.cache_hit_ratio(  # type: ignore[misc]
-                database=database, since=window.since
-            ),
+            partial(db.monitor.cache_hit_ratio, database, since, until),
             None,
         )
         if measure is None:
@@ -214,7 +219,7 @@ def _lag(asking: Asking, kpis: list[Kpi], db: Database) -> None:
         measure = asking.ask(
             "replication",
             database,
-            lambda database=database: db.monitor.replication_lag(database=database),  # type: ignore[misc]
+            partial(db.monitor.replication_lag, database),
             None,
         )
         if measure is None:

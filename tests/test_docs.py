@@ -1,0 +1,190 @@
+"""The documentation: whatever can be set, asked or typed is in it, with the right default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import typer
+from pydantic.fields import FieldInfo
+from sqlalchemy.engine import URL, make_url
+
+import fwdb
+from fwdb import cli, config, errors, migrating
+from fwdb.audit import Audit
+from fwdb.reports.opened import NAMES
+from fwdb.reports.parameters import declared
+from fwdb.stores import PostgresStore
+
+ROOT = Path(__file__).parent.parent
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+CODE = re.DOTALL | re.MULTILINE
+EVERYTHING = "\n".join(page.read_text() for page in [ROOT / "README.md", *DOCS])
+
+
+# Every setting; the thresholds are a group of their own.
+FIELDS: dict[str, FieldInfo] = {
+    name: field
+    for model in (config.Settings, config.Thresholds)
+    for name, field in model.model_fields.items()
+    if name != "thresholds"
+}
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The rows of all tables in `text`, by the word in code style of their first cell."""
+    found = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if line.startswith("| `") and (name := re.match(r"`([^`]+)`", cells[0])):
+            found[name[1]] = cells
+    return found
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_setting_is_documented_with_its_default(name):
+    """docs/configuration.md has a row for each variable."""
+    field, known = FIELDS[name], rows((ROOT / "docs/configuration.md").read_text())
+    variable = f"FWDB_{name.upper()}"
+
+    assert variable in known
+    shown = known[variable][1].strip("`")
+    if field.default is None:
+        assert shown.startswith(("none", ".fwdb"))
+    elif isinstance(field.default, str):
+        assert shown == field.default
+    else:
+        assert float(shown) == field.default
+
+
+def test_no_variable_is_documented_that_does_not_exist():
+    """A name that nothing reads would be typed in vain."""
+    known = {f"FWDB_{name.upper()}" for name in FIELDS}
+    code = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for variable in set(re.findall(r"FWDB_[A-Z0-9_]+\b", EVERYTHING)):
+        if re.fullmatch(r"FWDB_\w+_(POSTGRES|MONGODB)_URL", variable):
+            continue  # of a profile, or of the tests
+        assert variable in known or (variable.startswith("FWDB_TEST") and variable in code)
+
+
+@pytest.mark.parametrize("report", NAMES)
+def test_every_report_parameter_is_documented_with_its_default(report):
+    """docs/reports.md says what the notebook's own cell says."""
+    text = (ROOT / "docs/reports.md").read_text()
+    known = rows(text.partition(f"\n### {report}\n")[2].partition("\n#")[0])
+    parameters = declared(config.resource("notebooks") / f"{report}.ipynb")
+
+    assert set(known) == set(parameters)
+    for name, parameter in parameters.items():
+        shown = known[name][1].strip("`")
+        if parameter.default is None:
+            assert shown == "none: all"
+        elif isinstance(parameter.default, str):
+            assert shown == parameter.default
+        else:
+            assert float(shown) == parameter.default
+        if parameter.low is not None:
+            assert f"{parameter.low:g} to {parameter.high:.0f}" in known[name][2]
+        for choice in parameter.choices:
+            assert f"`{choice}`" in known[name][2]
+
+
+@pytest.mark.parametrize(
+    "name", [*fwdb.__all__, *(name for name in errors.__all__ if name[0].isupper())]
+)
+def test_every_public_name_is_documented(name):
+    """What `import fwdb` offers can be looked up, each error too."""
+    assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", EVERYTHING)
+
+
+def commands() -> list[str]:
+    """All commands as they are typed: ``up``, ``audit retain``, …"""
+
+    def walk(app: typer.Typer, before: str) -> Iterator[str]:
+        for command in app.registered_commands:
+            assert command.callback is not None
+            yield f"{before}{command.name or command.callback.__name__.replace('_', '-')}"
+        for group in app.registered_groups:
+            assert group.typer_instance is not None
+            yield from walk(group.typer_instance, f"{before}{group.name} ")
+
+    return sorted(walk(cli.app, ""))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_documented(command):
+    """What `fwdb --help` lists is explained somewhere."""
+    assert re.search(rf"\bfwdb (--profile \w+ )?{command}\b", EVERYTHING)
+
+
+def test_every_command_in_the_documentation_exists():
+    """A renamed command does not live on in the text."""
+    known = {command.split()[0] for command in commands()}
+    shown = re.findall(r"^```\w*\n(.*?)^```|^( {4}.*?)$|`(fwdb [^`]+)`", EVERYTHING, CODE)
+    code = "\n".join(part for parts in shown for part in parts)
+    typed = re.findall(r"^\s*(?:\$ )?fwdb (?:--profile \w+ )?([a-z]\w*)", code, re.MULTILINE)
+
+    assert typed
+    assert set(typed) <= known
+
+
+def test_no_link_in_the_documentation_is_broken():
+    """Pages and headings that are pointed at are there."""
+    for page in [ROOT / "README.md", *DOCS]:
+        for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            if target.startswith(("http:", "https:")):
+                continue
+            path, _, heading = target.partition("#")
+            linked = (page.parent / path) if path else page
+            assert linked.exists(), f"{page.name}: {target}"
+            if heading:
+                titles = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+                slugs = {re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
+                assert heading in slugs, f"{page.name}: {target}"
+
+
+def test_the_documented_grants_are_enough_and_not_more(postgres_database: Callable[..., str]):
+    """Each role of docs/real-servers.md can do what it is for; that for reports only reads."""
+    url = make_url(postgres_database())
+    text = (ROOT / "docs/real-servers.md").read_text()
+    grants = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)[0]
+    suffix = f"_{url.database}"
+    for role in ("fashion_owner", "fashion_app", "fashion_report"):
+        grants = re.sub(rf"\b{role}\b", role + suffix, grants)
+    grants = grants.replace("fashion_wallet", str(url.database))
+    admin = PostgresStore(_text(url))
+    admin.execute(sa.text(grants))
+    owner, app, report = (
+        PostgresStore(_text(url.set(username=f"fashion_{role}{suffix}", password="change me")))
+        for role in ("owner", "app", "report")
+    )
+    try:
+        migrating.migrate(owner, None)
+        id = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
+        Audit(app).log_create("Avatar", id, {"name": "x"})
+        app.execute(
+            sa.text("INSERT INTO monitoring.readings (kind, process) VALUES ('light', 'x')")
+        )
+        assert len(Audit(report).history("Avatar", id)) == 1
+        assert Audit(owner).retain().removed == 0
+        with pytest.raises(errors.PermissionDenied):
+            Audit(report).log_read("Avatar", id)
+        with pytest.raises(errors.PermissionDenied):
+            Audit(report).retain()
+        with pytest.raises(errors.PermissionDenied):
+            app.execute(sa.text("DROP TABLE audit.audit_logs"))
+    finally:
+        for store in (owner, app, report):
+            store.close()
+        for role in ("fashion_report", "fashion_app", "fashion_owner"):
+            admin.execute(
+                sa.text(f"DROP OWNED BY {role}{suffix} CASCADE; DROP ROLE {role}{suffix}")
+            )
+        admin.close()
+
+
+def _text(url: URL) -> str:
+    return url.render_as_string(hide_password=False)

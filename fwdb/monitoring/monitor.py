@@ -39,6 +39,10 @@ Time = str | datetime | date | timedelta
 DATABASES = ("postgres", "mongodb")
 APPLICATION = "fwdb-monitor"
 
+# A window that ended so shortly ago ends now: a report fixes its end first and asks later, and
+# what happened since the last stored reading belongs to it.
+JUST_NOW = timedelta(minutes=1)
+
 _numbers = itertools.count(1)
 
 
@@ -145,14 +149,14 @@ class Monitor:
         counters began anew within the window.
 
         Source: difference of two readings of pg_stat_statements, the first one stored at or
-        after `since`, the second taken now, or the last one stored before `until`; timings of
-        the clients for MongoDB. Statements inside functions are part of the one that called
+        after `since`, the second taken now, or the last one stored before an `until` of more
+        than a minute ago; timings of the clients for MongoDB. Statements inside functions are part of the one that called
         them, and fwdb's own questions are left out.
 
         ``attrs``: `status` and `reason`; `window`, the times the answer is about; `missing`,
         per store why it has no rows; `coverage`, whether the counters lost something; `totals`;
         `hidden`, what the role may not see. Raises `FeatureUnavailable` or another `FwdbError`
-        when neither store can be asked.
+        when a store cannot be asked and the other has nothing either.
         """
         if top < 1:
             raise ParameterError(f"'top' is {top}; give 1 or more.", name="top")
@@ -302,6 +306,7 @@ class Monitor:
                 store.close()
 
     def _window(self, since: Time, until: Time | None) -> tuple[datetime, datetime | None]:
+        """The window in UTC; its end is None when it is this moment."""
         now = datetime.now(UTC)
         start = moment(since, now=now)
         end = None if until is None else moment(until, now=now, name="until")
@@ -311,7 +316,7 @@ class Monitor:
                 f"{start:%Y-%m-%d %H:%M:%S}; give an earlier 'since'.",
                 name="since",
             )
-        return start, end
+        return start, None if end is not None and now - end < JUST_NOW else end
 
 
 def _known(database: str) -> str:

@@ -218,8 +218,10 @@ def combined(
 ) -> pd.DataFrame:
     """One frame of both halves, heaviest total first; see `Monitor.slow_queries`."""
     halves = list(halves)
-    if all(half.error for half in halves) and (error := halves[0].error):
-        raise error
+    if not any(half.window for half in halves):
+        for half in halves:
+            if half.error:
+                raise half.error
     rows = [row for half in halves for row in half.rows]
     frame = frames.from_rows(list(COLUMNS), rows, COLUMNS)
     frame = frame[frame["mean_ms"] >= min_ms]

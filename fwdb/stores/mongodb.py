@@ -48,6 +48,7 @@ class MongoStore:
         remedy: str = "Check FWDB_MONGODB_URL.",
     ) -> None:
         settings = settings or config.settings()
+        self._database_name = _parse(url)["database"] or DEFAULT_DATABASE
         self.address = config.address(url, 27017)
         self.url = url
         self._application_name = application_name
@@ -56,7 +57,6 @@ class MongoStore:
         self._local = threading.local()
         self._pool = MongoPoolListener(self._options.get("maxPoolSize") or None)
         self._commands = CommandTimes()
-        self._database_name = _parse(url)["database"] or DEFAULT_DATABASE
 
     def __repr__(self) -> str:
         return f"MongoStore({self.address})"
@@ -64,9 +64,15 @@ class MongoStore:
     def twin(self, *, application_name: str, connections: int = 1) -> MongoStore:
         """A second store on the same database with a small pool of its own.
 
-        For questions about the server, so that they take no connection from the work.
+        For questions about the server: they neither take a connection from the work nor wait
+        longer than 2 s for a server to be found.
         """
-        small = {"pool_size": connections, "pool_max_overflow": 0}
+        seconds = min(2.0, self._settings.connect_timeout_seconds)
+        small = {
+            "pool_size": connections,
+            "pool_max_overflow": 0,
+            "connect_timeout_seconds": seconds,
+        }
         return MongoStore(
             self.url,
             application_name=application_name,

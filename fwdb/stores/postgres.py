@@ -22,6 +22,7 @@ from fwdb.stores.pools import PoolStats, WaitCountingPool
 
 T = TypeVar("T")
 
+ISOLATIONS = ("read committed", "repeatable read", "serializable")
 MINIMUM_VERSION = 140000  # PostgreSQL 14, the oldest release that fwdb is tested for
 
 
@@ -89,9 +90,14 @@ class PostgresStore:
         """A second store on the same database with a small pool of its own.
 
         For questions about the server: they neither take a connection from the work nor wait
-        long behind it (100 ms for a lock, 5 s for an answer).
+        long behind it (100 ms for a lock, 2 s for a connection, 5 s for an answer).
         """
-        small = {"pool_size": connections, "pool_max_overflow": 0, "statement_timeout_seconds": 5}
+        small = {
+            "pool_size": connections,
+            "pool_max_overflow": 0,
+            "connect_timeout_seconds": min(2.0, self._settings.connect_timeout_seconds),
+            "statement_timeout_seconds": 5,
+        }
         return PostgresStore(
             self._given,
             application_name=application_name,
@@ -141,6 +147,8 @@ class PostgresStore:
         ``serializable``; `timeout_ms` bounds each statement in it. Raises `Transient` when the
         same work may succeed if tried again; `run` does that.
         """
+        if isolation is not None and isolation.lower() not in ISOLATIONS:
+            raise errors.UnknownName("isolation", isolation, ISOLATIONS)
         current: Connection | None = getattr(self._local, "connection", None)
         with self.errors():
             if current is not None:
@@ -315,7 +323,7 @@ def parse_url(url: str) -> URL:
     """The URL as SQLAlchemy reads it, always with psycopg 3. Raises `ConfigError`."""
     try:
         parsed = make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):
         # The text itself may hold the password, so it is not repeated.
         raise errors.ConfigError(
             "the PostgreSQL URL cannot be read; write "

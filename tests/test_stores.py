@@ -1,0 +1,549 @@
+"""The two stores: lost and full servers, transactions, errors by code, frames and loads."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+
+from fwdb import config
+from fwdb.database import Database
+from fwdb.errors import (
+    AuthenticationFailed,
+    ConfigError,
+    DuplicateKey,
+    FwdbError,
+    InvalidData,
+    ParameterError,
+    PermissionDenied,
+    PoolExhausted,
+    QueryError,
+    QueryTimeout,
+    StoreUnavailable,
+    Transient,
+    UnknownName,
+)
+from fwdb.repositories import MongoRepository
+from fwdb.stores import MongoStore, PostgresStore, frames
+
+Store = PostgresStore | MongoStore
+
+
+class Wire:
+    """A piece of wire between a client and a server that a test can cut."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._lock = threading.Lock()
+        self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener: socket.socket | None = None
+        self._flows = threading.Event()
+        self._flows.set()
+        self.port = 0
+        self.connect()
+
+    def connect(self) -> None:
+        listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = listener.getsockname()[1]
+        self._listener = listener
+        self._start(self._accept, listener)
+
+    def cut(self) -> None:
+        """End all connections and refuse new ones."""
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+        self.drop()
+
+    def drop(self) -> None:
+        """End all connections, as a server does that restarts."""
+        with self._lock:
+            for each in self._open:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+
+    def hold(self) -> None:
+        """Keep what is sent, as a server does that hangs."""
+        self._flows.clear()
+
+    def flow(self) -> None:
+        """Pass on what was kept."""
+        self._flows.set()
+
+    def close(self) -> None:
+        self.flow()
+        self.cut()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _start(self, work: Any, *arguments: Any) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            with self._lock:
+                self._open += [client, server]
+            left = threading.Semaphore(0)
+            self._start(self._pump, client, server, left)
+            self._start(self._pump, server, client, left)
+            self._start(self._end, client, server, left)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, left: threading.Semaphore) -> None:
+        with contextlib.suppress(OSError):
+            while block := source.recv(65536):
+                self._flows.wait()
+                sink.sendall(block)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        left.release()
+
+    def _end(self, client: socket.socket, server: socket.socket, left: threading.Semaphore) -> None:
+        left.acquire()
+        left.acquire()
+        with self._lock:
+            for each in (client, server):
+                self._open.remove(each)
+                each.close()
+
+
+def url_of(db: Database, name: str) -> str:
+    if name == "postgres":
+        return db.postgres.url.render_as_string(hide_password=False)
+    return db.mongodb.url
+
+
+def quick(**more: Any) -> config.Settings:
+    """Settings that give up soon."""
+    update = {"connect_timeout_seconds": 0.5, "pool_timeout_seconds": 0.2, **more}
+    return config.settings().model_copy(update=update)
+
+
+def dial(url: str, settings: config.Settings | None = None) -> Store:
+    if url.startswith("mongodb"):
+        return MongoStore(url, settings=settings or quick())
+    return PostgresStore(url, settings=settings or quick())
+
+
+def ask(store: Store) -> object:
+    """A question that reads the data."""
+    if isinstance(store, MongoStore):
+        return MongoRepository(store).count()
+    return store.rows(sa.text("SELECT count(*) FROM shared.users"))
+
+
+@pytest.fixture(params=["postgres", "mongodb"])
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def wire(name: str, module_db: Database) -> Iterator[tuple[Wire, str]]:
+    """A wire to the server, and the URL of the database at its near end."""
+    parts = urlsplit(url_of(module_db, name))
+    wire = Wire(parts.hostname or "127.0.0.1", parts.port or 0)
+    account, at, _ = parts.netloc.rpartition("@")
+    query = parts.query
+    if name == "mongodb":  # else the driver goes to the address that the server tells
+        query += ("&" if query else "") + "directConnection=true"
+    netloc = f"{account}{at}127.0.0.1:{wire.port}"
+    yield wire, urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+    wire.close()
+
+
+@pytest.fixture
+def wired(wire: tuple[Wire, str]) -> Iterator[tuple[Store, Wire]]:
+    """A store at the near end of a wire to its server."""
+    store = dial(wire[1])
+    yield store, wire[0]
+    store.close()
+
+
+# -- servers that go away ---------------------------------------------------------------------
+
+
+def test_a_server_that_restarted_is_met_again_without_an_error(wired):
+    """Connections that died in the pool are replaced before they are used."""
+    store, wire = wired
+    expected = ask(store)
+
+    wire.drop()
+
+    assert ask(store) == expected
+
+
+def test_a_server_that_is_down_is_told_and_met_again_when_it_is_up(wired):
+    """The error names address and remedy; nothing has to be made anew afterwards."""
+    store, wire = wired
+    expected = ask(store)
+
+    wire.cut()
+    with pytest.raises(StoreUnavailable) as caught:
+        ask(store)
+    wire.connect()
+
+    assert caught.value.database == store.name
+    assert f"127.0.0.1:{wire.port}" in str(caught.value)
+    assert f"Check FWDB_{store.name.upper()}_URL" in str(caught.value)
+    assert ask(store) == expected
+
+
+def test_a_server_lost_in_a_transaction_undoes_it(wired):
+    """The error is StoreUnavailable and not the driver's; the next transaction is a new one."""
+    store, wire = wired
+
+    with pytest.raises((StoreUnavailable, Transient)), store.transaction():  # noqa: PT012
+        ask(store)
+        wire.drop()
+        ask(store)
+
+    with store.transaction():
+        ask(store)
+
+
+def test_a_server_lost_within_a_frame(module_db, caplog):
+    """COPY is told like any other statement, and the dead connection is not used again."""
+    with caplog.at_level(logging.WARNING):
+        with pytest.raises(StoreUnavailable, match="ended the connection"):
+            module_db.postgres.frame(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        assert ask(module_db.postgres)
+
+
+def test_a_full_pool_is_told_apart_from_a_server_that_is_down(wire, wait_until):
+    """Who waits too long for a connection of this process learns that it was the pool."""
+    line, url = wire
+    store = dial(url, quick(pool_size=1, pool_max_overflow=0, connect_timeout_seconds=5))
+    expected = ask(store)
+
+    with ThreadPoolExecutor(1) as other:
+        line.hold()
+        first = other.submit(ask, store)
+        wait_until(lambda: store.pool().in_use == 1)
+        with pytest.raises(PoolExhausted, match="became free in time"):
+            ask(store)
+        line.flow()
+        assert first.result(10) == expected
+
+    assert store.pool().timeouts == 1
+    assert store.pool().waiting == 0
+    assert ask(store) == expected
+    store.close()
+
+
+# -- addresses and passwords ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("postgresql://ana:s3cret@127.0.0.1:1/x", StoreUnavailable),
+        ("mongodb://ana:s3cret@127.0.0.1:1/x", StoreUnavailable),
+        ("mysql://ana:s3cret@127.0.0.1:1/x", ConfigError),
+        ("postgresql://ana:s3cret@[::1/x", ConfigError),
+        ("mongodb://ana:s3c@ret@127.0.0.1:1:2/x", ConfigError),
+        ("mongo://ana:s3cret@127.0.0.1/x", ConfigError),
+        ("ana:s3cret@127.0.0.1/x", ConfigError),
+    ],
+)
+def test_no_error_shows_the_password(url, error):
+    """Not in its text, and not in the name of the store."""
+
+    def use() -> None:
+        store = dial(url)
+        assert "s3cret" not in repr(store)
+        ask(store)
+
+    with pytest.raises(error) as caught:
+        use()
+
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_wrong_password_is_told_apart_from_a_missing_database(module_db):
+    """Both are refusals after a connection was made; the remedies differ."""
+    url = module_db.postgres.url.set(username="test_login", password="right")
+    execute = module_db.postgres.execute
+    execute(sa.text("DROP ROLE IF EXISTS test_login"))
+    execute(sa.text("CREATE ROLE test_login LOGIN PASSWORD 'right'"))
+    try:
+        assert answer(url) is None
+        refused, lost = answer(url.set(password="wrong")), answer(url.set(database="nowhere"))
+    finally:
+        execute(sa.text("DROP ROLE test_login"))
+
+    assert type(lost) is StoreUnavailable
+    assert '"nowhere" does not exist' in str(lost)
+    if refused is None:
+        pytest.skip("this server trusts every client of its own computer")
+    assert type(refused) is AuthenticationFailed
+    assert "wrong" not in str(refused)
+
+
+def answer(url: sa.URL) -> FwdbError | None:
+    """The error that a first question to `url` ends in."""
+    store = PostgresStore(url.render_as_string(hide_password=False), settings=quick())
+    try:
+        store.ping()
+    except FwdbError as error:
+        return error
+    finally:
+        store.close()
+    return None
+
+
+# -- errors by SQLSTATE and code --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("SELECT 1 / 0", InvalidData),
+        ("SELECT CAST('x' AS integer)", InvalidData),
+        ("SELECT * FROM shared.nothing", QueryError),
+        ("SELECT nothing FROM shared.users", QueryError),
+        ("SELEC 1", QueryError),
+        ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(5)", QueryTimeout),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", StoreUnavailable),
+    ],
+)
+def test_each_refusal_has_its_class(module_db, statement, error):
+    """Told by SQLSTATE, the cause chained."""
+    with pytest.raises(error) as caught, module_db.postgres.transaction() as connection:
+        connection.exec_driver_sql(statement)
+
+    assert type(caught.value) is error
+    assert caught.value.__cause__ is not None
+
+
+def test_a_store_for_reading_refuses_to_write(module_db):
+    """The session is read-only, whatever the role may do."""
+    store = PostgresStore(url_of(module_db, "postgres"), settings=quick(), read_only=True)
+
+    assert ask(store)
+    with pytest.raises(PermissionDenied):
+        store.execute(sa.text("DELETE FROM shared.users"))
+    store.close()
+
+
+def test_a_statement_that_takes_too_long_is_stopped(module_db):
+    """For one transaction, and for the whole store."""
+    store = PostgresStore(
+        url_of(module_db, "postgres"), settings=quick(statement_timeout_seconds=0.05)
+    )
+
+    with pytest.raises(QueryTimeout):
+        store.rows(sa.text("SELECT pg_sleep(5)"))
+    with pytest.raises(QueryTimeout), module_db.postgres.transaction(timeout_ms=20) as connection:
+        connection.execute(sa.text("SELECT pg_sleep(5)"))
+    assert module_db.postgres.rows(sa.text("SELECT pg_sleep(0.03)"))
+    store.close()
+
+
+# -- transactions -----------------------------------------------------------------------------
+
+
+def test_run_repeats_work_that_met_another_transaction(module_db):
+    """Four writers count to forty under serializable; no step is lost."""
+    store = module_db.postgres
+    store.execute(sa.text("DROP TABLE IF EXISTS shared.counter"))
+    store.execute(sa.text("CREATE TABLE shared.counter AS SELECT 0 AS n"))
+
+    def step() -> None:
+        n = store.rows(sa.text("SELECT n FROM shared.counter"))[0]["n"]
+        store.execute(sa.text("UPDATE shared.counter SET n = :n"), {"n": n + 1})
+
+    def steps() -> None:
+        for _ in range(10):
+            store.run(step, retries=50, first_delay_ms=1, isolation="serializable")
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(steps) for _ in range(4)]:
+            done.result()
+
+    assert store.rows(sa.text("SELECT n FROM shared.counter")) == [{"n": 40}]
+    store.execute(sa.text("DROP TABLE shared.counter"))
+
+
+def test_run_gives_up_in_the_end(module_db):
+    """After its tries the last error comes out; other errors are not repeated."""
+    tries = []
+
+    def meet(error: Exception) -> None:
+        tries.append(error)
+        raise error
+
+    with pytest.raises(Transient):
+        module_db.postgres.run(lambda: meet(Transient("again")), retries=2, first_delay_ms=1)
+    assert len(tries) == 3
+    with pytest.raises(DuplicateKey):
+        module_db.postgres.run(lambda: meet(DuplicateKey("no")), retries=2, first_delay_ms=1)
+    assert len(tries) == 4
+
+
+def test_an_unknown_isolation_is_answered_with_the_nearest(module_db):
+    """The three levels have names."""
+    with (
+        pytest.raises(UnknownName, match="did you mean 'serializable'"),
+        module_db.postgres.transaction(isolation="serialisable"),
+    ):
+        pass
+
+
+def test_two_transactions_on_one_document(module_db):
+    """The second writer is told to try again."""
+    designs = module_db.designs
+    made = designs.create(user_id="u", name="One")
+
+    def write() -> None:
+        with module_db.mongodb.transaction():
+            designs.update(made.id, name="Theirs")
+
+    with ThreadPoolExecutor(1) as other, module_db.mongodb.transaction():
+        designs.update(made.id, name="Mine")
+        with pytest.raises(Transient):
+            other.submit(write).result(10)
+
+    assert designs.get(made.id).name == "Mine"
+
+
+# -- frames -----------------------------------------------------------------------------------
+
+TYPES = """SELECT CAST(:i AS integer) AS i, CAST(:i AS bigint) AS big, CAST(:b AS boolean) AS b,
+    CAST(:f AS double precision) AS f, CAST(:f AS numeric) AS n, CAST(:t AS text) AS t,
+    CAST(:u AS uuid) AS u, CAST(:j AS jsonb) AS j, CAST(:at AS timestamptz) AS at,
+    CAST(:at AS date) AS day"""
+FULL = {
+    "i": 7,
+    "b": True,
+    "f": 1.5,
+    "t": 'a,"b"\n\\N',
+    "u": "0190a3c2-0000-7000-8000-000000000001",
+    "j": '{"k": [1, null]}',
+    "at": datetime(2026, 11, 1, 12, 30, 0, 250_000, tzinfo=UTC),
+}
+
+
+def test_types_follow_from_the_statement_and_not_from_the_rows(module_db):
+    """A frame of values, one of gaps and an empty one can be put together."""
+    store = module_db.postgres
+    full = store.frame(sa.text(TYPES), **FULL)
+    gaps = store.frame(sa.text(TYPES), **dict.fromkeys(FULL))
+    empty = store.frame(sa.text(f"{TYPES} LIMIT 0"), **FULL)
+
+    assert full.dtypes.to_dict() == gaps.dtypes.to_dict() == empty.dtypes.to_dict()
+    assert {name: str(kind) for name, kind in full.dtypes.items()} == {
+        "i": "Int64", "big": "Int64", "b": "boolean", "f": "float64", "n": "float64", "t": "str",
+        "u": "str", "j": "str", "at": "datetime64[us, UTC]", "day": "date32[day][pyarrow]",
+    }  # fmt: skip
+    assert gaps.isna().all(axis=None)
+    row = full.iloc[0]
+    assert (row["t"], row["j"], row["u"]) == (FULL["t"], FULL["j"], FULL["u"])
+    assert (row["at"], row["day"]) == (FULL["at"], date(2026, 11, 1))
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("SELECT CAST(NULL AS text) AS x", [None]),
+        ("SELECT '' AS x", [""]),
+        ("SELECT '%' || :p AS x -- the last words", ["%{}"]),
+        ('SELECT \'{"a": "50%"}\' AS x;', ['{"a": "50%"}']),
+    ],
+)
+def test_texts_come_as_they_are(module_db, statement, expected):
+    """Gaps, empty texts, signs that mean something to a driver, comments and semicolons."""
+    parameters = {"p": "{}"} if ":p" in statement else {}
+
+    found = module_db.postgres.frame(sa.text(statement), **parameters)["x"]
+
+    assert [None if pd.isna(value) else value for value in found] == expected
+
+
+def test_what_a_frame_cannot_hold_is_refused_by_name(module_db):
+    """Instead of a wrong value or a late failure."""
+    with pytest.raises(InvalidData, match="column x holds a value"):
+        module_db.postgres.frame(sa.text("SELECT CAST('infinity' AS timestamptz) AS x"))
+    with pytest.raises(ParameterError, match="two columns 'x'"):
+        module_db.postgres.frame(sa.text("SELECT 1 AS x, 2 AS x"))
+
+
+@pytest.mark.parametrize(
+    ("declared", "values", "kind"),
+    [
+        ("int64", [1, 2], "int64"),
+        ("Int64", [1, None], "Int64"),
+        ("float64", [1, None], "float64"),
+        ("boolean", [True, None], "boolean"),
+        ("string", [{"a": 1}, None], "str"),
+        ("timestamp", [datetime(2026, 11, 1, tzinfo=UTC), None], "datetime64[us, UTC]"),
+        ("category", ["a", None], "category"),
+    ],
+)
+def test_declared_types_hold_for_rows_and_for_none(declared, values, kind):
+    """Query files declare their columns; an empty answer has the same ones."""
+    full = frames.from_rows(["x"], [[value] for value in values], {"x": declared})
+    empty = frames.from_rows(["x"], [], {"x": declared})
+
+    assert str(full["x"].dtype) == str(empty["x"].dtype) == kind
+    assert full["x"].isna().tolist() == [value is None for value in values]
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [("int64", 1.5), ("int64", None), ("Int64", "x"), ("Int64", True), ("boolean", "yes"),
+     ("timestamp", "today"), ("float64", "x")],
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused_by_column(declared, value):
+    """Nothing is rounded, cut or turned into a gap, and the value is not quoted."""
+    with pytest.raises(InvalidData, match=f"column x holds a value that is no {declared}"):
+        frames.from_rows(["x"], [[value]], {"x": declared})
+
+
+# -- loads ------------------------------------------------------------------------------------
+
+
+def test_copy_loads_all_rows_or_none(module_db):
+    """The server converts the text; a refused value is told by line and column."""
+    store = module_db.postgres
+    store.execute(sa.text("DROP TABLE IF EXISTS shared.loaded"))
+    store.execute(
+        sa.text("CREATE TABLE shared.loaded (n integer, t text, j jsonb, at timestamptz)")
+    )
+    frame = pd.DataFrame(
+        {
+            "n": pd.array([1, None], dtype="Int64"),
+            "t": ['x,"y"\n', ""],
+            "j": ['{"a": 1}', None],
+            "at": pd.to_datetime(["2026-11-01T12:00Z", None], utc=True),
+        }
+    )
+
+    assert store.copy("shared.loaded", frame) == 2
+    back = store.frame(sa.text("SELECT * FROM shared.loaded"))
+    assert back["n"].tolist() == [1, pd.NA]
+    assert back["t"].tolist() == ['x,"y"\n', ""]
+    assert back["j"].isna().tolist() == [False, True]
+    with pytest.raises(InvalidData, match=r"line 2, column n"):
+        store.copy("shared.loaded", pd.DataFrame({"n": ["3", "x"]}))
+    assert len(store.rows(sa.text("SELECT 1 AS one FROM shared.loaded"))) == 2
+    store.execute(sa.text("DROP TABLE shared.loaded"))

@@ -194,7 +194,11 @@ def within_reach(
         )
         making = copy.with_name(f"{copy.name}.{os.getpid()}")
         with disk_sentences(copy):
-            shutil.copytree(prefix, making, symlinks=True)
+            package = prefix.parent  # its libraries lie beside it, and are found from there
+            shutil.copytree(prefix, making / package.name / prefix.name, symlinks=True)
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.is_dir():
+                shutil.copytree(libraries, making / libraries.name)
             for folder, _, names in os.walk(making):
                 os.chmod(folder, 0o755)  # noqa: S103 - programs, for every user to run
                 for name in names:
@@ -203,7 +207,8 @@ def within_reach(
                         executable = path.stat().st_mode & stat.S_IXUSR
                         path.chmod(0o755 if executable else 0o644)
             making.rename(copy)
-    return PostgresBinaries(copy / "bin", f"{binaries.source}, copied", binaries.version)
+    inside = copy / prefix.parent.name / prefix.name / "bin"
+    return PostgresBinaries(inside, f"{binaries.source}, copied", binaries.version)
 
 
 def mongo_candidates(configured: str | None) -> list[MongoBinary]:

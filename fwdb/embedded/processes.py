@@ -294,10 +294,14 @@ def last_line(*logs: Path) -> str:
     return telling_line(lines)
 
 
+# Said by PostgreSQL at a lower level than the FATAL that follows and says less.
+_CAUSES = ("configuration parameter", "for parameter", "could not bind", "No space left on device")
+
+
 def telling_line(lines: Iterable[str]) -> str:
     """The last error among `lines`, else the last line with anything in it."""
     texts = [text for line in lines if (text := _plain(line))]
-    for marks in (("PANIC:", "FATAL:"), ("ERROR:", "error:", "Error:")):
+    for marks in (_CAUSES, ("PANIC:", "FATAL:"), ("ERROR:", "error:", "Error:")):
         errors = [text for text in texts if any(mark in text for mark in marks)]
         if errors:
             return errors[-1].rstrip(". ")
@@ -316,5 +320,6 @@ def _plain(line: str) -> str:
     for level in ("PANIC:", "FATAL:", "ERROR:", "LOG:", "HINT:", "DETAIL:"):
         if level in line:
             text = line[line.index(level) :]
-            return "" if level in ("LOG:", "HINT:", "DETAIL:") else " ".join(text.split())
+            fatal = level not in ("LOG:", "HINT:", "DETAIL:")
+            return " ".join(text.split()) if fatal or any(one in text for one in _CAUSES) else ""
     return line

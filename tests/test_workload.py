@@ -166,7 +166,7 @@ def test_an_error_that_was_not_meant_ends_it_and_is_raised(small, db, monkeypatc
             raise errors.InvalidData("the trail is broken.")
 
     with pytest.raises(errors.InvalidData, match="the trail is broken"):
-        run_workload(small.postgres, small.mongodb, Broken(small.postgres), seconds=600)
+        run_workload(small.postgres, small.mongodb, Broken(small.postgres), seconds=10)
 
     assert in_transaction(db) == 0
 
@@ -176,12 +176,12 @@ def test_a_refusal_that_does_not_come_is_an_error(small, monkeypatch):
     monkeypatch.setattr("fwdb.seeding.operations._ENDLESS", sa.text("SELECT 1"))
 
     with pytest.raises(errors.FwdbError, match="'count_for_too_long' was to meet QueryTimeout"):
-        run(small, seconds=600)
+        run(small, seconds=10)
 
 
 def test_a_large_pool_is_not_filled(db):
     """A hundred connections may be all a server has, so nobody holds them for show."""
-    result = run(db, seconds=600, most_operations=30)
+    result = run(db, seconds=1)
 
     assert "hold_connection" not in result.operations
 

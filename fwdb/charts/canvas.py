@@ -330,8 +330,9 @@ def thin(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], most: int = MOST_POIN
 def window_text(since: pd.Timestamp, until: pd.Timestamp) -> str:
     """`2026-11-17 08:00–12:00 UTC`, with the second date when it is another day."""
     start, end = utc(since), utc(until)
-    last = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%Y-%m-%d %H:%M}"
-    return f"{start:%Y-%m-%d %H:%M}–{last} UTC"
+    clock = "%H:%M:%S" if end - start < pd.Timedelta(minutes=5) else "%H:%M"
+    last = f"{end:{clock}}" if start.date() == end.date() else f"{end:%Y-%m-%d {clock}}"
+    return f"{start:%Y-%m-%d {clock}}–{last} UTC"
 
 
 def _texts(figure: Figure, kind: str) -> str:

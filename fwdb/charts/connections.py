@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -121,6 +122,12 @@ def pool(
     times = pd.DatetimeIndex(np.concatenate([p.index.to_numpy() for p in parts.values()]))
     start = utc(since) if since is not None else times.min()
     end = utc(until) if until is not None else times.max()
+    window = window_text(start, end)
+    if times.max() - times.min() < SPARSE * (end - start):
+        # A few minutes of a day would be a scratch at the edge: look closer, and say so.
+        margin = max((times.max() - times.min()) * 0.02, pd.Timedelta(milliseconds=500))
+        start, end = times.min() - margin, times.max() + margin
+        window = f"sampled {window_text(start, end)} only, of {window}"
     samples = len(times.unique())
     capacity = ""
     if "capacity" in frame and frame["capacity"].notna().any():
@@ -137,7 +144,7 @@ def pool(
     sheet = canvas(
         _pool_finding(parts, warning_percent, critical_percent),
         subtitle,
-        f"{source} · {window_text(start, end)} · {plural(samples, 'sample')}{capacity}",
+        f"{source} · {window} · {plural(samples, 'sample')}{capacity}",
         drawing=330 if waited else 260,
     )
     below = 84 if waited else 0
@@ -190,31 +197,48 @@ def _alone(y: Any) -> Any:
     return before & after & ~gap
 
 
-def _peak(sheet: Canvas, axes: Any, parts: dict[str, pd.DataFrame], end: pd.Timestamp) -> None:
-    """The highest value of the window, with its time, beside it."""
+def _peak(sheet: Canvas, axes: Axes, parts: dict[str, pd.DataFrame], end: pd.Timestamp) -> None:
+    """The highest value of the window, with its time, where it hides least of the lines."""
     worst = max(parts, key=lambda d: parts[d]["utilisation_percent"].max())
     series = parts[worst]["utilisation_percent"]
     value, moment = float(series.max()), pd.Timestamp(str(series.idxmax()))
-    low, high = axes.get_xlim()
-    at = float(place(moment))
-    box = axes.get_position()
-    x = (box.x0 + (at - low) / (high - low) * box.width) * WIDTH
-    y = (box.y0 + value / axes.get_ylim()[1] * box.height) * sheet.height
-    date = (
-        ""
-        if (utc(end) - series.index[0]) < pd.Timedelta(hours=20)
-        else f"{moment.day} {moment:%b} "
-    )
-    lines = [f"peak {share(value)}", f"{date}{moment:%H:%M} UTC"]
+    span = utc(end) - series.index[0]
+    date = "" if span < pd.Timedelta(hours=20) else f"{moment.day} {moment:%b} "
+    clock = f"{moment:%H:%M:%S}" if span < pd.Timedelta(minutes=5) else f"{moment:%H:%M}"
+    lines = [f"peak {share(value)}", f"{date}{clock} UTC"]
     width = max(text_width(line, size=9.5, weight="bold") for line in lines)
-    rightwards = x + 22 + width < box.x1 * WIDTH - 4
-    tx = x + 20 if rightwards else x - 20 - width
-    floor, roof = box.y0 * sheet.height + 18, box.y1 * sheet.height - 12
-    ty = min(max(y - 14 if value > 55 else y + 34, floor), roof)
+    box = axes.get_position()
+    left, right = box.x0 * WIDTH, box.x1 * WIDTH
+    floor, roof = box.y0 * sheet.height, box.y1 * sheet.height
+    low, high = axes.get_xlim()
+
+    def spot(x: Any, y: Any) -> tuple[Any, Any]:
+        at = left + (x - low) / (high - low) * (right - left)
+        return at, floor + y / axes.get_ylim()[1] * (roof - floor)
+
+    drawn_at = [spot(*_dense(*line.get_data())) for line in axes.get_lines()]
+    px, py = spot(float(place(moment)), value)
+
+    def hidden(spot: tuple[float, float]) -> tuple[int, float]:
+        """How many points of the lines lie under a label here, and how far away it is."""
+        x, y = spot
+        under = sum(
+            int(((xs > x - 4) & (xs < x + width + 4) & (ys > y - 20) & (ys < y + 9)).sum())
+            for xs, ys in drawn_at
+        )
+        return under, abs(x + width / 2 - px) + abs(y - py)
+
+    spots = [
+        (min(max(x, left + 4), right - width - 4), min(max(py + dy, floor + 22), roof - 10))
+        for x in (px + 18, px - 18 - width, px + 60, px - 60 - width, px - width / 2)
+        for dy in (-8, -40, -75, -110, 36)
+    ]
+    tx, ty = min(spots, key=hidden)
+    toward = tx - 3 if tx > px else tx + width + 3 if tx + width < px else px
     axes.annotate(
         "",
-        xy=(at, value),
-        xytext=((tx - 3 if rightwards else tx + width + 3) / WIDTH, (ty - 1) / sheet.height),
+        xy=(float(place(moment)), value),
+        xytext=(toward / WIDTH, (ty - 1 if toward != px else ty + 9) / sheet.height),
         textcoords="figure fraction",
         arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.9, "shrinkA": 0, "shrinkB": 2},
         zorder=8,
@@ -224,6 +248,12 @@ def _peak(sheet: Canvas, axes: Any, parts: dict[str, pd.DataFrame], end: pd.Time
         sheet.text(
             tx, ty - 13 * row, line, size=9.5, weight="bold", va="center_baseline", bbox=halo
         )
+
+
+def _dense(x: Any, y: Any) -> tuple[Any, Any]:
+    """Points along the line as well, so that steep pieces between two samples count."""
+    along = np.linspace(0, len(x) - 1, 5 * len(x))
+    return np.interp(along, np.arange(len(x)), x), np.interp(along, np.arange(len(y)), y)
 
 
 def _waiting(
@@ -253,6 +283,7 @@ def _waiting(
 
 
 MOST_BARS = 600
+SPARSE = 0.2  # samples over less of the window than this are drawn alone
 MOST_APPLICATIONS = 10
 STATES = [
     ("active", BLUE),

@@ -79,8 +79,7 @@ def slow_queries(
     (drawn as a bar from the mean upwards) and `database`. At most 20 rows are drawn.
     """
     subtitle = (
-        "Mean time in the server per call (dot) and one standard deviation more (bar), "
-        "log scale, slowest first"
+        "Mean time per call (dot) and one standard deviation more (bar), log scale, slowest first"
     )
     footer = " · ".join(part for part in (source, window, plural(len(frame), "statement")) if part)
     known = frame.dropna(subset=["mean_ms"])

@@ -106,7 +106,7 @@ def kpi(id: str, label: str, measure: Measure, note: str = "") -> Kpi:
         measure.unit,
         measure.status,
         measure.database,
-        note if measure.status == "ok" and note else measure.reason,
+        note or (sentence(measure.reason) if measure.reason else ""),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fwdb import charts
-from fwdb.charts.canvas import share
+from fwdb.charts import share
 from fwdb.reports.asking import Asking, utc_frame
 from fwdb.reports.parameters import Value, Window, iso
 from fwdb.reports.results import Kpi, Result, Status, Table
@@ -223,6 +223,7 @@ def _bursts(asking: Asking, kpis: list[Kpi], bursts: pd.DataFrame) -> None:
         events, kind = int(first["events"]), str(first["entity_type"])
         what = f"{figure(events)} {kind} {str(action).lower()}s"
         user = first["top_user_id"]
+        by_one = pd.notna(user) and first["top_user_events"] >= BY_ONE * events
         who = f", {figure(int(first['top_user_events']))} of them by user {str(user)[:8]}…"
         more = len(rows) - 1
         asking.add(
@@ -230,9 +231,11 @@ def _bursts(asking: Asking, kpis: list[Kpi], bursts: pd.DataFrame) -> None:
             "postgres",
             "critical" if action == "DELETE" else "warning",
             f"{what} in the hour from {first['bucket_at']:%Y-%m-%d %H:%M} UTC"
-            + ("" if pd.isna(user) else who)
+            + (who if by_one else "")
             + f" (usual: {figure(float(first['usual']))})"
-            + (f", and {figure(more)} more hours like it." if more else "."),
+            + (
+                f", and {figure(more)} more hour{'s' if more > 1 else ''} like it." if more else "."
+            ),
             value=events,
             unit="count",
             threshold=BURST_LEAST,
@@ -277,8 +280,8 @@ def _how_to_read() -> tuple[tuple[str, str], ...]:
             "Hours that stand out",
             f"have at least {BURST_LEAST} events of a kind and far more than the median of "
             "the same hour on other days. A burst of deletes is critical. A burst of anything else "
-            f"is a warning when one user did {100 * BY_ONE:g} % of it or more; many users at once are "
-            "a busy hour, listed in the table only.",
+            f"is a warning when one user did {100 * BY_ONE:g} % of it or more; many "
+            "users at once are a busy hour, listed in the table only.",
         ),
         (
             "Deletes by one user",

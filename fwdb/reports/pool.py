@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from fwdb import charts
-from fwdb.charts.canvas import DATABASES, share
+from fwdb.charts import share
+from fwdb.charts.canvas import DATABASES
 from fwdb.reports.asking import Asking, judged, sentence, utc_frame
 from fwdb.reports.parameters import Value, Window, iso
 from fwdb.reports.results import Kpi, Result, Table
@@ -24,6 +25,8 @@ WAITING_SAMPLES = 3  # one sample with a waiter is a moment, three are a pattern
 SESSIONS_WARNING, SESSIONS_CRITICAL = 75.0, 90.0  # percent of what the server allows
 HELD_WARNING, HELD_CRITICAL = 60.0, 300.0  # seconds idle inside a transaction
 
+SHOWN = ("database", "process", "samples", "capacity", "peak_in_use", "peak_utilisation_percent")
+SHOWN += ("samples_with_waiting", "waits", "timeouts")
 NO_HISTORY = utc_frame(
     {
         "sampled_at": "datetime64[us, UTC]",
@@ -99,6 +102,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 summary,
                 "Every pool that was sampled, fullest first; capacity is the most connections "
                 "it may open.",
+                SHOWN,
             ),
             Table(
                 "sessions",

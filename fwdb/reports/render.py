@@ -78,7 +78,7 @@ def part(name: str, **values: Any) -> str:
 
 def table_rows(table: Table, most: int = ROWS_SHOWN) -> list[list[tuple[str, bool]]]:
     """The first rows as (text, is a number) for each cell."""
-    frame = table.frame.head(most)
+    frame = table.frame[table.columns].head(most)
     numeric = [is_number(table, str(c)) for c in frame.columns]
     columns = [[words.cell(v) for v in frame[c].astype(object)] for c in frame.columns]
     return [list(zip(row, numeric, strict=True)) for row in zip(*columns, strict=True)]

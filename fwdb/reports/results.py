@@ -99,12 +99,22 @@ class Kpi:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table to look into; `frame` is complete, a page shows its first rows."""
+    """A table to look into; `frame` is complete, a page shows its first rows.
+
+    `shown` are the columns on the page, all when empty; the CSV file has every one.
+    """
 
     name: str
     title: str
     frame: pd.DataFrame
     about: str = ""
+    shown: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns on the page."""
+        names = [str(c) for c in self.frame.columns]
+        return [c for c in self.shown if c in names] or names
 
     @property
     def file(self) -> str:

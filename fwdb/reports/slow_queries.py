@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fwdb import charts
-from fwdb.charts.canvas import DATABASES, share
+from fwdb.charts import share
+from fwdb.charts.canvas import DATABASES
 from fwdb.charts.statements import milliseconds
 from fwdb.reports.asking import Asking, judged, kpi, sentence, utc_frame
 from fwdb.reports.parameters import Value, Window, iso
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 # Ten times the line is no longer slow but broken for whoever waits for it.
 CRITICAL_TIMES = 10
+SHOWN = ("database", "statement", "calls", "mean_ms", "stddev_ms", "total_ms", "share_percent")
 NOTHING = utc_frame(
     {
         "database": "str",
@@ -55,6 +58,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
     for database in DATABASES:
         if database not in asking.down:
             _slow(asking, kpis, slow, heavy, database, min_ms, missing.get(database, ""))
+    _lost(asking, heavy)
     _cache(asking, kpis, db, window.since, end)
     _lag(asking, kpis, db)
     both = (
@@ -75,20 +79,26 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 "slow_queries",
                 f"Statements of {milliseconds(min_ms)} and more",
                 slow.reset_index(drop=True),
-                "Statements whose mean time reaches the line, heaviest in total first.",
+                "Statements whose mean time reaches the line, heaviest in total first; the share is "
+                "that of its own store.",
+                SHOWN,
             ),
             Table(
                 "load",
                 "Statements by their share of the time",
                 heavy.reset_index(drop=True),
-                "The heaviest statements whatever their mean, heaviest first.",
+                "The heaviest statements whatever their mean, heaviest first; the share is that of "
+                "its own store.",
+                SHOWN,
             ),
         ),
         charts={
             "slow_queries": charts.slow_queries(
                 both, min_ms=min_ms, source=source, window=span, reason=reason
             ),
-            "load_split": charts.load_split(heavy, source=source, window=span, reason=reason),
+            "load_split": charts.load_split(
+                overall(heavy), source=source, window=span, reason=reason
+            ),
         },
         how_to_read=_how_to_read(min_ms, db.settings.thresholds),
         sources=(
@@ -169,12 +179,12 @@ def _slow(
 
 def _measured(asking: Asking, subject: str, measure: Measure) -> None:
     """A measure that has no value, as a check with its reason."""
-    text = measure.reason or "It could not be measured."
+    text = sentence(measure.reason or "it could not be measured")
     asking.add(
         subject,
         measure.database,
         measure.status,
-        text if text.endswith(".") else f"{text}.",
+        text,
         unit=measure.unit,
     )
 
@@ -203,7 +213,8 @@ def _cache(
             "cache",
             database,
             status,
-            f"{share(100 * low)} of the pages {name} wanted were in its cache.",
+            # Cut, not rounded: 99.96 % is not all of them.
+            f"{math.floor(1000 * low) / 10:g} % of the pages {name} wanted were in its cache.",
             value=low,
             unit="ratio",
             threshold=alert if status == "critical" else good,
@@ -245,24 +256,49 @@ def _lag(asking: Asking, kpis: list[Kpi], db: Database) -> None:
         )
 
 
+def overall(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` with the share of each statement in the time of both stores together."""
+    totals: dict[str, dict[str, float]] = frame.attrs.get("totals") or {}
+    everything = sum(total["total_ms"] for total in totals.values())
+    if not everything:
+        return frame
+    return frame.assign(share_percent=100 * frame["total_ms"] / everything)
+
+
+def _lost(asking: Asking, frame: pd.DataFrame) -> None:
+    """A warning where the counters were reset in the window: what ran before is not in them."""
+    for database, coverage in sorted((frame.attrs.get("coverage") or {}).items()):
+        if not isinstance(coverage, Mapping) or coverage.get("complete", True):
+            continue
+        said = str(coverage.get("sentence") or "the counters are not complete")
+        if coverage.get("restarted") or coverage.get("lost") or "reset" in said:
+            asking.add(
+                "coverage",
+                database,
+                "warning",
+                sentence(f"{DATABASES[database]}: {said}"),
+                action="Take a window that begins after the reset before you trust these figures.",
+            )
+
+
 def _coverage(frame: pd.DataFrame) -> list[tuple[str, str]]:
-    """What part of the window the statistics cover, as the monitor says it."""
+    """What part of the window the statistics cover, and what they leave out, for each store."""
     found: list[tuple[str, str]] = []
-    for key, label in (("window", "Window covered"), ("coverage", "Coverage")):
-        value: Any = frame.attrs.get(key)
-        if value:
-            found.append((label, _spelled(value)))
+    for database, name in DATABASES.items():
+        window = (frame.attrs.get("windows") or {}).get(database)
+        missing = (frame.attrs.get("missing") or {}).get(database)
+        if window:
+            span = charts.window_text(pd.Timestamp(window[0]), pd.Timestamp(window[1]))
+            parts = [f"difference of two readings, {span}"]
+            for key in ("coverage", "read_time", "hidden"):
+                said = (frame.attrs.get(key) or {}).get(database)
+                said = said.get("sentence") if isinstance(said, Mapping) else said
+                if said and said != "ok":
+                    parts.append(str(said) if key != "read_time" else f"read times {said}")
+            found.append((name, "; ".join(parts)))
+        elif missing:
+            found.append((name, sentence(str(missing))))
     return found
-
-
-def _spelled(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "; ".join(f"{k}: {_spelled(v)}" for k, v in sorted(value.items()))
-    if isinstance(value, list | tuple):
-        return " to ".join(_spelled(v) for v in value)
-    if hasattr(value, "astimezone"):
-        return iso(value)
-    return figure(value) if isinstance(value, float) else str(value)
 
 
 def _how_to_read(min_ms: float, limits: Any) -> tuple[tuple[str, str], ...]:

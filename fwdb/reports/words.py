@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from fwdb.charts import number
+from fwdb.charts import number, share
 
 _SUFFIXES = {
     "_ms": "ms",
@@ -28,10 +28,13 @@ def figure(value: Any, unit: str = "") -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     size = abs(float(value))
     if unit == "ratio":
-        return f"{value:.3f}"
+        # 0.99996 is not 1: something was missed.
+        return "over 0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
+    if unit == "percent":
+        return share(float(value))
     digits = 0 if size >= 100 or float(value).is_integer() else 1 if size >= 10 else 2
     text = number(value) if digits == 0 else f"{value:.{digits}f}"
-    names = {"percent": "%", "seconds": "s", "count": "", "": ""}
+    names = {"seconds": "s", "count": "", "": ""}
     name = names.get(unit, unit)
     return f"{text}\u202f{name}" if name else text
 

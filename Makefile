@@ -35,7 +35,7 @@ lab: $(READY)
 
 clean:
 	@if [ -x $(BIN)/fwdb ]; then $(BIN)/fwdb down; fi
-	@rm -rf $(VENV) .fwdb dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .fwdb .fwdb-servers dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \

@@ -198,21 +198,24 @@ class Operations:
         self._postgres.run(work)
 
     def _create_avatar(self, rng: random.Random) -> None:
+        made = self._new_avatar(rng)
+        with self._lock:
+            self._made.append(made)
+
+    def _new_avatar(self, rng: random.Random) -> tuple[str, str]:
+        """Id and owner of an avatar made now."""
         who = self._who(rng)
         values = {"user_id": who["user_id"], "name": "Trying on", "gender": "unisex"}
         with self._postgres.transaction():
             inserted = sa.insert(avatars).values(**values, measurements={"height": 170})
             id = str(self._postgres.rows(inserted.returning(avatars.c.id))[0]["id"])
             self._audit.log_create("Avatar", id, values, **who)
-        with self._lock:
-            self._made.append((id, who["user_id"]))
+        return id, who["user_id"]
 
     def _delete_avatar(self, rng: random.Random) -> None:
         with self._lock:
             made = self._made.pop() if self._made else None
-        if made is None:
-            return
-        id, owner = made
+        id, owner = made or self._new_avatar(rng)
         with self._postgres.transaction():
             gone = sa.update(avatars).where(avatars.c.id == id).values(deleted_at=sa.func.now())
             self._postgres.execute(gone)

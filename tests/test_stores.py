@@ -176,7 +176,8 @@ def wire(name: str, module_db: Database) -> Iterator[tuple[Wire, str]]:
 @pytest.fixture
 def wired(wire: tuple[Wire, str]) -> Iterator[tuple[Store, Wire]]:
     """A store at the near end of a wire to its server."""
-    store = dial(wire[1])
+    # MongoDB's driver looks for a server that it lost every half second.
+    store = dial(wire[1], quick(connect_timeout_seconds=2))
     yield store, wire[0]
     store.close()
 
@@ -247,7 +248,7 @@ def test_a_full_pool_is_told_apart_from_a_server_that_is_down(wire, wait_until):
         line.flow()
         assert first.result(10) == expected
 
-    assert store.pool().timeouts == 1
+    assert store.pool().timeouts >= 1  # MongoDB's driver tries a read twice
     assert store.pool().waiting == 0
     assert ask(store) == expected
     store.close()

@@ -112,6 +112,7 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
         **kept,
         "HOME": str(home),
         "LC_ALL": "C",  # messages of the server are read by us
+        "PYTHONUTF8": "1",  # else LC_ALL=C makes Python read paths in .pth files as ASCII
         "TZ": "UTC",
         "PYTHONDONTWRITEBYTECODE": "1",  # the installation may be read-only or another's
         **(extra or {}),

@@ -167,7 +167,8 @@ def pool(
         colour = COLOURS.get(database, GREY)
         axes.plot(x, y, color=colour, lw=1.8, zorder=5 - order, solid_joinstyle="round")
         alone = _alone(y)
-        axes.plot(x[alone], y[alone], "o", color=colour, ms=4.5, zorder=5 - order, clip_on=False)
+        if alone.any():
+            axes.plot(x[alone], y[alone], "o", color=colour, ms=4.5, zorder=6, clip_on=False)
         if len(parts) > 1:
             last = float(part["utilisation_percent"].iloc[-1])
             labels.append((last, DATABASES.get(database, database), INK))

@@ -25,8 +25,17 @@ WAITING_SAMPLES = 3  # one sample with a waiter is a moment, three are a pattern
 SESSIONS_WARNING, SESSIONS_CRITICAL = 75.0, 90.0  # percent of what the server allows
 HELD_WARNING, HELD_CRITICAL = 60.0, 300.0  # seconds idle inside a transaction
 
-SHOWN = ("database", "process", "samples", "capacity", "peak_in_use", "peak_utilisation_percent")
-SHOWN += ("samples_with_waiting", "waits", "timeouts")
+SHOWN = (
+    "database",
+    "process",
+    "samples",
+    "capacity",
+    "peak_in_use",
+    "peak_utilisation_percent",
+    "samples_with_waiting",
+    "waits",
+    "timeouts",
+)
 NO_HISTORY = utc_frame(
     {
         "sampled_at": "datetime64[us, UTC]",

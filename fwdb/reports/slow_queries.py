@@ -79,8 +79,8 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 "slow_queries",
                 f"Statements of {milliseconds(min_ms)} and more",
                 slow.reset_index(drop=True),
-                "Statements whose mean time reaches the line, heaviest in total first; the share is "
-                "that of its own store.",
+                "Statements whose mean time reaches the line, heaviest in total first; the share "
+                "is that of its own store.",
                 SHOWN,
             ),
             Table(

@@ -310,8 +310,8 @@ class Audit:
 
         `bucket_at`, `entity_type`, `action`, `events`, `usual`, `times_usual` (missing when
         nothing is usual), `top_user_id`, `top_user_events`. Usual is the median of the same hour
-        of the day, working days and weekends apart, over the window and the 28 days before. An
-        hour is listed with at least 10 events, 3 times the usual and 6 robust standard
+        on the days up to 28 before and after, working days and weekends apart, as far as `until`.
+        An hour is listed with at least 10 events, 3 times the usual and 6 robust standard
         deviations above it; the query file `audit_bursts` has the formula.
         """
         start, end = checks.closed_window(since, until)

@@ -179,6 +179,21 @@ def test_office_hours_are_no_burst(audit, put):
     assert audit.bursts("7d").empty
 
 
+def test_a_season_is_no_burst(audit, put):
+    """What is thirty times the start of the year is usual beside the weeks around it."""
+    today = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
+    days = [today - timedelta(days=n) for n in range(1, 121)]
+    put(
+        [
+            {"created_at": day + timedelta(hours=10, seconds=n)}
+            for age, day in enumerate(days)
+            for n in range(round(60 / 30 ** (age / 120)))
+        ]
+    )
+
+    assert audit.bursts("130d").empty
+
+
 def test_a_burst_is_found_with_what_makes_it_odd(audit, put, actor):
     """Deletes where there are none, and many times what is usual, each with its author."""
     night = (NOW - timedelta(days=2)).replace(hour=3, minute=0, second=0, microsecond=0)

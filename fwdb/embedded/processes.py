@@ -111,8 +111,9 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
         "PATH": os.defpath,
         **kept,
         "HOME": str(home),
-        "LC_ALL": "C",  # messages of the server are read by us
-        "PYTHONUTF8": "1",  # else LC_ALL=C makes Python read paths in .pth files as ASCII
+        # Messages of the server are read by us. Not LC_ALL: with it Python would read the paths
+        # in .pth files as ASCII, and not start under a folder with an umlaut.
+        "LC_MESSAGES": "C",
         "TZ": "UTC",
         "PYTHONDONTWRITEBYTECODE": "1",  # the installation may be read-only or another's
         **(extra or {}),

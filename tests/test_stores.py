@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -231,6 +232,31 @@ def test_a_server_lost_within_a_frame(module_db, caplog):
         with pytest.raises(StoreUnavailable, match="ended the connection"):
             module_db.postgres.frame(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
         assert ask(module_db.postgres)
+    assert caplog.messages == []
+
+
+def test_ctrl_c_ends_a_frame_and_its_statement(module_db, wait_until):
+    """The statement is cancelled in the server, and the pool goes on."""
+    store = module_db.postgres
+    slow = sa.text("SELECT n, pg_sleep(0.01) IS NULL AS slept FROM generate_series(1, 3000) AS n")
+
+    def interrupt() -> None:
+        wait_until(lambda: running(store))
+        signal.raise_signal(signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as other:
+        interrupted = other.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.frame(slow)
+        interrupted.result()
+
+    wait_until(lambda: not running(store))
+    assert len(store.frame(sa.text("SELECT 1 AS one"))) == 1
+
+
+def running(store: PostgresStore) -> bool:
+    asked = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%pg_sleep%'"
+    return bool(store.rows(sa.text(asked)))
 
 
 def test_a_full_pool_is_told_apart_from_a_server_that_is_down(wire, wait_until):

@@ -25,13 +25,17 @@ import pandas as pd
 import psycopg
 import pyarrow as pa
 import pyarrow.csv as pacsv
-from psycopg import sql
+from psycopg import generators, sql
+from psycopg.abc import PQGen
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.waiting import Wait
 from sqlalchemy import Column, Select
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Executable
 
 from fwdb.errors import InvalidData, ParameterError, UnknownName
 
+_THREADS_FROM_BYTES = 8 << 20  # below, threads cost more work than they save time
 _BATCH_ROWS = 50_000  # bounds the memory of a load to one batch of text
 
 # Type OIDs are fixed in PostgreSQL's catalog (src/include/catalog/pg_type.dat).
@@ -73,12 +77,42 @@ def from_copy(
             raise ParameterError(
                 f"the statement has two columns '{twice[0]}'; name one of them AS."
             )
-        buffer = io.BytesIO()
-        with cursor.copy(sql.SQL("COPY ({}\n) TO STDOUT (FORMAT csv)").format(query)) as copy:
-            for block in copy:
-                buffer.write(block)
+    copy = sql.SQL("COPY ({}\n) TO STDOUT (FORMAT csv)").format(query)
+    buffer = io.BytesIO()
+    try:
+        driver.wait(_receive(driver, copy.as_bytes(driver), buffer.write))
+    except BaseException:  # Ctrl-C too
+        if driver.closed or driver.info.transaction_status == TransactionStatus.ACTIVE:
+            connection.invalidate()  # rows of this answer would be taken for those of the next
+        raise
     table = _parse(buffer, types) if buffer.tell() else pa.schema(types).empty_table()
     return _to_pandas(table, _never_null(statement))
+
+
+def _receive(
+    driver: psycopg.Connection[Any], copy: bytes, write: Callable[[memoryview], Any]
+) -> PQGen[None]:
+    """Run `copy`, a COPY TO STDOUT, and write what comes.
+
+    psycopg's own reader goes through its event loop for every row. This one does so only when
+    no row has arrived, which is half of the work.
+    """
+    pgconn = driver.pgconn
+    pgconn.send_query(copy)
+    (started,) = yield from generators.execute(pgconn)
+    if started.status == ExecStatus.COPY_OUT:
+        size, block = pgconn.get_copy_data(1)
+        while size >= 0:
+            if size:
+                write(block)
+            else:
+                while not (yield Wait.R):
+                    continue
+                pgconn.consume_input()
+            size, block = pgconn.get_copy_data(1)
+        (started,) = yield from generators.fetch_many(pgconn)
+    if started.status != ExecStatus.COMMAND_OK:
+        raise psycopg.errors.error_from_result(started, encoding=driver.info.encoding)
 
 
 def from_rows(
@@ -135,13 +169,16 @@ def _literal(
 
 
 def _parse(buffer: io.BytesIO, types: dict[str, pa.DataType]) -> pa.Table:
+    size = buffer.tell()
     buffer.seek(0)
     try:
         return pacsv.read_csv(
             buffer,
             # An empty line is the NULL of a one-column answer.
             parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-            read_options=pacsv.ReadOptions(column_names=list(types)),
+            read_options=pacsv.ReadOptions(
+                column_names=list(types), use_threads=size > _THREADS_FROM_BYTES
+            ),
             convert_options=pacsv.ConvertOptions(
                 column_types=types,
                 null_values=[""],

@@ -39,8 +39,10 @@ app.add_typer(audit_app, name="audit")
 FAILED, BAD_USE, THRESHOLD, NO_DATA, INTERRUPTED = 1, 2, 3, 4, 130
 
 # A pipe has no width to fold tables for.
-_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+_out = Console(
+    highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000
+)
+_err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Store = Annotated[Literal["postgres", "mongodb"], typer.Option(help="Which store's query.")]
@@ -132,12 +134,12 @@ def _print_status(*, as_json: bool = False) -> None:
 
     found = embedded.status(config.settings().home)
     if as_json:
-        _print_json(asdict(found))
+        _print_json(found.as_dict())
         return
     _out.print(f"home      {found.home}")
-    for store in (found.postgres, found.mongodb):
+    for store in found.stores:
         where = f"{store.engine} {store.version}  {store.url}" if store.running else store.reason
-        _out.print(f"{store.name:<9} {where}")
+        _out.print(f"{store.store:<9} {where}")
 
 
 # -- schema and data ----------------------------------------------------------------------------
@@ -344,7 +346,10 @@ def audit_retain(
     """Remove audit entries older than one year, in small batches."""
     with _database(role="owner") as db:
         kept = db.audit.retain(days, dry_run=dry_run, progress=_say)
-    _print_counts("would remove" if dry_run else "removed", {"audit_logs": kept.expired if dry_run else kept.removed})
+    _print_counts(
+        "would remove" if dry_run else "removed",
+        {"audit_logs": kept.expired if dry_run else kept.removed},
+    )
 
 
 # -- reports ------------------------------------------------------------------------------------
@@ -373,12 +378,13 @@ def report(
         failures += 1
         _say(f"{name}: {error}")
 
+    given: dict[str, Any] = {**_raw_pairs(parameter)}
     results = reports.suite(
         reports.NAMES if names == ["all"] else names,
         out=out,
         progress=lambda at: _say(f"{at.report}  {at.done}/{at.total}  {at.doing}"),
         failed=failed,
-        **_raw_pairs(parameter),
+        **given,
     )
     for result in results:
         _out.print(f"{result.name:<12} {result.verdict:<9} {result.summary}")
@@ -409,11 +415,11 @@ def _database(*, role: Role = "app", application_name: str = "fwdb") -> Iterator
 
 
 def _say(sentence: str) -> None:
-    _err.print(f"· {sentence}", style="dim", markup=False)
+    _err.print(f"· {sentence}", style="dim")
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    _err.print(f"fwdb: {sentence}", markup=False)
+    _err.print(f"fwdb: {sentence}")
     sys.exit(code)
 
 

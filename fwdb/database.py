@@ -16,7 +16,7 @@ from fwdb.stores import MongoStore, PostgresStore
 
 if TYPE_CHECKING:
     from fwdb.audit import Audit
-    from fwdb.models import AuditLog, Avatar, CatalogItem, Design, User
+    from fwdb.models import AuditLog, Avatar, CatalogItem, User
     from fwdb.monitoring import Health, Monitor
     from fwdb.repositories import MongoRepository, PostgresRepository
     from fwdb.seeding import Seeder
@@ -120,7 +120,7 @@ class Database:
         return PostgresRepository(self.postgres, models.audit_logs, models.AuditLog)
 
     @cached_property
-    def designs(self) -> MongoRepository[Design]:
+    def designs(self) -> MongoRepository:
         """Designs, the collection `designs`."""
         from fwdb.repositories import MongoRepository
 

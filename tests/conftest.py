@@ -48,25 +48,28 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def servers(_environment: None) -> Servers:
+def servers(_environment: None) -> Iterator[Servers]:
     """The two servers of this run."""
     postgres = os.environ.get("FWDB_TEST_POSTGRES_URL")
     mongodb = os.environ.get("FWDB_TEST_MONGODB_URL")
     if postgres and mongodb:
-        return Servers(postgres, mongodb)
+        yield Servers(postgres, mongodb)
+        return
     from fwdb import embedded
 
     running = embedded.up(owner_pid=os.getpid(), idle_minutes=0)
     assert running.postgres
     assert running.mongodb
-    return Servers(postgres or running.postgres.superuser, mongodb or running.mongodb.owner)
+    yield Servers(postgres or running.postgres.superuser, mongodb or running.mongodb.owner)
+    embedded.remove()  # as root the data may lie outside of pytest's folder
 
 
 @pytest.fixture(scope="session")
-def postgres15(tmp_path_factory: pytest.TempPathFactory) -> str:
+def postgres15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The superuser's URL of a PostgreSQL 15, the oldest that the tests meet."""
     if given := os.environ.get("FWDB_TEST_POSTGRES15_URL"):
-        return given
+        yield given
+        return
     if not (_DEBIAN_15 / "initdb").exists():
         pytest.skip("no PostgreSQL 15: install Debian's postgresql-15")
     from fwdb import embedded
@@ -76,7 +79,8 @@ def postgres15(tmp_path_factory: pytest.TempPathFactory) -> str:
         patch.setenv("FWDB_POSTGRES_BIN", str(_DEBIAN_15))
         running = embedded.up(home, stores=("postgres",), owner_pid=os.getpid(), idle_minutes=0)
     assert running.postgres
-    return running.postgres.superuser
+    yield running.postgres.superuser
+    embedded.remove(home)
 
 
 @pytest.fixture

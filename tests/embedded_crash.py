@@ -18,7 +18,7 @@ from embedded_helpers import kill, pid
 from fwdb import embedded
 
 WRITERS = 4
-ROWS_BEFORE_KILL = 100
+ROWS_BEFORE_KILL = (100, 400, 800)  # in turn: the kill meets other moments of the server
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ def rounds(home: Path, name: str, count: int) -> list[Round]:
         servers = embedded.up(home, stores=(name,), owner_pid=os.getpid())
         urls = servers.postgres or servers.mongodb
         assert urls
+        if servers.postgres:
+            with psycopg.connect(urls.owner) as connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS crash (id bigint PRIMARY KEY)")
         fresh = write_until_killed(home, name, urls, session, number)
         acknowledged |= fresh
         began = time.perf_counter()
@@ -71,8 +74,9 @@ def write_until_killed(
     ]
     for writer in writers:
         writer.start()
+    enough = ROWS_BEFORE_KILL[number % len(ROWS_BEFORE_KILL)]
     deadline = time.monotonic() + 30
-    while sum(map(len, noted)) < ROWS_BEFORE_KILL and time.monotonic() < deadline:
+    while sum(map(len, noted)) < enough and time.monotonic() < deadline:
         time.sleep(0.005)
     kill(pid(home, name))
     stop.set()
@@ -85,11 +89,6 @@ def postgres_session(
     urls: embedded.Urls, stop: threading.Event, noted: list[int], first: int
 ) -> None:
     """Insert rows one transaction each, and note those whose commit was confirmed."""
-    with (
-        contextlib.suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable),
-        psycopg.connect(urls.owner, autocommit=True) as connection,
-    ):
-        connection.execute("CREATE TABLE IF NOT EXISTS crash (id bigint PRIMARY KEY)")
     with (
         contextlib.suppress(psycopg.OperationalError),
         psycopg.connect(urls.app, autocommit=True) as connection,

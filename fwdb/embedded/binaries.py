@@ -243,21 +243,19 @@ def _secantus() -> MongoBinary:
     """The console script of SecantusDB. Its package is never imported, its licence is the GPL."""
     source = "wheel SecantusDB"
     try:
-        version = importlib.metadata.version("SecantusDB")
+        package = importlib.metadata.distribution("SecantusDB")
     except importlib.metadata.PackageNotFoundError:
         return MongoBinary(
             ("secantusd-py",), "secantusdb", source, problem=f"is not installed: {INSTALL}"
         )
-    folders = [Path(sysconfig.get_path("scripts")), Path(sys.executable).parent]
-    scheme = sysconfig.get_preferred_scheme("user")
-    folders.append(Path(sysconfig.get_path("scripts", scheme)))
-    for folder in folders:
-        script = folder / "secantusd-py"
+    recorded = [Path(file.locate()) for file in package.files or () if file.name == "secantusd-py"]
+    for script in (*recorded, Path(sysconfig.get_path("scripts")) / "secantusd-py"):
         if script.is_file():
             # With our own interpreter: the first line of the script may be too long or be stale.
-            return MongoBinary((sys.executable, str(script)), "secantusdb", source, version)
+            command = (sys.executable, os.path.abspath(script))
+            return MongoBinary(command, "secantusdb", source, package.version)
     return MongoBinary(
-        ("secantusd-py",), "secantusdb", source, version, "its console script is missing"
+        ("secantusd-py",), "secantusdb", source, package.version, "its console script is missing"
     )
 
 
@@ -296,5 +294,6 @@ def interpreter_reachable(binary: MongoBinary, account: Account | None) -> bool:
     """Whether `account` can run it: the program, and for a script the interpreter's library."""
     paths = [Path(word) for word in binary.command]
     if binary.engine == "secantusdb":
-        paths += [Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))]
+        package = importlib.metadata.distribution("SecantusDB").locate_file("secantus")
+        paths += [Path(sysconfig.get_path("stdlib")), Path(str(package))]
     return all(reaches(account, path) for path in paths)

@@ -16,7 +16,7 @@ from fwdb.embedded.binaries import (
     mongo_candidates,
     postgres_candidates,
 )
-from fwdb.embedded.home import Home, free_bytes
+from fwdb.embedded.home import Home, data_bytes, free_bytes
 from fwdb.embedded.join import home_at
 from fwdb.embedded.mongodb import MongoServer
 from fwdb.embedded.postgres import ROOM_BYTES, PostgresServer
@@ -41,6 +41,21 @@ def doctor(home: Path | str | None = None) -> list[Finding]:
     found += _postgres(place)
     found += _mongodb(place)
     found += _servers(place)
+    found += _left_behind()
+    return found
+
+
+def _left_behind() -> list[Finding]:
+    """Data outside of homes that no longer exist: only root makes such, and can see it."""
+    found = []
+    for mark in sorted(SHARED_FOLDER.glob("fwdb-*/home")) if os.geteuid() == 0 else ():
+        home = mark.read_text().strip()
+        if not Path(home).exists():
+            size = data_bytes(mark.parent) // 1_000_000
+            sentence = (
+                f"{mark.parent} ({size} MB) is of '{home}', which is gone; you may delete it."
+            )
+            found.append(Finding("left behind", True, sentence))
     return found
 
 

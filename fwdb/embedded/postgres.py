@@ -106,6 +106,7 @@ class PostgresServer:
                 f"PostgreSQL's data is in {self.folder}: user {self.account and self.account.name} "
                 f"cannot enter {self.home.path.parent}"
             )
+            self._write(self.folder / "home", f"{self.home.path}\n")  # whose data this is
         with disk_sentences(self.start_log):
             self.start_log.write_text("")  # what it says is about this start
         self._started_at = time.time()

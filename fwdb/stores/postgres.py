@@ -203,7 +203,9 @@ class PostgresStore:
         statement = self._statement(query, parameters)
         with self.connection() as connection:
             result = connection.execute(statement, parameters)
-            return [dict(row) for row in result.mappings()]
+            names = list(result.keys())
+            # Much quicker than dict(row): each mapping of SQLAlchemy looks its keys up again.
+            return [dict(zip(names, row, strict=True)) for row in result]
 
     def frame(self, query: str | Executable, /, **parameters: Any) -> pd.DataFrame:
         """The answer of a query file, or of a statement, as a DataFrame.

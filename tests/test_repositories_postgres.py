@@ -200,8 +200,13 @@ def test_upsert_on_the_email(db):
         on=["email"], email="a@example.com", role="admin", **values
     )
 
+    other_id, _ = db.users.upsert(
+        on="email", email="a@example.com", id=str(uuid4()), role="user", **values
+    )
+
     assert (created, created_again) == (True, False)
     assert (again.id, again.role) == (made.id, "admin")
+    assert (other_id.id, other_id.role) == (made.id, "user")
     with pytest.raises(ParameterError, match="use email or id"):
         db.users.upsert(on="role", role="user")
 

@@ -201,7 +201,8 @@ class PostgresRepository(Repository[E]):
         keys = self._unique_key(on, values)
         new = self._values(values)
         insert = pg_insert(self._table).values(new)
-        changed = {name: insert.excluded[name] for name in new if name not in keys}
+        # An id given for a row that exists under another one is not forced upon it.
+        changed = {name: insert.excluded[name] for name in new if name not in {*keys, "id"}}
         differs = [self._table.c[name].is_distinct_from(value) for name, value in changed.items()]
         if changed:
             insert = insert.on_conflict_do_update(

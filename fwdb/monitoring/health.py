@@ -99,9 +99,9 @@ class Question:
         finally:
             self.done.set()
 
-    def wait(self, seconds: float) -> Answer | FwdbError | None:
-        """The answer, or the store's error; None when there is neither in time."""
-        if not self.done.wait(max(0.0, seconds)):
+    def outcome(self) -> Answer | FwdbError | None:
+        """The answer, or the store's error; None while there is neither."""
+        if not self.done.is_set():
             return None
         if isinstance(self._outcome, Answer | FwdbError):
             return self._outcome
@@ -141,10 +141,12 @@ def ask_all(
     """Ask all stores at the same time; see `Monitor.health`."""
     deadline = time.monotonic() + seconds
     questions = {name: probe.start() for name, probe in probes.items()}
+    for question in questions.values():
+        question.done.wait(max(0.0, deadline - time.monotonic()))
     stores = tuple(
         _judge(
             name,
-            question.wait(deadline - time.monotonic()),
+            question.outcome(),
             pools[name](),
             addresses[name],
             thresholds,

@@ -150,8 +150,8 @@ class Monitor:
 
         Source: difference of two readings of pg_stat_statements, the first one stored at or
         after `since`, the second taken now, or the last one stored before an `until` of more
-        than a minute ago; timings of the clients for MongoDB. Statements inside functions are part of the one that called
-        them, and fwdb's own questions are left out.
+        than a minute ago; timings of the clients for MongoDB. Statements inside functions are
+        part of the one that called them, and fwdb's own questions are left out.
 
         ``attrs``: `status` and `reason`; `window`, the times the answer is about; `missing`,
         per store why it has no rows; `coverage`, whether the counters lost something; `totals`;

@@ -69,7 +69,6 @@ def execute(
             kernel_name="python3",
             language="python",
             progress_bar=False,
-            request_save_on_cell_execute=False,
             start_timeout=START_SECONDS,
             execution_timeout=cell_seconds,
             shutdown_kernel="immediate",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,17 @@ def notebook(name: str) -> Path:
 def known_parameters(name: str) -> Mapping[str, Parameter]:
     """The parameters a report takes, by name, as its notebook declares them."""
     return parameters.declared(notebook(name))
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The folder a report was saved to. Its text names no folder: notebooks are passed on."""
+
+    folder: Path
+    tables: int
+
+    def __repr__(self) -> str:
+        return f"{self.folder.name}: report.html, results.json and {self.tables} tables are saved."
 
 
 class Report:
@@ -87,8 +99,8 @@ class Report:
     def _where(self) -> str:
         return f"report '{self.result.report}'"
 
-    def save(self, out: str | Path | None = None) -> Path:
-        """Writes `report.html`, `results.json` and `tables/*.csv`; returns their folder.
+    def save(self, out: str | Path | None = None) -> Saved:
+        """Writes `report.html`, `results.json` and `tables/*.csv`; returns where they are.
 
         The folder is `<out>/<report name>`; `out` is FWDB_REPORT_DIR, else `reports` in the
         project. It appears whole, in place of an earlier one. Raises `ReportError` when it
@@ -100,7 +112,7 @@ class Report:
             built = space / self.result.report
             write_result(self.result, built)
             files.place(built, target)
-        return target
+        return Saved(target, len(self.result.tables))
 
 
 def write_result(result: Result, folder: Path) -> None:

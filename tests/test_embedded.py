@@ -32,6 +32,7 @@ from embedded_helpers import (
 
 from fwdb import embedded, errors
 from fwdb.embedded import watcher
+from fwdb.embedded.processes import end
 from fwdb.embedded.watcher import identity
 
 __all__ = ["home", "shared"]  # the fixtures
@@ -251,6 +252,17 @@ def test_a_foreign_process_is_never_signalled(shared):
     finally:
         stranger.kill()
         stranger.communicate()
+
+
+def test_a_zombie_counts_as_ended():
+    """In a container whose first process reaps nobody, a stopped server stays one for ever."""
+    child = python("pass")
+    began = identity(child.pid)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+    assert identity(child.pid) is None
+    assert end(child.pid, began or 0, [signal.SIGTERM]) is False
+    child.communicate()
 
 
 def test_an_interrupted_start_leaves_no_process(home, wait_until):

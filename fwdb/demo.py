@@ -65,6 +65,7 @@ def run_lab(*, progress: Progress) -> int:
     if not folder.is_dir():
         shutil.copytree(config.resource("notebooks"), folder)
         progress(f"the notebooks are copied to {folder.resolve()}")
-    return subprocess.run(
-        [sys.executable, "-m", "jupyterlab", str(folder)], env=os.environ, check=False
-    ).returncode
+    command = [sys.executable, "-m", "jupyterlab", str(folder)]
+    if os.geteuid() == 0:
+        command.append("--allow-root")  # JupyterLab refuses root, whom containers start as
+    return subprocess.run(command, check=False).returncode

@@ -36,6 +36,7 @@ SHOWN = (
     "waits",
     "timeouts",
 )
+ENDED = "Sessions are known for this moment only, and this window ended earlier."
 NO_HISTORY = utc_frame(
     {
         "sampled_at": "datetime64[us, UTC]",
@@ -74,12 +75,16 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
         NO_HISTORY,
     )
     up = asking.up or ["postgres"]
-    sessions = asking.ask("sessions", up[0], db.monitor.sessions, NO_SESSIONS)
+    sessions, limits_of = NO_SESSIONS, dict.fromkeys(DATABASES)
+    # Sessions are known for this moment only: a window that ended earlier has none.
+    live = parameters["until"] == "now"
+    if live:
+        sessions = asking.ask("sessions", up[0], db.monitor.sessions, NO_SESSIONS)
+        limits_of = {
+            name: asking.ask("session_limit", name, partial(db.monitor.session_limit, name), None)
+            for name in DATABASES
+        }
     own = sessions[sessions["database"].astype(str) == "postgres"]
-    limits_of = {
-        name: asking.ask("session_limit", name, partial(db.monitor.session_limit, name), None)
-        for name in DATABASES
-    }
     limit = limits_of["postgres"]
     summary = summarise(history)
     kpis: list[Kpi] = []
@@ -109,8 +114,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 "pools",
                 "Pools by process",
                 summary,
-                "Every pool that was sampled, fullest first; capacity is the most connections "
-                "it may open.",
+                "Every sampled pool, fullest first; capacity is the most it may open.",
                 SHOWN,
             ),
             Table(
@@ -136,9 +140,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 own,
                 limit=limit.value if limit else None,
                 source="pg_stat_activity",
-                reason="PostgreSQL could not be asked."
-                if "postgres" in asking.down
-                else "The server showed no session of an application.",
+                reason=_no_sessions(asking, live=live),
             ),
         },
         how_to_read=_how_to_read(limits.pool_warning_percent, limits.pool_critical_percent),
@@ -149,16 +151,13 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 f"monitoring history, {figure(len(history))} rows from {figure(moments)} moments; "
                 "written by `fwdb monitor` and by every workload of the package",
             ),
-            ("Sessions", "both servers at the moment of the run, not of the window"),
+            ("Sessions", "both servers at the end of the window" if live else ENDED),
         ),
     )
 
 
 def summarise(history: pd.DataFrame) -> pd.DataFrame:
     """One row per pool: how full it was, how often somebody waited, and time-outs in the window."""
-    columns = ["database", "process", "samples", "capacity", "peak_in_use"]
-    columns += ["peak_utilisation_percent", "mean_utilisation_percent", "waiting_peak"]
-    columns += ["samples_with_waiting", "waits", "wait_ms", "timeouts"]
     rows = [
         {
             "database": str(database),
@@ -178,7 +177,7 @@ def summarise(history: pd.DataFrame) -> pd.DataFrame:
             ["database", "process"], observed=True, dropna=False
         )
     ]
-    frame = pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=None if rows else [*SHOWN])
     return frame.sort_values(
         ["peak_utilisation_percent", "database", "process"], ascending=[False, False, True]
     ).reset_index(drop=True)
@@ -344,6 +343,14 @@ def _holding(asking: Asking, sessions: pd.DataFrame) -> None:
         threshold=1,
         action="Find who holds the lock: pg_blocking_pids() tells." if blocked else "",
     )
+
+
+def _no_sessions(asking: Asking, *, live: bool) -> str:
+    if not live:
+        return ENDED
+    if "postgres" in asking.down:
+        return "PostgreSQL could not be asked."
+    return "The server showed no session of an application."
 
 
 def _reason(asking: Asking, history: pd.DataFrame) -> str:

@@ -60,7 +60,8 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             _slow(asking, kpis, slow, heavy, database, min_ms, missing.get(database, ""))
     _lost(asking, heavy)
     _cache(asking, kpis, db, window.since, end)
-    _lag(asking, kpis, db)
+    if end is None:  # replicas are known for this moment only
+        _lag(asking, kpis, db)
     both = (
         pd.concat([slow, heavy]).drop_duplicates(["database", "query_id"]) if len(slow) else heavy
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from fwdb.database import Database
@@ -53,7 +53,7 @@ FILTERS = st.one_of(
     ),
 )
 KEPT = settings(
-    max_examples=120,
+    max_examples=60,
     deadline=None,
     # Shrinking writes hundreds of tables; the explain phase would do so again.
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
@@ -120,7 +120,16 @@ def in_order(rows: list[Any], keys: list[tuple[str, bool]]) -> list[Any]:
     return rows
 
 
+GAPS = [
+    {"name": "a", "gap": gap, "number": 1, "hours": 0, "deleted": False}
+    for gap in (None, "x", None, "y", "x")
+]
+
+
 @given(rows=ROWS, keys=KEYS, size=st.integers(1, 4))
+@example(rows=GAPS, keys=[("gap", False)], size=1)
+@example(rows=GAPS, keys=[("gap", True)], size=1)
+@example(rows=GAPS, keys=[("number", True), ("gap", False), ("id", True)], size=2)
 @KEPT
 def test_paging_by_key_visits_every_row_once_in_order(table, rows, keys, size):
     """With ties, with empty fields, in any mixture of directions."""

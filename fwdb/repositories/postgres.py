@@ -247,13 +247,7 @@ class PostgresRepository(Repository[E]):
 
     def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
         self._known(given)
-        values: dict[str, Any] = {}
-        for name, value in given.items():
-            checked_value = written(self.fields, name, value, self.name)
-            # None in a jsonb column would become the JSON word null instead of an empty field.
-            empty_json = checked_value is None and isinstance(self._table.c[name].type, JSONB)
-            values[name] = sa.null() if empty_json else checked_value
-        return values
+        return {n: written(self.fields, n, value, self.name) for n, value in given.items()}
 
     def _unique_key(self, on: str | Sequence[str], values: Mapping[str, Any]) -> tuple[str, ...]:
         keys = (on,) if isinstance(on, str) else tuple(on)

@@ -227,7 +227,7 @@ def workload(
 
 @app.command()
 def demo(
-    scale: Annotated[int, typer.Option(help="Users to add.", min=1)] = 300,
+    scale: Annotated[int, typer.Option(help="Users to add.", min=1)] = 1000,
     seconds: Annotated[float, typer.Option(help="Seconds of load.", min=1, max=3600)] = 20,
     out: Annotated[Path, typer.Option(help="Where the reports go.")] = Path("reports"),
 ) -> None:

@@ -116,8 +116,9 @@ class Operations:
         """Changes in PostgreSQL, each with its audit row, and some that are refused."""
         return (
             Operation("change_price", 40, self._change_price),
-            Operation("create_avatar", 20, self._create_avatar),
-            Operation("delete_avatar", 15, self._delete_avatar),
+            Operation("create_avatar", 10, self._create_avatar),
+            # Rare: a burst of deletes is what the audit report warns of.
+            Operation("delete_avatar", 0.5, self._delete_avatar),
             Operation("read_profile", 20, self._read_profile),
             Operation("take_email_twice", 2, self._take_email_twice, DuplicateKey),
             Operation("lock_item_twice", 1.5, self._lock_item_twice, Transient),

@@ -81,6 +81,13 @@ def audit_frame(
     return pd.DataFrame(rows, columns=["bucket_at", "entity_type", "action", "events"])
 
 
+def dwarfed(bucket: int) -> pd.DataFrame:
+    """A day in which one hour has a hundred times what the others have."""
+    frame = audit_frame(24)
+    hour = frame["bucket_at"] == frame["bucket_at"].unique()[bucket]
+    return frame.assign(events=frame["events"].where(~hour, 1500))
+
+
 def session_frame(count: int, *, label: str = "app", sessions: int = 3) -> pd.DataFrame:
     states = ["active", "idle", "idle in transaction", "fastpath function call"]
     return pd.DataFrame(
@@ -147,6 +154,8 @@ CASES: dict[str, Callable[[], Figure]] = {
     "trail huge": lambda: charts.audit_trail(
         audit_frame(3000, events=10**9), bucket="minute", found=BURST
     ),
+    "trail one bar dwarfs the others": lambda: charts.audit_trail(dwarfed(-1), found=BURST),
+    "trail the burst dwarfs the others": lambda: charts.audit_trail(dwarfed(3), found=BURST),
     "trail a year": lambda: charts.audit_trail(audit_frame(52, step="7D"), bucket="week"),
     "trail months": lambda: charts.audit_trail(audit_frame(60, step="MS"), bucket="month"),
     "matrix empty": lambda: charts.audit_matrix(audit_frame(0)),
@@ -290,6 +299,14 @@ def test_slow_statements_are_counted_and_drawn_slowest_first() -> None:
     labels = [t for t in figure.texts if t.get_text() in set(frame["statement"])]
     labels.sort(key=lambda t: -t.get_position()[1])
     assert [t.get_text() for t in labels] == ["slow", "on the line", "fast"]
+
+
+def test_a_bar_that_dwarfs_the_others_is_cut_and_says_how_high_it_is() -> None:
+    """Without that the rest of the week would be a flat line."""
+    figure = charts.audit_trail(dwarfed(-1))
+
+    assert figure.axes[0].get_ylim()[1] <= 500
+    assert "↑ 24 000 events" in [t.get_text() for t in figure.texts]
 
 
 def test_a_burst_is_named_in_title_and_drawing() -> None:

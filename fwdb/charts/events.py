@@ -47,6 +47,7 @@ BUCKETS = {"minute": "1min", "hour": "1h", "day": "1D", "week": "7D", "month": "
 MOST_BARS = 400
 BLUES = LinearSegmentedColormap.from_list("blues", ["#f5f9fd", "#9cc7e3", BLUE, "#084f8c"])
 MOST_ENTITIES = 12
+DWARFS = 6  # times the next one, a bar is cut at the top
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def audit_trail(
             gap = 0.08 if len(table) > 1 else 0
             axes.bar(x, values, days * (1 - gap), bottom=base, color=colour, align="edge", lw=0)
         base = base + values
-    axes.set_ylim(0, _round_up(base.max() * (1.28 if found else 1.04)))
+    top = _cut(base)
+    axes.set_ylim(0, _round_up(top * (1.28 if found or top < base.max() else 1.04)))
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=GRID, lw=0.8)
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -120,7 +122,32 @@ def audit_trail(
     time_axis(axes, start, end)
     if found:
         _name_burst(sheet, axes, found, table, days)
+    _name_cut(sheet, axes, x + days / 2, base)
     return sheet.figure
+
+
+def _cut(heights: Any) -> float:
+    """How high to draw: one bar that dwarfs all others is cut, or they could not be seen."""
+    ordered = np.sort(heights)
+    if len(ordered) < 5 or ordered[-1] < DWARFS * max(ordered[-2], 1):
+        return float(ordered[-1])
+    return float(ordered[-2] * 1.5)
+
+
+def _name_cut(sheet: Canvas, axes: Axes, x: Any, heights: Any) -> None:
+    """Beside a bar that leaves the drawing: how high it is."""
+    low, high = axes.get_xlim()
+    box = axes.get_position()
+    tallest = int(np.argmax(heights))
+    if heights[tallest] <= axes.get_ylim()[1]:
+        return
+    text = f"↑ {number(heights[tallest])} events"
+    width = text_width(text, size=9.5, weight="bold")
+    bar = box.width * WIDTH / (high - low) * (x[1] - x[0]) / 2
+    at = (box.x0 + (x[tallest] - low) / (high - low) * box.width) * WIDTH
+    left = at - bar - 6 - width
+    at = left if left > box.x0 * WIDTH else at + bar + 6
+    sheet.text(at, box.y1 * sheet.height - 12, text, size=9.5, weight="bold")
 
 
 def _round_up(value: float) -> float:
@@ -151,7 +178,7 @@ def _name_burst(sheet: Canvas, axes: Axes, found: Burst, table: pd.DataFrame, da
     row = int(table.index.searchsorted(utc(found.bucket_at), side="right")) - 1
     if row < 0:
         return
-    height = float(table.iloc[row].sum())
+    height = min(float(table.iloc[row].sum()), axes.get_ylim()[1] * 0.6)
     low, high = axes.get_xlim()
     box = axes.get_position()
     at = float(place(table.index[row])) + days / 2

@@ -172,7 +172,7 @@ def _events(asking: Asking, kpis: list[Kpi], totals: pd.DataFrame) -> None:
 
 
 def striking(bursts: pd.DataFrame) -> pd.DataFrame:
-    """The bursts worth a question, deletes first, then the largest.
+    """The bursts worth a question: deletes first, those by one user before others, by size.
 
     Every burst of deletes is; of the others those that one user made at least half of: many
     users at once are a busy hour, one user is a script, a mistake or a theft.
@@ -182,10 +182,11 @@ def striking(bursts: pd.DataFrame) -> pd.DataFrame:
         "top_user_id"
     ].notna()
     return (
-        bursts[(deletes | by_one).astype(bool)]
-        .assign(last=~deletes)
-        .sort_values(["last", "events", "bucket_at"], ascending=[True, False, True])
-        .drop(columns="last")
+        bursts.assign(deletes=deletes, by_one=by_one.astype(bool))[(deletes | by_one).astype(bool)]
+        .sort_values(
+            ["deletes", "by_one", "events", "bucket_at"], ascending=[False, False, False, True]
+        )
+        .drop(columns="deletes")
     )
 
 
@@ -223,15 +224,14 @@ def _bursts(asking: Asking, kpis: list[Kpi], bursts: pd.DataFrame) -> None:
         events, kind = int(first["events"]), str(first["entity_type"])
         what = f"{figure(events)} {kind} {str(action).lower()}s"
         user = first["top_user_id"]
-        by_one = pd.notna(user) and first["top_user_events"] >= BY_ONE * events
         who = f", {figure(int(first['top_user_events']))} of them by user {str(user)[:8]}…"
         more = len(rows) - 1
         asking.add(
             f"burst_of_{str(action).lower()}s",
             "postgres",
-            "critical" if action == "DELETE" else "warning",
+            "critical" if action == "DELETE" and first["by_one"] else "warning",
             f"{what} in the hour from {first['bucket_at']:%Y-%m-%d %H:%M} UTC"
-            + (who if by_one else "")
+            + (who if first["by_one"] else "")
             + f" (usual: {figure(float(first['usual']))})"
             + (
                 f", and {figure(more)} more hour{'s' if more > 1 else ''} like it." if more else "."
@@ -279,9 +279,9 @@ def _how_to_read() -> tuple[tuple[str, str], ...]:
         (
             "Hours that stand out",
             f"have at least {BURST_LEAST} events of a kind and far more than the median of "
-            "the same hour on other days. A burst of deletes is critical. A burst of anything else "
-            f"is a warning when one user did {100 * BY_ONE:g} % of it or more; many "
-            "users at once are a busy hour, listed in the table only.",
+            f"the same hour on other days. When one user did {100 * BY_ONE:g} % of it or more, a "
+            "burst of deletes is critical and any other a warning. Many users at once are a busy "
+            "hour: a warning for deletes, else listed in the table only.",
         ),
         (
             "Deletes by one user",

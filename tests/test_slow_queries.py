@@ -433,17 +433,25 @@ def test_a_nested_statement_is_part_of_its_caller(watched: PostgresStore, monito
 
 
 def test_no_password_is_stored_or_shown(watched: PostgresStore, monitor: Monitor) -> None:
-    """Before PostgreSQL 18 the server keeps the constants of ALTER ROLE."""
+    """The server keeps the constants of CREATE ROLE and its like."""
     monitor.sample("full")
     role = f"test_password_{time.time_ns()}"
     watched.execute(sa.text(f"CREATE ROLE {role} PASSWORD 'swordfish''s'"))
+    watched.execute(sa.text(f"ALTER ROLE {role} PASSWORD $word$swordfish$word$"))
+    watched.execute(
+        sa.text(
+            f"CREATE SUBSCRIPTION {role} CONNECTION 'host=nowhere password=swordfish' "
+            "PUBLICATION p WITH (connect = false, slot_name = NONE)"
+        )
+    )
+    watched.execute(sa.text(f"DROP SUBSCRIPTION {role}"))
     watched.execute(sa.text(f"DROP ROLE {role}"))
     monitor.sample("full")
     frame = monitor.slow_queries(min_ms=0, top=1000)
     stored = watched.rows(sa.text("SELECT statement FROM monitoring.statement_texts"))
     texts = [*frame["statement"], *(row["statement"] for row in stored)]
 
-    assert any(role in text for text in texts)
+    assert sum(role in text for text in frame["statement"]) == 5
     assert not any("swordfish" in text for text in texts)
 
 
@@ -463,6 +471,24 @@ def test_read_time_is_missing_when_it_is_not_measured(
 
         assert pd.isna(found(frame, "kiwis")["read_ms"]) is missing
         assert ("not measured" in frame.attrs["read_time"]["postgres"]) is missing
+
+
+def test_read_time_comes_from_the_column_of_this_version(watched: PostgresStore) -> None:
+    """It was renamed with PostgreSQL 17, and would be 0 under the other name."""
+    name = f"test_cold_{time.time_ns()}"
+    watched.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy"))
+    watched.execute(sa.text(f"ALTER DATABASE {name} SET track_io_timing = on"))
+    url = watched.url.set(database=name, drivername="postgresql")
+    cold = PostgresStore(url.render_as_string(hide_password=False))
+    cold.execute(sa.text("CREATE EXTENSION pg_stat_statements"))
+    cold.rows(sa.text("SELECT count(*) FROM pg_description"))
+    counters = cold.frame("statement_counters")
+    cold.close()
+    watched.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+    assert counters["read_blocks"].sum() > 0
+    assert counters["read_ms"].sum() > 0
+    assert counters["stats_since"].notna().all() == (watched.server_version >= 170000)
 
 
 def test_statements_hidden_from_the_role_are_said_and_not_shown(

@@ -9,9 +9,21 @@
 SELECT DISTINCT ON (queryid)
     CAST(dbid AS bigint) AS database_id,
     queryid AS query_id,
-    -- Before PostgreSQL 18 the constants of commands such as ALTER ROLE are kept.
+    -- Constants of SELECT and the like are gone already; those of ALTER ROLE, CREATE USER MAPPING
+    -- and CREATE SUBSCRIPTION are not.
     left(
-        regexp_replace(query, '(password\s+)(E?''([^'']|'''')*'')', '\1''***''', 'gi'), 10000
+        regexp_replace(
+            regexp_replace(
+                query,
+                '(password\s+)(E?''([^'']|'''')*''|\$\w*\$.*?\$\w*\$)',
+                '\1''***''',
+                'gi'
+            ),
+            '(password\s*=\s*)[^\s'']+',
+            '\1***',
+            'gi'
+        ),
+        10000
     ) AS statement
 FROM pg_stat_statements
 WHERE

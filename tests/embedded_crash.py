@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pymongo
 import pymongo.errors
-from embedded_helpers import kill, pid
+from embedded_helpers import kill, pid, store
 
 from fwdb import embedded
 
@@ -29,6 +29,7 @@ class Round:
     lost: int
     recovery_seconds: float
     answers: bool
+    port: int
 
 
 def rounds(home: Path, name: str, count: int) -> list[Round]:
@@ -49,10 +50,14 @@ def rounds(home: Path, name: str, count: int) -> list[Round]:
         fresh = write_until_killed(home, name, urls, session, number)
         acknowledged |= fresh
         began = time.perf_counter()
-        embedded.up(home, stores=(name,), owner_pid=os.getpid())
+        servers = embedded.up(home, stores=(name,), owner_pid=os.getpid())
         took = time.perf_counter() - began
+        urls = servers.postgres or servers.mongodb
+        assert urls
         there = read(urls.report)
-        results.append(Round(len(fresh), len(acknowledged - there), took, len(there) > 0))
+        lost = len(acknowledged - there)
+        port = store(home, name).port or 0
+        results.append(Round(len(fresh), lost, took, len(there) > 0, port))
     return results
 
 

@@ -21,3 +21,4 @@ def test_no_acknowledged_row_is_lost(shared, name):
     assert all(result.acknowledged > 0 for result in results)
     assert [result.lost for result in results] == [0] * len(results)
     assert all(result.answers for result in results)
+    assert len({result.port for result in results}) == 1, "URLs stay good over a crash"

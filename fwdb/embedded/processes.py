@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from fwdb.embedded.watcher import identity
 from fwdb.errors import EmbeddedError
 
 HOST = "127.0.0.1"
+_PORTS = (20_000, 32_768)
 Progress = Callable[[str], None]
 
 # Variables that a server may need to find its libraries; nothing else of ours reaches it, least
@@ -260,15 +262,20 @@ def watch(
 
 
 def free_port(preferred: int | None = None, *, avoid: Iterable[int] = ()) -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on: `preferred` if it is free."""
-    if preferred and preferred not in avoid and not port_taken(preferred):
-        return preferred
-    while True:
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port = int(probe.getsockname()[1])
-        if port not in avoid:
+    """A TCP port of 127.0.0.1 that nobody has: `preferred` if it is free.
+
+    It lies below the ports that systems give to outgoing connections: there, any client's
+    connection may sit on the port of a server that is down, one of its own clients' included,
+    which then has to change.
+    """
+    taken = set(avoid)
+    tries = (random.randrange(*_PORTS) for _ in range(200))  # noqa: S311 - no secret
+    for port in (preferred, *tries):
+        if port and port not in taken and not port_taken(port):
             return port
+    raise EmbeddedError(
+        f"no TCP port between {_PORTS[0]} and {_PORTS[1]} of {HOST} is free; end some servers."
+    )
 
 
 def port_taken(port: int) -> bool:

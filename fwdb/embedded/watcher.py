@@ -45,7 +45,9 @@ def identity(pid: int) -> float | None:
         except (FileNotFoundError, ProcessLookupError):
             return None
         fields = text[text.rindex(b")") + 2 :].split()
-        return None if fields[0] in (b"Z", b"X") else float(fields[19])
+        # The first thread of a killed process is a zombie while others still hold its port.
+        ended = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+        return None if ended else float(fields[19])
     import psutil
 
     try:

@@ -23,6 +23,7 @@ from fwdb.errors import (
     AuthenticationFailed,
     ConfigError,
     DuplicateKey,
+    FeatureUnavailable,
     FwdbError,
     InvalidData,
     ParameterError,
@@ -580,3 +581,19 @@ def test_copy_loads_all_rows_or_none(module_db):
         store.copy("shared.loaded", pd.DataFrame({"n": ["3", "x"]}))
     assert len(store.rows(sa.text("SELECT 1 AS one FROM shared.loaded"))) == 2
     store.execute(sa.text("DROP TABLE shared.loaded"))
+
+
+def test_a_server_that_is_too_old_is_refused_with_both_versions(module_db, monkeypatch):
+    """At the first connection, and the connection is not kept."""
+    monkeypatch.setattr("fwdb.stores.postgres.MINIMUM_VERSION", 990000)
+    monkeypatch.setattr("fwdb.stores.mongodb.MINIMUM_VERSION", 99)
+    postgres = module_db.postgres.twin(application_name="old")
+    mongodb = MongoStore(module_db.mongodb.url)
+
+    with pytest.raises(FeatureUnavailable, match=r"is version \d+; fwdb needs 99"):
+        postgres.ping()
+    with pytest.raises(FeatureUnavailable, match=r"is version [\d.]+; fwdb needs 99"):
+        _ = mongodb.build_info
+
+    assert postgres.pool().opened == 0
+    mongodb.close()

@@ -70,6 +70,7 @@ def apply(mongodb: MongoStore, report: Report) -> None:
     A validator that something else made stays: replacing it could refuse what its owner writes.
     Documents that break a validator of ours are counted and reported, never changed.
     """
+    _ = mongodb.build_info  # refuses a server that is too old
     for declared in declarations():
         record = _record(mongodb, declared)
         ours = _apply_validator(mongodb, declared, record, report)

@@ -242,7 +242,6 @@ def _run(
     report: Callable[[Change], object],
 ) -> None:
     """Run one alembic command in one transaction: all of it or nothing."""
-    _ = postgres.server_version  # refuses a server that is too old
     try:
         with _one_at_a_time, postgres.transaction() as connection:
             step(_config(connection=connection, report=report))

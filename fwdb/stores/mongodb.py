@@ -28,6 +28,7 @@ from fwdb.stores.pools import MongoPoolListener, PoolStats
 Document = dict[str, Any]
 
 DEFAULT_DATABASE = "fashion_wallet"
+MINIMUM_VERSION = 6  # the oldest release that MongoDB still maintained when fwdb began
 
 
 class MongoStore:
@@ -181,9 +182,18 @@ class MongoStore:
 
     @cached_property
     def build_info(self) -> Document:
-        """What the server says of itself: ``version`` and more. Asked once."""
+        """What the server says of itself: ``version`` and more. Asked once.
+
+        Raises `FeatureUnavailable` for a server older than MongoDB 6.
+        """
         with self.errors():
-            return self.client.server_info()
+            info = self.client.server_info()
+        if info["versionArray"][0] < MINIMUM_VERSION:
+            raise errors.FeatureUnavailable(
+                f"mongodb at {self.address} is version {info['version']}; "
+                f"fwdb needs {MINIMUM_VERSION} or newer."
+            )
+        return info
 
     @cached_property
     def is_secantus(self) -> bool:

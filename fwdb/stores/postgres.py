@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -55,7 +56,6 @@ class PostgresStore:
         self._remedy = remedy
         self._timeout_seconds = settings.connect_timeout_seconds
         self._local = threading.local()
-        self._version: int | None = None
         self.engine: Engine = sa.create_engine(
             self.url,
             poolclass=WaitCountingPool,
@@ -108,6 +108,13 @@ class PostgresStore:
         )
 
     def _prepare(self, connection: psycopg.Connection[Any], record: object) -> None:
+        version = connection.info.server_version
+        if version < MINIMUM_VERSION:
+            connection.close()
+            raise errors.FeatureUnavailable(
+                f"postgres at {self.address} is version {version // 10000}; "
+                f"fwdb needs {MINIMUM_VERSION // 10000} or newer."
+            )
         connection.autocommit = True
         connection.execute(self._session)
         connection.autocommit = False
@@ -256,21 +263,11 @@ class PostgresStore:
 
     # -- the server and the pool --------------------------------------------------------------
 
-    @property
+    @cached_property
     def server_version(self) -> int:
-        """The server's version as one number: 180006 is 18.6. Asked once.
-
-        Raises `FeatureUnavailable` for a server older than PostgreSQL 14.
-        """
-        if self._version is None:
-            found = self.rows(sa.text("SELECT current_setting('server_version_num') AS version"))
-            self._version = int(found[0]["version"])
-        if self._version < MINIMUM_VERSION:
-            raise errors.FeatureUnavailable(
-                f"postgres at {self.address} is version {self._version // 10000}; "
-                f"fwdb needs {MINIMUM_VERSION // 10000} or newer."
-            )
-        return self._version
+        """The server's version as one number: 180006 is 18.6. Asked once."""
+        found = self.rows(sa.text("SELECT current_setting('server_version_num') AS version"))
+        return int(found[0]["version"])
 
     def ping(self) -> float:
         """Milliseconds that an empty question took through the pool."""

@@ -306,7 +306,7 @@ def test_a_bar_that_dwarfs_the_others_is_cut_and_says_how_high_it_is() -> None:
     figure = charts.audit_trail(dwarfed(-1))
 
     assert figure.axes[0].get_ylim()[1] <= 500
-    assert "↑ 24 000 events" in [t.get_text() for t in figure.texts]
+    assert "↑ 24 000 events" in [t.get_text() for t in figure.texts]
 
 
 def test_a_burst_is_named_in_title_and_drawing() -> None:

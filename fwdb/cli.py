@@ -275,7 +275,7 @@ def monitor(
     """
     with _database(application_name="fwdb-monitor") as db:
         if once:
-            _out.print(db.monitor.sample("full"))
+            _out.print(str(db.monitor.sample("full")))
             return
         _say(f"sampling every {interval:g} s into {db.postgres.address}; Ctrl-C ends it")
         db.monitor.run(interval=interval)

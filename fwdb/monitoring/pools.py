@@ -1,13 +1,11 @@
-"""The connection pools of this process, and those of all processes in the history."""
+"""The connection pools of this process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 
 import pandas as pd
 
-from fwdb.monitoring.history import History
 from fwdb.stores import PoolStats, frames
 
 POOL_COLUMNS = {
@@ -30,18 +28,13 @@ POOL_COLUMNS = {
 
 def pools(stats: Iterable[PoolStats]) -> pd.DataFrame:
     """A row per pool; see `Monitor.pool`."""
-    rows = []
-    for pool in stats:
-        bounded = pool.capacity is not None
-        rows.append(
-            [getattr(pool, name) for name in list(POOL_COLUMNS)[:-2]] + ["ok", ""]
-            if bounded
-            else [getattr(pool, name) for name in list(POOL_COLUMNS)[:-2]]
-            + ["not_applicable", "the pool has no upper limit, so no share of it is in use"]
-        )
+    measured = list(POOL_COLUMNS)[:-2]
+    rows = [[*(getattr(pool, name) for name in measured), *_status(pool)] for pool in stats]
     return frames.from_rows(list(POOL_COLUMNS), rows, POOL_COLUMNS)
 
 
-def pool_history(history: History, since: datetime, until: datetime) -> pd.DataFrame:
-    """The stored samples of a window; see `Monitor.pool_history`."""
-    return history.frame("pool_history", since=since, until=until)
+def _status(pool: PoolStats) -> tuple[str, str]:
+    """Of the utilisation: the other numbers are always there."""
+    if pool.capacity is None:
+        return "not_applicable", "the pool has no upper limit, so no share of it is in use"
+    return "ok", ""

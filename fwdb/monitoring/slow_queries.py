@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -20,8 +19,6 @@ from fwdb.monitoring.differences import HIDDEN, Shape, StatementReading, differe
 from fwdb.monitoring.history import History
 from fwdb.monitoring.measure import Status
 from fwdb.stores import CommandStats, PostgresStore, frames
-
-logger = logging.getLogger(__name__)
 
 COLUMNS = {
     "database": "string",

@@ -43,9 +43,8 @@ def main() -> None:
             return time.perf_counter() - started, done.stdout
 
         try:
-            print(
-                f"demo, nothing running         {run('-m', 'fwdb.cli', 'demo')[0]:7.1f} s  (goal 90)"
-            )
+            seconds = run("-m", "fwdb.cli", "demo")[0]
+            print(f"demo, nothing running         {seconds:7.1f} s  (goal 90)")
             reports = [run("-m", "fwdb.cli", "report", "all")[0] for _ in range(3)]
             print(f"three reports, median of 3    {statistics.median(reports):7.1f} s  (goal 30)")
             connects = [float(run("-c", CONNECT)[1]) for _ in range(5)]

@@ -16,13 +16,24 @@ from typing import Any
 
 from pymongo import monitoring
 
-# The buckets of the existing service (1 ms to 10 s) with three finer ones below: over a local
-# socket nearly every command would fall into the first.
-BOUNDS_MS = (0.1, 0.25, 0.5, 1, 10, 50, 100, 500, 1000, 5000, 10000)
+from fwdb.stores.failures import OTHER as OTHER_OPERATION
+from fwdb.stores.failures import of_reply
+from fwdb.stores.timings import BOUNDS_MS, CONNECT, QueryTimes
 
 MOST_SHAPES = 500  # a program that builds field names from data would add shapes for ever
 MOST_CURSORS = 1000  # open cursors whose further batches are counted to the first command
 OTHER = "(other shapes)"
+
+# Names of commands come from callers too, who may send any: the others are ``other``.
+_OPERATIONS = frozenset(
+    {
+        "find", "aggregate", "insert", "update", "delete", "findAndModify", "count", "distinct",
+        "getMore", "bulkWrite", "explain", "commitTransaction", "abortTransaction",
+        "create", "collMod", "drop", "dropDatabase", "createIndexes", "dropIndexes",
+        "listCollections", "listIndexes",
+    }
+)  # fmt: skip
+OPERATIONS = tuple(sorted({*_OPERATIONS, OTHER_OPERATION, CONNECT}))
 
 # Commands of the driver and of monitoring, which nobody wants in a list of their own queries.
 _IGNORED = frozenset(
@@ -81,9 +92,10 @@ _Key = tuple[str, str, str]
 
 
 class CommandTimes(monitoring.CommandListener):
-    """Listens to one client and adds up its commands per shape."""
+    """Listens to one client and adds up its commands per shape, and per name in `times`."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: QueryTimes) -> None:
+        self._times = times
         self.since = datetime.now(UTC)
         self._lock = threading.Lock()
         self._entries: dict[_Key, _Entry] = {}
@@ -125,17 +137,20 @@ class CommandTimes(monitoring.CommandListener):
         key = getattr(self._current, "key", None)
         if key is not None:
             reply = event.reply
-            failed = bool(reply.get("writeErrors"))
-            self._add(key, event.command_name, event.duration_micros / 1000, reply, failed=failed)
+            error = of_reply(reply) if reply.get("writeErrors") else ""
+            self._add(key, event.command_name, event.duration_micros / 1000, reply, error)
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         key = getattr(self._current, "key", None)
         if key is not None:
-            self._add(key, event.command_name, event.duration_micros / 1000, {}, failed=True)
+            error = of_reply(event.failure)
+            self._add(key, event.command_name, event.duration_micros / 1000, {}, error)
 
     def _add(
-        self, key: _Key, command: str, ms: float, reply: Mapping[str, Any], *, failed: bool
+        self, key: _Key, command: str, ms: float, reply: Mapping[str, Any], error: str
     ) -> None:
+        operation = command if command in _OPERATIONS else OTHER_OPERATION
+        self._times.add(operation, ms / 1000, error)
         more = command == "getMore"
         cursor = reply.get("cursor")
         with self._lock:
@@ -143,7 +158,7 @@ class CommandTimes(monitoring.CommandListener):
                 key = (key[0], "", OTHER)
             entry = self._entries.setdefault(key, _Entry())
             entry.calls += not more
-            entry.errors += failed
+            entry.errors += bool(error)
             entry.total_ms += ms
             entry.squares += ms * ms
             entry.max_ms = max(entry.max_ms, ms)

@@ -1,0 +1,1 @@
+"""What Prometheus gets to see: series, their collection, and the small server."""

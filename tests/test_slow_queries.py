@@ -658,7 +658,7 @@ def test_the_number_of_shapes_is_bounded(mongodb: MongoStore) -> None:
     """Field names made from data must not fill the memory."""
     times = CommandTimes(QueryTimes(slow_ms=100))
     for n in range(MOST_SHAPES + 50):
-        times._add(("find", "db.c", f"shape {n}"), "find", 1.0, {}, failed=False)
+        times._add(("find", "db.c", f"shape {n}"), "find", 1.0, {}, "")
     stats = times.stats()
 
     assert len(stats) == MOST_SHAPES + 1

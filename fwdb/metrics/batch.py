@@ -51,7 +51,7 @@ class ReportRun:
 
     def text(self) -> str:
         """The content of ``metrics.prom``."""
-        return exposition.text(self._families())
+        return exposition.write(self._families()).decode()
 
     def write(self, folder: Path) -> None:
         """Put ``metrics.prom`` into `folder`. Raises `MetricsError`."""

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from fwdb.metrics.families import Families, Family, Labels
 from fwdb.metrics.probes import Probes
-from fwdb.metrics.series import BY_NAME, SERIES
+from fwdb.metrics.series import SERIES
 from fwdb.stores import MongoStore, PoolStats, PostgresStore, QueryStats
 
 DURATIONS = "db_query_duration_seconds"
@@ -40,7 +40,7 @@ class DatabaseCollector(Collector):
     def describe(self) -> Iterator[Metric]:
         """The names alone: a registry refuses a second collector that has one of them."""
         for series in SERIES:
-            yield Family(series, "", list)
+            yield Family(series, [], list)
 
     def collect(self) -> Iterator[Family]:
         """Every series, those without a sample too."""
@@ -54,19 +54,9 @@ class DatabaseCollector(Collector):
         }
         for series in SERIES:
             if series.name == DURATIONS:
-                yield self._durations(stats)
+                yield self._families.durations(series, stats)
             else:
                 yield self._families.plain(series, values.get(series.name, {}))
-
-    def _durations(self, stats: Mapping[str, QueryStats]) -> Family:
-        return self._families.histogram(
-            BY_NAME[DURATIONS],
-            [
-                ((database, timed.operation, timed.status), (timed.counts, timed.seconds))
-                for database, found in stats.items()
-                for timed in found.series
-            ],
-        )
 
     def _audited(self) -> dict[str, Mapping[Labels, float]]:
         written, failed = self._audit()

@@ -18,6 +18,7 @@ from fwdb.metrics.families import Family
 TEXT = CONTENT_TYPE_PLAIN_0_0_4
 
 _OPEN = "application/openmetrics-text"
+_END = b"# EOF\n"
 _COUNTING = ("counter", "histogram", "summary", "gaugehistogram")
 
 
@@ -26,30 +27,40 @@ def negotiate(accept: str) -> str:
     return choose_encoder(accept)[1]
 
 
-def text(families: Iterable[Metric], content_type: str = TEXT) -> str:
+def write(families: Iterable[Metric], content_type: str = TEXT) -> bytes:
     """All families in the format of `content_type`, which `negotiate` gave."""
     is_open = content_type.startswith(_OPEN)
-    parts = [_open(family) if is_open else _plain(family) for family in families]
-    return "".join(parts) + ("# EOF\n" if is_open else "")
+    parts: list[bytes] = []
+    for family in families:
+        if isinstance(family, Family):
+            parts.append(_open_head(family) if is_open else _head(family))
+            parts += family.lines
+        else:
+            parts.append(_foreign(family, is_open=is_open))
+    if is_open:
+        parts.append(_END)
+    return b"".join(parts)
 
 
-def _plain(family: Metric) -> str:
-    if not isinstance(family, Family):
-        one = _One(_without_created(family))
-        return generate_latest(one).decode()
+def _head(family: Family) -> bytes:
     said = family.documentation.replace("\\", r"\\").replace("\n", r"\n")
     name = family.exposed
-    return f"# HELP {name} {said}\n# TYPE {name} {family.type}\n{family.body}"
+    return f"# HELP {name} {said}\n# TYPE {name} {family.type}\n".encode()
 
 
-def _open(family: Metric) -> str:
-    if not isinstance(family, Family):
-        one = _One(_without_created(family))
-        written = openmetrics.generate_latest(one)  # type: ignore[no-untyped-call]
-        return str(written.decode()).removesuffix("# EOF\n")
+def _open_head(family: Family) -> bytes:
     said = family.documentation.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
     name = family.name
-    return f"# HELP {name} {said}\n# TYPE {name} {family.type}\n{family.body}"
+    return f"# HELP {name} {said}\n# TYPE {name} {family.type}\n".encode()
+
+
+def _foreign(family: Metric, *, is_open: bool) -> bytes:
+    """A family that somebody else has registered, by the client's own writers."""
+    one = _One(_without_created(family))
+    if not is_open:
+        return generate_latest(one)
+    written: bytes = openmetrics.generate_latest(one)  # type: ignore[no-untyped-call]
+    return written.removesuffix(_END)
 
 
 @dataclass(frozen=True, slots=True)

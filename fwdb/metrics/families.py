@@ -16,33 +16,38 @@ from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from fwdb.metrics.series import Series
-from fwdb.stores.timings import BOUNDS_SECONDS
+from fwdb.stores import QueryStats
+from fwdb.stores.timings import BOUNDS_SECONDS, Timed
 
 Labels = tuple[str, ...]  # values in the order of the series' names
 Children = Mapping[Labels, float]
-Buckets = tuple[tuple[int, ...], float]  # a count per bucket, the last beyond all; sum of values
 
 _BOUNDS = (*map(floatToGoString, BOUNDS_SECONDS), "+Inf")
+_PLAIN_BELOW = 1e6  # from here on the client writes an exponent
 
 
 def number(value: float) -> str:
     """`value` as the client writes it."""
+    if -_PLAIN_BELOW < value < _PLAIN_BELOW:
+        return repr(value)
     return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
 class Family(Metric):
-    """A family with the lines of its samples as `body`."""
+    """A family with its samples as `lines`, in UTF-8."""
 
-    def __init__(self, series: Series, body: str, make: Callable[[], list[Sample]]) -> None:
+    def __init__(
+        self, series: Series, lines: list[bytes], make: Callable[[], list[Sample]]
+    ) -> None:
         super().__init__(series.name.removesuffix("_total"), series.help, series.kind)
         self.exposed = series.name
-        self.body = body
+        self.lines = lines
         self._make = make
         del self.samples  # made when somebody asks
 
     @cached_property
     def samples(self) -> list[Sample]:  # type: ignore[override]
-        """The same content as `body`."""
+        """The same content as `lines`."""
         return self._make()
 
 
@@ -51,21 +56,27 @@ class Families:
 
     def __init__(self) -> None:
         self._heads: dict[tuple[str, Labels], str] = {}
-        self._templates: dict[tuple[str, Labels], str] = {}
-        self._blocks: dict[tuple[str, Labels], tuple[Buckets, str]] = {}
+        self._blocks: dict[tuple[str, str, str], _Block] = {}
 
     def plain(self, series: Series, children: Children) -> Family:
         """A counter or gauge with one sample per child."""
-        body = "".join(
-            f"{self._head(series, labels)} {number(value)}\n" for labels, value in children.items()
+        lines = "".join(
+            [f"{self._head(series, child)} {number(children[child])}\n" for child in children]
         )
-        return Family(series, body, lambda: list(_samples(series, children)))
+        return Family(series, [lines.encode()], lambda: list(_samples(series, children)))
 
-    def histogram(self, series: Series, children: Iterable[tuple[Labels, Buckets]]) -> Family:
-        """A histogram; `children` are in the order of `BOUNDS_SECONDS`."""
-        found = list(children)
-        body = "".join([self._block(series, labels, buckets) for labels, buckets in found])
-        return Family(series, body, lambda: list(_histogram_samples(series, found)))
+    def durations(self, series: Series, stats: Mapping[str, QueryStats]) -> Family:
+        """The histogram of what the stores counted; the labels are store, operation, status."""
+        blocks, lines = self._blocks, []
+        for database, found in stats.items():
+            for timed in found.series:
+                key = (database, timed.operation, timed.status)
+                block = blocks.get(key)
+                if block is None:
+                    block = blocks[key] = _Block(_template(series, key))
+                # The store gives the same object as long as nothing is added.
+                lines.append(block.text if block.timed is timed else block.write(timed))
+        return Family(series, lines, lambda: list(_histogram_samples(series, stats)))
 
     def _head(self, series: Series, labels: Labels) -> str:
         key = (series.name, labels)
@@ -74,20 +85,23 @@ class Families:
             head = self._heads[key] = series.name + label_text(series.labels, labels)
         return head
 
-    def _block(self, series: Series, labels: Labels, buckets: Buckets) -> str:
-        """All lines of one child; those of the last scrape if nothing was added since."""
-        key = (series.name, labels)
-        before = self._blocks.get(key)
-        if before is not None and before[0] == buckets:
-            return before[1]
-        template = self._templates.get(key)
-        if template is None:
-            template = self._templates[key] = _template(series, labels)
-        counts, total = buckets
-        upto = tuple(accumulate(counts))
-        block = template % (*upto, number(total), upto[-1])
-        self._blocks[key] = (buckets, block)
-        return block
+
+class _Block:
+    """All lines of one child of a histogram, as they were last written."""
+
+    __slots__ = ("template", "text", "timed")
+
+    def __init__(self, template: str) -> None:
+        self.template = template.encode()  # put together as bytes in half the time of text
+        self.timed: Timed | None = None
+        self.text = b""
+
+    def write(self, timed: Timed) -> bytes:
+        """Put the numbers of `timed` into the template."""
+        upto = tuple(accumulate(timed.counts))
+        self.text = self.template % (*upto, timed.seconds, upto[-1])
+        self.timed = timed
+        return self.text
 
 
 def label_text(names: Labels, values: Labels) -> str:
@@ -102,7 +116,7 @@ def _escaped(value: str) -> str:
 
 
 def _template(series: Series, labels: Labels) -> str:
-    """The lines of one child of a histogram, ``%d`` for each count."""
+    """The lines of one child of a histogram, ``%d`` for each count and ``%a`` for the sum."""
     lines = [
         f"{series.name}_bucket{label_text((*series.labels, 'le'), (*labels, bound))}"
         for bound in _BOUNDS
@@ -110,7 +124,7 @@ def _template(series: Series, labels: Labels) -> str:
     rest = label_text(series.labels, labels)
     lines = [line.replace("%", "%%") + " %d.0\n" for line in lines]
     rest = rest.replace("%", "%%")
-    return "".join(lines) + f"{series.name}_sum{rest} %s\n{series.name}_count{rest} %d.0\n"
+    return "".join(lines) + f"{series.name}_sum{rest} %a\n{series.name}_count{rest} %d.0\n"
 
 
 def _samples(series: Series, children: Children) -> Iterable[Sample]:
@@ -118,13 +132,13 @@ def _samples(series: Series, children: Children) -> Iterable[Sample]:
         yield Sample(series.name, dict(zip(series.labels, labels, strict=True)), value)
 
 
-def _histogram_samples(
-    series: Series, children: Iterable[tuple[Labels, Buckets]]
-) -> Iterable[Sample]:
-    for labels, (counts, total) in children:
-        named = dict(zip(series.labels, labels, strict=True))
-        upto = list(accumulate(counts))
-        for bound, count in zip(_BOUNDS, upto, strict=True):
-            yield Sample(f"{series.name}_bucket", {**named, "le": bound}, float(count))
-        yield Sample(f"{series.name}_sum", named, total)
-        yield Sample(f"{series.name}_count", named, float(upto[-1]))
+def _histogram_samples(series: Series, stats: Mapping[str, QueryStats]) -> Iterable[Sample]:
+    for database, found in stats.items():
+        for timed in found.series:
+            child = (database, timed.operation, timed.status)
+            named = dict(zip(series.labels, child, strict=True))
+            upto = list(accumulate(timed.counts))
+            for bound, count in zip(_BOUNDS, upto, strict=True):
+                yield Sample(f"{series.name}_bucket", {**named, "le": bound}, float(count))
+            yield Sample(f"{series.name}_sum", named, timed.seconds)
+            yield Sample(f"{series.name}_count", named, float(upto[-1]))

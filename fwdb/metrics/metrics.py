@@ -113,7 +113,7 @@ class Metrics:
 
     def text(self) -> str:
         """All series in Prometheus's text format, as ``/metrics`` gives them."""
-        return exposition.text(self.registry.collect())
+        return exposition.write(self.registry.collect()).decode()
 
     def json(self) -> list[dict[str, Any]]:
         """All series in the shape of prom-client's ``getMetricsAsJSON()``."""

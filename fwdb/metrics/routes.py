@@ -73,8 +73,8 @@ class Routes:
 
     def _metrics(self, accept: str) -> Reply:
         content_type = exposition.negotiate(accept)
-        text = exposition.text(self._source.registry.collect(), content_type)
-        return _reply(200, text.encode(), content_type)
+        body = exposition.write(self._source.registry.collect(), content_type)
+        return _reply(200, body, content_type)
 
     def _health(self, *, details: bool) -> Reply:
         status, body = self._source.health(details=details)

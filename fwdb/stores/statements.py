@@ -97,13 +97,14 @@ def _timed(
                 times.add(operation(statement), clock() - started, error_type(error))
             raise
         seconds = clock() - started
+        if inside and thread() in inside:
+            return
         gathered = get(statement)
         if gathered is None:
             gathered = _learn(statement, known, times)
-        if not inside or thread() not in inside:
-            gathered.append(seconds)
-            if len(gathered) >= GATHERED:
-                times.count(gathered)
+        gathered.append(seconds)
+        if len(gathered) >= GATHERED:
+            times.count(gathered)
 
     return timed
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fwdb.stores.failures import ERROR_TYPES, OTHER, error_type
 
@@ -34,8 +35,7 @@ OWN = "/* fwdb */"  # ends every question that fwdb asks about a server
 GATHERED = 1000  # values of one series that wait to be counted: 32 kB, and 0.2 ms of work
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
+class Timed(NamedTuple):
     """What ended with one `status` (``success`` or ``error``) under one name.
 
     `counts` has one cell per bound of `BOUNDS_SECONDS`, up to it and above the one before, and
@@ -65,12 +65,13 @@ class QueryStats:
 class Gathering(deque[float]):
     """Times of one series that are not counted yet; a thread appends, whoever reads counts."""
 
-    __slots__ = ("counts", "seconds")
+    __slots__ = ("counts", "last", "seconds")
 
     def __init__(self, maxlen: int | None = None) -> None:
         super().__init__(maxlen=maxlen)
         self.counts = [0] * (len(BOUNDS_SECONDS) + 1)
         self.seconds = 0.0
+        self.last: Timed | None = None  # what was read last, until something is counted
 
 
 class QueryTimes:
@@ -122,11 +123,12 @@ class QueryTimes:
 
     def count(self, times: Gathering) -> None:
         """Sort what has gathered into the buckets."""
-        slow = self._slow_seconds
+        slow, counts = self._slow_seconds, times.counts
         with self._lock:
+            times.last = None
             while times:
                 seconds = times.popleft()
-                times.counts[bisect.bisect_left(BOUNDS_SECONDS, seconds)] += 1
+                counts[bisect.bisect_left(BOUNDS_SECONDS, seconds)] += 1
                 times.seconds += seconds
                 self._slow += seconds >= slow
 
@@ -174,17 +176,16 @@ class QueryTimes:
     def read(self) -> QueryStats:
         """All counts of this moment."""
         with self._lock:
-            for times in self._series.values():
-                self.count(times)
-            return QueryStats(
-                tuple(
-                    Timed(operation, status, tuple(times.counts), times.seconds)
-                    for (operation, status), times in self._series.items()
-                ),
-                dict(self._errors),
-                self._slow,
-                self._folded,
-            )
+            series = tuple(self._read(*item) for item in self._series.items())
+            return QueryStats(series, dict(self._errors), self._slow, self._folded)
+
+    def _read(self, name: tuple[str, str], times: Gathering) -> Timed:
+        """The same object as before if nothing was added, so that a reader sees that at once."""
+        if times:
+            self.count(times)
+        if times.last is None:
+            times.last = Timed(*name, tuple(times.counts), times.seconds)
+        return times.last
 
     def _bounded(self, name: str) -> str:
         if name in self._names:

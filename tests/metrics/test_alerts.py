@@ -1,4 +1,4 @@
-"""The alert rules: each fires over its line, after its time, and is silent below; so says promtool."""
+"""The alert rules, by promtool: each fires over its line, after its time, and not below."""
 
 from __future__ import annotations
 
@@ -23,11 +23,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 ALERTS = [
     rule for group in yaml.safe_load(RULES)["groups"] for rule in group["rules"] if "alert" in rule
 ]
-RATES = [
-    case
-    for case in CASES
-    if case.alert in {"SlowQueries", "DatabaseQueryErrors", "LowCacheHitRatio"}
-]
+OF_RATES = {"SlowQueries", "DatabaseQueryErrors", "LowCacheHitRatio"}
+RATES = [case for case in CASES if case.alert in OF_RATES]
 IDS = [f"{case.alert}-{case.severity}" for case in CASES]
 
 needs_promtool = pytest.mark.skipif(

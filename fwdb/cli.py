@@ -343,6 +343,25 @@ def metrics(as_json: Json = False) -> None:
 
 
 @app.command()
+def rules() -> None:
+    """Print the alert rules for Prometheus.
+
+    They are for a scrape job named fwdb; docs/runbooks.md says what to do when one fires.
+    """
+    from fwdb.metrics.rules import rules
+
+    print(rules(), end="")
+
+
+@app.command()
+def dashboard() -> None:
+    """Print the Grafana dashboard, as JSON to import."""
+    from fwdb.metrics.dashboard import dashboard
+
+    print(dashboard(), end="")
+
+
+@app.command()
 def query(
     name: Annotated[str, typer.Argument(help="A query; 'fwdb sql' lists them.")],
     parameter: Parameters = None,

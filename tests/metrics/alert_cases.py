@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 STEP_SECONDS = 15
-POSTGRES = 'job="fwdb", instance="app:9187", database="postgres"'
-MONGODB = 'job="fwdb", instance="app:9187", database="mongodb"'
+POSTGRES = 'job="fwdb", instance="app:9464", database="postgres"'
+MONGODB = 'job="fwdb", instance="app:9464", database="mongodb"'
 
 Series = dict[str, str]
 
@@ -37,7 +37,7 @@ class Case:
     step_seconds: int = STEP_SECONDS
 
 
-ONE = {"job": "fwdb", "instance": "app:9187", "database": "postgres"}
+ONE = {"job": "fwdb", "instance": "app:9464", "database": "postgres"}
 TWO = ONE | {"database": "mongodb"}
 
 
@@ -87,7 +87,7 @@ CASES = (
         60,
         TWO,
         "mongodb does not answer.",
-        "mongodb, asked by app:9187, has given no answer for a minute (db_health_status is 0).",
+        "mongodb, asked by app:9464, has given no answer for a minute (db_health_status is 0).",
         quiet=(gauge("db_health_status", "1+0x160", MONGODB),),
         still_at=435,
         gone_at=465,
@@ -99,7 +99,7 @@ CASES = (
         600,
         ONE,
         "postgres answers, but not as it should.",
-        "postgres, asked by app:9187, has been slow, read-only or out of free connections for "
+        "postgres, asked by app:9464, has been slow, read-only or out of free connections for "
         "10 minutes (db_health_degraded is 1).",
         quiet=(gauge("db_health_degraded", "0+0x160"),),
     ),
@@ -111,7 +111,7 @@ CASES = (
         300 + 300,
         ONE,
         "Many operations on postgres take longer than a second.",
-        "5.2% of the operations on postgres by app:9187 took longer than 1 s in the last "
+        "5.2% of the operations on postgres by app:9464 took longer than 1 s in the last "
         "5 minutes; the line is 5 %.",
         # 200 quick operations a second are load, not slowness; four slow ones are chance.
         quiet=(requests(5.2, 0.952 * 5.2), requests(4.8, 0), requests(60_000, 60_000)),
@@ -125,7 +125,7 @@ CASES = (
         1_230 + 300,
         ONE,
         "Many operations on postgres take longer than a second.",
-        "83.33% of the operations on postgres by app:9187 took longer than 1 s in the last "
+        "83.33% of the operations on postgres by app:9464 took longer than 1 s in the last "
         "5 minutes; the line is 5 %.",
     ),
     Case(
@@ -135,7 +135,7 @@ CASES = (
         300 + 300,
         ONE,
         "Many operations on postgres fail.",
-        "5.2% of the operations on postgres by app:9187 failed in the last 5 minutes; the line "
+        "5.2% of the operations on postgres by app:9464 failed in the last 5 minutes; the line "
         "is 5 %.",
         quiet=(failures(20.5, 0.048 * 20.5), failures(19.5, 19.5), failures(0, 0)),
     ),
@@ -186,19 +186,19 @@ CASES = (
         900,
         ONE,
         "postgres does not have the schema of this release of fwdb.",
-        "fwdb at app:9187 expects a newer schema of postgres (db_schema_current is 0).",
+        "fwdb at app:9464 expects a newer schema of postgres (db_schema_current is 0).",
         quiet=(gauge("db_schema_current", "1+0x160"),),
     ),
     Case(
         "AuditWritesFailing",
         "critical",
-        {'fwdb_audit_failures_total{job="fwdb", instance="app:9187"}': "0+0x8 1+0x160"},
+        {'fwdb_audit_failures_total{job="fwdb", instance="app:9464"}': "0+0x8 1+0x160"},
         135,
-        {"job": "fwdb", "instance": "app:9187"},
+        {"job": "fwdb", "instance": "app:9464"},
         "Audit entries cannot be written.",
-        "1 audit entries of app:9187 could not be written in the last 5 minutes; the changes "
+        "1 audit entries of app:9464 could not be written in the last 5 minutes; the changes "
         "they belong to were rolled back.",
-        quiet=({'fwdb_audit_failures_total{job="fwdb", instance="app:9187"}': "7+0x160"},),
+        quiet=({'fwdb_audit_failures_total{job="fwdb", instance="app:9464"}': "7+0x160"},),
         still_at=405,
         gone_at=450,
     ),
@@ -208,7 +208,7 @@ CASES = (
         gauge("db_connection_pool_utilization", "81+0x160", MONGODB),
         300,
         TWO,
-        "The mongodb pool of app:9187 is filling up.",
+        "The mongodb pool of app:9464 is filling up.",
         "81 % of the connections that the pool may open are in use; the line is 80 %.",
         quiet=(gauge("db_connection_pool_utilization", "80+0x160", MONGODB),),
     ),
@@ -218,7 +218,7 @@ CASES = (
         gauge("db_connection_pool_utilization", "96+0x16"),
         60,
         ONE,
-        "The postgres pool of app:9187 is all but full.",
+        "The postgres pool of app:9464 is all but full.",
         "96 % of the connections that the pool may open are in use; the line is 95 %.",
         # 95 % is a warning after five minutes; a minute of it is none.
         quiet=(gauge("db_connection_pool_utilization", "95+0x16"),),
@@ -231,7 +231,7 @@ CASES = (
         60,
         ONE | {"state": "waiting"},
         "Callers wait for a postgres connection.",
-        "1 callers of app:9187 wait for a connection, and some have done so at every reading of "
+        "1 callers of app:9464 wait for a connection, and some have done so at every reading of "
         "the last minute.",
         quiet=(
             gauge("db_connection_pool_size", "0+0x160", f'{POSTGRES}, state="waiting"'),
@@ -245,7 +245,7 @@ CASES = (
         135,
         ONE,
         "Callers gave up waiting for a postgres connection.",
-        "1 callers of app:9187 waited in vain for a connection in the last 5 minutes.",
+        "1 callers of app:9464 waited in vain for a connection in the last 5 minutes.",
         quiet=(gauge("db_connection_pool_timeouts_total", "7+0x160"),),
         still_at=405,
         gone_at=450,
@@ -253,14 +253,14 @@ CASES = (
     Case(
         "DatabaseMetricsDown",
         "critical",
-        gauge("up", "0+0x160", 'job="fwdb", instance="app:9187"'),
+        gauge("up", "0+0x160", 'job="fwdb", instance="app:9464"'),
         120,
-        {"job": "fwdb", "instance": "app:9187"},
-        "app:9187 gives no metrics.",
-        "Prometheus could not read app:9187 for 2 minutes (up is 0); what happens to its "
+        {"job": "fwdb", "instance": "app:9464"},
+        "app:9464 gives no metrics.",
+        "Prometheus could not read app:9464 for 2 minutes (up is 0); what happens to its "
         "databases is not known.",
         quiet=(
-            gauge("up", "1+0x160", 'job="fwdb", instance="app:9187"'),
+            gauge("up", "1+0x160", 'job="fwdb", instance="app:9464"'),
             gauge("up", "0+0x160", 'job="another", instance="app:1"'),
         ),
     ),
@@ -284,7 +284,7 @@ CASES = (
         300,
         ONE | {"probe": "cache"},
         "The question about the cache of postgres fails.",
-        "The probe 'cache' of app:9187 has failed for 5 minutes (fwdb_probe_success is 0); its "
+        "The probe 'cache' of app:9464 has failed for 5 minutes (fwdb_probe_success is 0); its "
         "series are missing.",
         quiet=(gauge("fwdb_probe_success", "1+0x160", f'{POSTGRES}, probe="cache"'),),
     ),

@@ -181,7 +181,10 @@ def migrate(
 
 @app.command()
 def seed(
-    scale: Annotated[int, typer.Option(help="Add this many users with a year of history.")] = 0,
+    scale: Annotated[
+        int,
+        typer.Option(help="Add this many users with a year of history.", min=0, max=1_000_000),
+    ] = 0,
     seed: Annotated[int, typer.Option(help="The same seed makes the same data.")] = 1,
 ) -> None:
     """Put in the seed data; running it twice changes nothing."""

@@ -78,11 +78,9 @@ class UnknownName(ParameterError):
         self.nearest = nearest(name, self.choices)
         place = f" in {where}" if where else ""
         hint = f"did you mean '{self.nearest}'? " if self.nearest else ""
-        super().__init__(
-            f"there is no {kind} '{name}'{place}; {hint}"
-            f"{'C' if hint else 'c'}hoose from {', '.join(self.choices) or 'none'}.",
-            name=name,
-        )
+        offer = f"hoose from {', '.join(self.choices)}"
+        rest = f"{hint}{'C' if hint else 'c'}{offer}" if self.choices else "there are none at all"
+        super().__init__(f"there is no {kind} '{name}'{place}; {rest}.", name=name)
 
 
 class ConfigError(FwdbError):

@@ -297,7 +297,7 @@ def test_a_kernel_is_this_python_and_says_nothing_of_its_own(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The interpreter of the caller, no start-up files of the user, no remark about transport."""
-    code = "import sys, os; print(sys.executable, os.environ['IPYTHONDIR'])"
+    code = "import sys, os; print(sys.executable, os.environ['IPYTHONDIR'], sep='\\n')"
     executed = tmp_path / "executed.ipynb"
 
     kernel.execute(
@@ -305,7 +305,7 @@ def test_a_kernel_is_this_python_and_says_nothing_of_its_own(
     )
 
     output = json.loads(executed.read_text())["cells"][-1]["outputs"][0]["text"]
-    assert "".join(output).split() == [sys.executable, str(tmp_path / ".ipython")]
+    assert "".join(output).splitlines() == [sys.executable, str(tmp_path / ".ipython")]
     assert capfd.readouterr() == ("", "")
 
 

@@ -205,7 +205,7 @@ def _told(name: str, progress: Callable[[Progress], None]) -> Callable[[int, int
 def _write_run(
     folder: Path, name: str, started: datetime, seconds: float, *, error: str = ""
 ) -> None:
-    """Everything that differs from run to run on the same data."""
+    """All that differs from run to run on the same data; beside it only `metrics.prom` does."""
     packages = ("fwdb", "pandas", "matplotlib", "sqlalchemy", "psycopg", "pymongo", "papermill")
     record = {
         "schema": 1,

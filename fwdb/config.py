@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     mongod: str | None = None
 
     report_dir: Path | None = None
+    # Secret, because it may hold the password of a proxy before the gateway.
+    pushgateway: SecretStr | None = None
 
 
 def settings(profile: str | None = None) -> Settings:

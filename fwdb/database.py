@@ -16,6 +16,7 @@ from fwdb.stores import MongoStore, PostgresStore
 
 if TYPE_CHECKING:
     from fwdb.audit import Audit
+    from fwdb.metrics import Metrics
     from fwdb.models import AuditLog, Avatar, CatalogItem, User
     from fwdb.monitoring import Health, Monitor
     from fwdb.repositories import MongoRepository, PostgresRepository
@@ -160,6 +161,13 @@ class Database:
         return Monitor(self.postgres, self.mongodb, thresholds=self.settings.thresholds)
 
     @cached_property
+    def metrics(self) -> Metrics:
+        """What Prometheus gets to see."""
+        from fwdb.metrics import Metrics
+
+        return Metrics(self.postgres, self.mongodb, self.monitor, audit=lambda: self.audit.counts())
+
+    @cached_property
     def seeder(self) -> Seeder:
         """Seed data and synthetic volume."""
         from fwdb.seeding import Seeder
@@ -174,8 +182,9 @@ class Database:
 
     def close(self) -> None:
         """Close the connections of both stores. The servers stay as they are."""
-        if "monitor" in self.__dict__:
-            self.monitor.close()
+        for part in ("metrics", "monitor"):
+            if part in self.__dict__:
+                self.__dict__[part].close()
         self.postgres.close()
         self.mongodb.close()
 

@@ -20,6 +20,7 @@
      ├─ QueryError                any other refusal by a database
      ├─ MigrationError            the schema cannot be brought to the wanted state
      ├─ EmbeddedError             a built-in server cannot be started, found or stopped
+     ├─ MetricsError              metrics cannot be served or written
      └─ ReportError               a report could not be made
 
 Messages say what happened, with which value, and what to do, and never hold a password or
@@ -41,6 +42,7 @@ __all__ = [
     "ForeignKeyViolation",
     "FwdbError",
     "InvalidData",
+    "MetricsError",
     "MigrationError",
     "NotFound",
     "ParameterError",
@@ -165,6 +167,10 @@ class MigrationError(FwdbError):
 
 class EmbeddedError(FwdbError):
     """A built-in server cannot be started, found or stopped."""
+
+
+class MetricsError(FwdbError):
+    """Metrics cannot be served at a port, or written to a file."""
 
 
 class ReportError(FwdbError):

@@ -81,6 +81,9 @@ def test_the_suite_leaves_every_artefact_and_no_secret(
     for result in runs:
         found = texts(result.folder)
         assert {"report.html", "results.json", "executed.ipynb", "run.json"} <= set(found)
+        assert (
+            f'fwdb_report_last_run_success{{report="{result.name}"}} 1.0' in found["metrics.prom"]
+        )
         content = json.loads(found["results.json"])
         assert {t["file"] for t in content["tables"]} == {f for f in found if f.endswith(".csv")}
         assert (content["verdict"], content["summary"]) == (result.verdict, result.summary)
@@ -130,7 +133,8 @@ def test_the_same_window_gives_the_same_bytes_by_every_way(
 
     for name in reports.NAMES:
         one, two = (texts(tmp_path / way / name) for way in ("one", "two"))
-        assert one.pop("run.json") != two.pop("run.json")
+        for changing in ("run.json", "metrics.prom"):
+            assert one.pop(changing) != two.pop(changing)
         assert two == one
     assert '"verdict": "ok"' in texts(tmp_path / "one" / "pool")["results.json"]
     del one["executed.ipynb"]

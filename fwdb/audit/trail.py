@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +13,8 @@ import pandas as pd
 import sqlalchemy as sa
 
 from fwdb.audit import checks, retention, values
-from fwdb.models import AuditLog, audit_logs, entity_uuid
+from fwdb.errors import FwdbError
+from fwdb.models import ACTIONS, AuditLog, audit_logs, entity_uuid
 from fwdb.stores import PostgresStore
 
 __all__ = ["Audit"]
@@ -41,6 +43,9 @@ class Audit:
     def __init__(self, postgres: PostgresStore, *, retention_days: int = 365) -> None:
         self._postgres = postgres
         self._retention_days = retention_days
+        self._lock = threading.Lock()
+        self._written = dict.fromkeys(ACTIONS, 0)
+        self._failed = 0
 
     # -- recording ----------------------------------------------------------------------------
 
@@ -161,8 +166,24 @@ class Audit:
             .values({name: value for name, value in row.items() if value is not None})
             .returning(*audit_logs.columns)
         )
-        with self._postgres.connection() as connection:
-            return AuditLog(**connection.execute(statement).mappings().one())
+        try:
+            with self._postgres.connection() as connection:
+                entry = AuditLog(**connection.execute(statement).mappings().one())
+        except FwdbError:
+            with self._lock:
+                self._failed += 1
+            raise
+        with self._lock:
+            self._written[action] += 1
+        return entry
+
+    def counts(self) -> tuple[dict[str, int], int]:
+        """Entries written through this object, by action, and how many could not be.
+
+        Those of a transaction that was rolled back later are among the written ones.
+        """
+        with self._lock:
+            return dict(self._written), self._failed
 
     # -- asking for rows ----------------------------------------------------------------------
 

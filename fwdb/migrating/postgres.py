@@ -18,6 +18,7 @@ from fwdb.migrating import catalog
 from fwdb.migrating.changes import Change, Difference
 from fwdb.migrating.operations import LOCK_KEY, VERSION_SCHEMA, VERSION_TABLE
 from fwdb.stores import PostgresStore
+from fwdb.stores.timings import OWN
 
 __all__ = ["current", "differences", "downgrade", "head", "offline_sql", "upgrade"]
 
@@ -48,9 +49,9 @@ def head() -> str:
 def current(postgres: PostgresStore) -> str | None:
     """The revision of the database; None when `fwdb migrate` never ran on it."""
     name = f"{VERSION_SCHEMA}.{VERSION_TABLE}"
-    if postgres.rows(sa.text(f"SELECT to_regclass('{name}') AS name"))[0]["name"] is None:
+    if postgres.rows(sa.text(f"SELECT to_regclass('{name}') AS name {OWN}"))[0]["name"] is None:
         return None
-    found = postgres.rows(sa.text(f"SELECT version_num FROM {name}"))
+    found = postgres.rows(sa.text(f"SELECT version_num FROM {name} {OWN}"))
     return str(found[0]["version_num"]) if found else None
 
 

@@ -12,10 +12,30 @@ import sqlalchemy as sa
 
 from fwdb import queries
 from fwdb.config import Thresholds
-from fwdb.errors import FwdbError
+from fwdb.errors import (
+    AuthenticationFailed,
+    FeatureUnavailable,
+    FwdbError,
+    PermissionDenied,
+    PoolExhausted,
+    QueryTimeout,
+    StoreUnavailable,
+)
 from fwdb.stores import MongoStore, PoolStats, PostgresStore
 
 State = Literal["up", "degraded", "down"]
+
+Cause = Literal[
+    "no_answer",
+    "unreachable",
+    "login_refused",
+    "not_allowed",
+    "too_old",
+    "error",
+    "slow",
+    "read_only",
+    "pool_full",
+]
 
 _ORDER: tuple[State, ...] = ("up", "degraded", "down")
 
@@ -26,13 +46,18 @@ DEADLINE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class StoreHealth:
-    """One store now. `latency_ms` is the time of one small question, None when it failed."""
+    """One store now. `latency_ms` is the time of one small question, None when it failed.
+
+    `reason` is for people who may know the address; `causes` are words out of a fixed set, for
+    those who may not.
+    """
 
     database: str
     status: State
     latency_ms: float | None
     reason: str
     version: str | None
+    causes: tuple[Cause, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,16 +192,19 @@ def _judge(
 ) -> StoreHealth:
     if answer is None:
         reason = f"no answer from {database} at {address} within {seconds:g} s"
-        return StoreHealth(database, "down", None, reason, None)
+        return StoreHealth(database, "down", None, reason, None, ("no_answer",))
     if isinstance(answer, FwdbError):
-        return StoreHealth(database, "down", None, str(answer), None)
+        return StoreHealth(database, "down", None, str(answer), None, (_cause(answer),))
     remarks = [answer.remark] if answer.remark else []
+    causes: list[Cause] = ["read_only"] if answer.remark else []
     if answer.latency_ms > thresholds.health_timeout_ms:
+        causes.append("slow")
         remarks.append(
             f"it took {answer.latency_ms:.0f} ms to answer, "
             f"more than {thresholds.health_timeout_ms:g} ms"
         )
     if pool.capacity is not None and pool.in_use >= pool.capacity:
+        causes.append("pool_full")
         waiting = f" and {pool.waiting} callers wait" if pool.waiting else ""
         remarks.append(
             f"the server answers, but all {pool.capacity} connections of this process's pool "
@@ -188,4 +216,21 @@ def _judge(
         answer.latency_ms,
         "; ".join(remarks),
         answer.version,
+        tuple(causes),
     )
+
+
+# The first that fits. The pool here is that of the kept connection: it is taken by a question
+# that is still open.
+_CAUSES: tuple[tuple[type[FwdbError], Cause], ...] = (
+    (PoolExhausted, "no_answer"),
+    (QueryTimeout, "no_answer"),
+    (AuthenticationFailed, "login_refused"),
+    (StoreUnavailable, "unreachable"),
+    (PermissionDenied, "not_allowed"),
+    (FeatureUnavailable, "too_old"),
+)
+
+
+def _cause(error: FwdbError) -> Cause:
+    return next((cause for kind, cause in _CAUSES if isinstance(error, kind)), "error")

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from fwdb.config import settings
 from fwdb.errors import (
     ConfigError,
     FwdbError,
@@ -24,6 +25,7 @@ from fwdb.errors import (
     StoreUnavailable,
     UnknownName,
 )
+from fwdb.metrics import batch
 from fwdb.reports import files, kernel, parameters, render
 from fwdb.reports.opened import NAMES, default_folder, known_parameters, notebook
 
@@ -181,12 +183,14 @@ def _run(
             if executed.exists():
                 shutil.move(executed, failed / "executed.ipynb")
             _write_run(failed, name, started, seconds, error=str(problem))
+            _tell(name, parent, failed, seconds, succeeded=False)
             files.place(failed, parent / f"{name}.failed")
             _write_index(parent)
             raise problem
         with files.writing(parent):
             shutil.move(executed, built / "executed.ipynb")
         _write_run(built, name, started, seconds)
+        _tell(name, parent, built, seconds, succeeded=True)
         results = json.loads((built / "results.json").read_text(encoding="utf-8"))
         files.place(built, parent / name)
         shutil.rmtree(parent / f"{name}.failed", ignore_errors=True)
@@ -203,7 +207,7 @@ def _told(name: str, progress: Callable[[Progress], None]) -> Callable[[int, int
 def _write_run(
     folder: Path, name: str, started: datetime, seconds: float, *, error: str = ""
 ) -> None:
-    """Everything that differs from run to run on the same data."""
+    """All that differs from run to run on the same data; beside it only `metrics.prom` does."""
     packages = ("fwdb", "pandas", "matplotlib", "sqlalchemy", "psycopg", "pymongo", "papermill")
     record = {
         "schema": 1,
@@ -217,6 +221,24 @@ def _write_run(
         "versions": {package: metadata.version(package) for package in packages},
     }
     files.write(folder / "run.json", json.dumps(record, indent=2) + "\n")
+
+
+def _tell(name: str, parent: Path, folder: Path, seconds: float, *, succeeded: bool) -> None:
+    """`metrics.prom` into the new `folder`, and to the Pushgateway if there is one.
+
+    The report of an earlier run stays when this one failed; its file says so too, so that there
+    is one place to look at.
+    """
+    now = time.time()
+    earlier = parent / name
+    run = batch.ReportRun(
+        name, succeeded, now, seconds, now if succeeded else batch.last_success(earlier)
+    )
+    run.write(folder)
+    if not succeeded and earlier.is_dir():
+        run.write(earlier)
+    if gateway := settings().pushgateway:
+        run.push(gateway.get_secret_value())
 
 
 def _write_index(parent: Path) -> None:

@@ -8,21 +8,33 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from bson import ObjectId
 from pymongo import monitoring
 
-# The buckets of the existing service (1 ms to 10 s) with three finer ones below: over a local
-# socket nearly every command would fall into the first.
-BOUNDS_MS = (0.1, 0.25, 0.5, 1, 10, 50, 100, 500, 1000, 5000, 10000)
+from fwdb.stores.failures import OTHER as OTHER_OPERATION
+from fwdb.stores.failures import of_reply
+from fwdb.stores.timings import BOUNDS_MS, CONNECT, GATHERED, QueryTimes
 
 MOST_SHAPES = 500  # a program that builds field names from data would add shapes for ever
 MOST_CURSORS = 1000  # open cursors whose further batches are counted to the first command
 OTHER = "(other shapes)"
+
+# Names of commands come from callers too, who may send any: the others are ``other``.
+_OPERATIONS = frozenset(
+    {
+        "find", "aggregate", "insert", "update", "delete", "findAndModify", "count", "distinct",
+        "getMore", "bulkWrite", "explain", "commitTransaction", "abortTransaction",
+        "create", "collMod", "drop", "dropDatabase", "createIndexes", "dropIndexes",
+        "listCollections", "listIndexes",
+    }
+)  # fmt: skip
+OPERATIONS = tuple(sorted({*_OPERATIONS, OTHER_OPERATION, CONNECT}))
 
 # Commands of the driver and of monitoring, which nobody wants in a list of their own queries.
 _IGNORED = frozenset(
@@ -68,22 +80,42 @@ class CommandStats:
         )
 
 
-class _Entry:
+class _Entry(deque[tuple[float, int, bool, bool]]):
+    """Commands of one shape: milliseconds, documents, whether a further batch, whether failed.
+
+    A command is appended, and added to the sums when somebody reads them or many have gathered.
+    """
+
     __slots__ = ("calls", "documents", "errors", "histogram", "max_ms", "squares", "total_ms")
 
     def __init__(self) -> None:
+        super().__init__()
         self.calls = self.errors = self.documents = 0
         self.total_ms = self.squares = self.max_ms = 0.0
         self.histogram = [0] * (len(BOUNDS_MS) + 1)
+
+    def add_up(self) -> None:
+        """Call it with the lock held."""
+        while self:
+            ms, documents, more, failed = self.popleft()
+            self.calls += not more
+            self.errors += failed
+            self.total_ms += ms
+            self.squares += ms * ms
+            self.max_ms = max(self.max_ms, ms)
+            self.documents += documents
+            if not more:
+                self.histogram[bisect.bisect_left(BOUNDS_MS, ms)] += 1
 
 
 _Key = tuple[str, str, str]
 
 
 class CommandTimes(monitoring.CommandListener):
-    """Listens to one client and adds up its commands per shape."""
+    """Listens to one client and adds up its commands per shape, and per name in `times`."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: QueryTimes) -> None:
+        self._times = times
         self.since = datetime.now(UTC)
         self._lock = threading.Lock()
         self._entries: dict[_Key, _Entry] = {}
@@ -94,6 +126,8 @@ class CommandTimes(monitoring.CommandListener):
     def stats(self) -> list[CommandStats]:
         """One `CommandStats` per shape seen, in the order of first appearance."""
         with self._lock:
+            for entry in self._entries.values():
+                entry.add_up()
             return [
                 CommandStats(
                     *key,
@@ -125,36 +159,39 @@ class CommandTimes(monitoring.CommandListener):
         key = getattr(self._current, "key", None)
         if key is not None:
             reply = event.reply
-            failed = bool(reply.get("writeErrors"))
-            self._add(key, event.command_name, event.duration_micros / 1000, reply, failed=failed)
+            error = of_reply(reply) if reply.get("writeErrors") else ""
+            self._add(key, event.command_name, event.duration_micros / 1000, reply, error)
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         key = getattr(self._current, "key", None)
         if key is not None:
-            self._add(key, event.command_name, event.duration_micros / 1000, {}, failed=True)
+            error = of_reply(event.failure)
+            self._add(key, event.command_name, event.duration_micros / 1000, {}, error)
 
     def _add(
-        self, key: _Key, command: str, ms: float, reply: Mapping[str, Any], *, failed: bool
+        self, key: _Key, command: str, ms: float, reply: Mapping[str, Any], error: str
     ) -> None:
+        self._times.add(command if command in _OPERATIONS else OTHER_OPERATION, ms / 1000, error)
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entry(key)
         more = command == "getMore"
+        entry.append((ms, _documents(command, reply), more, bool(error)))
+        if len(entry) >= GATHERED:
+            with self._lock:
+                entry.add_up()
         cursor = reply.get("cursor")
+        if cursor is not None and (open_cursor := cursor.get("id")):
+            self._follow(int(open_cursor), key)
+
+    def _entry(self, key: _Key) -> _Entry:
         with self._lock:
             if key not in self._entries and len(self._entries) >= MOST_SHAPES:
                 key = (key[0], "", OTHER)
-            entry = self._entries.setdefault(key, _Entry())
-            entry.calls += not more
-            entry.errors += failed
-            entry.total_ms += ms
-            entry.squares += ms * ms
-            entry.max_ms = max(entry.max_ms, ms)
-            entry.documents += _documents(command, reply)
-            if not more:
-                entry.histogram[bisect.bisect_left(BOUNDS_MS, ms)] += 1
-            if isinstance(cursor, Mapping):
-                self._follow(int(cursor.get("id") or 0), key)
+            return self._entries.setdefault(key, _Entry())
 
     def _follow(self, cursor: int, key: _Key) -> None:
-        if cursor:
+        with self._lock:
             self._cursors[cursor] = key
             self._cursors.move_to_end(cursor)
             if len(self._cursors) > MOST_CURSORS:
@@ -204,7 +241,14 @@ def shape(name: str, command: Mapping[str, Any]) -> str:
     return f"{place}.{text}"
 
 
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None), ObjectId, datetime, list})
+
+
 def _filter(value: Mapping[str, Any]) -> str:
+    if len(value) == 1:
+        ((field, part),) = value.items()
+        if type(part) in _PLAIN and not field.startswith("$"):
+            return f"{{{field}: ?}}"
     fields = (
         f"{field}: {_branches(part) if field in {'$or', '$and', '$nor'} else _value(part)}"
         for field, part in value.items()
@@ -218,6 +262,8 @@ def _branches(parts: Iterable[Any]) -> str:
 
 def _value(value: Any) -> str:
     """`?`, or the operators when the value is made of them."""
+    if type(value) in _PLAIN:  # quicker than the question below, and mostly enough
+        return "?"
     if not (isinstance(value, Mapping) and value and next(iter(value)).startswith("$")):
         return "?"
     parts = []

@@ -23,7 +23,9 @@ from fwdb import config, errors, queries
 from fwdb.errors import FwdbError
 from fwdb.stores import frames
 from fwdb.stores.commands import CommandStats, CommandTimes
+from fwdb.stores.failures import error_type
 from fwdb.stores.pools import MongoPoolListener, PoolStats
+from fwdb.stores.timings import CONNECT, QueryStats, QueryTimes
 
 Document = dict[str, Any]
 
@@ -59,7 +61,8 @@ class MongoStore:
         self._lock = threading.Lock()
         self._client: pymongo.MongoClient[Document] | None = None
         self._pool = MongoPoolListener(self._options.get("maxPoolSize") or None)
-        self._commands = CommandTimes()
+        self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
+        self._commands = CommandTimes(self.times)
 
     def __repr__(self) -> str:
         return f"MongoStore({self.address})"
@@ -216,6 +219,10 @@ class MongoStore:
         """The commands sent through this store since `commands_since`, one entry per shape."""
         return self._commands.stats()
 
+    def query_stats(self) -> QueryStats:
+        """What was asked through this store since it was made, and how long it took."""
+        return self.times.read()
+
     @property
     def commands_since(self) -> datetime:
         """When the store was made, and its commands were first timed."""
@@ -241,9 +248,13 @@ class MongoStore:
 
     @contextmanager
     def _driver_errors(self) -> Iterator[None]:
+        started = time.perf_counter()
         try:
             yield
         except (driver.PyMongoError, BSONError) as error:
+            # Of these no event tells: the command was never sent.
+            if isinstance(error, driver.ServerSelectionTimeoutError | driver.WaitQueueTimeoutError):
+                self.times.add(CONNECT, time.perf_counter() - started, error_type(error))
             raise self._translate(error) from error
 
     def _translate(self, error: Exception) -> FwdbError:

@@ -19,7 +19,10 @@ from sqlalchemy.sql import Executable
 from fwdb import config, errors, queries
 from fwdb.errors import FwdbError
 from fwdb.stores import frames, sqlstate
+from fwdb.stores.failures import error_type
 from fwdb.stores.pools import PoolStats, WaitCountingPool
+from fwdb.stores.statements import time_statements
+from fwdb.stores.timings import CONNECT, OWN, QueryStats, QueryTimes
 
 T = TypeVar("T")
 
@@ -69,6 +72,8 @@ class PostgresStore:
                 "application_name": application_name,
             },
         )
+        self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
+        time_statements(self.engine, self.times)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         milliseconds = round(1000 * settings.statement_timeout_seconds)
         # Settings by statement and not by start-up packet: connection poolers refuse the latter.
@@ -132,8 +137,17 @@ class PostgresStore:
             if current is not None:
                 yield current
                 return
-            with self._autocommit.connect() as connection:
+            with self._connect(self._autocommit) as connection:
                 yield connection
+
+    def _connect(self, engine: Engine) -> Connection:
+        """A connection of the pool; not to get one is an operation that failed."""
+        started = time.perf_counter()
+        try:
+            return engine.connect()
+        except BaseException as error:
+            self.times.add(CONNECT, time.perf_counter() - started, error_type(error))
+            raise
 
     @property
     def in_transaction(self) -> bool:
@@ -162,7 +176,7 @@ class PostgresStore:
                 with current.begin_nested():
                     yield current
                 return
-            with self.engine.connect() as connection:
+            with self._connect(self.engine) as connection:
                 if isolation is not None:
                     connection = connection.execution_options(isolation_level=isolation.upper())
                 with connection.begin():
@@ -227,7 +241,8 @@ class PostgresStore:
                 result = connection.execute(statement, parameters)
                 declared = queries.load(query, self.name).columns
                 return frames.from_rows(list(result.keys()), result.fetchall(), declared)
-            return frames.from_copy(connection, statement, parameters)
+            with self.times.timed("copy"):
+                return frames.from_copy(connection, statement, parameters)
 
     def execute(
         self,
@@ -244,7 +259,7 @@ class PostgresStore:
         Columns are matched by name and converted by the server; all rows are loaded or none.
         Raises `InvalidData` with the line and column the server names.
         """
-        with self.transaction() as connection:
+        with self.transaction() as connection, self.times.timed("copy"):
             return frames.copy_into(connection, table, frame)
 
     def _statement(self, query: str | Executable, parameters: Mapping[str, Any]) -> Executable:
@@ -259,7 +274,7 @@ class PostgresStore:
             raise errors.ParameterError(f"query '{query}' needs {', '.join(missing)}.")
         # The marker lets the slow-query questions leave fwdb's own statements out. It ends the
         # text because pg_stat_statements drops a leading comment from PostgreSQL 18 on.
-        return sa.text(f"{queries.load(query, self.name).text.rstrip().rstrip(';')}\n/* fwdb */")
+        return sa.text(f"{queries.load(query, self.name).text.rstrip().rstrip(';')}\n{OWN}")
 
     # -- the server and the pool --------------------------------------------------------------
 
@@ -280,6 +295,10 @@ class PostgresStore:
         pool = self.engine.pool
         assert isinstance(pool, WaitCountingPool)
         return pool.stats(self.name)
+
+    def query_stats(self) -> QueryStats:
+        """What was asked through this store since it was made, and how long it took."""
+        return self.times.read()
 
     def close(self) -> None:
         """Close the idle connections; the store can be used again and dials anew."""

@@ -1,0 +1,201 @@
+"""`Metrics`: the registry of one `Database`, what feeds it, and the ways to read it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+
+import pandas as pd
+from prometheus_client import CollectorRegistry
+
+from fwdb.errors import MetricsError, ParameterError, UnknownName
+from fwdb.metrics import exposition, healthcheck
+from fwdb.metrics.collector import AuditCounts, DatabaseCollector
+from fwdb.metrics.probes import Probes
+from fwdb.metrics.questions import Questions
+from fwdb.metrics.routes import Routes
+from fwdb.metrics.series import DATABASES
+from fwdb.metrics.server import HOST, MetricsServer
+from fwdb.stores import MongoStore, PostgresStore
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+    from fwdb.monitoring import Monitor
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Tracking(Protocol):
+    """What `Metrics.track` gives without work: for a ``with``, or above a function."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> bool | None: ...
+
+    def __call__(self, function: F, /) -> F: ...
+
+
+class Metrics:
+    """The metrics of one `Database`: what its process asked and how long it took, and the state
+    of both servers, which is read when somebody asks for it.
+
+    Every statement and command is counted without anything being done for it. `registry` is an
+    ordinary one of prometheus_client and nobody else's: series of your own can be registered in
+    it, and are part of every answer.
+    """
+
+    def __init__(
+        self,
+        postgres: PostgresStore,
+        mongodb: MongoStore,
+        monitor: Monitor,
+        audit: AuditCounts,
+    ) -> None:
+        self._stores: dict[str, PostgresStore | MongoStore] = {
+            "postgres": postgres,
+            "mongodb": mongodb,
+        }
+        self._health = healthcheck.SharedHealth(monitor.health)
+        self._questions = Questions(postgres, mongodb, monitor, self._health.read)
+        self._routes = Routes(self)
+        self._server: MetricsServer | None = None
+        self._lock = threading.Lock()
+        self.registry = CollectorRegistry()
+        self._probes = Probes(self._questions.probes())
+        self.registry.register(DatabaseCollector(postgres, mongodb, self._probes, audit))
+
+    # -- recording ----------------------------------------------------------------------------
+
+    @overload
+    def track(self, database: str, operation: str, work: Callable[[], T]) -> T: ...
+
+    @overload
+    def track(self, database: str, operation: str) -> Tracking: ...
+
+    def track(
+        self, database: str, operation: str, work: Callable[[], T] | None = None
+    ) -> T | Tracking:
+        """What `work()` returns, counted as one operation of `database` called `operation`.
+
+        Without `work` it is for a ``with``, or a decorator. What is asked of that database inside,
+        in the same thread, is part of the operation and not counted again. The first hundred
+        names of a database are kept, any other is counted as ``other``. An error that `work`
+        raises is counted by its cause and raised.
+        """
+        if database not in DATABASES:
+            raise UnknownName("database", database, DATABASES)
+        if not isinstance(operation, str) or not operation.strip():
+            raise ParameterError(
+                f"'operation' is {operation!r}; give the operation a name, such as 'findUser'.",
+                name="operation",
+            )
+        tracking = self._stores[database].times.track(operation)
+        if work is None:
+            return tracking
+        with tracking:
+            return work()
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def text(self) -> str:
+        """All series in Prometheus's text format, as ``/metrics`` gives them."""
+        return exposition.write(self.registry.collect()).decode()
+
+    def json(self) -> list[dict[str, Any]]:
+        """All series in the shape of prom-client's ``getMetricsAsJSON()``."""
+        return exposition.json(self.registry.collect())
+
+    def frame(self) -> pd.DataFrame:
+        """All samples as a table: `metric`, `type`, `database`, `labels`, `value`.
+
+        `labels` are the others, as ``operation=select, status=success``. A histogram has a row
+        per bucket (the number of values up to `le`), ``_sum`` and ``_count``.
+        """
+        return exposition.frame(self.registry.collect())
+
+    def write(self, path: str | Path) -> Path:
+        """Write `text()` to `path`, which appears whole or not at all; where it is.
+
+        For the textfile collector of node_exporter. Raises `MetricsError` when it cannot be
+        written.
+        """
+        return write(Path(path), self.text())
+
+    def health(self, *, details: bool = False) -> tuple[int, dict[str, Any]]:
+        """HTTP status and body of ``/health``; with `details` those of ``/health/database``."""
+        found = self._health.read()
+        if not details:
+            return healthcheck.overall(found)
+        pools = {name: store.pool() for name, store in self._stores.items()}
+        answers = any(s.database == "postgres" and s.status != "down" for s in found.stores)
+        return healthcheck.detailed(found, pools, self._questions.schema() if answers else None)
+
+    # -- serving ------------------------------------------------------------------------------
+
+    @property
+    def wsgi(self) -> WSGIApplication:
+        """The routes of `serve` as a WSGI application, to be mounted in a web server."""
+        return self._routes.wsgi
+
+    def serve(self, port: int = 0, *, host: str = HOST) -> MetricsServer:
+        """Answer HTTP at `host` and `port` from a thread, until the database is closed.
+
+        Port 0 takes a free one; the server's `url` says which. Serves once: later calls return
+        the server that runs. Raises `MetricsError` when the port is taken, or when another one
+        is asked for than is served.
+        """
+        with self._lock:
+            running = self._server
+            if running is None or running.is_closed:
+                running = self._server = MetricsServer(self._routes, host, port)
+            elif port not in {0, running.port}:
+                raise MetricsError(
+                    f"these metrics are served at {running.url} already; close that server before "
+                    f"you take port {port}."
+                )
+            return running
+
+    def close(self) -> None:
+        """Stop serving, and close the connections for the questions to the servers."""
+        with self._lock:
+            if self._server is not None:
+                self._server.close()
+        self._questions.close()
+
+    def __repr__(self) -> str:
+        served = self._server is not None and not self._server.is_closed
+        return f"Metrics({self._server.url if served and self._server else 'not served'})"
+
+
+def write(path: Path, text: str) -> Path:
+    """Put `text` at `path` by one rename. Raises `MetricsError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(number, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+            os.chmod(draft, 0o644)  # another account, that of the exporter, reads it
+            os.replace(draft, path)
+        except BaseException:
+            os.unlink(draft)
+            raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise MetricsError(
+            f"the metrics cannot be written to {path} ({reason}); choose another file."
+        ) from error
+    return path

@@ -1,0 +1,180 @@
+"""What the probes ask: health, cache, replication, schema."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import cached_property
+
+import sqlalchemy as sa
+
+from fwdb.errors import QueryError
+from fwdb.metrics.probes import Probe, Probes, Values
+from fwdb.metrics.series import DATABASES
+from fwdb.monitoring import Health, Measure, Monitor, cache
+from fwdb.monitoring.cache import CacheReading
+from fwdb.stores import MongoStore, PostgresStore
+from fwdb.stores.timings import OWN
+
+# The interval of the existing service: a ratio over less follows single queries.
+RATIO_SECONDS = 30.0
+
+# Beside the second that a silent server costs, an answer about health has this long for the rest.
+SCHEMA_SECONDS = 0.4
+
+_NOT_IN_A_SET = 76  # NoReplicationEnabled
+_SECONDARY = 2
+
+
+class Questions:
+    """Asks both servers on two connections of its own, outside the pools it tells about."""
+
+    def __init__(
+        self,
+        postgres: PostgresStore,
+        mongodb: MongoStore,
+        monitor: Monitor,
+        health: Callable[[], Health],
+    ) -> None:
+        self._given = (postgres, mongodb)
+        self._monitor = monitor
+        self._health = health
+        self._cache = {database: _Window() for database in DATABASES}
+        self._revision: str | None = None
+        self._schema = Probes([self._schema_probe()], deadline=SCHEMA_SECONDS)
+
+    def probes(self) -> list[Probe]:
+        """One per question and store; health asks both stores at once."""
+        return [
+            Probe("health", DATABASES, self._ask_health),
+            Probe("cache", ("postgres",), lambda: self._ask_cache("postgres")),
+            Probe("cache", ("mongodb",), lambda: self._ask_cache("mongodb")),
+            Probe("replication", ("postgres",), self._ask_postgres_replication),
+            Probe("replication", ("mongodb",), self._ask_mongodb_replication),
+            self._schema_probe(),
+        ]
+
+    def _schema_probe(self) -> Probe:
+        return Probe("schema", ("postgres",), self._ask_schema)
+
+    def close(self) -> None:
+        """Close the connections."""
+        for name in ("postgres", "mongodb"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
+    @cached_property
+    def postgres(self) -> PostgresStore:
+        """The kept connection to PostgreSQL."""
+        return self._given[0].twin(application_name="fwdb-metrics")
+
+    @cached_property
+    def mongodb(self) -> MongoStore:
+        """The kept connection to MongoDB."""
+        return self._given[1].twin(application_name="fwdb-metrics")
+
+    @cached_property
+    def schema_head(self) -> str:
+        """The newest revision of this release."""
+        from fwdb.migrating import postgres as migrations  # takes alembic along
+
+        return migrations.head()
+
+    def schema(self) -> tuple[str | None, str] | None:
+        """The revision of the database and that of this release; None if the first is not known.
+
+        That of the database is None when `fwdb migrate` never ran on it.
+        """
+        head = self.schema_head  # before the clock of the probe runs: it reads files
+        found = self._schema.read().values
+        if found["fwdb_probe_success"]["postgres", "schema"]:
+            return self._revision, head
+        return None
+
+    def _ask_health(self) -> Values:
+        stores = self._health().stores
+        return {
+            "db_health_status": {(s.database,): float(s.status != "down") for s in stores},
+            "db_health_degraded": {(s.database,): float(s.status == "degraded") for s in stores},
+        }
+
+    def _ask_cache(self, database: str) -> Values:
+        counters = (
+            cache.postgres_counters(self.postgres)
+            if database == "postgres"
+            else cache.mongodb_counters(self.mongodb)
+        )
+        now = cache.reading(database, counters)
+        if now is None:
+            return {}
+        return {
+            "db_cache_reads_total": {
+                (database, "hit"): float(now.found),
+                (database, "miss"): float(now.read),
+            },
+            **_known("db_cache_hit_ratio", database, self._cache[database].ratio(database, now)),
+        }
+
+    def _ask_postgres_replication(self) -> Values:
+        lag = self._monitor.replication_lag("postgres")
+        replicas = self.postgres.rows(_REPLICAS)[0]["replicas"]
+        return {
+            "db_replication_replicas": {("postgres",): float(replicas)},
+            **_known("db_replication_lag_seconds", "postgres", lag),
+        }
+
+    def _ask_mongodb_replication(self) -> Values:
+        lag = self._monitor.replication_lag("mongodb")
+        return {
+            "db_replication_replicas": {("mongodb",): float(self._secondaries())},
+            **_known("db_replication_lag_seconds", "mongodb", lag),
+        }
+
+    def _secondaries(self) -> int:
+        try:
+            with self.mongodb.errors():
+                status = self.mongodb.client.admin.command("replSetGetStatus")
+        except QueryError as error:
+            if getattr(error.__cause__, "code", None) == _NOT_IN_A_SET:
+                return 0
+            raise
+        return sum(member["state"] == _SECONDARY for member in status["members"])
+
+    def _ask_schema(self) -> Values:
+        from fwdb.migrating import postgres as migrations
+
+        self._revision = migrations.current(self.postgres)
+        return {"db_schema_current": {("postgres",): float(self._revision == self.schema_head)}}
+
+
+class _Window:
+    """Readings of a cache's counters, to compare with one that is old enough."""
+
+    def __init__(self) -> None:
+        self._readings: deque[tuple[float, CacheReading]] = deque()
+
+    def ratio(self, database: str, now: CacheReading) -> Measure | None:
+        """Over the last 30 s, or since the reading before if that is older; None at the first."""
+        at = time.monotonic()
+        readings = self._readings
+        while len(readings) > 1 and at - readings[1][0] >= RATIO_SECONDS:
+            readings.popleft()
+        readings.append((at, now))
+        if len(readings) == 1:
+            return None
+        return cache.ratio(database, readings[0][1], now)
+
+
+def _known(name: str, database: str, measure: Measure | None) -> Values:
+    """The sample of a measure that has a value; none for one that has not."""
+    if measure is None or measure.value is None:
+        return {}
+    return {name: {(database,): measure.value}}
+
+
+# A backup in progress and pg_receivewal take the log too, but replay nothing.
+_REPLICAS = sa.text(
+    "SELECT count(*) AS replicas FROM pg_stat_replication WHERE state IS NULL OR "
+    f"(state <> 'backup' AND replay_lsn IS NOT NULL) {OWN}"
+)

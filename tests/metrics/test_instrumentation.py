@@ -1,0 +1,509 @@
+"""Every statement and command is counted, once, whoever runs it, under a bounded name."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+import psycopg
+import pymongo
+import pytest
+import sqlalchemy as sa
+
+from fwdb import config, errors
+from fwdb.database import Database
+from fwdb.stores import MongoStore, PostgresStore, commands, statements
+from fwdb.stores.failures import ERROR_TYPES, error_type
+from fwdb.stores.statements import operation
+from fwdb.stores.timings import BOUNDS_SECONDS, LONGEST_NAME, MOST_NAMES, QueryTimes
+
+SEED_BOUNDS = {0.001, 0.01, 0.05, 0.1, 0.5, 1, 5, 10}
+
+
+class Counts:
+    """What a store counted since this was made."""
+
+    def __init__(self, store: PostgresStore | MongoStore) -> None:
+        self._store = store
+        self._before = self._read()
+
+    def _read(self) -> dict[tuple[str, str], int]:
+        return {(t.operation, t.status): sum(t.counts) for t in self._store.query_stats().series}
+
+    def __call__(self) -> dict[str, int]:
+        """New operations by name, those that failed with a ``!``."""
+        return {
+            name + ("!" if status == "error" else ""): count - self._before.get((name, status), 0)
+            for (name, status), count in self._read().items()
+            if count > self._before.get((name, status), 0)
+        }
+
+
+def small(db: Database, **settings: Any) -> PostgresStore:
+    """A store of its own on the database, with other settings."""
+    url = db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return PostgresStore(url, settings=config.settings().model_copy(update=settings))
+
+
+@pytest.fixture
+def postgres(module_db: Database) -> Iterator[PostgresStore]:
+    """A store of its own, so that nothing else is counted in it."""
+    store = small(module_db)
+    yield store
+    store.close()
+
+
+def test_repositories_feed_the_counts_without_doing_anything(module_db: Database):
+    """Of both stores, under the name of the statement or command."""
+    users, designs = Counts(module_db.postgres), Counts(module_db.mongodb)
+
+    module_db.users.count()
+    module_db.users.find(role="designer")
+    module_db.designs.find(status="draft")
+    module_db.designs.count()
+
+    assert users() == {"select": 2}
+    assert designs() == {"find": 1, "aggregate": 1}
+
+
+def test_every_way_through_the_store_is_counted(postgres: PostgresStore):
+    """Rows, many rows at once, frames and loads by COPY, transactions and savepoints."""
+    counted = Counts(postgres)
+    postgres.execute(sa.text("CREATE TEMPORARY TABLE colours (name text, shade integer)"))
+    table = sa.table("colours", sa.column("name"), sa.column("shade"))
+    with postgres.transaction() as connection:
+        connection.execute(sa.insert(table), [{"name": "red", "shade": n} for n in range(3)])
+        with postgres.transaction():
+            postgres.execute(sa.text("UPDATE colours SET shade = shade + 1"))
+    postgres.copy("colours", pd.DataFrame({"name": ["blue"], "shade": [4]}))
+    assert len(postgres.frame(sa.select(table))) == 4
+    postgres.execute(sa.text("DELETE FROM colours"))
+
+    assert counted() == {
+        "ddl": 1,
+        "insert": 1,
+        "transaction": 2,  # the savepoint and its release
+        "update": 1,
+        "copy": 2,
+        "delete": 1,
+    }
+
+
+def test_what_sqlalchemy_asks_at_the_first_connection_is_not_counted(postgres: PostgresStore):
+    """One statement of a caller is one, the first of a process too."""
+    postgres.rows(sa.text("SELECT 1 AS one"))
+
+    assert [(t.operation, sum(t.counts)) for t in postgres.query_stats().series] == [("select", 1)]
+
+
+def test_questions_about_the_servers_are_not_counted(module_db: Database):
+    """Those of the monitor, of health, of the metrics themselves, and marked ones."""
+    module_db.metrics.text()
+    counted = [Counts(module_db.postgres), Counts(module_db.mongodb)]
+
+    module_db.monitor.pool()
+    module_db.monitor.sessions()
+    module_db.monitor.replication_lag()
+    module_db.health()
+    module_db.metrics.text()
+    module_db.postgres.rows("database_counters")
+    with module_db.mongodb.errors():
+        list(module_db.mongodb.collection("designs").find({}, comment="fwdb"))
+
+    assert [counts() for counts in counted] == [{}, {}]
+
+
+def test_another_engine_of_the_process_is_left_alone(postgres: PostgresStore):
+    """The dialect's methods are replaced on our engine, not on the class."""
+    other = sa.create_engine(postgres.url)
+    counted = Counts(postgres)
+
+    with other.connect() as connection:
+        connection.execute(sa.text("SELECT 1"))
+    other.dispose()
+
+    assert counted() == {}
+
+
+def test_further_batches_are_commands_of_their_own(module_db: Database):
+    """Each of them takes the server's time, under its own name."""
+    collection = module_db.mongodb.collection("batches")
+    with module_db.mongodb.errors():
+        collection.insert_many([{"n": n} for n in range(30)])
+    counted = Counts(module_db.mongodb)
+
+    with module_db.mongodb.errors():
+        assert len(list(collection.find({}, batch_size=10))) == 30
+
+    found = counted()
+    assert found.pop("find") == 1
+    assert found == {"getMore": found["getMore"]}
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("SELECT 1", "select"),
+        ("\n  -- why\n  select 1", "select"),
+        ("/* why\n (insert) */ (SELECT 1) UNION SELECT 2", "select"),
+        ("VALUES (1)", "select"),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", "select"),
+        ("WITH a AS (INSERT INTO b VALUES (')') RETURNING 1) UPDATE c SET d = 1", "update"),
+        ('WITH "select" AS (SELECT 1) DELETE FROM a', "delete"),
+        ("with a as materialized (select 1) -- insert\n merge into b using a on true", "merge"),
+        ("INSERT INTO a SELECT 1", "insert"),
+        ("ALTER TABLE a ADD b int", "ddl"),
+        ("SAVEPOINT a", "transaction"),
+        ("SET x = 1", "set"),
+        ("LISTEN a", "other"),
+        ("", "other"),
+        ("ждать", "other"),
+    ],
+)
+def test_the_operation_of_a_statement(statement: str, expected: str):
+    """What it does, not the first word that looks like it."""
+    assert operation(statement) == expected
+    assert expected in statements.OPERATIONS
+
+
+def test_statements_that_hold_their_values_add_neither_names_nor_memory():
+    """Texts are remembered up to a number, and long ones never."""
+    times, known = QueryTimes(slow_ms=100), dict[str, Any]()
+
+    for n in range(3000):
+        statements._learn(f"SELECT {n}", known, times).append(0.001)
+    statements._learn("SELECT '" + "x" * 20_000 + "'", known, times).append(0.001)
+
+    assert len(known) <= 1000
+    assert max(map(len, known)) < 20_000
+    assert [(t.operation, sum(t.counts)) for t in times.read().series] == [("select", 3001)]
+
+
+def test_names_of_commands_come_from_a_closed_set(module_db: Database):
+    """A command that a caller invents is `other`."""
+    counted = Counts(module_db.mongodb)
+
+    with pytest.raises(errors.FwdbError), module_db.mongodb.errors():
+        module_db.mongodb.database.command("ana@example.com")
+
+    assert counted() == {"other!": 1}
+    assert {"find", "other", "connect"} <= set(commands.OPERATIONS)
+
+
+def test_the_buckets_of_the_existing_service_are_there():
+    """More bounds are allowed, fewer are not: rules name them."""
+    assert set(BOUNDS_SECONDS) >= SEED_BOUNDS
+    assert list(BOUNDS_SECONDS) == sorted(BOUNDS_SECONDS)
+
+
+def test_a_time_at_a_bound_belongs_to_it():
+    """`le` means at most; what lies beyond all bounds is in the last bucket."""
+    times = QueryTimes(slow_ms=100)
+    for seconds in (0.001, 0.0010001, 10.0, 11.0):
+        times.add("select", seconds)
+
+    (timed,) = times.read().series
+    assert timed.counts[BOUNDS_SECONDS.index(0.001)] == 1
+    assert timed.counts[BOUNDS_SECONDS.index(0.01)] == 1
+    assert timed.counts[-2:] == (1, 1)
+    assert timed.seconds == pytest.approx(21.0020001)
+
+
+def test_slow_operations_are_counted_from_the_threshold_on(module_db: Database):
+    """FWDB_SLOW_QUERY_MS, 100 ms unless set; a quick one is not among them."""
+    store = small(module_db)
+    store.rows(sa.text("SELECT 1 AS one"))
+    before = store.query_stats().slow
+
+    store.rows(sa.text("SELECT 1 AS one FROM pg_sleep(0.12)"))
+
+    assert (before, store.query_stats().slow) == (0, 1)
+    store.close()
+
+
+def test_no_count_is_lost_between_threads(postgres: PostgresStore):
+    """Eight threads that append, while another reads all the time."""
+    times, done = postgres.times, threading.Event()
+
+    def work() -> None:
+        for _ in range(5000):
+            times.add("select", 0.002)
+
+    def read() -> None:
+        while not done.is_set():
+            times.read()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    reader = threading.Thread(target=read)
+    for thread in (reader, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    reader.join()
+
+    (timed,) = postgres.query_stats().series
+    assert sum(timed.counts) == 40_000
+    assert timed.seconds == pytest.approx(80)
+
+
+def test_what_gathers_is_counted_without_a_scrape():
+    """A process that nobody scrapes does not fill its memory with times."""
+    times = QueryTimes(slow_ms=100)
+
+    for _ in range(10_000):
+        times.add("select", 0.001)
+
+    assert len(times.series("select")) < 1000
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def duplicate_user(db: Database) -> None:
+    row = db.users.first(email="admin@fashionwallet.com")
+    assert row is not None
+    db.users.create(email=row.email, password_hash="x" * 60, first_name="A", last_name="B")
+
+
+def unknown_owner(db: Database) -> None:
+    db.avatars.create(user_id="0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b", name="x", measurements={})
+
+
+def too_long(db: Database) -> None:
+    with db.postgres.transaction(timeout_ms=20):
+        db.postgres.rows(sa.text("SELECT pg_sleep(5)"))
+
+
+def read_only(db: Database) -> None:
+    with db.postgres.transaction(read_only=True):
+        db.postgres.execute(sa.text("DELETE FROM shared.users"))
+
+
+def duplicate_document(db: Database) -> None:
+    with db.mongodb.errors():
+        db.mongodb.collection("twice").insert_many([{"_id": 1}, {"_id": 1}])
+
+
+def unknown_command(db: Database) -> None:
+    with db.mongodb.errors():
+        db.mongodb.database.command("nothingOfTheKind")
+
+
+def unknown_stage(db: Database) -> None:
+    with db.mongodb.errors():
+        list(db.mongodb.collection("designs").aggregate([{"$nothing": {}}]))
+
+
+def invalid_design(db: Database) -> None:
+    with db.mongodb.errors():
+        db.mongodb.collection("designs").insert_one({"name": 5})
+
+
+@pytest.mark.parametrize(
+    ("database", "fails", "expected"),
+    [
+        ("postgres", duplicate_user, "unique_violation"),
+        ("postgres", unknown_owner, "foreign_key"),
+        ("postgres", too_long, "timeout"),
+        ("postgres", read_only, "permission"),
+        ("postgres", lambda db: db.frame("SELECT nothing FROM nowhere"), "syntax"),
+        ("postgres", lambda db: db.postgres.rows(sa.text("SELECT 1 / 0 AS x")), "invalid_data"),
+        ("mongodb", duplicate_document, "unique_violation"),
+        ("mongodb", unknown_command, "syntax"),
+        ("mongodb", unknown_stage, "syntax"),
+        ("mongodb", invalid_design, "invalid_data"),
+    ],
+)
+def test_a_failure_is_counted_once_by_its_cause(
+    module_db: Database, database: str, fails: Callable[[Database], Any], expected: str
+):
+    """And as an operation with the status `error`: the two counts agree."""
+    store = module_db.postgres if database == "postgres" else module_db.mongodb
+    counted, before = Counts(store), store.query_stats().errors
+
+    with pytest.raises(errors.FwdbError):
+        fails(module_db)
+
+    after = store.query_stats().errors
+    assert {word: n - before[word] for word, n in after.items() if n != before[word]} == {
+        expected: 1
+    }
+    assert sum(n for name, n in counted().items() if name.endswith("!")) == 1
+
+
+def test_a_lock_that_is_not_had_in_time_and_a_deadlock_have_names_of_their_own():
+    """Told by SQLSTATE, never by words that depend on the server's language."""
+    found = {
+        error_type(kind())
+        for kind in (
+            psycopg.errors.LockNotAvailable,
+            psycopg.errors.DeadlockDetected,
+            psycopg.errors.SerializationFailure,
+            psycopg.errors.DiskFull,
+            psycopg.errors.AdminShutdown,
+            psycopg.errors.InvalidPassword,
+        )
+    }
+
+    assert found == {
+        "lock_timeout",
+        "deadlock",
+        "serialization",
+        "resources",
+        "connection",
+        "authentication",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (pymongo.errors.AutoReconnect("x"), "connection"),
+        (pymongo.errors.NetworkTimeout("x"), "timeout"),
+        (pymongo.errors.OperationFailure("x", code=112), "serialization"),
+        (pymongo.errors.OperationFailure("x", code=18), "authentication"),
+        (pymongo.errors.OperationFailure("x", code=10107), "connection"),
+        (pymongo.errors.OperationFailure("ana@example.com", code=123456), "other"),
+        (errors.StaleVersion("x"), "serialization"),
+        (KeyError("ana@example.com"), "other"),
+        (KeyboardInterrupt(), "other"),
+    ],
+)
+def test_every_error_has_a_word_out_of_the_closed_set(error: BaseException, expected: str):
+    """No message, which may quote a value, becomes a label."""
+    assert error_type(error) == expected
+    assert expected in ERROR_TYPES
+
+
+def test_all_causes_start_at_zero(postgres: PostgresStore):
+    """Else increase() would miss the first error of each kind."""
+    assert postgres.query_stats().errors == dict.fromkeys(ERROR_TYPES, 0)
+
+
+def test_no_connection_is_a_failed_operation():
+    """A server that is down shows in the counts of errors too."""
+    settings = config.settings().model_copy(update={"connect_timeout_seconds": 0.2})
+    postgres = PostgresStore("postgresql://nobody@127.0.0.1:1/nothing", settings=settings)
+    mongodb = MongoStore("mongodb://127.0.0.1:1/nothing", settings=settings)
+
+    for store in (postgres, mongodb):
+        with pytest.raises(errors.StoreUnavailable):
+            store.ping()
+
+        assert store.query_stats().errors["connection"] == 1
+        assert [(t.operation, t.status) for t in store.query_stats().series] == [
+            ("connect", "error")
+        ]
+        store.close()
+
+
+def test_a_full_pool_is_a_cause_of_its_own(module_db: Database):
+    """The server is well: it is this process that ran out."""
+    store = small(module_db, pool_size=1, pool_max_overflow=0, pool_timeout_seconds=0.1)
+    with store.connection(), pytest.raises(errors.PoolExhausted):
+        store.rows(sa.text("SELECT 1 AS one"))
+
+    assert store.query_stats().errors["pool_timeout"] == 1
+    store.close()
+
+
+# -- track ----------------------------------------------------------------------------------------
+
+
+def test_a_tracked_call_counts_once_with_all_inside(module_db: Database):
+    """What it asks is part of it: no operation is counted under two names."""
+    counted = Counts(module_db.postgres)
+
+    found = module_db.metrics.track("postgres", "findUsers", lambda: module_db.users.find())
+
+    assert len(found) == 3
+    assert counted() == {"findUsers": 1}
+
+
+def test_the_other_store_is_not_part_of_a_tracked_call(module_db: Database):
+    """Nor is what another thread does meanwhile."""
+    users, designs = Counts(module_db.postgres), Counts(module_db.mongodb)
+
+    with module_db.metrics.track("postgres", "both"):
+        module_db.users.exists()
+        module_db.designs.count()
+        other = threading.Thread(target=module_db.users.count)
+        other.start()
+        other.join()
+
+    assert users() == {"both": 1, "select": 1}
+    assert designs() == {"aggregate": 1}
+
+
+def test_a_tracked_call_inside_another_is_part_of_it(module_db: Database):
+    """The outer one counts; afterwards everything counts again."""
+    counted = Counts(module_db.postgres)
+
+    track = module_db.metrics.track
+    with track("postgres", "outer"), track("postgres", "inner"):
+        module_db.users.count()
+    module_db.users.count()
+
+    assert counted() == {"outer": 1, "select": 1}
+
+
+def test_track_decorates_and_may_be_entered_again(module_db: Database):
+    """Each call counts, and a function may call itself."""
+
+    @module_db.metrics.track("mongodb", "countDown")
+    def count_down(n: int) -> int:
+        return count_down(n - 1) if n else 7
+
+    counted = Counts(module_db.mongodb)
+    assert [count_down(3), count_down(0)] == [7, 7]
+    assert counted() == {"countDown": 2}
+
+
+def test_an_error_inside_is_counted_by_its_cause_and_raised(module_db: Database):
+    """One that the call handles itself is none of it."""
+    counted, before = Counts(module_db.postgres), module_db.postgres.query_stats().errors
+
+    with pytest.raises(errors.DuplicateKey), module_db.metrics.track("postgres", "signUp"):
+        duplicate_user(module_db)
+    with module_db.metrics.track("postgres", "signUp"), pytest.raises(errors.DuplicateKey):
+        duplicate_user(module_db)
+    with pytest.raises(ZeroDivisionError):
+        module_db.metrics.track("postgres", "signUp", lambda: 1 // 0)
+
+    after = module_db.postgres.query_stats().errors
+    assert counted() == {"signUp": 1, "signUp!": 2}
+    assert {word: n - before[word] for word, n in after.items() if n != before[word]} == {
+        "unique_violation": 1,
+        "other": 1,
+    }
+
+
+def test_names_beyond_the_first_hundred_are_other(postgres: PostgresStore):
+    """And it is counted how often that happened; known names stay themselves."""
+    for n in range(MOST_NAMES + 5):
+        with postgres.times.track(f"user {n}"):
+            pass
+    with postgres.times.track("user 3"):
+        pass
+    with postgres.times.track("x" * (LONGEST_NAME + 1)):
+        pass
+
+    stats = postgres.query_stats()
+    counts = {t.operation: sum(t.counts) for t in stats.series}
+    assert len(counts) == MOST_NAMES + 1
+    assert counts["user 3"] == 2
+    assert counts["other"] == stats.folded == 6
+
+
+@pytest.mark.parametrize(
+    ("database", "name", "said"),
+    [("postgress", "find", "postgres"), ("postgres", "", "findUser"), ("mongodb", 5, "findUser")],
+)
+def test_a_wrong_name_is_refused_with_the_remedy(
+    module_db: Database, database: str, name: Any, said: str
+):
+    with pytest.raises(errors.ParameterError, match=said):
+        module_db.metrics.track(database, name)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from embedded_helpers import DEBIAN_15, ask, pid, record, servers_over, store, up, watchers_of
 
 from fwdb import config, embedded
-from fwdb.errors import EmbeddedError, ParameterError
+from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.monitoring import Monitor
 from fwdb.monitoring.replicas import mongodb_rows
 from fwdb.monitoring.replication import lost
@@ -418,17 +418,16 @@ def test_a_replica_does_not_keep_idle_servers_up(
 
 
 def test_a_replica_without_its_primary_or_the_program_is_refused(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path,
 ) -> None:
     """Before anything is started, with the remedy; the primary runs all the same."""
     with pytest.raises(ParameterError, match="add 'postgres'"):
         embedded.up(home, stores=("mongodb",), replica=True)
     up(home, stores=("postgres",))
-    monkeypatch.setattr(
-        "fwdb.embedded.replica.ReplicaServer._failed", lambda self, what, said: f"failed in {what}"
-    )
-    monkeypatch.setattr("fwdb.embedded.replica.REPLICATION", "fwdb_owner")
-    with pytest.raises(EmbeddedError, match="failed in its copy"):
+    state = json.loads((home / "state.json").read_text())
+    state["servers"]["postgres"]["binary"] = str(home / "bin" / "postgres")
+    (home / "state.json").write_text(json.dumps(state))
+    with pytest.raises(FeatureUnavailable, match=r"has no pg_basebackup.*FWDB_POSTGRES_BIN"):
         up_pair(home)
     assert store(home, "postgres").running
     assert servers_over(home)["replica"] == []

@@ -43,6 +43,11 @@ COLUMNS = {
 }
 
 _ARBITER = 7  # a member without data
+# Why a store has no rows although it could be asked.
+NO_REPLICA = "no replica is connected"
+ONE_MEMBER = "the set has one member with data"
+NONE = (NO_REPLICA, ONE_MEMBER, NO_SET)
+
 _NO_BYTES = "MongoDB tells the time of the last operation, not bytes"
 
 
@@ -59,7 +64,7 @@ def replicas(
         rows += [_postgres_row(row) for row in found]
         away["postgres"] = lost(found, expected=expected)
         if not found:
-            missing["postgres"] = away["postgres"] or "no replica is connected"
+            missing["postgres"] = away["postgres"] or NO_REPLICA
     except FwdbError as error:
         missing["postgres"] = str(error)
         problems.append(error)
@@ -68,7 +73,7 @@ def replicas(
         members = [] if status is None else mongodb_rows(status, delays(mongodb, status))
         rows += members
         if not members:
-            missing["mongodb"] = NO_SET if status is None else "the set has one member with data"
+            missing["mongodb"] = NO_SET if status is None else ONE_MEMBER
     except FwdbError as error:
         missing["mongodb"] = str(error)
         problems.append(error)

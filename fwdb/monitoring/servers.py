@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fwdb.config import Thresholds
+from fwdb.errors import PermissionDenied
 from fwdb.monitoring import accesses, facts, relations, replicas, server_measures
 from fwdb.monitoring.cache import Cache
 from fwdb.monitoring.history import History
-from fwdb.monitoring.measure import Measure
+from fwdb.monitoring.measure import Measure, measured, unmeasured
 from fwdb.stores import MongoStore, PostgresStore
 
 if TYPE_CHECKING:
@@ -154,6 +155,18 @@ class ServerQuestions:
     def disabled_triggers(self) -> pd.DataFrame:
         """Triggers of this database that somebody has switched off, now."""
         return self._store.frame("disabled_triggers")
+
+    def profiler_level(self) -> Measure:
+        """The level of MongoDB's profiler on this database: 0 off, 1 slow operations, 2 all."""
+        store = self._mongodb_twin
+        try:
+            with store.errors():
+                found = store.database.command({"profile": -1})
+        except PermissionDenied:
+            reason = "this user may not read the profiler's level: grant it dbAdmin on the database"
+            return unmeasured("not_measured", reason, "level", "mongodb", "profile")
+        remark = f"slow from {found['slowms']} ms on" if found.get("was") == 1 else ""
+        return measured(found["was"], "level", "mongodb", "profile", remark=remark)
 
     def server_facts(self, since: Time = "24h", until: Time | None = None) -> dict[str, Measure]:
         """Single figures about PostgreSQL, by name.

@@ -171,12 +171,14 @@ def test_a_replica_tells_of_itself(
         wait_until(lambda: the_replica(monitor)["behind_bytes"] == 0)
         row = the_replica(monitor)
         lag = monitor.replication_lag()
+        settings = {r["name"]: r["value"] for r in standby.rows("server_settings")}
     finally:
         monitor.close()
         standby.close()
         mongodb.close()
 
     assert bool(row["is_self"])
+    assert settings["primary_conninfo"].startswith("(secret ")
     assert row["state"] == "streaming"
     assert 0 <= row["reply_age_seconds"] < 60
     assert lag.value == 0

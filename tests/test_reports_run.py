@@ -74,9 +74,9 @@ def test_the_suite_leaves_every_artefact_and_no_secret(
 
     runs = reports.suite(out=out, progress=told.append, since="2h")
 
-    assert [r.name for r in runs] == ["pool", "slow_queries", "audit_trail"]
+    assert [r.name for r in runs] == ["pool", "slow_queries", "audit_trail", "health"]
     assert sorted(p.name for p in out.iterdir()) == [
-        *("audit_trail", "index.html", "pool", "slow_queries"),
+        *("audit_trail", "health", "index.html", "pool", "slow_queries"),
     ]
     for result in runs:
         found = texts(result.folder)

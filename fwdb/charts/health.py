@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,7 @@ def _panel(
     if len(x) <= 3:  # so few are points and no course
         axes.plot(x, values, "o", color=BLUE, ms=3.5)
     # A ratio is drawn to 1, everything else to what it reached.
-    axes.set_ylim(0, 1.04 if "ratio" in title else max(float(np.max(values)) * 1.12, 1e-9))
+    axes.set_ylim(0, 1.04 if not unit else max(float(np.max(values)) * 1.12, 1e-9))
     axes.set_yticks([])
     axes.axhline(0, color=AXIS, lw=0.8)
     time_axis(axes, *span)
@@ -246,7 +247,7 @@ def _amount(value: float, unit: str) -> str:
         text = f"{number:.0f}" if number >= 10 or scale == 1 else f"{number:.1f}"
         return f"{text} {name}{unit.removeprefix('bytes')}"
     if not unit:
-        return f"{value:.3f}"
+        return f"{math.floor(1000 * value) / 1000:.3f}"  # cut: 0.9996 is not all of them
     return f"{compact(value) if value >= 10 else f'{value:.1f}'}{unit}"
 
 

@@ -97,7 +97,12 @@ def state(now: Counters | None) -> dict[str, Measure]:
 def _archive(now: Counters) -> Measure:
     source = "pg_stat_archiver"
     if not now["archiving"]:
-        return _none("seconds", "not_applicable", "archive_mode is off", source=source)
+        return _none(
+            "seconds",
+            "not_applicable",
+            "the server archives no log (archive_mode is off)",
+            source=source,
+        )
     failures, failed = now["archive_failures"], now["archive_failed_at"]
     remark = f"{failures:,} attempts failed, the last at {failed}" if failures else ""
     if now["archived_at"] is None:
@@ -153,7 +158,6 @@ def _checkpoints(first: Counters, last: Counters, window: Window) -> Measure:
     source = "difference of two readings of pg_stat_checkpointer, or pg_stat_bgwriter"
     names = ("checkpoints_timed", "checkpoints_requested")
     before = {name: first[name] or 0 for name in names}
-    # One that was skipped because nothing was written counts as well, until PostgreSQL 18.
     if first["checkpoints_reset"] != last["checkpoints_reset"]:
         before = dict.fromkeys(names, 0)
     timed, requested = (last[name] - before[name] for name in names)

@@ -49,6 +49,8 @@ LABELS = {
     "backup": "Last base backup",
     "changes": "Changes",
 }
+# What stands in the matrix in place of a figure that says less.
+SAID = {"reachable": "yes", "schema": "current", "vacuum_held": "no"}
 # Columns of the pages; the files have every one.
 TABLES_SHOWN = (
     *("database", "table", "total_bytes", "growth_bytes", "live_rows", "dead_rows"),
@@ -233,8 +235,11 @@ def matrix(found: list[Check]) -> pd.DataFrame:
 def _shown(check: Check) -> str:
     if check.status not in JUDGED:
         return WORDS[check.status].lower()
+    subject = check.id.partition(".")[2]
+    if check.status == "ok" and subject in SAID:
+        return SAID[subject]
     if check.value is None:
-        return "yes" if check.id.endswith("reachable") else WORDS[check.status].lower()
+        return WORDS[check.status].lower()
     if check.unit == "count" and check.value == 0:
         return "none"
     return figure(check.value, check.unit)
@@ -255,7 +260,7 @@ def _kpis(asking: Asking) -> list[Kpi]:
     wanted = (
         ("answer", "Time to answer", DATABASES),
         ("cache", "Cache hit ratio", DATABASES),
-        ("replication", "Replication lag", DATABASES),
+        ("replication replicas", "Replication lag", DATABASES),
         ("disk", "Database size", ("postgres",)),
         ("deadlocks", "Deadlocks in the window", ("postgres",)),
         ("wraparound", "Way to wraparound", ("postgres",)),
@@ -264,15 +269,19 @@ def _kpis(asking: Asking) -> list[Kpi]:
     for subject, label, databases in wanted:
         for database in databases:
             mine = [
-                c for c in asking.checks if c.id == f"health.{subject}" and c.database == database
+                c
+                for name in subject.split()
+                for c in asking.checks
+                if c.id == f"health.{name}" and c.database == database
             ]
             if not mine:
                 continue
-            check = ranked(tuple(mine))[0]
+            # Whether replicas are there is said where none has a lag.
+            check = ranked(tuple(c for c in mine if c.id == mine[0].id))[0]
             name = f"{label}, {DATABASES[database]}" if len(databases) > 1 else label
             found.append(
                 Kpi(
-                    f"{database}_{subject}",
+                    f"{database}_{subject.split()[0]}",
                     name,
                     check.value,
                     check.unit,

@@ -23,8 +23,8 @@ def tables(asking: Asking, found: pd.DataFrame) -> None:
     if mine.empty:
         asking.add("dead_rows", "postgres", "not_applicable", "There is no table.")
         return
-    bad = mine[(mine["dead_percent"] >= DEAD_PERCENT) & (mine["dead_rows"] >= DEAD_ROWS)]
-    known = mine["dead_percent"].dropna()
+    large = mine[mine["dead_rows"] >= DEAD_ROWS]
+    bad = large[large["dead_percent"] >= DEAD_PERCENT]
     bloated = bad.sort_values("dead_rows", ascending=False)
     worst = bloated.iloc[0] if len(bloated) else None
     asking.add(
@@ -37,7 +37,7 @@ def tables(asking: Asking, found: pd.DataFrame) -> None:
         else f"{share(float(worst['dead_percent']))} of the row versions in {worst['table']} are "
         f"dead, {figure(int(worst['dead_rows']))}"
         + (f"; {len(bad) - 1} more tables are like it." if len(bad) > 1 else "."),
-        value=(float(known.max()) if len(known) else 0.0)
+        value=float(large["dead_percent"].max() if len(large) else 0.0)
         if worst is None
         else float(worst["dead_percent"]),
         unit="percent",

@@ -65,7 +65,7 @@ def _bring_back(away: pd.DataFrame) -> str:
 
 
 def _replica(asking: Asking, row: pd.Series[Any], limits: Any) -> None:
-    name = "This server" if bool(row["is_self"]) else str(row["replica"])
+    name = "This server" if bool(row["is_self"]) else f"Replica {row['replica']}"
     if row["status"] != "ok":
         asking.add("replication", row["database"], row["status"], sentence(str(row["reason"])))
         return

@@ -80,7 +80,7 @@ def test_healthy_servers_raise_nothing(db: Database) -> None:
                 "DELETE FROM bloated WHERE n <= 15000",
             ],
             "dead_rows",
-            "50 % of the row versions in public.bloated are dead, 15\u202f000",
+            "50 % of the row versions in public.bloated are dead: 15\u202f000",
             "VACUUM (ANALYZE) public.bloated",
         ),
         (
@@ -201,6 +201,9 @@ def test_a_replica_is_judged_by_three_numbers(
     health_replication.replication(asking, frame([replica(**changed)]))
     found = next(c for c in asking.checks if c.id == "health.replication")
 
+    there = next(c for c in asking.checks if c.id == "health.replicas")
+
+    assert (there.status, there.value) == ("ok", 1)
     assert found.status == status
     assert words in found.sentence.replace("\u202f", " ")
     assert bool(found.action) == (status in ("warning", "critical"))

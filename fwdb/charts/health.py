@@ -105,6 +105,7 @@ def _tile(sheet: Canvas, row: pd.Series[Any], left: float, y: float, wide: float
                 (wide - 4) / WIDTH,
                 (_ROW - 3) / sheet.height,
                 facecolor=background,
+                zorder=-1,  # under the mark
             )
         )
     axes = sheet.axes(left + 8, middle - 6, left + 20, middle + 6)

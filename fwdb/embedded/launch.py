@@ -254,8 +254,7 @@ class Attempt:
             if now > told_at:
                 told_at = now + 5
                 self.launch.progress(
-                    f"Waiting for {self.server.title}, which recovers when it was not stopped in "
-                    "order"
+                    f"Waiting for {self.server.title}, which has to replay its log first"
                 )
             time.sleep(0.01)
         # Another server may answer on a port that ours did not get.

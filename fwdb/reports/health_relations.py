@@ -35,7 +35,7 @@ def tables(asking: Asking, found: pd.DataFrame) -> None:
         f"{figure(DEAD_ROWS)} of them."
         if worst is None
         else f"{share(float(worst['dead_percent']))} of the row versions in {worst['table']} are "
-        f"dead, {figure(int(worst['dead_rows']))}"
+        f"dead: {figure(int(worst['dead_rows']))}"
         + (f"; {len(bad) - 1} more tables are like it." if len(bad) > 1 else "."),
         value=float(large["dead_percent"].max() if len(large) else 0.0)
         if worst is None

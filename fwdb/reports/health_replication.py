@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from fwdb.charts.canvas import plural
 from fwdb.monitoring import replicas
 from fwdb.reports.asking import Asking, judged, sentence
 from fwdb.reports.results import Status
@@ -43,6 +44,16 @@ def replication(asking: Asking, found: pd.DataFrame) -> None:
                 "not_applicable" if missing[database] in replicas.NONE else "not_available"
             )
             asking.add("replicas", database, none, sentence(missing[database]))
+        elif len(there):
+            asking.add(
+                "replicas",
+                database,
+                "ok",
+                f"{plural(len(there), 'replica')} {'is' if len(there) == 1 else 'are'} connected.",
+                value=len(there),
+                unit="count",
+                threshold=limits.expected_replicas if database == "postgres" else None,
+            )
         for _, row in there.iterrows():
             _replica(asking, row, limits)
 

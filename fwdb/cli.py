@@ -94,11 +94,15 @@ def _options(
 
 
 @app.command()
-def up() -> None:
+def up(
+    replica: Annotated[
+        bool, typer.Option("--replica", help="And a streaming replica of PostgreSQL.")
+    ] = False,
+) -> None:
     """Start the built-in servers, or join them if they run."""
     from fwdb import config, embedded
 
-    embedded.up(config.settings().home, progress=_say)
+    embedded.up(config.settings().home, replica=replica, progress=_say)
     _print_status()
 
 

@@ -27,6 +27,13 @@ class Thresholds(BaseSettings):
     cache_alert_ratio: float = Field(0.80, ge=0, le=1)
     lag_target_seconds: float = Field(1, ge=0)
     lag_alert_seconds: float = Field(5, ge=0)
+    # Beside the seconds: what a replica that takes minutes to come back has to fetch, and how long
+    # one that is well may be silent (it answers every 10 s, and is asked after 30).
+    lag_warning_bytes: int = Field(16 * 1024**2, ge=0)
+    lag_critical_bytes: int = Field(64 * 1024**2, ge=0)
+    reply_warning_seconds: float = Field(30, gt=0)
+    reply_critical_seconds: float = Field(60, gt=0)
+    expected_replicas: int | None = Field(None, ge=0)
     health_timeout_ms: float = Field(100, gt=0)
     audit_retention_days: int = Field(365, ge=1)
 

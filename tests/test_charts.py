@@ -24,6 +24,7 @@ from matplotlib.text import Text
 
 from fwdb import charts
 from fwdb.charts import canvas, statements
+from fwdb.charts.health import PANELS
 
 START = pd.Timestamp("2026-11-16T00:00Z")
 LONG = (
@@ -101,7 +102,45 @@ def session_frame(count: int, *, label: str = "app", sessions: int = 3) -> pd.Da
 
 
 BURST = charts.Burst(START + pd.Timedelta(hours=3), "CatalogItem", "DELETE", 34)
+STATES = ["ok", "warning", "critical", "not_available", "no_data"]
+
+
+def check_frame(count: int, *, states: list[str] = STATES, text: str = "12 MB") -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "check": [f"Check {n // 2}" for n in range(count)],
+            "database": [("postgres", "mongodb")[n % 2] for n in range(count)],
+            "status": [states[n % len(states)] for n in range(count)],
+            "value": [text] * count,
+            "note": [f"line {n}, and why it is so: {text}" for n in range(count)],
+        }
+    )
+
+
+def trend_frame(count: int, *, scale: float = 1.0, step: str = "30s") -> pd.DataFrame:
+    measures = [(measure, database) for measure, database, _, _ in PANELS]
+    rows = [
+        (START + n * pd.Timedelta(step), database, measure, scale * (n % 7))
+        for measure, database in measures
+        for n in range(count)
+    ]
+    return pd.DataFrame(rows, columns=["read_at", "database", "measure", "value"])
+
+
 CASES: dict[str, Callable[[], Figure]] = {
+    "health empty": lambda: charts.health(check_frame(0)),
+    "health one": lambda: charts.health(check_frame(1)),
+    "health many": lambda: charts.health(check_frame(60), window="2026-11-16"),
+    "health long": lambda: charts.health(check_frame(9, text=LONG)),
+    "health all well": lambda: charts.health(check_frame(8, states=["ok"])),
+    "health nothing judged": lambda: charts.health(check_frame(4, states=["no_data"])),
+    "trends empty": lambda: charts.trends(trend_frame(0)),
+    "trends one": lambda: charts.trends(trend_frame(1)),
+    "trends two": lambda: charts.trends(trend_frame(2)),
+    "trends many": lambda: charts.trends(trend_frame(5000)),
+    "trends all at 0": lambda: charts.trends(trend_frame(9, scale=0)),
+    "trends huge": lambda: charts.trends(trend_frame(9, scale=1e15)),
+    "trends a month": lambda: charts.trends(trend_frame(60, step="12h")),
     "pool empty": lambda: charts.pool(pool_frame(0)),
     "pool one sample": lambda: charts.pool(pool_frame(1)),
     "pool two samples": lambda: charts.pool(pool_frame(2)),
@@ -450,3 +489,29 @@ def test_numbers_in_the_cells_of_the_matrix_can_be_read() -> None:
     for cell, text in zip(colours, texts, strict=True):
         ink = {"white": "#ffffff", "black": "#000000"}[text.get_color()]
         assert contrast(cell, ink) >= 4.5, (cell, text.get_text())
+
+
+# -- health ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("states", "title"),
+    [
+        (["ok"], "All 4 checks that could be judged are within their lines"),
+        (["ok", "no_data"], "All 2 checks that could be judged are within their lines"),
+        (["ok", "warning"], "Check 0, check 1 are warnings"),
+        (["warning", "ok", "critical", "ok"], "Check 1 is critical"),
+        (["not_available"], "No check could be judged"),
+    ],
+)
+def test_the_matrix_is_titled_with_the_worst_it_holds(states: list[str], title: str) -> None:
+    """What could not be told is neither good nor bad."""
+    assert charts.title_of(charts.health(check_frame(4, states=states))) == title
+
+
+def test_a_panel_of_operations_is_drawn_to_its_own_scale() -> None:
+    """Only ratios are drawn to 1."""
+    figure = charts.trends(trend_frame(20, scale=10))
+    tops = {round(axes.get_ylim()[1], 2) for axes in figure.axes}
+
+    assert tops == {1.04, 67.2}

@@ -74,9 +74,9 @@ def test_the_suite_leaves_every_artefact_and_no_secret(
 
     runs = reports.suite(out=out, progress=told.append, since="2h")
 
-    assert [r.name for r in runs] == ["pool", "slow_queries", "audit_trail"]
+    assert [r.name for r in runs] == ["pool", "slow_queries", "audit_trail", "health"]
     assert sorted(p.name for p in out.iterdir()) == [
-        *("audit_trail", "index.html", "pool", "slow_queries"),
+        *("audit_trail", "health", "index.html", "pool", "slow_queries"),
     ]
     for result in runs:
         found = texts(result.folder)
@@ -137,7 +137,8 @@ def test_the_same_window_gives_the_same_bytes_by_every_way(
             assert one.pop(changing) != two.pop(changing)
         assert two == one
     assert '"verdict": "ok"' in texts(tmp_path / "one" / "pool")["results.json"]
-    del one["executed.ipynb"]
+    one = texts(tmp_path / "one" / "audit_trail")
+    del one["run.json"], one["executed.ipynb"]
     assert texts(tmp_path / "session" / "audit_trail") == one
     assert texts(tmp_path / "plain" / "audit_trail") == one
 

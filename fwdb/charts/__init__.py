@@ -14,6 +14,7 @@ against green, and no meaning is in the colour alone.
 from fwdb.charts.canvas import alt_text, empty, number, share, title_of, to_svg, window_text
 from fwdb.charts.connections import pool, sessions
 from fwdb.charts.events import Burst, audit_matrix, audit_trail
+from fwdb.charts.health import health, trends
 from fwdb.charts.statements import load_split, shorten, slow_queries
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "audit_matrix",
     "audit_trail",
     "empty",
+    "health",
     "load_split",
     "number",
     "pool",
@@ -31,5 +33,6 @@ __all__ = [
     "slow_queries",
     "title_of",
     "to_svg",
+    "trends",
     "window_text",
 ]

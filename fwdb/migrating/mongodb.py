@@ -95,13 +95,10 @@ def apply(mongodb: MongoStore, report: Report) -> None:
 
 def differences(mongodb: MongoStore) -> list[Difference]:
     """How the database differs from what the files declare."""
-    found: list[Difference] = []
+    found = list(record_differences(mongodb))
     for declared in declarations():
         record = _record(mongodb, declared)
         name = declared.collection
-        if not _is_recorded(record, declared):
-            said = f"{declared.name}.json is not applied; run 'fwdb migrate'."
-            found.append(_difference(name, said, "error"))
         there = _options(mongodb, name)
         if there is None:
             found.append(_difference(name, f"the collection {name} is missing.", "error"))
@@ -111,6 +108,14 @@ def differences(mongodb: MongoStore) -> list[Difference]:
         if (count := _violations(mongodb, declared)) > 0:
             found.append(_difference(name, _violation_sentence(declared, count), "warning"))
     return found
+
+
+def record_differences(mongodb: MongoStore) -> Iterator[Difference]:
+    """Which declarations are not recorded as applied; no collection is looked at."""
+    for declared in declarations():
+        if not _is_recorded(_record(mongodb, declared), declared):
+            said = f"{declared.name}.json is not applied; run 'fwdb migrate'."
+            yield _difference(declared.collection, said, "error")
 
 
 # -- validators -------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def offline_sql(revision: str = "head", *, start: str | None = None, down: bool 
 
 def differences(postgres: PostgresStore) -> list[Difference]:
     """How the database differs from the models."""
-    found = list(_revision_differences(postgres))
+    found = list(revision_differences(postgres))
     with postgres.connection() as connection:
         for name, table in models.metadata.tables.items():
             there = catalog.read(connection, name)
@@ -114,7 +114,8 @@ def differences(postgres: PostgresStore) -> list[Difference]:
     return found
 
 
-def _revision_differences(postgres: PostgresStore) -> Iterator[Difference]:
+def revision_differences(postgres: PostgresStore) -> Iterator[Difference]:
+    """How the recorded revision differs from the newest one; no table is looked at."""
     try:
         at = current(postgres)
     except PermissionDenied as error:

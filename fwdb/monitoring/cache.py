@@ -19,6 +19,7 @@ UNIT = "ratio"
 # Below this a handful of first reads decides the ratio, and it says nothing about the memory.
 LEAST_BLOCKS = 1000
 
+SUBJECTS = {"postgres": "database", "mongodb": "server"}  # of the stored counters
 SOURCES = {
     "postgres": "difference of two readings of pg_stat_database",
     "mongodb": "difference of two readings of serverStatus.wiredTiger.cache",
@@ -88,7 +89,7 @@ def _time(text: str | None) -> datetime | None:
 def stored(history: History, database: str, reading_id: int) -> CacheReading | None:
     """The cache's part of a stored reading, or None when it has none."""
     for row in history.rows("stored_counters", reading_id=reading_id):
-        if row["database"] == database:
+        if (row["database"], row["subject"]) == (database, SUBJECTS[database]):
             return reading(database, json.loads(row["counters"]))
     return None
 

@@ -23,6 +23,7 @@ from fwdb.monitoring.health import Health, Probe
 from fwdb.monitoring.history import History
 from fwdb.monitoring.measure import Measure
 from fwdb.monitoring.sampler import Kind, Sample, Sampler, process_name
+from fwdb.monitoring.servers import ServerQuestions
 from fwdb.monitoring.slow_queries import (
     Half,
     combined,
@@ -46,7 +47,7 @@ JUST_NOW = timedelta(minutes=1)
 _numbers = itertools.count(1)
 
 
-class Monitor:
+class Monitor(ServerQuestions):
     """Questions about both stores. Asks on connections of its own, outside the pools it watches.
 
     `since` and `until` take what `fwdb.timespan.moment` reads: a span (``24h``), an ISO time
@@ -218,10 +219,11 @@ class Monitor:
         """Seconds that the slowest replica is behind, now; ``not_applicable`` without replica.
 
         0 when it has replayed everything. A replica that has something to replay and is silent
-        is as many seconds behind as it is silent, whatever it said last.
+        is as many seconds behind as it is silent, whatever it said last. `replicas()` has a row
+        for each, with two more numbers.
         """
         if _known(database) == "postgres":
-            return replication.postgres_lag(self._store)
+            return replication.postgres_lag(self._store, expected=self.thresholds.expected_replicas)
         return replication.mongodb_lag(self._mongodb_twin)
 
     @cached_property

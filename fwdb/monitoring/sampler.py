@@ -24,7 +24,7 @@ from fwdb.errors import (
     UnknownName,
 )
 from fwdb.models import monitoring as tables
-from fwdb.monitoring import cache, sessions, statements
+from fwdb.monitoring import cache, server_readings, sessions, statements
 from fwdb.monitoring.commands import Checkpoint, CommandLedger
 from fwdb.monitoring.history import History
 from fwdb.stores import MongoStore, PoolStats, PostgresStore
@@ -95,7 +95,7 @@ class Sampler:
         missing: dict[str, str] = {}
         details: dict[str, Any] = {"commands_since": checkpoint.since.isoformat()}
         # Before the transaction: a MongoDB that does not answer must not hold it open.
-        mongodb = self._mongodb_counters(missing)
+        mongodb = self._mongodb_counters(missing, full=self._full_is_due(kind, spacing or {}))
         with self._store.transaction() as connection:
             reading_id, read_at = self._begin(connection, details)
             rows["pools"] = self._store_pools(connection, reading_id)
@@ -103,7 +103,9 @@ class Sampler:
             stored = self._turn(connection, kind, spacing or {})
             if stored != "process":
                 rows["sessions"] = self._store_sessions(connection, reading_id)
-                rows["counters"] = self._store_counters(connection, reading_id, mongodb)
+                rows["counters"] = self._store_counters(
+                    connection, reading_id, mongodb, missing, full=stored == "full"
+                )
             if stored == "full":
                 stored, rows["statements"] = self._store_statements(reading_id, details, missing)
             connection.execute(
@@ -138,6 +140,11 @@ class Sampler:
             return "light"
         return "process"
 
+    def _full_is_due(self, kind: Kind, spacing: Mapping[str, float]) -> bool:
+        """Seen before its turn, so another sampler may be first: then MongoDB is asked in vain."""
+        with self._store.connection() as connection:
+            return kind == "full" and not self._young(connection, ["full"], spacing.get("full", 0))
+
     def _young(self, connection: Connection, kinds: list[str], seconds: float) -> bool:
         """Whether a reading of one of `kinds` was stored within the last `seconds`."""
         if not seconds:
@@ -170,7 +177,13 @@ class Sampler:
         return _insert(connection, tables.session_samples, rows)
 
     def _store_counters(
-        self, connection: Connection, reading_id: int, mongodb: dict[str, Any] | None
+        self,
+        connection: Connection,
+        reading_id: int,
+        mongodb: dict[str, dict[str, Any]],
+        missing: dict[str, str],
+        *,
+        full: bool,
     ) -> int:
         rows = [
             {
@@ -180,23 +193,26 @@ class Sampler:
                 "counters": cache.postgres_counters(self._store),
             }
         ]
-        if mongodb is not None:
-            rows.append(
-                {
-                    "reading_id": reading_id,
-                    "database": "mongodb",
-                    "subject": "server",
-                    "counters": mongodb,
-                }
-            )
+        rows += [
+            {"reading_id": reading_id, "database": "mongodb", "subject": s, "counters": c}
+            for s, c in mongodb.items()
+        ]
+        found = server_readings.postgres(self._store, self._history, missing, full=full)
+        rows += [
+            {"reading_id": reading_id, "database": "postgres", "subject": s, "counters": c}
+            for s, c in found
+        ]
         return _insert(connection, tables.counter_samples, rows)
 
-    def _mongodb_counters(self, missing: dict[str, str]) -> dict[str, Any] | None:
+    def _mongodb_counters(
+        self, missing: dict[str, str], *, full: bool
+    ) -> dict[str, dict[str, Any]]:
+        """Counters of MongoDB by subject; none when it does not answer."""
         try:
-            return cache.mongodb_counters(self._mongodb)
+            return server_readings.mongodb(self._mongodb, full=full)
         except FwdbError as error:
             missing["mongodb"] = str(error)
-            return None
+            return {}
 
     def _store_statements(
         self, reading_id: int, details: dict[str, Any], missing: dict[str, str]

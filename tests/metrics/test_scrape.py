@@ -270,6 +270,35 @@ def test_a_pool_without_a_limit_has_no_utilisation(module_db: Database, scrape):
     assert exposed.each("db_connection_pool_size", database="mongodb", state="total") == [1]
 
 
+def test_an_older_server_answers_every_question(postgres15: str, module_db: Database, scrape):
+    """One without fwdb's schema too: that is known, and said."""
+    with database(postgres15, module_db.mongodb.url) as db:
+        db.postgres.rows(sa.text("SELECT 1 AS one"))
+        exposed = scrape(db)
+
+    assert set(exposed.each("fwdb_probe_success")) == {1}
+    assert exposed.each("db_schema_current") == [0]
+    assert exposed("db_cache_reads_total", database="postgres") > 0
+    assert exposed("db_queries_total", database="postgres") == 1
+
+
+def test_the_first_scrapes_of_many_threads_make_one_pool(module_db: Database):
+    """Each question has a connection, and each scrape takes the same ones."""
+    count = sa.text(
+        "SELECT count(*) AS n FROM pg_stat_activity "
+        "WHERE application_name = 'fwdb-metrics' AND datname = current_database()"
+    )
+    with database(url_of(module_db), module_db.mongodb.url) as db:
+        before = db.postgres.rows(count)[0]["n"]
+        threads = [threading.Thread(target=db.metrics.text) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert 1 <= db.postgres.rows(count)[0]["n"] - before <= 3
+
+
 def test_a_schema_that_is_behind_is_said(db: Database, scrape):
     """0, not absent: it is known."""
     db.postgres.execute(sa.text("UPDATE monitoring.alembic_version SET version_num = '0003'"))

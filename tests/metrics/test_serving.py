@@ -189,7 +189,7 @@ def test_a_process_is_alive_without_any_database():
         assert over_http(db)("/health/live").json == {"status": "ok"}
 
         assert db.postgres.pool().opened == 0
-        assert "postgres" not in db.metrics._questions.__dict__
+        assert db.metrics._questions.postgres.pool().opened == 0
 
 
 # -- failure modes --------------------------------------------------------------------------------

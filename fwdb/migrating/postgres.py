@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from fwdb.migrating.changes import Change, Difference
 from fwdb.migrating.operations import LOCK_KEY, VERSION_SCHEMA, VERSION_TABLE
 from fwdb.stores import PostgresStore
 
-__all__ = ["current", "differences", "downgrade", "head", "offline_sql", "upgrade"]
+__all__ = ["behind", "current", "differences", "downgrade", "head", "offline_sql", "upgrade"]
 
 # Alembic keeps the running migration in module variables: one at a time in a process.
 _one_at_a_time = threading.Lock()
@@ -38,6 +39,7 @@ _HOLDERS = sa.text(f"""
 """)
 
 
+@functools.cache
 def head() -> str:
     """The newest revision of this release."""
     found = _scripts().get_current_head()
@@ -125,6 +127,11 @@ def _revision_differences(postgres: PostgresStore) -> Iterator[Difference]:
     known = {script.revision for script in _scripts().walk_revisions()}
     remedy = "run 'fwdb migrate'" if at is None or at in known else "use a newer fwdb"
     yield _difference("revision", f"the database {said}; {remedy}.", "error")
+
+
+def behind(postgres: PostgresStore) -> str:
+    """See `fwdb.migrating.behind`."""
+    return next((d.sentence for d in _revision_differences(postgres) if d.severity == "error"), "")
 
 
 def _table_differences(

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from fwdb import queries
 from fwdb.config import Thresholds
-from fwdb.errors import FwdbError
+from fwdb.errors import FwdbError, PermissionDenied
 from fwdb.stores import MongoStore, PoolStats, PostgresStore
 
 State = Literal["up", "degraded", "down"]
@@ -51,11 +51,11 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said of itself: `remark` when it is not fully well."""
+    """What a server said of itself: `remarks` when it is not fully well."""
 
     latency_ms: float
     version: str
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 class Probe:
@@ -109,26 +109,40 @@ class Question:
         raise self._outcome
 
 
-def ask_postgres(store: PostgresStore) -> Answer:
-    """One small question on the connection that is kept for it."""
+# Why the schema of a store is not the one that this release wants; empty when it is.
+Behind = Callable[[PostgresStore | MongoStore], str]
+
+
+def ask_postgres(store: PostgresStore, behind: Behind) -> Answer:
+    """One small question on the connection that is kept for it, and whether the schema fits."""
     question = sa.text(queries.load("server_state", "postgres").text)
     with store.connection() as connection:
         started = time.perf_counter()  # the connection is there: this is one round trip
         version, in_recovery = connection.execute(question).one()
         latency = 1000 * (time.perf_counter() - started)
     remark = "it is a replica or still recovers, and takes no writes" if in_recovery else ""
-    return Answer(latency, str(version), remark)
+    return _answer(latency, str(version), remark, store, behind)
 
 
-def ask_mongodb(store: MongoStore) -> Answer:
-    """One small question on the connection that is kept for it."""
+def ask_mongodb(store: MongoStore, behind: Behind) -> Answer:
+    """One small question on the connection that is kept for it, and whether the schema fits."""
     version = str(store.build_info["version"])
     with store.errors():
         started = time.perf_counter()
         hello = store.client.admin.command("hello")
         latency = 1000 * (time.perf_counter() - started)
     remark = "" if hello.get("isWritablePrimary") else "it is not the primary, and takes no writes"
-    return Answer(latency, version, remark)
+    return _answer(latency, version, remark, store, behind)
+
+
+def _answer(
+    latency: float, version: str, remark: str, store: PostgresStore | MongoStore, behind: Behind
+) -> Answer:
+    try:
+        schema = behind(store).rstrip(".")
+    except PermissionDenied:
+        schema = ""  # a role that may not see the revision can still do its own work
+    return Answer(latency, version, tuple(filter(None, (remark, schema))))
 
 
 def ask_all(
@@ -170,7 +184,7 @@ def _judge(
         return StoreHealth(database, "down", None, reason, None)
     if isinstance(answer, FwdbError):
         return StoreHealth(database, "down", None, str(answer), None)
-    remarks = [answer.remark] if answer.remark else []
+    remarks = list(answer.remarks)
     if answer.latency_ms > thresholds.health_timeout_ms:
         remarks.append(
             f"it took {answer.latency_ms:.0f} ms to answer, "

@@ -12,7 +12,6 @@ from types import FrameType
 
 import pandas as pd
 
-import fwdb
 from fwdb.stores import BOUNDS_MS, Hold, PoolStats, frames
 
 PERCENTILES = (50, 95, 99)
@@ -105,7 +104,7 @@ def holders(holds: Iterable[Hold], *, leak_seconds: float) -> pd.DataFrame:
 
 # Where code is that no one looks for when a connection is missing: fwdb, its libraries, Python.
 _LIBRARIES = tuple(
-    {str(Path(fwdb.__file__).parent), *(sysconfig.get_path(n) for n in ("stdlib", "purelib"))}
+    {str(Path(__file__).parents[1]), *(sysconfig.get_path(n) for n in ("stdlib", "purelib"))}
 )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import bisect
 import math
 import threading
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,7 +72,7 @@ class Counting:
         self._seconds = 0.0
 
     def add(self, seconds: float) -> None:
-        cell = bisect.bisect_left(_BOUNDS_SECONDS, seconds)
+        cell = bisect_left(_BOUNDS_SECONDS, seconds)
         with self._lock:  # a list cell += 1 can lose a count between two threads
             self._counts[cell] += 1
             self._seconds += seconds

@@ -23,7 +23,7 @@ from fwdb import config, errors, queries
 from fwdb.errors import FwdbError
 from fwdb.stores import frames
 from fwdb.stores.commands import CommandStats, CommandTimes
-from fwdb.stores.pools import Hold, MongoPoolListener, PoolStats
+from fwdb.stores.pools import MAX_CONNECTING, Hold, MongoPoolListener, PoolStats
 
 Document = dict[str, Any]
 
@@ -60,7 +60,10 @@ class MongoStore:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._client: pymongo.MongoClient[Document] | None = None
-        self._pool = MongoPoolListener(self._options.get("maxPoolSize") or None)
+        self._pool = MongoPoolListener(
+            self._options.get("maxPoolSize") or None,
+            max_connecting=_parse(url)["options"].get("maxConnecting", MAX_CONNECTING),
+        )
         self._commands = CommandTimes()
 
     def __repr__(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
+from time import perf_counter
 from typing import Any
 
 from pymongo import monitoring
@@ -17,9 +18,8 @@ from sqlalchemy.util import queue
 
 from fwdb.stores.durations import Counting, Durations
 
-# A MongoDB checkout that queued for less found a connection at once: the events themselves take
-# some of this. PostgreSQL's pool knows without measuring whether a caller waits.
-_AT_ONCE_SECONDS = 0.001
+# Connections that pymongo dials at the same time to one server, unless the URL says otherwise.
+MAX_CONNECTING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,10 @@ class Usage:
         with self._lock:
             self.waiting += 1
             self.peak = max(self.peak, self.waiting)
-        return time.perf_counter()
+        return perf_counter()
 
     def end_wait(self, started: float) -> None:
-        self.wait.add(time.perf_counter() - started)
+        self.wait.add(perf_counter() - started)
         with self._lock:
             self.waiting -= 1
 
@@ -113,18 +113,18 @@ class Usage:
     @contextmanager
     def dialling(self, record: object) -> Iterator[None]:
         """Times the opening of a connection; a hold that already runs begins when it is open."""
-        started = time.perf_counter()
+        started = perf_counter()
         yield
-        now = time.perf_counter()
+        now = perf_counter()
         self.dial.add(now - started)
         with self._lock:
             self.opened += 1
         if record in self.held:
-            self.held[record] = (now, threading.get_ident())
+            self.held[record] = (now, get_ident())
 
     def holds(self, database: str) -> list[Hold]:
         """The connections that are lent now, longest first."""
-        now = time.perf_counter()
+        now = perf_counter()
         lent = self.held.copy().values()  # in one step, while others go on
         found = [Hold(database, now - since, thread) for since, thread in lent]
         return sorted(found, key=lambda hold: -hold.seconds)
@@ -156,14 +156,15 @@ class WaitCountingPool(QueuePool):
             record = None
         if record is None:
             record = self._wait() if self._is_full() else super()._do_get()
-        self.usage.held[record] = (time.perf_counter(), threading.get_ident())
+        self.usage.held[record] = (perf_counter(), get_ident())
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        held = self.usage.held.pop(record, None)
+        usage = self.usage
+        held = usage.held.pop(record, None)
         if held is not None:
-            self.usage.hold.add(time.perf_counter() - held[0])
-        super()._do_return_conn(record)
+            usage.hold.add(perf_counter() - held[0])
+        QueuePool._do_return_conn(self, record)  # super() would take a tenth of all this
 
     def _is_full(self) -> bool:
         return self._overflow >= self._max_overflow > -1
@@ -211,14 +212,15 @@ _Key = tuple[Any, int]  # the address of a server, and the number of a connectio
 
 
 class _Checkout:
-    """A caller between asking for a connection and getting one; `queued` until dialling."""
+    """A caller between asking for a connection and getting one."""
 
-    __slots__ = ("dialled", "dialling_since", "started")
+    __slots__ = ("dialled", "dialling_since", "queues", "started")
 
     def __init__(self, started: float) -> None:
         self.started = started
         self.dialling_since: float | None = None
         self.dialled = 0.0
+        self.queues = False  # there was no connection for it, and it might not dial one
 
     def queued_seconds(self, now: float) -> float:
         """Time spent in the queue: dialling a connection of one's own is not queueing."""
@@ -233,10 +235,11 @@ class MongoPoolListener(monitoring.ConnectionPoolListener):
     operations: the driver tries a read that failed a second time, with a checkout of its own.
     """
 
-    def __init__(self, capacity: int | None) -> None:
+    def __init__(self, capacity: int | None, *, max_connecting: int = MAX_CONNECTING) -> None:
         self.usage = Usage()
         self._lock = threading.RLock()  # as in `Usage`
         self._capacity = capacity
+        self._max_connecting = max_connecting
         self._open = 0
         self._checkouts: dict[int, _Checkout] = {}  # by thread: one asks for one at a time
         self._dials: dict[_Key, float] = {}
@@ -245,16 +248,13 @@ class MongoPoolListener(monitoring.ConnectionPoolListener):
         """What the pool holds now; `database` is the store's name."""
         usage = self.usage
         with self._lock:
-            waiting = self._count_waiting()
-            dialling = sum(c.dialling_since is not None for c in self._checkouts.values())
-            lent = len(usage.held)
             return PoolStats(
                 database=database,
                 capacity=self._capacity,
-                in_use=lent + dialling,
-                idle=max(0, self._open - lent - len(self._dials)),
+                in_use=self._in_use(),
+                idle=self._idle(),
                 overflow=0,
-                waiting=waiting,
+                waiting=self._waiting(),
                 waiting_peak=usage.peak,
                 timeouts=usage.timeouts,
                 opened=usage.opened,
@@ -265,62 +265,72 @@ class MongoPoolListener(monitoring.ConnectionPoolListener):
                 dial=usage.dial.read(),
             )
 
-    def _count_waiting(self) -> int:
-        """Callers in the queue. Their number is greatest just before one of them leaves it."""
-        now = time.perf_counter()
-        waiting = sum(
-            checkout.dialling_since is None and checkout.queued_seconds(now) > _AT_ONCE_SECONDS
-            for checkout in self._checkouts.values()
-        )
+    def _in_use(self) -> int:
+        dialling = sum(c.dialling_since is not None for c in self._checkouts.values())
+        return len(self.usage.held) + dialling
+
+    def _idle(self) -> int:
+        return max(0, self._open - len(self.usage.held) - len(self._dials))
+
+    def _waiting(self) -> int:
+        """Callers that queue, of whom the most at once are noted."""
+        waiting = sum(c.queues and c.dialling_since is None for c in self._checkouts.values())
         self.usage.peak = max(self.usage.peak, waiting)
         return waiting
 
-    def _leave(self, *, failed: bool = False) -> None:
+    def _fill(self) -> None:
+        """After the pool may have become full: whoever has no connection yet queues for one.
+
+        The time alone would not tell: on a busy machine a checkout takes milliseconds too.
+        """
+        full = self._capacity is not None and self._in_use() >= self._capacity
+        if full or (len(self._dials) >= self._max_connecting and not self._idle()):
+            for checkout in self._checkouts.values():
+                checkout.queues |= checkout.dialling_since is None
+            self._waiting()
+
+    def _leave(self, *, timed_out: bool = False) -> None:
         """This thread's caller has a connection, or an error."""
-        checkout = self._checkouts.get(threading.get_ident())
-        if checkout is None:
-            return
-        queued = checkout.queued_seconds(time.perf_counter())
-        if queued > _AT_ONCE_SECONDS or failed:
-            self._count_waiting()
-            self.usage.wait.add(queued)
-        del self._checkouts[threading.get_ident()]
+        checkout = self._checkouts.pop(get_ident(), None)
+        if checkout is not None and (checkout.queues or timed_out):
+            self.usage.wait.add(checkout.queued_seconds(perf_counter()))
 
     def connection_check_out_started(
         self, event: monitoring.ConnectionCheckOutStartedEvent
     ) -> None:
         with self._lock:
-            self._checkouts[threading.get_ident()] = _Checkout(time.perf_counter())
+            self._checkouts[get_ident()] = _Checkout(perf_counter())
+            self._fill()
 
     def connection_checked_out(self, event: monitoring.ConnectionCheckedOutEvent) -> None:
         with self._lock:
             self._leave()
             key = (event.address, event.connection_id)
-            self.usage.held[key] = (time.perf_counter(), threading.get_ident())
+            self.usage.held[key] = (perf_counter(), get_ident())
+            self._fill()
 
     def connection_check_out_failed(self, event: monitoring.ConnectionCheckOutFailedEvent) -> None:
         timed_out = event.reason == monitoring.ConnectionCheckOutFailedReason.TIMEOUT
         with self._lock:
-            self._leave(failed=timed_out)
+            self._leave(timed_out=timed_out)
             self.usage.timeouts += timed_out
 
     def connection_checked_in(self, event: monitoring.ConnectionCheckedInEvent) -> None:
         held = self.usage.held.pop((event.address, event.connection_id), None)
         if held is not None:
-            self.usage.hold.add(time.perf_counter() - held[0])
+            self.usage.hold.add(perf_counter() - held[0])
 
     def connection_created(self, event: monitoring.ConnectionCreatedEvent) -> None:
-        now = time.perf_counter()
+        now = perf_counter()
         with self._lock:
             self._open += 1
             self._dials[event.address, event.connection_id] = now
-            if checkout := self._checkouts.get(threading.get_ident()):
-                # A caller that queued for its turn to dial was waiting until now.
-                self._count_waiting()
+            if checkout := self._checkouts.get(get_ident()):
                 checkout.dialling_since = now
+            self._fill()
 
     def connection_ready(self, event: monitoring.ConnectionReadyEvent) -> None:
-        now = time.perf_counter()
+        now = perf_counter()
         with self._lock:
             self.usage.opened += 1
             self._end_dial((event.address, event.connection_id), now, ready=True)
@@ -330,7 +340,7 @@ class MongoPoolListener(monitoring.ConnectionPoolListener):
         with self._lock:
             self._open -= 1
             if key in self._dials:  # it never came to be open
-                self._end_dial(key, time.perf_counter(), ready=False)
+                self._end_dial(key, perf_counter(), ready=False)
                 return
             self.usage.closed += 1
             self.usage.invalidated += event.reason in (
@@ -342,7 +352,7 @@ class MongoPoolListener(monitoring.ConnectionPoolListener):
         started = self._dials.pop(key, now)
         if ready:
             self.usage.dial.add(now - started)
-        checkout = self._checkouts.get(threading.get_ident())
+        checkout = self._checkouts.get(get_ident())
         if checkout is not None and checkout.dialling_since is not None:
             checkout.dialled += now - checkout.dialling_since
             checkout.dialling_since = None

@@ -22,6 +22,7 @@ from fwdb.charts.canvas import (
     number,
     plural,
     share,
+    text_width,
 )
 from fwdb.charts.connections import COLOURS
 
@@ -112,17 +113,17 @@ def durations(
     top = most * 1.15
     axes.set_ylim(0, top)
     axes.set_xlim(0, len(edges) - 1)
-    for x, percent, count, colour in bars:
+    for x, percent, _, colour in bars:
         axes.bar(x, percent, width=width * 0.94, align="edge", color=colour, lw=0, zorder=3)
-        axes.text(
-            x + width * 0.47,
-            percent + top * 0.015,
-            compact(count, most=1e4),
-            ha="center",
-            size=8.5,
-            color=MUTED,
-        )
-    axes.set_xticks(range(len(edges)), labels=[_short(e) if e else "0" for e in edges])
+    step = (WIDTH - 24 - left) / (len(edges) - 1)  # width of a bucket on the sheet
+    counts = [compact(count, most=1e4) for _, _, count, _ in bars]
+    if max(text_width(text, size=8.5) for text in counts) < width * step:
+        for (x, percent, _, _), text in zip(bars, counts, strict=True):
+            place = (x + width * 0.47, percent + top * 0.015)
+            axes.text(*place, text, ha="center", size=8.5, color=MUTED)
+    labels = [_short(edge) if edge else "0" for edge in edges]
+    every = math.ceil((max(text_width(text, size=9) for text in labels) + 6) / step)
+    axes.set_xticks(range(0, len(edges), every), labels=labels[::every])
     axes.tick_params(axis="x", labelsize=9)
     ticks = [t for t in (0, 20, 40, 60, 80, 100) if t <= top] if most > 25 else [0, most]
     axes.set_yticks(

@@ -29,7 +29,6 @@ SHOWN = (
     "capacity",
     "peak_in_use",
     "peak_utilisation_percent",
-    "samples_with_waiting",
     "waits",
     "timeouts",
     "checkouts_per_second",
@@ -390,7 +389,7 @@ def _how_to_read(warning: float, critical: float) -> tuple[tuple[str, str], ...]
         ),
         (
             "Between two samples",
-            "nothing is known: short peaks can be missed. Where several samples are missing the "
-            "line is broken.",
+            "waits, holds and time-outs are counted, but how full a pool was is not known: short "
+            "peaks can be missed. Where several samples are missing the line is broken.",
         ),
     )

@@ -73,7 +73,6 @@ class Monitor:
         self._postgres = postgres
         self._mongodb = mongodb
         self._store = postgres.twin(application_name=APPLICATION, connections=2)
-        # Twins ask quickly or not at all; readings are written as questions are asked.
         kept = history and history.twin(application_name=APPLICATION, connections=2)
         self._history = History(kept or self._store, days=settings.history_days)
         self._ledger = CommandLedger(mongodb)
@@ -99,16 +98,11 @@ class Monitor:
         """The connection pools of this process, now; one row per store.
 
         `capacity` is the most connections it may open, `waiting` the callers that queue for one
-        now and `waiting_peak` the most there were. `waits`, `wait_ms`, `timeouts`, `opened`,
-        `closed` and `invalidated` count since the pool was made, as do the percentiles: of the
-        waits of those that had to wait, of the holds that have ended, and of dials, which are no
-        waits. A percentile is the upper bound of a bucket (`fwdb.stores.BOUNDS_MS`) that so many
-        percent did not exceed; it is missing when there were none.
-
+        now and `waiting_peak` the most there were. Counts are since the pool was made, as are
+        the percentiles of waits that were needed, holds that have ended and dials, which are no
+        waits: the bound of `fwdb.stores.BOUNDS_MS` that so many percent did not exceed.
         `utilisation_percent` is in use ÷ capacity; it is missing, and `status`
-        ``not_applicable``, for a pool without a limit. An idle connection, which the server
-        shows as waiting for its client, waits for nobody. The monitor's own connections are not
-        in these pools.
+        ``not_applicable``, for a pool without a limit. The monitor's own pools are left out.
         """
         return pools.pools([self._postgres.pool(), self._mongodb.pool()])
 
@@ -116,10 +110,9 @@ class Monitor:
         """Who holds connections of this process's pools now; a row per connection, oldest first.
 
         `thread` is the name of the thread that took it, empty when that has ended. From
-        `leak_seconds` on, 60 unless FWDB_LEAK_SECONDS or the argument says otherwise, `is_leak`
-        is true and `call_site` tells where in the program that thread is at this moment
-        (``file:line in function``, libraries left out): a checkout notes no place, so that it
-        costs nothing. A thread that went on to other work shows where it is now.
+        `leak_seconds` on (FWDB_LEAK_SECONDS, 60) `is_leak` is true and `call_site` tells where
+        in the program that thread is at this moment, ``file:line in function``: a checkout notes
+        no place, so that it costs nothing.
         """
         limit = self.thresholds.leak_seconds if leak_seconds is None else leak_seconds
         lent = [*self._postgres.holds(), *self._mongodb.holds()]
@@ -137,8 +130,8 @@ class Monitor:
     def pool_durations(self, since: Time = "24h", until: Time | None = None) -> pd.DataFrame:
         """Waits, holds and dials of the pools in the window, counted by how long they took.
 
-        A row per store, process, `subject` (``wait``, ``hold`` or ``dial``) and bucket that has
-        any; `over_ms` and `up_to_ms` are its bounds, the last one ``inf``.
+        A row per store, process, `subject` (``wait``, ``hold``, ``dial``) and used bucket, whose
+        bounds are `over_ms` and `up_to_ms`, the last one ``inf``.
         """
         start, end = self._window(since, until)
         found = self._history.frame("pool_durations", since=start, until=end or datetime.now(UTC))
@@ -154,10 +147,9 @@ class Monitor:
 
         `oldest_seconds` is how long one of them is in this state, `waiting` those that are
         active and wait inside the server (for a lock, a latch or a buffer), `blocked` those that
-        another session keeps from a lock. MongoDB tells no database and who blocks not either;
-        SecantusDB tells the number only. ``attrs["hidden"]`` says what a role may not see. A
-        store that cannot be asked is named in ``attrs["missing"]`` with the reason; raises its
-        error when it was the only one asked.
+        another session keeps from a lock; SecantusDB tells a number only. ``attrs["hidden"]``
+        says what a role may not see, ``attrs["missing"]`` why a store could not be asked; raises
+        its error when it was the only one asked.
         """
         asked = DATABASES if database is None else (_known(database),)
         frame, problems = server_sessions.sessions(
@@ -175,18 +167,13 @@ class Monitor:
         return server_sessions.mongodb_limit(self._mongodb_twin)
 
     def session_limits(self) -> pd.DataFrame:
-        """Limits on PostgreSQL's sessions and how far each is used, fullest first.
-
-        One row for the server, and one for each database and role that has a limit of its own.
-        Every session counts against the server's, those of other databases too.
-        """
+        """Limits on PostgreSQL's sessions, of the server, databases and roles, fullest first."""
         return self._store.frame("session_limits")
 
     def idle_transactions(self) -> pd.DataFrame:
         """Sessions of PostgreSQL that are idle inside a transaction now, longest first.
 
-        `idle_seconds` is since the last statement ended, `transaction_seconds` since the
-        transaction began; `statement` is the last one, the values in it shown as ``?``.
+        `idle_seconds` is since `statement` ended, whose values are shown as ``?``.
         """
         return locks.idle_transactions(self._store)
 
@@ -194,19 +181,17 @@ class Monitor:
         """The blocking tree of PostgreSQL now: a row per session that waits for another's lock.
 
         `blocker_pid` is the session it waits for, `depth` how many are between it and the root,
-        which waits for nobody, plus one; `root_…` columns say what the root does. Values in
-        statements are shown as ``?``. No rows when nobody waits.
+        which waits for nobody, plus one; values in statements are shown as ``?``.
         """
         return locks.blocking(self._store)
 
     def wait_events(self, *, live_seconds: float = 5, samples: int | None = None) -> pd.DataFrame:
         """What active sessions of PostgreSQL waited for, watched for `live_seconds`.
 
-        Looks `samples` times, ten in a second unless given, and counts active sessions of
-        clients by wait event: `samples` is how often one was seen, `average_sessions` how many
-        there were on average, `share_percent` its part of all that was seen. `is_waiting` is
-        true for waits for another session; ``CPU`` waits for nothing. Idle sessions, which have
-        a wait event too, are not there. ``attrs["samples"]`` has the number of looks.
+        Looks `samples` times, ten in a second unless given, and counts active sessions by wait
+        event: `samples` is how often one was seen, `average_sessions` how many there were,
+        `share_percent` its part of all. `is_waiting` is true for waits for another session;
+        ``CPU`` waits for nothing. Idle sessions, which have a wait event too, are not there.
         """
         return locks.wait_events(self._store, _positive(live_seconds), samples)
 
@@ -376,10 +361,7 @@ class Monitor:
         )
 
     def prune(self, days: float = 30) -> int:
-        """Remove readings older than `days` at once; how many.
-
-        Sampling does so by itself, with FWDB_HISTORY_DAYS.
-        """
+        """Remove readings older than `days` now; how many. Sampling does so by itself."""
         return self._sampler.prune(_positive(days, "days"))
 
     def close(self) -> None:

@@ -152,6 +152,8 @@ def test_a_sampler_removes_what_is_too_old(db: Database, monitor: Monitor) -> No
             sa.text("SELECT pg_advisory_xact_lock(:area, :key)"), area=LOCK[0], key=LOCK[1]
         )
         monitor.sample()
+        monitor._sampler._tidy()
+        monitor._sampler._tidy_at = 0
         assert stored(db.postgres, "readings", f"reading_id = {old}") == 1
     monitor.sample()
 

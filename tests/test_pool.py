@@ -15,6 +15,7 @@ import pandas as pd
 import pymongo
 import pytest
 import sqlalchemy as sa
+from pymongo import monitoring as events
 
 from fwdb import config
 from fwdb.database import Database
@@ -22,6 +23,7 @@ from fwdb.errors import PoolExhausted
 from fwdb.monitoring import Monitor
 from fwdb.stores import BOUNDS_MS, Durations, MongoStore, PostgresStore
 from fwdb.stores.durations import Counting
+from fwdb.stores.pools import MongoPoolListener
 
 SMALL = {"pool_size": 2, "pool_max_overflow": 2, "pool_timeout_seconds": 0.3}
 
@@ -284,18 +286,49 @@ def test_dialling_is_neither_waiting_nor_holding(small: Database) -> None:
 
 
 def test_a_slow_dial_is_no_wait(db: Database) -> None:
-    """The connection is a dead end for a while; the pool has room."""
+    """The connection is a dead end for a while; nor is it a hold when a broken one is replaced."""
     settings = config.settings().model_copy(update=SMALL)
     with slow_wire(db.postgres, seconds=0.2) as url:
         store = PostgresStore(url, settings=settings)
-        with store.connection():
+        with store.connection() as connection:
             pool = store.pool()
+            connection.invalidate()
+        with store.connection():
+            pass
         after = store.pool()
         store.close()
 
     assert pool.dial.total_ms >= 190
     assert pool.waits == 0
+    assert (after.opened, after.hold.count) == (2, 2)
     assert after.hold.total_ms < 190
+
+
+def test_a_mongodb_caller_that_dials_after_the_queue_waited_for_the_queue_only() -> None:
+    """The driver's own duration of a checkout is both."""
+    server = ("localhost", 27017)
+    listener = MongoPoolListener(1)
+    out = events.ConnectionCheckedOutEvent
+    listener.connection_created(events.ConnectionCreatedEvent(server, 1))
+    listener.connection_ready(events.ConnectionReadyEvent(server, 1, 0.0))
+    listener.connection_check_out_started(events.ConnectionCheckOutStartedEvent(server))
+    listener.connection_checked_out(out(server, 1, 0.0))
+    listener.connection_check_out_started(events.ConnectionCheckOutStartedEvent(server))
+    time.sleep(0.03)
+    assert listener.stats("mongodb").waiting == 1
+    listener.connection_checked_in(events.ConnectionCheckedInEvent(server, 1))
+    listener.connection_closed(events.ConnectionClosedEvent(server, 1, "error"))
+    listener.connection_created(events.ConnectionCreatedEvent(server, 2))
+    assert listener.stats("mongodb").waiting == 0
+    time.sleep(0.3)
+    listener.connection_ready(events.ConnectionReadyEvent(server, 2, 0.3))
+    listener.connection_checked_out(out(server, 2, 0.33))
+    pool = listener.stats("mongodb")
+
+    assert pool.waits == 1
+    assert 30 <= pool.wait_ms < 300
+    assert pool.dial.total_ms >= 300
+    assert (pool.opened, pool.closed, pool.invalidated, pool.in_use) == (2, 1, 1, 1)
 
 
 @contextmanager

@@ -235,4 +235,5 @@ def test_a_window_that_ended_earlier_asks_nothing_of_this_moment(db: Database) -
 
     assert not subjects & {"sessions", "blocked", "idle_in_transaction", "session_limits"}
     assert report.result.verdict == "no_data"
+    assert "FWDB_HISTORY_DAYS" in report.result.summary
     assert report.table("blocking").frame.empty

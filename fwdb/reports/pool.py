@@ -122,6 +122,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             database,
             limits.pool_warning_percent,
             limits.pool_critical_percent,
+            str(history.attrs.get("reason", "")),
         )
     pool_checks.waits(asking, kpis, summary, durations)
     pool_checks.sizing(asking, kpis, summary, durations)

@@ -34,12 +34,14 @@ def utilisation(
     database: str,
     warning: float,
     critical: float,
+    gap: str,
 ) -> None:
     name = DATABASES[database]
     known = summary[summary["database"] == database].dropna(subset=["peak_utilisation_percent"])
     label = f"Peak use of the {name} pool"
     if known.empty:
-        sentence = f"No use of the {name} pool was sampled in this window."
+        sentence = f"No use of the {name} pool was sampled in this window"
+        sentence += f": {gap}." if gap else "."
         if not any(c.id == "pool.history" for c in asking.checks):
             asking.add(
                 "utilisation",

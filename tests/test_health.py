@@ -214,3 +214,15 @@ def test_a_mistake_of_ours_is_not_a_dead_database(db: Database) -> None:
         monitor.health()
     assert not issubclass(ZeroDivisionError, FwdbError)
     monitor.close()
+
+
+def test_health_is_not_among_the_statements_of_the_work(db: Database) -> None:
+    """Its questions are marked, or a check every few seconds would lead the list of statements."""
+    db.monitor.sample("full")
+    for _ in range(5):
+        db.health()
+    frame = db.monitor.slow_queries(since="1h", min_ms=0.0001, top=1000)
+    texts = frame["statement"].str.cat(sep="\n") if len(frame) else ""
+
+    assert "version_num" not in texts
+    assert "pg_is_in_recovery" not in texts

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from fwdb import queries
 from fwdb.config import Thresholds
 from fwdb.errors import FwdbError, PermissionDenied
+from fwdb.monitoring.statements import OWN
 from fwdb.stores import MongoStore, PoolStats, PostgresStore
 
 State = Literal["up", "degraded", "down"]
@@ -115,13 +116,16 @@ Behind = Callable[[PostgresStore | MongoStore], str]
 
 def ask_postgres(store: PostgresStore, behind: Behind) -> Answer:
     """One small question on the connection that is kept for it, and whether the schema fits."""
-    question = sa.text(queries.load("server_state", "postgres").text)
-    with store.connection() as connection:
-        started = time.perf_counter()  # the connection is there: this is one round trip
+    body = queries.load("server_state", "postgres").text.rstrip().rstrip(";")
+    question = sa.text(f"{body}\n{OWN}")
+    # A transaction, so that all of it takes one connection out of the pool and tests it once.
+    with store.transaction() as connection:
+        connection.execute(sa.text(f"SELECT 1 {OWN}"))  # begins it: what follows is one round trip
+        started = time.perf_counter()
         version, in_recovery = connection.execute(question).one()
         latency = 1000 * (time.perf_counter() - started)
-    remark = "it is a replica or still recovers, and takes no writes" if in_recovery else ""
-    return _answer(latency, str(version), remark, store, behind)
+        remark = "it is a replica or still recovers, and takes no writes" if in_recovery else ""
+        return _answer(latency, str(version), remark, store, behind)
 
 
 def ask_mongodb(store: MongoStore, behind: Behind) -> Answer:

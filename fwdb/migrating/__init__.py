@@ -18,6 +18,7 @@ from fwdb.stores import MongoStore, PostgresStore
 __all__ = [
     "Change",
     "Difference",
+    "behind",
     "current",
     "downgrade",
     "drift",
@@ -67,6 +68,12 @@ def pending(postgres: PostgresStore | None, mongodb: MongoStore | None) -> list[
     if mongodb is not None:
         found += _mongodb.record_differences(mongodb)
     return found
+
+
+def behind(store: PostgresStore | MongoStore) -> str:
+    """Why the schema of `store` is not that of this release, with the remedy; empty when it is."""
+    found = pending(store, None) if isinstance(store, PostgresStore) else pending(None, store)
+    return next((d.sentence for d in found if d.severity == "error"), "")
 
 
 def drift(postgres: PostgresStore | None, mongodb: MongoStore | None) -> list[Difference]:

@@ -6,6 +6,7 @@ One file is one collection. What was applied is recorded in the collection `fwdb
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -112,10 +113,16 @@ def differences(mongodb: MongoStore) -> list[Difference]:
 
 def record_differences(mongodb: MongoStore) -> Iterator[Difference]:
     """Which declarations are not recorded as applied; no collection is looked at."""
-    for declared in declarations():
+    for declared in _declared():
         if not _is_recorded(_record(mongodb, declared), declared):
             said = f"{declared.name}.json is not applied; run 'fwdb migrate'."
             yield _difference(declared.collection, said, "error")
+
+
+@functools.cache
+def _declared() -> tuple[Declaration, ...]:
+    """The declarations of this release, read once for those who ask often."""
+    return tuple(declarations())
 
 
 # -- validators -------------------------------------------------------------------------------

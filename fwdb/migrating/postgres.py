@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ _HOLDERS = sa.text(f"""
 """)
 
 
+@functools.cache
 def head() -> str:
     """The newest revision of this release."""
     found = _scripts().get_current_head()
@@ -49,6 +51,7 @@ def head() -> str:
 def current(postgres: PostgresStore) -> str | None:
     """The revision of the database; None when `fwdb migrate` never ran on it."""
     name = f"{VERSION_SCHEMA}.{VERSION_TABLE}"
+    # Marked as ours, because every health check asks.
     if postgres.rows(sa.text(f"SELECT to_regclass('{name}') AS name {OWN}"))[0]["name"] is None:
         return None
     found = postgres.rows(sa.text(f"SELECT version_num FROM {name} {OWN}"))

@@ -19,10 +19,14 @@ import sqlalchemy as sa
 from embedded_helpers import DEBIAN_15, ask, pid, record, servers_over, store, up, watchers_of
 
 from fwdb import config, embedded
+from fwdb.database import Database
 from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.monitoring import Monitor
 from fwdb.monitoring.replicas import mongodb_rows
 from fwdb.monitoring.replication import lost
+from fwdb.reports import health_replication
+from fwdb.reports.asking import Asking
+from fwdb.reports.results import Check
 from fwdb.stores import MongoStore, PostgresStore
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -81,6 +85,17 @@ def the_replica(monitor: Monitor) -> pd.Series:
     return found.iloc[0]
 
 
+def reported(
+    primary: PostgresStore, monitor: Monitor, limits: config.Thresholds
+) -> dict[str, Check]:
+    """What the report `health` says of the replicas, by check."""
+    settings = config.settings().model_copy(update={"thresholds": limits})
+    asking = Asking("health", Database(primary, monitor._mongodb, settings=settings))
+    asking.reach("postgres", "mongodb")
+    health_replication.replication(asking, monitor.replicas())
+    return {c.id: c for c in asking.checks if c.database == "postgres"}
+
+
 def replica_url(pair: tuple[Path, embedded.Servers]) -> str:
     assert pair[1].replica
     return pair[1].replica.superuser or ""
@@ -122,6 +137,11 @@ def test_a_paused_replay_is_bytes_and_seconds_behind_and_still_answers(
         assert lag.value is not None
         assert 0 < lag.value <= elapsed + 1
         assert the_replica(monitor)["reply_age_seconds"] < 30
+        limits = config.Thresholds(lag_warning_bytes=1_000_000, lag_critical_bytes=10**9)
+        found = reported(primary, monitor, limits)["health.replication"]
+        assert found.status in ("warning", "critical")
+        assert SLOT in found.sentence
+        assert "pg_wal_replay_resume()" in found.action
     finally:
         ask(replica_url(pair), "SELECT pg_wal_replay_resume()")
     wait_until(lambda: the_replica(monitor)["behind_bytes"] == 0)
@@ -172,12 +192,15 @@ def test_a_replica_tells_of_itself(
         row = the_replica(monitor)
         lag = monitor.replication_lag()
         settings = {r["name"]: r["value"] for r in standby.rows("server_settings")}
+        figures = monitor.server_facts()
+        monitor.tables(), monitor.indexes(), monitor.vacuum_holders()
     finally:
         monitor.close()
         standby.close()
         mongodb.close()
 
     assert bool(row["is_self"])
+    assert figures["wraparound_percent"].status == "ok"
     assert settings["primary_conninfo"].startswith("(secret ")
     assert row["state"] == "streaming"
     assert 0 <= row["reply_age_seconds"] < 60
@@ -202,6 +225,10 @@ def test_a_stopped_replica_is_lost_and_not_none(
     assert SLOT in lag.reason
     assert row["retained_bytes"] > 1_000_000
     assert SLOT in monitor.replicas().attrs["lost"]["postgres"]
+    found = reported(primary, monitor, config.Thresholds())["health.replicas"]
+    assert found.status == "critical"
+    assert SLOT in found.sentence
+    assert f"pg_drop_replication_slot('{SLOT}')" in found.action
     port = record(pair[0], "replica")["port"]
     again = up_pair(pair[0])
     assert record(pair[0], "replica")["port"] == port
@@ -413,7 +440,9 @@ def test_a_replica_does_not_keep_idle_servers_up(
     home: Path, wait_until: Callable[..., None]
 ) -> None:
     """Its own connection to the primary is no client's."""
-    up(home, stores=("postgres",), replica=True, idle_minutes=0.02)
+    up_pair(home)
+    embedded.down(home)
+    up(home, stores=("postgres",), replica=True, idle_minutes=0.1)
     wait_until(lambda: not watchers_of(home), timeout=60, what="the servers to stop by themselves")
 
     assert servers_over(home) == {"postgres": [], "mongodb": [], "replica": []}
@@ -432,4 +461,4 @@ def test_a_replica_without_its_primary_or_the_program_is_refused(
     with pytest.raises(FeatureUnavailable, match=r"has no pg_basebackup.*FWDB_POSTGRES_BIN"):
         up_pair(home)
     assert store(home, "postgres").running
-    assert servers_over(home)["replica"] == []
+    assert "replica" not in servers_over(home)

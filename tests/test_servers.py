@@ -349,6 +349,8 @@ def test_one_store_that_is_down_takes_away_its_own_rows_only(db: Database) -> No
     for ask in (monitor.tables, monitor.indexes, monitor.replicas):
         assert "no answer from mongodb" in ask().attrs["missing"]["mongodb"]
     assert len(monitor.tables()) > 5
+    for cache in (monitor.cache(), monitor.cache(live_seconds=0.01)):
+        assert "no answer from mongodb" in cache.iloc[-1]["reason"]
     monitor.close()
     nobody = Monitor(PostgresStore("postgresql://nobody@127.0.0.1:1/nothing"), down)
     for ask in (nobody.tables, nobody.indexes, nobody.replicas):

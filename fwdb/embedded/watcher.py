@@ -120,8 +120,10 @@ class Server:
         count = 0
         for process in family:
             try:
-                # The connection of the replica is no client's: it never ends by itself.
-                if " ".join(process.cmdline()).startswith(REPLICA_TITLE):
+                # The connection of the replica is no client's: it never ends by itself. That of
+                # the backup that makes it is one.
+                title = " ".join(process.cmdline())
+                if title.startswith(REPLICA_TITLE) and " streaming " in title:
                     continue
                 connections = process.net_connections("tcp")
             except psutil.NoSuchProcess:

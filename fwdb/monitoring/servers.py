@@ -69,21 +69,18 @@ class ServerQuestions:
         (``bulkread``), loads (``bulkwrite``) and ``vacuum``, which are not meant to be found in
         memory. `hit_ratio` is bytes found in shared buffers ÷ bytes asked for, 0 to 1,
         `read_ms_per_block` the time of a block that was not found, missing when reads are not
-        timed: near 0 it came from the system's cache. Source: differences of pg_stat_io.
+        timed: near 0 it came from the system's cache. Source: differences of pg_stat_io. A
+        MongoDB that cannot be asked is a row that says why; the error of PostgreSQL is raised.
         """
         cache = Cache(self._store, self._mongodb_twin, self._history)
-        begin = self._io() if live_seconds is not None else None
         if live_seconds is not None:
-            rows = [accesses.of_database(cache.live("postgres", live_seconds))]
+            begin, ratios = self._io(), cache.live_both(live_seconds)
             end = self._io()
-            rows.append(accesses.of_database(cache.live("mongodb", 0.001)))
         else:
             start, last = self._window(since, until)
-            rows = [
-                accesses.of_database(cache.window(name, start, last))
-                for name in ("postgres", "mongodb")
-            ]
+            ratios = cache.window_both(start, last)
             begin, end = self._io_between(start, last)
+        rows = [accesses.of_database(ratio) for ratio in ratios]
         if begin and end:
             rows[1:1] = accesses.difference(begin, end)
         return accesses.frame(rows)

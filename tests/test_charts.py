@@ -132,7 +132,12 @@ def check_frame(count: int, *, states: list[str] = STATES, text: str = "12 MB") 
 def trend_frame(count: int, *, scale: float = 1.0, step: str = "30s") -> pd.DataFrame:
     measures = [(measure, database) for measure, database, _, _ in PANELS]
     rows = [
-        (START + n * pd.Timedelta(step), database, measure, scale * (n % 7))
+        (
+            START + n * pd.Timedelta(step),
+            database,
+            measure,
+            (n % 7) / 7 if measure == "cache_hit_ratio" else scale * (n % 7),
+        )
         for measure, database in measures
         for n in range(count)
     ]
@@ -522,8 +527,8 @@ def test_numbers_in_the_cells_of_the_matrix_can_be_read() -> None:
     [
         (["ok"], "All 4 checks that could be judged are within their lines"),
         (["ok", "no_data"], "All 2 checks that could be judged are within their lines"),
-        (["ok", "warning"], "Check 0, check 1 are warnings"),
-        (["warning", "ok", "critical", "ok"], "Check 1 is critical"),
+        (["ok", "warning"], "Warning: check 0, check 1"),
+        (["warning", "ok", "critical", "ok"], "Critical: check 1"),
         (["not_available"], "No check could be judged"),
     ],
 )

@@ -34,7 +34,6 @@ from fwdb.charts.canvas import (
     drawn,
     empty,
     fit,
-    place,
     plural,
     text_width,
     thin,
@@ -42,6 +41,7 @@ from fwdb.charts.canvas import (
     utc,
     window_text,
 )
+from fwdb.charts.connections import alone, broken
 
 # Marker, its colour, colour of the value, background: the meaning is in the shape as well.
 _STATES = {
@@ -134,15 +134,11 @@ def _tile(sheet: Canvas, row: pd.Series[Any], left: float, y: float, wide: float
 def _finding(frame: pd.DataFrame) -> str:
     """The worst state there is and the checks that are in it."""
     status = frame["status"].astype(str)
-    for state, one, many in (
-        ("critical", "is critical", "are critical"),
-        ("warning", "is a warning", "are warnings"),
-    ):
+    for state in ("critical", "warning"):
         names = list(dict.fromkeys(frame["check"].astype(str)[status == state].str.lower()))
         if names:
             rest = f" and {len(names) - 3} more" if names[3:] else ""
-            text = f"{', '.join(names[:3])}{rest} {one if len(names) == 1 else many}"
-            return text[:1].upper() + text[1:]
+            return f"{state.capitalize()}: {', '.join(names[:3])}{rest}"
     judged = int(status.isin(list(_STATES)).sum())
     if not judged:
         return "No check could be judged"
@@ -223,19 +219,27 @@ def _panel(
     last = f"last {_amount(values[-1], unit)}, most {_amount(float(np.max(values)), unit)}"
     sheet.text(left + wide, top - 5, last, size=9, color=MUTED, va="top", ha="right")
     axes: Axes = sheet.axes(left, top - _PANEL + 28, left + wide, top - 22)
-    x: Any = np.asarray(place(utc(rows["read_at"]).array), dtype=np.float64)
-    axes.plot(*thin(x, values), color=SKY if "MongoDB" in title else BLUE, lw=1.7)
-    if len(x) <= 3:  # so few are points and no course
-        axes.plot(x, values, "o", color=BLUE, ms=3.5)
+    x, y = broken(pd.Series(values, index=pd.DatetimeIndex(utc(rows["read_at"]))))
+    colour = SKY if "MongoDB" in title else BLUE
+    axes.plot(*thin(x, y), color=colour, lw=1.7)
+    lonely = alone(y) if len(x) > 3 else np.full(len(x), True)  # so few are points and no course
+    axes.plot(x[lonely], y[lonely], "o", color=colour, ms=3.5, clip_on=False)
     # A ratio is drawn to 1, everything else to what it reached.
     axes.set_ylim(0, 1.04 if not unit else max(float(np.max(values)) * 1.12, 1e-9))
     axes.set_yticks([])
     axes.axhline(0, color=AXIS, lw=0.8)
     time_axis(axes, *span)
-    ticks = axes.get_xticks()
-    if len(ticks) > 5:  # half the width has room for half the labels
-        labels = [label.get_text() for label in axes.get_xticklabels()]
-        axes.set_xticks(ticks[::2], labels=labels[::2])
+    low, high = axes.get_xlim()
+    every = 2 if len(axes.get_xticks()) > 5 else 1  # half the width has room for half the labels
+    kept = [
+        (tick, label.get_text())
+        for tick, label in zip(
+            axes.get_xticks()[::every], axes.get_xticklabels()[::every], strict=True
+        )
+        # A label that would stand out at either end has no room there.
+        if 26 <= (tick - low) / (high - low) * wide <= wide - 26
+    ]
+    axes.set_xticks([tick for tick, _ in kept], labels=[text for _, text in kept])
     axes.tick_params(axis="x", labelsize=8.5, pad=2)
 
 

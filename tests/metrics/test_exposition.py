@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -272,3 +274,16 @@ def test_the_parts_of_the_registry_agree(
             duration, database=database, status="error"
         )
     assert exposed("db_query_errors_total", database="postgres") > 0
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool: install prometheus")
+def test_promtool_has_nothing_to_say(registry: CollectorRegistry):
+    """Prometheus's own reader, and its opinion of the names."""
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=exposition.write(registry.collect()),
+        capture_output=True,
+        check=False,
+    )
+
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

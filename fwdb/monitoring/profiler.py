@@ -34,9 +34,10 @@ _COMMANDS = (
     "count",
     "distinct",
 )
+_DOCUMENTS = ("nreturned", "nModified", "ninserted", "ndeleted")
 _FIELDS = (
-    *("ts", "op", "ns", "command", "originatingCommand", "millis", "docsExamined", "nreturned"),
-    *("nModified", "ninserted", "ndeleted", "errCode", "appName"),
+    *("ts", "op", "ns", "command", "originatingCommand", "millis", "docsExamined", *_DOCUMENTS),
+    *("errCode", "appName"),
 )
 
 
@@ -45,12 +46,14 @@ class Profile:
     """The commands that the server recorded in a window, or the `reason` why there are none.
 
     `sentence` says what of all commands that is. `docs_examined_per_call` has only those for
-    which the server recorded it.
+    which the server recorded it, `counted` those for which it recorded the documents returned
+    or changed.
     """
 
     window: tuple[datetime, datetime]
     commands: list[CommandStats] = field(default_factory=list)
     docs_examined_per_call: dict[_Key, float] = field(default_factory=dict)
+    counted: frozenset[_Key] = frozenset()
     sentence: str = ""
     reason: str = ""
     examined_reason: str = ""
@@ -88,21 +91,22 @@ def _read(store: MongoStore, window: tuple[datetime, datetime], own: str) -> Pro
         oldest = collection.find_one(
             {}, {"ts": 1}, sort=[("$natural", 1)], comment="fwdb", max_time_ms=TIME_LIMIT_MS
         )
-    counted, examined = _counted([entry for entry in entries if entry.get("appName") != own])
+    commands, examined, counted = _counted([e for e in entries if e.get("appName") != own])
     kind = "SecantusDB does not record" if store.is_secantus else "the profiler did not record"
     return Profile(
         window,
-        commands=counted,
+        commands=commands,
         docs_examined_per_call=examined,
+        counted=counted,
         sentence=_extent(state, oldest, window[0], len(entries)),
-        reason="" if counted else "the profiler is on and recorded no command in this window",
+        reason="" if commands else "the profiler is on and recorded no command in this window",
         examined_reason="" if examined else f"{kind} how many documents a command examined",
     )
 
 
 def _extent(state: Mapping[str, Any], oldest: Any, since: datetime, entries: int) -> str:
     """What part of all commands the entries are."""
-    parts = ["recorded by the server's profiler"]
+    parts = ["recorded by the server's profiler, in whole milliseconds"]
     if state["was"] == 1:
         parts.append(f"only commands of {state.get('slowms', 100)} ms and more")
     if (rate := float(state.get("sampleRate", 1.0))) < 1:
@@ -114,7 +118,10 @@ def _extent(state: Mapping[str, Any], oldest: Any, since: datetime, entries: int
     return ", ".join(parts)
 
 
-def _counted(entries: list[dict[str, Any]]) -> tuple[list[CommandStats], dict[_Key, float]]:
+def _counted(
+    entries: list[dict[str, Any]],
+) -> tuple[list[CommandStats], dict[_Key, float], frozenset[_Key]]:
+    """The entries per shape, documents examined per call, and whose documents were counted."""
     found: dict[_Key, dict[str, float]] = {}
     for entry in entries:
         identified = _identified(entry)
@@ -128,9 +135,9 @@ def _counted(entries: list[dict[str, Any]]) -> tuple[list[CommandStats], dict[_K
         sums["total_ms"] += ms
         sums["squares_ms2"] += ms * ms
         sums["max_ms"] = max(sums["max_ms"], ms)
-        sums["documents"] += sum(
-            int(entry.get(n, 0)) for n in ("nreturned", "nModified", "ninserted", "ndeleted")
-        )
+        documents = [int(entry[name]) for name in _DOCUMENTS if name in entry]
+        sums["documents"] += sum(documents)
+        sums["counted"] += bool(documents)
         if "docsExamined" in entry:
             sums["examined"] += int(entry["docsExamined"])
             sums["told"] += not more
@@ -149,11 +156,12 @@ def _counted(entries: list[dict[str, Any]]) -> tuple[list[CommandStats], dict[_K
         if sums["calls"]
     ]
     examined = {key: sums["examined"] / sums["told"] for key, sums in found.items() if sums["told"]}
-    return commands, examined
+    return commands, examined, frozenset(key for key, sums in found.items() if sums["counted"])
 
 
 _SUMS = (
-    *("calls", "errors", "total_ms", "squares_ms2", "max_ms", "documents", "examined", "told"),
+    *("calls", "errors", "total_ms", "squares_ms2", "max_ms"),
+    *("documents", "counted", "examined", "told"),
 )
 
 

@@ -37,7 +37,7 @@ COLUMNS = {
     "total_ms": "float64",
     "mean_ms": "float64",
     "stddev_ms": "float64",
-    "rows": "int64",
+    "rows": "Int64",
     "rows_per_call": "float64",
     "share_percent": "float64",
     "hit_blocks": "Int64",

@@ -34,7 +34,7 @@ class Statement:
     errors: int | None
     total_ms: float
     squares_ms2: float
-    rows: int
+    rows: int | None
     hit_blocks: int | None = None
     read_blocks: int | None = None
     read_ms: float | None = None
@@ -53,8 +53,8 @@ class Statement:
         return moments(self.calls, self.total_ms, self.squares_ms2)[1]
 
     @property
-    def rows_per_call(self) -> float:
-        return self.rows / self.calls
+    def rows_per_call(self) -> float | None:
+        return None if self.rows is None else self.rows / self.calls
 
     @property
     def blocks_per_call(self) -> float | None:
@@ -233,6 +233,7 @@ def mongodb_half(found: CommandWindow, profile: Profile) -> Half:
     """
     examined = profile.docs_examined_per_call
     not_measured = dict(_POSTGRES_ONLY)
+    counted = bool(found.commands)  # the clients count documents, the profiler not everywhere
     if not examined:
         not_measured["docs_examined_per_call"] = profile.examined_reason
     if found.commands:
@@ -241,6 +242,8 @@ def mongodb_half(found: CommandWindow, profile: Profile) -> Half:
     elif profile.commands:
         commands, window, source = profile.commands, profile.window, "system.profile"
         coverage = {"complete": False, "sentence": profile.sentence}
+        if not profile.counted:
+            not_measured["rows"] = "the profiler of this server does not count documents"
     else:
         # That nothing was timed is what helps first; the profiler is only the second source.
         reason = f"{found.reason}; {profile.reason}" if profile.reason else found.reason
@@ -248,7 +251,12 @@ def mongodb_half(found: CommandWindow, profile: Profile) -> Half:
     return Half(
         "mongodb",
         window=window,
-        statements=[_mongodb_statement(command, examined) for command in commands],
+        statements=[
+            _mongodb_statement(
+                command, examined, counted=counted or _key(command) in profile.counted
+            )
+            for command in commands
+        ],
         total_ms=sum(command.total_ms for command in commands),
         calls=sum(command.calls for command in commands),
         coverage=coverage,
@@ -258,9 +266,9 @@ def mongodb_half(found: CommandWindow, profile: Profile) -> Half:
 
 
 def _mongodb_statement(
-    command: CommandStats, examined: dict[tuple[str, str, str], float]
+    command: CommandStats, examined: dict[tuple[str, str, str], float], *, counted: bool
 ) -> Statement:
-    key = (command.command, command.namespace, command.shape)
+    key = _key(command)
     return Statement(
         database="mongodb",
         query_id=hashlib.sha256("\0".join(key).encode()).hexdigest()[:16],
@@ -269,6 +277,10 @@ def _mongodb_statement(
         errors=command.errors,
         total_ms=command.total_ms,
         squares_ms2=command.squares_ms2,
-        rows=command.documents,
+        rows=command.documents if counted else None,
         docs_examined_per_call=examined.get(key),
     )
+
+
+def _key(command: CommandStats) -> tuple[str, str, str]:
+    return command.command, command.namespace, command.shape

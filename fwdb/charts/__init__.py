@@ -14,7 +14,7 @@ against green, and no meaning is in the colour alone.
 from fwdb.charts.canvas import alt_text, empty, number, share, title_of, to_svg, window_text
 from fwdb.charts.connections import pool, sessions
 from fwdb.charts.events import Burst, audit_matrix, audit_trail
-from fwdb.charts.statements import load_split, shorten, slow_queries
+from fwdb.charts.statements import load_split, query_changes, shorten, slow_queries
 
 __all__ = [
     "Burst",
@@ -25,6 +25,7 @@ __all__ = [
     "load_split",
     "number",
     "pool",
+    "query_changes",
     "sessions",
     "share",
     "shorten",

@@ -37,7 +37,7 @@ _COMMANDS = (
 _DOCUMENTS = ("nreturned", "nModified", "ninserted", "ndeleted")
 _FIELDS = (
     *("ts", "op", "ns", "command", "originatingCommand", "millis", "docsExamined", *_DOCUMENTS),
-    *("errCode", "appName"),
+    *("errCode", "ok", "appName"),
 )
 
 
@@ -131,7 +131,7 @@ def _counted(
         ms = float(entry.get("millis", 0))
         sums = found.setdefault(key, dict.fromkeys(_SUMS, 0.0))
         sums["calls"] += not more  # further batches belong to the command that began them
-        sums["errors"] += "errCode" in entry
+        sums["errors"] += "errCode" in entry or not entry.get("ok", 1)
         sums["total_ms"] += ms
         sums["squares_ms2"] += ms * ms
         sums["max_ms"] = max(sums["max_ms"], ms)

@@ -204,7 +204,7 @@ def query_changes(
     both = "database" in rows and rows["database"].nunique() > 1
     labels = _labels(rows, both=both, width=290)
     left = MARGIN + max(text_width(t, size=9, mono=True) for t in labels) + 10
-    right = WIDTH - 74
+    right = WIDTH - 88
     axes = sheet.axes(left, sheet.bottom + 26, right, sheet.top - 30)
     before = rows["mean_before_ms"].to_numpy(dtype=float).clip(min=1e-3)
     now = rows["mean_ms"].to_numpy(dtype=float).clip(min=1e-3)
@@ -220,7 +220,7 @@ def query_changes(
     axes.set_yticks([])
     axes.grid(axis="x", color=GRID, lw=0.8, which="major")
     box = axes.get_position()
-    sheet.text(right + 12, sheet.top - 18, "now ÷ before", size=9.5, color=MUTED, ha="center")
+    sheet.text(right + 12, sheet.top - 18, "now ÷ before", size=9.5, color=MUTED)
     for y, label, ratio, slow in zip(ys, labels, now / before, rows["_slower"], strict=True):
         height = (box.y0 + (y + 0.5) / len(rows) * box.height) * sheet.height
         sheet.text(
@@ -229,7 +229,7 @@ def query_changes(
         sheet.text(
             right + 12,
             height,
-            f"{ratio:.3g} ×",
+            f"{ratio:.0f} ×" if ratio >= 9.95 else f"{ratio:.2f} ×",
             size=9.5,
             va="center_baseline",
             color=RED_TEXT if slow else INK,

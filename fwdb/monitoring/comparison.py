@@ -128,10 +128,7 @@ def _judged(
 ) -> Change:
     extra = (now.mean_ms - before.mean_ms) * now.calls
     if ratio is None:
-        few = (
-            f"too few calls to judge ({before.calls} before, {now.calls} now; it takes "
-            f"{LEAST_CALLS} in both)"
-        )
+        few = f"too few calls to judge (n={min(before.calls, now.calls)})"
         return Change("unjudged", before, now, mean_ratio(before, now), extra, few)
     usual = whole or 1.0
     remark = "; ".join(causes(before, now, lengths))

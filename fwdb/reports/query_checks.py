@@ -190,7 +190,7 @@ def spilled(asking: Asking, heavy: pd.DataFrame) -> None:
         "spill",
         "postgres",
         "warning",
-        f"{named(str(worst['statement']))} writes {bytes_text(size / int(worst['calls']))} of "
+        f"{named(str(worst['statement']))} writes {figure(size / int(worst['calls']), 'bytes')} of "
         f"temporary files per call, because its memory is too small, and takes "
         f"{share(float(worst['share_percent']))} of the time of PostgreSQL.",
         value=float(size),
@@ -199,14 +199,6 @@ def spilled(asking: Asking, heavy: pd.DataFrame) -> None:
         action="Give the role that runs it more memory: `ALTER ROLE … SET work_mem = "
         f"'{_megabytes(2 * size / int(worst['calls']))}MB';`.",
     )
-
-
-def bytes_text(size: float) -> str:
-    """A number of bytes in the unit people would use."""
-    for unit, limit in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
-        if size >= limit:
-            return f"{size / limit:.3g} {unit}"
-    return f"{size:.0f} bytes"
 
 
 def _megabytes(size: float) -> int:
@@ -236,7 +228,7 @@ def advice(found: list[Plan]) -> str:
     for plan in found[:1]:
         for scan in plan.scans:
             reads = f"{named(plan.statement)} reads `{scan.table}` from end to end for "
-            then = f"try `{scan.index}`" if scan.index else "an index on that would spare it"
+            then = f"try `{scan.index}`" if scan.index else "look whether an index can serve that"
             return f"{reads}`{scan.filter}`: {then}."
     return ""
 

@@ -77,6 +77,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
         since = before.since if before else None
         sort = partial(question, min_ms=0, order=order, compare_since=since)
         listed = asking.ask("list", up[0], sort, NOTHING)
+    none = "" if len(listed) or not len(heavy) else " (none did)"
     plans = query_checks.plans(asking, db, slow)
     missing: dict[str, str] = heavy.attrs.get("missing") or {}
     kpis: list[Kpi] = []
@@ -128,8 +129,8 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 "load",
                 "Statements by what they cost",
                 listed.reset_index(drop=True),
-                f"Statements whatever their mean, {SORTED[order]}; the share is that of its own "
-                "store.",
+                f"Statements whatever their mean, {SORTED[order]}{none}; the share is that of its "
+                "own store.",
                 (*SHOWN, *COLUMNS.get(order, ())),
             ),
             query_checks.changes_table(changes, before, window),

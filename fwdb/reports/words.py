@@ -19,7 +19,7 @@ _SUFFIXES = {
 
 
 def figure(value: Any, unit: str = "") -> str:
-    """A value with its unit: `41 %`, `230 ms`, `1 900`, `0.987`; an em dash for none."""
+    """A value with its unit: `41 %`, `230 ms`, `1 900`, `13.6 MB`; an em dash for none."""
     if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool | str):
@@ -32,11 +32,20 @@ def figure(value: Any, unit: str = "") -> str:
         return "over 0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
     if unit == "percent":
         return share(float(value))
+    if unit == "bytes":
+        return _bytes(float(value))
     digits = 0 if size >= 100 or float(value).is_integer() else 1 if size >= 10 else 2
     text = number(value) if digits == 0 else f"{value:.{digits}f}"
     names = {"seconds": "s", "count": "", "": ""}
     name = names.get(unit, unit)
     return f"{text}\u202f{name}" if name else text
+
+
+def _bytes(value: float) -> str:
+    for unit, limit in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}\u202f{unit}"
+    return f"{value:.0f}\u202fbytes"
 
 
 def heading(column: str) -> str:

@@ -224,7 +224,8 @@ class Monitor:
         is ``not_available`` before PostgreSQL 16 and for what has no plan, ``not_measured``
         when the role may not, ``no_data`` when nobody kept the text.
         """
-        return plan(self._store, self._history, str(query_id))
+        # In the CSV files of a report an apostrophe keeps spreadsheets from reading a formula.
+        return plan(self._store, self._history, str(query_id).removeprefix("'"))
 
     @cached_property
     def _queries(self) -> SlowQueries:

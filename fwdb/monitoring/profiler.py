@@ -65,7 +65,7 @@ def profiled(store: MongoStore, since: datetime, until: datetime | None, own: st
     try:
         return _read(store, window, own)
     except PermissionDenied:
-        reason = "the role may not read the profiler: grant it clusterMonitor and read"
+        reason = "the role may not read the profiler: grant it clusterMonitor"
     except FwdbError as error:  # the clients' timings are there all the same
         reason = str(error)
     return Profile(window, reason=reason, examined_reason=reason)

@@ -39,8 +39,7 @@ CHANGES = utc_frame(
     }
 )
 CHANGES_SHOWN = (
-    *("database", "statement", "change", "calls_before", "calls", "mean_before_ms", "mean_ms"),
-    *("ratio", "extra_ms", "remark"),
+    *("change", "statement", "remark", "calls", "mean_before_ms", "mean_ms", "ratio", "extra_ms"),
 )
 
 
@@ -53,7 +52,9 @@ def named(statement: str) -> str:
 # -- changes --------------------------------------------------------------------------------------
 
 
-def changed(asking: Asking, kpis: list[Kpi], changes: pd.DataFrame) -> None:
+def changed(
+    asking: Asking, kpis: list[Kpi], changes: pd.DataFrame, found: Mapping[str, Plan]
+) -> None:
     """What got slower, and how many statements are new or gone, per store."""
     missing: Mapping[str, str] = changes.attrs.get("missing") or {}
     whole: Mapping[str, float] = changes.attrs.get("whole_server") or {}
@@ -77,7 +78,7 @@ def changed(asking: Asking, kpis: list[Kpi], changes: pd.DataFrame) -> None:
                 action="Look at the machine before you look at statements: processor, disk, "
                 "memory, a backup, a neighbour. Report `pool` shows who waits.",
             )
-        _slower(asking, mine[mine["change"] == "slower"], database)
+        _slower(asking, mine[mine["change"] == "slower"], database, found)
         counts = {kind: int((mine["change"] == kind).sum()) for kind in ("new", "vanished")}
         kpis.append(
             Kpi(
@@ -90,7 +91,7 @@ def changed(asking: Asking, kpis: list[Kpi], changes: pd.DataFrame) -> None:
         )
 
 
-def _slower(asking: Asking, slower: pd.DataFrame, database: str) -> None:
+def _slower(asking: Asking, slower: pd.DataFrame, database: str, found: Mapping[str, Plan]) -> None:
     name = DATABASES[database]
     if slower.empty:
         asking.add(
@@ -110,13 +111,17 @@ def _slower(asking: Asking, slower: pd.DataFrame, database: str) -> None:
         "regression",
         database,
         "warning",
-        f"{name} takes {worst['ratio']:.1f} times as long (95 % {worst['ratio_low']:.1f} to "
-        f"{worst['ratio_high']:.1f}) for {named(str(worst['statement']))}, "
+        f"{name} takes {_times(worst['ratio'])} times as long (95 % {_times(worst['ratio_low'])} "
+        f"to {_times(worst['ratio_high'])}) for {named(str(worst['statement']))}, "
         f"{milliseconds(float(worst['extra_ms']))} more in this window{because}{others}.",
         value=float(slower["extra_ms"].sum()),
         unit="ms",
-        action=_remedy(str(worst["remark"]), database),
+        action=advice(found.get(str(worst["query_id"]))) or _remedy(str(worst["remark"]), database),
     )
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
 
 
 def _remedy(remark: str, database: str) -> str:
@@ -212,31 +217,37 @@ def _megabytes(size: float) -> int:
 # -- plans ----------------------------------------------------------------------------------------
 
 
-def plans(asking: Asking, db: Database, slow: pd.DataFrame) -> list[Plan]:
-    """Plans of the slowest statements of PostgreSQL, heaviest first."""
-    mine = slow[slow["database"].astype(str) == "postgres"].head(PLANS)
-    found = []
-    for query_id in mine["query_id"]:
-        plan = asking.ask("plan", "postgres", partial(db.monitor.plan, query_id), None)
-        if plan is not None:
-            found.append(plan)
-    return found
+def plans(
+    asking: Asking, db: Database, slow: pd.DataFrame, changes: pd.DataFrame
+) -> dict[str, Plan]:
+    """Plans of PostgreSQL's statements that got slower or are slow, costliest first, by id."""
+    ids: list[str] = []
+    for frame in (changes[changes["change"] == "slower"], slow):
+        mine = frame[frame["database"].astype(str) == "postgres"].head(PLANS)
+        ids += [str(query_id) for query_id in mine["query_id"]]
+    found = {
+        query_id: asking.ask("plan", "postgres", partial(db.monitor.plan, query_id), None)
+        for query_id in dict.fromkeys(ids)
+    }
+    return {query_id: plan for query_id, plan in found.items() if plan is not None}
 
 
-def advice(found: list[Plan]) -> str:
-    """What the plan of the first of them suggests; empty when it suggests nothing."""
-    for plan in found[:1]:
-        for scan in plan.scans:
-            reads = f"{named(plan.statement)} reads `{scan.table}` from end to end for "
-            then = f"try `{scan.index}`" if scan.index else "look whether an index can serve that"
-            return f"{reads}`{scan.filter}`: {then}."
+def advice(plan: Plan | None) -> str:
+    """What a plan suggests; empty when it suggests nothing."""
+    for scan in plan.scans if plan else ():
+        assert plan is not None
+        reads = f"{named(plan.statement)} reads `{scan.table}` from end to end for "
+        then = f"try `{scan.index}`" if scan.index else "look whether an index can serve that"
+        return f"{reads}`{scan.filter}`: {then}."
     return ""
 
 
-def plans_table(found: list[Plan]) -> Table:
+def plans_table(found: Mapping[str, Plan]) -> Table:
     """One row per line of a plan; indentation as spaces that a page does not drop."""
     rows = [
-        (plan.query_id, shorten(plan.statement), line) for plan in found for line in _lines(plan)
+        (plan.query_id, shorten(plan.statement), line)
+        for plan in found.values()
+        for line in _lines(plan)
     ]
     frame = pd.DataFrame(rows, columns=["query_id", "statement", "plan"]).astype("str")
     return Table(

@@ -22,7 +22,7 @@ from fwdb.reports.words import figure
 
 if TYPE_CHECKING:
     from fwdb.database import Database
-    from fwdb.monitoring import Measure
+    from fwdb.monitoring import Measure, Plan
 
 # Ten times the line is no longer slow but broken for whoever waits for it.
 CRITICAL_TIMES = 10
@@ -78,13 +78,6 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
         sort = partial(question, min_ms=0, order=order, compare_since=since)
         listed = asking.ask("list", up[0], sort, NOTHING)
     none = "" if len(listed) or not len(heavy) else " (none did)"
-    plans = query_checks.plans(asking, db, slow)
-    missing: dict[str, str] = heavy.attrs.get("missing") or {}
-    kpis: list[Kpi] = []
-    for database in DATABASES:
-        if database not in asking.down:
-            advice = query_checks.advice(plans) if database == "postgres" else ""
-            _slow(asking, kpis, slow, heavy, database, min_ms, missing.get(database, ""), advice)
     changes = query_checks.CHANGES
     if before is not None:
         compare = partial(
@@ -96,8 +89,14 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             top=top,
         )
         changes = asking.ask("regression", up[0], compare, changes)
-        if "missing" in changes.attrs:
-            query_checks.changed(asking, kpis, changes)
+    plans = query_checks.plans(asking, db, slow, changes)
+    missing: dict[str, str] = heavy.attrs.get("missing") or {}
+    kpis: list[Kpi] = []
+    for database in DATABASES:
+        if database not in asking.down:
+            _slow(asking, kpis, slow, heavy, database, min_ms, missing.get(database, ""), plans)
+    if "missing" in changes.attrs:
+        query_checks.changed(asking, kpis, changes, plans)
     query_checks.spilled(asking, heavy)
     query_checks.covered(asking, kpis, heavy)
     _cache(asking, kpis, db, window.since, end)
@@ -165,7 +164,7 @@ def _slow(
     database: str,
     min_ms: float,
     missing: str,
-    advice: str,
+    plans: Mapping[str, Plan],
 ) -> None:
     name = DATABASES[database]
     if any(c.id in ("slow_queries.statements", "slow_queries.load") for c in asking.checks):
@@ -207,7 +206,7 @@ def _slow(
         threshold=min_ms * (CRITICAL_TIMES if status == "critical" else 1),
         action=""
         if status == "ok"
-        else advice
+        else query_checks.advice(plans.get(str(slowest["query_id"])))
         or "Begin with the top of table `slow_queries`; "
         + (
             "its plan is in table `plans`, and with real values `EXPLAIN (ANALYZE, BUFFERS)` "

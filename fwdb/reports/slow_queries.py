@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Ten times the line is no longer slow but broken for whoever waits for it.
 CRITICAL_TIMES = 10
+EVERY = 1_000_000  # more statements than any server keeps
 SHOWN = ("database", "statement", "calls", "mean_ms", "stddev_ms", "total_ms", "share_percent")
 # What a table sorted by this shows beside the time.
 COLUMNS = {
@@ -68,16 +69,17 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
 
     # An open window ends with a reading taken now, any other with the last one stored in it.
     end = None if parameters["until"] == "now" else window.until
-    question = partial(db.monitor.slow_queries, window.since, end, top=top)
+    question = partial(db.monitor.slow_queries, window.since, end, min_ms=0)
     up = asking.up or ["postgres"]
-    slow = asking.ask("statements", up[0], partial(question, min_ms=min_ms), NOTHING)
-    heavy = asking.ask("load", up[0], partial(question, min_ms=0), NOTHING)
-    listed = heavy
+    # Asked once, so that all tables and figures are of the same two readings.
+    everything = asking.ask("statements", up[0], partial(question, top=EVERY), NOTHING)
+    slow = everything[everything["mean_ms"] >= min_ms]
+    listed = _first(everything, top)
     if order != "total":
         since = before.since if before else None
-        sort = partial(question, min_ms=0, order=order, compare_since=since)
+        sort = partial(question, top=top, order=order, compare_since=since)
         listed = asking.ask("list", up[0], sort, NOTHING)
-    none = "" if len(listed) or not len(heavy) else " (none did)"
+    none = "" if len(listed) or not len(everything) else " (none did)"
     changes = query_checks.CHANGES
     if before is not None:
         compare = partial(
@@ -90,24 +92,23 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
         )
         changes = asking.ask("regression", up[0], compare, changes)
     plans = query_checks.plans(asking, db, slow, changes)
-    missing: dict[str, str] = heavy.attrs.get("missing") or {}
+    missing: dict[str, str] = everything.attrs.get("missing") or {}
     kpis: list[Kpi] = []
     for database in DATABASES:
         if database not in asking.down:
-            _slow(asking, kpis, slow, heavy, database, min_ms, missing.get(database, ""), plans)
+            _slow(
+                asking, kpis, slow, everything, database, min_ms, missing.get(database, ""), plans
+            )
     if "missing" in changes.attrs:
         query_checks.changed(asking, kpis, changes, plans)
-    query_checks.spilled(asking, heavy)
-    query_checks.covered(asking, kpis, heavy)
+    query_checks.spilled(asking, everything)
+    query_checks.covered(asking, kpis, everything)
     _cache(asking, kpis, db, window.since, end)
     if end is None:  # replicas are known for this moment only
         _lag(asking, kpis, db)
-    both = (
-        pd.concat([slow, heavy]).drop_duplicates(["database", "query_id"]) if len(slow) else heavy
-    )
     source = "pg_stat_statements and client timings"
     span = charts.window_text(pd.Timestamp(window.since), pd.Timestamp(window.until))
-    told = str(heavy.attrs.get("reason") or "") or "; ".join(sorted(missing.values()))
+    told = str(everything.attrs.get("reason") or "") or "; ".join(sorted(missing.values()))
     reason = sentence(told or "no statement ran in this window")
     return Result(
         report="slow_queries",
@@ -119,7 +120,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             Table(
                 "slow_queries",
                 f"Statements of {milliseconds(min_ms)} and more",
-                slow.reset_index(drop=True),
+                _first(slow, top),
                 "Statements whose mean time reaches the line, heaviest in total first; the share "
                 "is that of its own store.",
                 SHOWN,
@@ -127,21 +128,21 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             Table(
                 "load",
                 "Statements by what they cost",
-                listed.reset_index(drop=True),
+                listed,
                 f"Statements whatever their mean, {SORTED[order]}{none}; the share is that of its "
                 "own store.",
                 (*SHOWN, *COLUMNS.get(order, ())),
             ),
             query_checks.changes_table(changes, before, window),
             query_checks.plans_table(plans),
-            query_checks.coverage_table(heavy),
+            query_checks.coverage_table(everything),
         ),
         charts={
             "slow_queries": charts.slow_queries(
-                both, min_ms=min_ms, source=source, window=span, reason=reason
+                everything, min_ms=min_ms, source=source, window=span, reason=reason
             ),
             "load_split": charts.load_split(
-                overall(heavy), source=source, window=span, reason=reason
+                overall(everything), source=source, window=span, reason=reason
             ),
         }
         | (
@@ -150,27 +151,34 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
         how_to_read=_how_to_read(min_ms, db.settings.thresholds),
         sources=(
             ("Window asked for", f"{iso(window.since)} to {iso(window.until)}"),
-            *_coverage(heavy),
+            *_coverage(everything),
             ("Left out", "statements of fwdb itself, which carry the mark `/* fwdb */`"),
         ),
     )
+
+
+def _first(frame: pd.DataFrame, top: int) -> pd.DataFrame:
+    """The first rows, with what the whole frame says about itself."""
+    found = frame.head(top).reset_index(drop=True)
+    found.attrs = frame.attrs
+    return found
 
 
 def _slow(
     asking: Asking,
     kpis: list[Kpi],
     slow: pd.DataFrame,
-    heavy: pd.DataFrame,
+    everything: pd.DataFrame,
     database: str,
     min_ms: float,
     missing: str,
     plans: Mapping[str, Plan],
 ) -> None:
     name = DATABASES[database]
-    if any(c.id in ("slow_queries.statements", "slow_queries.load") for c in asking.checks):
+    if any(c.id == "slow_queries.statements" for c in asking.checks):
         return
     mine = slow[slow["database"].astype(str) == database]
-    known = heavy[heavy["database"].astype(str) == database]
+    known = everything[everything["database"].astype(str) == database]
     if mine.empty and known.empty:
         asking.add(
             "mean",

@@ -84,20 +84,24 @@ def test_no_estimate_where_the_other_counters_cannot_tell(
     assert words in coverage.estimate
 
 
-@pytest.mark.parametrize("calls", [3, 9])
-def test_a_crash_empties_everything_without_a_reset(calls: int) -> None:
-    """Also an entry that grew past its old count, which before PostgreSQL 17 tells nothing."""
+@pytest.mark.parametrize(("rare", "dealloc"), [(1, 1), (200, 0)])
+def test_a_crash_empties_everything_without_a_reset(rare: int, dealloc: int) -> None:
+    """Also an entry that grew past its old count, which before PostgreSQL 17 tells nothing.
+
+    Another entry that fell gives it away, or the count of evictions that did.
+    """
     first = reading(0, entry(5, None), entry(100, None, query_id=2), dealloc=1)
     second = reading(
         10,
-        entry(calls, None),
-        entry(1, None, query_id=2),
+        entry(9, None),
+        entry(rare, None, query_id=2),
+        dealloc=dealloc,
         server_started_at=NOON + timedelta(minutes=2),
     )
     shapes, coverage = difference(first, second)
 
     assert coverage.emptied
-    assert shapes[1].calls == calls
+    assert shapes[1].calls == 9
     assert "restarted" in coverage.sentence
 
 

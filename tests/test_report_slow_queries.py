@@ -140,7 +140,7 @@ def test_a_window_before_the_history_is_no_regression(grown: Database) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"compare_since": "25h"}, "overlap"),
+        ({"compare_since": "25h"}, "less than the length of the window before"),
         ({"compare_since": "yesterday"}, "ISO time"),
         ({"order": "totl"}, "did you mean 'total'"),
     ],

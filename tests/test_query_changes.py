@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
+import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +25,8 @@ from test_slow_queries import (  # noqa: F401 fixtures
     watched,
 )
 
-from fwdb.errors import ParameterError, UnknownName
+from fwdb import embedded, migrating
+from fwdb.errors import FeatureUnavailable, ParameterError, UnknownName
 from fwdb.monitoring import Monitor
 from fwdb.monitoring.comparison import (
     LEAST_RATIO,
@@ -84,13 +89,19 @@ def test_no_estimate_where_the_other_counters_cannot_tell(
     assert words in coverage.estimate
 
 
-@pytest.mark.parametrize(("rare", "dealloc"), [(1, 1), (200, 0)])
+@pytest.mark.parametrize(("rare", "dealloc"), [(1, 1), (20, 0)])
 def test_a_crash_empties_everything_without_a_reset(rare: int, dealloc: int) -> None:
     """Also an entry that grew past its old count, which before PostgreSQL 17 tells nothing.
 
-    Another entry that fell gives it away, or the count of evictions that did.
+    Most others that fell give it away, or the count of evictions that did.
     """
-    first = reading(0, entry(5, None), entry(100, None, query_id=2), dealloc=1)
+    first = reading(
+        0,
+        entry(5, None),
+        entry(10, None, query_id=2),
+        entry(10, None, query_id=3),
+        dealloc=1,
+    )
     second = reading(
         10,
         entry(9, None),
@@ -103,6 +114,22 @@ def test_a_crash_empties_everything_without_a_reset(rare: int, dealloc: int) -> 
     assert coverage.emptied
     assert shapes[1].calls == 9
     assert "restarted" in coverage.sentence
+
+
+def test_an_eviction_beside_a_restart_is_no_crash() -> None:
+    """Else all that the others ever did would count as done in the window."""
+    first = reading(0, entry(500, None), entry(9, None, query_id=2))
+    second = reading(
+        10,
+        entry(510, None),
+        entry(3, None, query_id=2),
+        dealloc=1,
+        server_started_at=NOON + timedelta(minutes=2),
+    )
+    shapes, coverage = difference(first, second)
+
+    assert not coverage.emptied
+    assert {id: shape.calls for id, shape in shapes.items()} == {1: 10, 2: 3}
 
 
 def test_an_orderly_restart_keeps_the_counters() -> None:
@@ -131,6 +158,91 @@ def test_calls_of_the_window_stand_beside_transactions(
     assert coverage["estimate"] == ""
     assert coverage["calls"] >= 3
     assert coverage["time_percent"] is None or 0 < coverage["time_percent"] <= 100
+
+
+@pytest.mark.parametrize("version", ["1.8", "1.9", "1.10", "1.11"])
+def test_an_extension_older_than_its_server_is_read_as_it_is(
+    watched: PostgresStore,  # noqa: F811
+    mongodb: MongoStore,  # noqa: F811
+    version: str,
+) -> None:
+    """An upgrade of the server leaves the extension behind, with other columns and names."""
+    known = watched.rows(
+        sa.text(
+            "SELECT 1 FROM pg_available_extension_versions WHERE name = 'pg_stat_statements' "
+            "AND version = :version"
+        ),
+        version=version,
+    )
+    if not known:
+        pytest.skip(f"this server has no version {version}")
+    name = f"test_old_{time.time_ns()}"
+    watched.execute(sa.text(f"CREATE DATABASE {name}"))
+    url = watched.url.set(database=name, drivername="postgresql")
+    old = PostgresStore(url.render_as_string(hide_password=False))
+    limited = Monitor(old, mongodb)
+    try:
+        old.execute(sa.text(f"CREATE EXTENSION pg_stat_statements VERSION '{version}'"))
+        if version == "1.8":
+            with pytest.raises(
+                FeatureUnavailable, match="ALTER EXTENSION pg_stat_statements UPDATE"
+            ):
+                limited.slow_queries(live_seconds=0.05)
+            return
+        timer = threading.Timer(0.1, lambda: old.rows(sa.text("SELECT pg_sleep(0.05)")))
+        timer.start()
+        frame = limited.slow_queries(live_seconds=0.6, min_ms=0)
+        timer.join()
+        slept = frame[frame["statement"].str.contains("pg_sleep")].iloc[0]
+
+        assert (slept["calls"], slept["rows"]) == (1, 1)
+        assert slept["mean_ms"] >= 50
+        assert slept["wal_bytes"] == 0
+    finally:
+        limited.close()
+        old.close()
+        watched.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def test_a_full_pg_stat_statements_is_seen_by_its_evictions(
+    tmp_path: Path,
+    mongodb: MongoStore,  # noqa: F811
+) -> None:
+    """Room for 100, and 390 statements: no reset, no counter that fell, a third of the calls."""
+    home = tmp_path / ".fwdb"
+    running = embedded.up(home, stores=("postgres",), owner_pid=os.getpid(), idle_minutes=0)
+    try:
+        assert running.postgres
+        admin = PostgresStore(running.postgres.superuser)
+        admin.execute(sa.text("ALTER SYSTEM SET pg_stat_statements.max = 100"))
+        admin.close()
+        embedded.down(home)
+        running = embedded.up(home, stores=("postgres",), owner_pid=os.getpid(), idle_minutes=0)
+        assert running.postgres
+        store = PostgresStore(running.postgres.superuser)
+        migrating.migrate(store, None)
+        crowded = Monitor(store, mongodb)
+        crowded.sample("full")
+        store.execute(sa.text("UPDATE monitoring.readings SET read_at = read_at - interval '1 h'"))
+        for n in range(390):
+            statement = sa.text(f"SELECT {', '.join(['1'] * (n % 39 + 1))} {'+ 1' * (n // 39)}")
+            for _ in range(2):
+                store.rows(statement)
+        store.rows(sa.text("SELECT pg_stat_force_next_flush()"))
+        store.close()  # a session that ends hands its counters in
+        frame = crowded.slow_queries(since="2h", min_ms=0)
+        crowded.close()
+        store.close()
+    finally:
+        embedded.remove(home)
+    coverage = frame.attrs["coverage"]["postgres"]
+
+    assert coverage["dealloc"] >= 20
+    assert coverage["evicted"] == 10 * coverage["dealloc"]
+    assert not coverage["emptied"]
+    assert coverage["transactions"] >= 780
+    assert coverage["calls_percent"] < 60
+    assert "entries evicted" in coverage["sentence"]
 
 
 # -- lists ----------------------------------------------------------------------------------------

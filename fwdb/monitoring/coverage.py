@@ -143,15 +143,15 @@ def _emptied(first: StatementReading, second: StatementReading) -> bool:
         return True
     if second.server_started_at <= first.read_at:
         return False
-    # After a crash there are no entries, and the time of the last reset is that of no reset.
-    return (
-        second.stats_reset != first.stats_reset
-        or second.dealloc < first.dealloc
-        or any(
-            key in second.rows and second.rows[key]["calls"] < row["calls"]
-            for key, row in first.rows.items()
-        )
+    if second.stats_reset != first.stats_reset or second.dealloc < first.dealloc:
+        return True  # after a crash the time of the last reset is that of no reset
+    if second.dealloc > first.dealloc:
+        return False  # what fell or went away may have been evicted
+    gone: int = sum(
+        key not in second.rows or second.rows[key]["calls"] < row["calls"]
+        for key, row in first.rows.items()
     )
+    return gone > len(first.rows) / 2
 
 
 def _later(moment: datetime | None, first: StatementReading) -> bool:

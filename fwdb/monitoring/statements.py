@@ -16,6 +16,10 @@ from fwdb.monitoring.differences import HIDDEN, StatementReading
 from fwdb.monitoring.history import History, StoredReading
 from fwdb.stores import PostgresStore
 
+# That of PostgreSQL 14, with the level of a statement and the count of evictions. A server that
+# was upgraded keeps the version it had until somebody updates the extension.
+_OLDEST = (1, 9)
+
 _KEPT = ("extension_version", "io_timed", "plans_timed", "max_entries")
 _TIMES = ("server_started_at", "stats_reset", "database_reset_at")
 
@@ -66,6 +70,11 @@ def recorder(store: PostgresStore) -> Recorder:
         raise FeatureUnavailable(
             f"the database at {store.address} lacks the extension pg_stat_statements: run CREATE "
             "EXTENSION pg_stat_statements in it."
+        )
+    if tuple(map(int, settings["extension_version"].split("."))) < _OLDEST:
+        raise FeatureUnavailable(
+            f"the extension pg_stat_statements in the database at {store.address} is version "
+            f"{settings['extension_version']}: run ALTER EXTENSION pg_stat_statements UPDATE in it."
         )
     # The extension may be in a schema that is not searched.
     store.execute(

@@ -54,19 +54,34 @@ def test_eviction_is_told_in_numbers() -> None:
     assert (coverage.dealloc, coverage.evicted) == (39, 390)
     assert coverage.calls_percent == pytest.approx(100 * 248 / 838)
     assert coverage.time_percent == pytest.approx(31)  # 2,480 of 8,000 ms
-    assert coverage.sentence.startswith("at most 30 % of the calls were seen (248 of 838 or more")
-    assert "at least 31 % of the time" in coverage.sentence
+    assert coverage.sentence.startswith(
+        "about 30 % of the calls were seen (248 beside 838 transactions), at least 31 % of the time"
+    )
     assert "about 390 entries evicted" in coverage.sentence
     assert "pg_stat_statements.max from 100" in coverage.sentence
 
 
-def test_as_many_calls_as_transactions_prove_no_loss() -> None:
-    """Several calls in one transaction: the estimate tells nothing and is missing, not 100 %."""
+@pytest.mark.parametrize(
+    ("transactions", "dealloc"),
+    [(20, 1), (100, 0)],
+    ids=["several calls in one", "pools test connections by empty ones"],
+)
+def test_transactions_alone_prove_no_loss(transactions: int, dealloc: int) -> None:
+    """They are neither more nor fewer than the calls for sure: no estimate where none helps."""
     first = reading(0, entry(0), transactions=0)
-    _, coverage = difference(first, reading(10, entry(50), transactions=20, active_ms=900.0))
+    second = reading(10, entry(50), transactions=transactions, active_ms=900.0, dealloc=dealloc)
+    _, coverage = difference(first, second)
+
+    assert coverage.transactions == transactions
+    assert coverage.calls_percent is None
+    assert coverage.time_percent == pytest.approx(100 * 500 / 900)
+
+
+def test_nothing_lost_is_nothing_said() -> None:
+    """A sentence about the coverage means that something is missing."""
+    _, coverage = difference(reading(0, entry(0)), reading(10, entry(50)))
 
     assert coverage.complete
-    assert coverage.calls_percent is None
     assert coverage.sentence == ""
 
 

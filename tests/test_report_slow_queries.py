@@ -180,7 +180,7 @@ def test_eviction_is_a_warning_with_its_numbers_and_the_setting() -> None:
     assert "about 9,750 entries evicted" in check.sentence
     assert "ALTER SYSTEM SET pg_stat_statements.max = 10000;" in check.action
     assert [kpi.value for kpi in kpis] == [pytest.approx(31)]
-    assert facts["calls seen"].startswith("at most 30 %")
+    assert facts["calls seen"].startswith("about 30 %")
     assert facts["time seen"].startswith("at least 31 %")
     assert facts["not measured"] == "read_ms: track_io_timing is off"
     assert table[table["database"] == "mongodb"]["value"].tolist() == ["Nobody timed it."]

@@ -28,11 +28,12 @@ class Coverage:
     about.
 
     `calls` and `total_ms` are what is visible, of fwdb too. Beside them stand two counters of
-    the database that no eviction touches. Each of its `transactions` is one call or more, so
-    that `calls_percent` is the most that was seen of the calls, and missing while the visible
-    ones are as many as the transactions. Sessions worked for `active_ms`, planning and sending
-    included, so that `time_percent` is the least that was seen of the time. `estimate` says why
-    there are no such numbers.
+    the database that no eviction touches. Sessions worked for `active_ms`, planning and sending
+    included, so that `time_percent` is the least that was seen of the time: a bound.
+    `calls_percent`, calls ÷ `transactions`, is no bound but an estimate: a transaction of several
+    calls makes it too high, and the empty one that a pool sends to see whether a connection
+    lives makes it too low. So there is one only when something is known to be missing, and
+    fewer calls are visible than transactions. `estimate` says why there are no such numbers.
     """
 
     restarted: int = 0
@@ -56,8 +57,8 @@ class Coverage:
 
     @property
     def calls_percent(self) -> float | None:
-        """The most that was seen of the calls."""
-        if not self.transactions or self.calls >= self.transactions:
+        """About what was seen of the calls."""
+        if self.complete or not self.transactions or self.calls >= self.transactions:
             return None
         return 100 * self.calls / self.transactions
 
@@ -98,8 +99,8 @@ class Coverage:
         parts = []
         if self.calls_percent is not None:
             parts.append(
-                f"at most {self.calls_percent:.0f} % of the calls were seen ({self.calls:,} of "
-                f"{self.transactions:,} or more, a transaction being one call at least)"
+                f"about {self.calls_percent:.0f} % of the calls were seen ({self.calls:,} beside "
+                f"{self.transactions:,} transactions)"
             )
         if self.time_percent is not None:
             parts.append(f"at least {self.time_percent:.0f} % of the time in statements was seen")

@@ -361,7 +361,7 @@ def coverage_table(frame: pd.DataFrame) -> Table:
 
 def _facts(coverage: Mapping[str, Any]) -> dict[str, str]:
     found = {
-        "calls seen": f"at most {share(coverage['calls_percent'])}, by the transactions counted"
+        "calls seen": f"about {share(coverage['calls_percent'])}, by the transactions beside them"
         if coverage.get("calls_percent") is not None
         else "",
         "time seen": f"at least {share(coverage['time_percent'])} of the time sessions worked"

@@ -378,10 +378,8 @@ def _how_to_read(min_ms: float, limits: Any) -> tuple[tuple[str, str], ...]:
         (
             "Coverage",
             "pg_stat_statements forgets: it drops the rarest entries when it is full, and is "
-            "reset by hand. Then totals are lower bounds. Transactions and the time sessions "
-            "worked are counted apart from it: each transaction is one call or more, so that "
-            "calls ÷ transactions is the most that was seen; time in statements ÷ time sessions "
-            "worked is the least.",
+            "reset by hand. Then totals are lower bounds. Time in statements ÷ the time in which "
+            "sessions worked is the least that was seen; calls ÷ transactions is an estimate.",
         ),
         (
             "Cache hit ratio",

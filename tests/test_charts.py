@@ -81,6 +81,17 @@ def statement_frame(count: int, *, label: str = "", scale: float = 1.0) -> pd.Da
     )
 
 
+def change_frame(count: int, *, label: str = "", slower: int = 2, times: float = 4) -> pd.DataFrame:
+    frame = statement_frame(count, label=label)
+    now = frame["mean_ms"] * np.where(np.arange(count) < slower, times, 1.05)
+    return frame.rename(columns={"mean_ms": "mean_before_ms"}).assign(
+        mean_ms=now,
+        change=np.where(np.arange(count) < slower, "slower", "similar"),
+        ratio=now / frame["mean_ms"],
+        extra_ms=(now - frame["mean_ms"]) * frame["calls"],
+    )
+
+
 def audit_frame(
     buckets: int, *, entities: int = 4, events: int = 12, label: str = "Entity", step: str = "1h"
 ) -> pd.DataFrame:
@@ -209,6 +220,11 @@ CASES: dict[str, Callable[[], Figure]] = {
     "load one": lambda: charts.load_split(statement_frame(1)),
     "load many": lambda: charts.load_split(statement_frame(300)),
     "load long": lambda: charts.load_split(statement_frame(9, label=LONG)),
+    "changes empty": lambda: charts.query_changes(change_frame(0)),
+    "changes one": lambda: charts.query_changes(change_frame(1)),
+    "changes many": lambda: charts.query_changes(change_frame(300)),
+    "changes long": lambda: charts.query_changes(change_frame(9, label=LONG, times=1e6)),
+    "changes tiny": lambda: charts.query_changes(change_frame(3, slower=0).assign(mean_ms=1e-9)),
     "trail empty": lambda: charts.audit_trail(audit_frame(0)),
     "trail one": lambda: charts.audit_trail(audit_frame(1, entities=1, events=1)),
     "trail a day": lambda: charts.audit_trail(audit_frame(24), found=BURST),
@@ -401,7 +417,25 @@ def test_durations_are_in_the_unit_people_use(value: float, text: str) -> None:
     assert statements.milliseconds(value) == text
 
 
-@pytest.mark.parametrize("case", ["pool empty", "slow empty", "load empty", "trail empty"])
+def test_what_got_slower_is_the_finding_and_stands_on_top() -> None:
+    """Also where something else changed by more time: that is not sure."""
+    frame = change_frame(4, slower=1)
+    frame.loc[3, "extra_ms"] = 1e12
+    figure = charts.query_changes(frame)
+    labels = [t for t in figure.texts if t.get_text().startswith("SELECT")]
+    labels.sort(key=lambda t: -t.get_position()[1])
+
+    assert charts.title_of(figure) == "One statement takes 4.0 times as long as before"
+    assert " 0 " in labels[0].get_text()
+    assert " 3 " in labels[1].get_text()
+    assert charts.title_of(charts.query_changes(change_frame(4, slower=0))) == (
+        "No statement got slower for sure"
+    )
+
+
+@pytest.mark.parametrize(
+    "case", ["pool empty", "slow empty", "load empty", "changes empty", "trail empty"]
+)
 def test_an_empty_window_says_so(case: str) -> None:
     """No bare axes: a panel with the words, and why."""
     texts = [t.get_text() for t in CASES[case]().texts]

@@ -16,7 +16,7 @@ from fwdb.charts.connections import pool, sessions
 from fwdb.charts.durations import duration, durations
 from fwdb.charts.events import Burst, audit_matrix, audit_trail
 from fwdb.charts.health import health, trends
-from fwdb.charts.statements import load_split, shorten, slow_queries
+from fwdb.charts.statements import load_split, query_changes, shorten, slow_queries
 
 __all__ = [
     "Burst",
@@ -30,6 +30,7 @@ __all__ = [
     "load_split",
     "number",
     "pool",
+    "query_changes",
     "sessions",
     "share",
     "shorten",

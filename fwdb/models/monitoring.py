@@ -146,6 +146,8 @@ statement_samples = Table(
     _count("read_blocks"),
     _number("read_ms"),
     _count("temp_blocks"),
+    _count("wal_bytes"),
+    _number("plan_ms"),
     Column("stats_since", DateTime(timezone=True), comment="null before PostgreSQL 17"),
     schema=_SCHEMA,
     comment=f"pg_stat_statements since each entry began. {_MADE}",

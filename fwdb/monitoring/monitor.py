@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -14,25 +13,19 @@ import pandas as pd
 
 from fwdb import config
 from fwdb.config import Thresholds
-from fwdb.errors import FwdbError, ParameterError, UnknownName
-from fwdb.monitoring import commands, locks, pools, replication
+from fwdb.errors import ParameterError, UnknownName
 from fwdb.monitoring import health as healths
+from fwdb.monitoring import locks, pools, replication
 from fwdb.monitoring import sessions as server_sessions
 from fwdb.monitoring.cache import Cache
 from fwdb.monitoring.commands import CommandLedger
 from fwdb.monitoring.health import Behind, Health, Probe
 from fwdb.monitoring.history import History
 from fwdb.monitoring.measure import Measure
+from fwdb.monitoring.plans import Plan, plan
 from fwdb.monitoring.sampler import Kind, Sample, Sampler, process_name
 from fwdb.monitoring.servers import ServerQuestions
-from fwdb.monitoring.slow_queries import (
-    Half,
-    combined,
-    failed,
-    mongodb_half,
-    postgres_live,
-    postgres_window,
-)
+from fwdb.monitoring.slow_queries import SlowQueries, changed, known_order, ranked, window_before
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.timespan import moment
 
@@ -205,60 +198,113 @@ class Monitor(ServerQuestions):
         *,
         min_ms: float | None = None,
         top: int = 20,
+        order: str = "total",
+        compare_since: Time | None = None,
         live_seconds: float | None = None,
     ) -> pd.DataFrame:
         """Statements of both stores whose mean time in the window reaches `min_ms`.
 
-        One row per statement shape, heaviest total first; `min_ms` is 100 unless
-        FWDB_SLOW_QUERY_MS or the argument says otherwise. `mean_ms` and `stddev_ms` are times in
-        the server for PostgreSQL and times of the client for MongoDB. `share_percent` is the
-        part of its store's time in the window, those of statements below `min_ms` counted too.
-        `read_ms` is missing when track_io_timing is off; `lower_bound` marks statements whose
+        One row per statement shape, the first `top` of those by `order`: ``total`` or ``mean``
+        time, ``calls``, ``io`` (time of reads, or blocks read where it is not measured), ``temp``,
+        ``wal``, or ``growth`` of the total time over the window before (of the same length, or
+        that from `compare_since`). `min_ms` is 100 unless FWDB_SLOW_QUERY_MS or the argument says
+        otherwise. `mean_ms` and `stddev_ms` are times in the server for PostgreSQL and times of
+        the client for MongoDB. `share_percent` is the part of its store's time in the window,
+        those of statements below `min_ms` counted too. `lower_bound` marks statements whose
         counters began anew within the window.
 
         Source: difference of two readings of pg_stat_statements, the first one stored at or
         after `since`, the second taken now, or the last one stored before an `until` of more
-        than a minute ago; timings of the clients for MongoDB. Statements inside functions are
-        part of the one that called them, and fwdb's own questions are left out.
+        than a minute ago; timings of the clients for MongoDB, or its profiler when there are
+        none. Statements inside functions are part of the one that called them, and fwdb's own
+        questions are left out.
 
         ``attrs``: `status` and `reason`; `window`, the times the answer is about; `missing`,
-        per store why it has no rows; `coverage`, whether the counters lost something; `totals`;
-        `hidden`, what the role may not see. Raises `FeatureUnavailable` or another `FwdbError`
-        when a store cannot be asked and the other has nothing either.
+        per store why it has no rows; `not_measured`, per store and column why it is missing;
+        `coverage`, what part of the window the counters show; `totals`; `hidden`, what the role
+        may not see. Raises `FeatureUnavailable` or another `FwdbError` when a store cannot be
+        asked and the other has nothing either.
         """
-        if top < 1:
-            raise ParameterError(f"'top' is {top}; give 1 or more.", name="top")
+        _one_or_more(top)
         least = self.thresholds.slow_query_ms if min_ms is None else min_ms
+        growing = known_order(order) == "growth" or compare_since is not None
         if live_seconds is not None:
-            halves, asked = self._live(_positive(live_seconds)), {}
-        else:
-            start, end = self._window(since, until)
-            halves, asked = self._past(start, end), {"since": start, "until": end}
-        return combined(halves, min_ms=least, top=top, asked=asked)
+            if growing:
+                raise ParameterError(
+                    "a window watched live has none before it; leave 'live_seconds' out to "
+                    "compare two of the history.",
+                    name="live_seconds",
+                )
+            halves = self._queries.live(_positive(live_seconds))
+            return ranked(halves, min_ms=least, top=top, order=order, asked={})
+        start, end = self._window(since, until)
+        before = window_before(start, end, compare_since, None) if growing else None
+        return ranked(
+            self._queries.past(start, end),
+            min_ms=least,
+            top=top,
+            order=order,
+            asked={"since": start, "until": end},
+            before=self._queries.past(*before) if before else (),
+        )
 
-    def _past(self, since: datetime, until: datetime | None) -> list[Half]:
-        halves = []
-        history: History | None = self._history
-        try:
-            halves.append(postgres_window(self._store, self._history, since, until))
-        except FwdbError as error:
-            halves.append(failed("postgres", error))
-            history = None  # the history is in the same database
-        found = commands.window(self._ledger, history, since, until)
-        halves.append(mongodb_half(found))
-        return halves
+    def query_changes(
+        self,
+        since: Time = "24h",
+        until: Time | None = None,
+        *,
+        compare_since: Time | None = None,
+        compare_until: Time | None = None,
+        top: int = 20,
+    ) -> pd.DataFrame:
+        """What changed in the statements of both stores from another window to this one.
 
-    def _live(self, seconds: float) -> list[Half]:
-        before, began = self._mongodb.commands(), datetime.now(UTC)
-        deadline = time.monotonic() + seconds
-        halves = []
-        try:
-            halves.append(postgres_live(self._store, seconds))
-        except FwdbError as error:
-            halves.append(failed("postgres", error))
-            time.sleep(max(0.0, deadline - time.monotonic()))
-        found = commands.live(before, self._mongodb.commands(), (began, datetime.now(UTC)))
-        return [*halves, mongodb_half(found)]
+        The other window begins at `compare_since`, else as much earlier as this one is long, and
+        is as long unless `compare_until` ends it. One row per statement, at most `top` of each
+        `change`, which is one of
+
+        - ``slower``: the lower 95 % bound of the ratio of the means exceeds 1.25, with 30 calls
+          in both windows, and it cost 1 % of the window's time or more; `remark` names what
+          changed with it,
+        - ``new`` and ``vanished``: it ran in one of the windows only,
+        - ``faster``: the opposite of slower,
+        - ``unjudged``: too few calls, ``similar``: none of these.
+
+        `extra_ms` is the change of the mean × the calls of this window. ``attrs`` are those of
+        `slow_queries`, those of the other window as `before`, and `whole_server`: per store the
+        factor by which it as a whole got slower, when more than half of the statements did alike;
+        then only what slowed by more is ``slower``. Raises like `slow_queries`.
+        """
+        _one_or_more(top)
+        start, end = self._window(since, until)
+        before = window_before(start, end, compare_since, compare_until)
+        return changed(
+            self._queries.past(*before),
+            self._queries.past(start, end),
+            top=top,
+            asked={"since": start, "until": end},
+        )
+
+    def plan(self, query_id: str | int) -> Plan:
+        """How PostgreSQL would run a statement it has recorded, without running it.
+
+        By EXPLAIN (GENERIC_PLAN), in a read-only transaction with a short time limit. `status`
+        is ``not_available`` before PostgreSQL 16 and for what has no plan, ``not_measured``
+        when the role may not, ``no_data`` when nobody kept the text.
+        """
+        # In the CSV files of a report an apostrophe keeps spreadsheets from reading a formula.
+        return plan(self._store, self._history, str(query_id).removeprefix("'"))
+
+    @cached_property
+    def _queries(self) -> SlowQueries:
+        return SlowQueries(
+            self._store,
+            self._mongodb,
+            self._mongodb_twin,
+            self._ledger,
+            self._history,
+            application=APPLICATION,
+        )
 
     # -- cache, replication, health ---------------------------------------------------------------
 
@@ -394,6 +440,11 @@ def _known(database: str) -> str:
     if database not in DATABASES:
         raise UnknownName("database", database, DATABASES)
     return database
+
+
+def _one_or_more(top: int) -> None:
+    if top < 1:
+        raise ParameterError(f"'top' is {top}; give 1 or more.", name="top")
 
 
 def _positive(value: float, name: str = "live_seconds") -> float:

@@ -19,7 +19,7 @@ _SUFFIXES = {
 
 
 def figure(value: Any, unit: str = "") -> str:
-    """A value with its unit: `41 %`, `230 ms`, `1 900`, `0.987`; an em dash for none."""
+    """A value with its unit: `41 %`, `230 ms`, `1 900`, `13.6 MB`; an em dash for none."""
     if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool | str):

@@ -106,6 +106,8 @@ def upgrade() -> None:
         _count("read_blocks"),
         _number("read_ms"),
         _count("temp_blocks"),
+        _count("wal_bytes"),
+        _number("plan_ms"),
         sa.Column("stats_since", sa.DateTime(timezone=True), comment="null before PostgreSQL 17"),
         about="pg_stat_statements since each entry began.",
         key="reading_id",

@@ -94,11 +94,15 @@ def _options(
 
 
 @app.command()
-def up() -> None:
+def up(
+    replica: Annotated[
+        bool, typer.Option("--replica", help="And a streaming replica of PostgreSQL.")
+    ] = False,
+) -> None:
     """Start the built-in servers, or join them if they run."""
     from fwdb import config, embedded
 
-    embedded.up(config.settings().home, progress=_say)
+    embedded.up(config.settings().home, replica=replica, progress=_say)
     _print_status()
 
 
@@ -184,7 +188,10 @@ def migrate(
 
 @app.command()
 def seed(
-    scale: Annotated[int, typer.Option(help="Add this many users with a year of history.")] = 0,
+    scale: Annotated[
+        int,
+        typer.Option(help="Add this many users with a year of history.", min=0, max=1_000_000),
+    ] = 0,
     seed: Annotated[int, typer.Option(help="The same seed makes the same data.")] = 1,
 ) -> None:
     """Put in the seed data; running it twice changes nothing."""
@@ -369,9 +376,11 @@ def query(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run one query file and print its rows."""
+    """Run one query file and print its rows; texts of statements without the values in them."""
+    from fwdb.monitoring.redaction import redacted_frame
+
     with _database(role="report") as db:
-        frame = getattr(db, store).frame(name, **_pairs(parameter))
+        frame = redacted_frame(getattr(db, store).frame(name, **_pairs(parameter)))
     if csv:
         print(frame.to_csv(index=False), end="")
     elif as_json:

@@ -6,7 +6,8 @@
      ├─ ConfigError               a FWDB_* variable, a profile or a URL cannot be used
      ├─ StoreUnavailable          no answer from a database
      │   ├─ AuthenticationFailed  it answered and refused the user or the password
-     │   └─ PoolExhausted         it may be well: our own pool had no free connection in time
+     │   ├─ PoolExhausted         it may be well: our own pool had no free connection in time
+     │   └─ CircuitOpen           it was not asked, because it did not answer shortly before
      ├─ FeatureUnavailable        the server cannot do this: version, extension
      ├─ PermissionDenied          the server could, but not for this role
      ├─ NotFound                  no live row with this id
@@ -34,6 +35,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "AuthenticationFailed",
+    "CircuitOpen",
     "ConfigError",
     "Conflict",
     "DuplicateKey",
@@ -80,11 +82,9 @@ class UnknownName(ParameterError):
         self.nearest = nearest(name, self.choices)
         place = f" in {where}" if where else ""
         hint = f"did you mean '{self.nearest}'? " if self.nearest else ""
-        super().__init__(
-            f"there is no {kind} '{name}'{place}; {hint}"
-            f"{'C' if hint else 'c'}hoose from {', '.join(self.choices) or 'none'}.",
-            name=name,
-        )
+        offer = f"hoose from {', '.join(self.choices)}"
+        rest = f"{hint}{'C' if hint else 'c'}{offer}" if self.choices else "there are none at all"
+        super().__init__(f"there is no {kind} '{name}'{place}; {rest}.", name=name)
 
 
 class ConfigError(FwdbError):
@@ -105,6 +105,16 @@ class AuthenticationFailed(StoreUnavailable):
 
 class PoolExhausted(StoreUnavailable):
     """Our own pool had no free connection in time; the database itself may be well."""
+
+
+class CircuitOpen(StoreUnavailable):
+    """Not asked: the database did not answer shortly before. Try again in `retry_seconds`."""
+
+    def __init__(
+        self, message: str, *, database: str | None = None, retry_seconds: float = 0.0
+    ) -> None:
+        super().__init__(message, database=database)
+        self.retry_seconds = retry_seconds
 
 
 class FeatureUnavailable(FwdbError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ class Servers:
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No variable of the person who runs the tests reaches them."""
+    """No variable of the person who runs the tests reaches them, and Ctrl-C works in them."""
+    # A shell starts background jobs with SIGINT ignored, and children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     kept = {k: v for k, v in os.environ.items() if k.startswith(("FWDB_TEST_", "FWDB_RUN_AS"))}
     saved = {k: v for k, v in os.environ.items() if k.startswith("FWDB_")}
     for name in saved.keys() - kept.keys():

@@ -91,11 +91,19 @@ def record(home: Path, name: str = "postgres") -> dict[str, Any]:
 
 
 def servers_over(home: Path) -> dict[str, list[int]]:
-    """Pids of every live server process over the data of `home`, by store."""
+    """Pids of every live server process over the data of `home`, by store.
+
+    The replica is among them once there was one.
+    """
     from fwdb.embedded.join import KINDS, home_at, open_server
 
     place = home_at(home)
-    return {name: find(kind.kind, open_server(place, name).data) for name, kind in KINDS.items()}
+    folders = {name: open_server(place, name).data for name in KINDS}
+    return {
+        name: find(KINDS[name].kind, data)
+        for name, data in folders.items()
+        if name in embedded.STORES or data.exists()
+    }
 
 
 def watchers_of(home: Path) -> list[int]:

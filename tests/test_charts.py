@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,24 @@ from matplotlib.text import Text
 
 from fwdb import charts
 from fwdb.charts import canvas, statements
+from fwdb.charts.health import PANELS
+from fwdb.stores import BOUNDS_MS
 
 START = pd.Timestamp("2026-11-16T00:00Z")
 LONG = (
     "SELECT " + ", ".join(f"column_{i}" for i in range(60)) + " FROM a.table_of_many WHERE x = $1"
 )
+
+
+def durations_frame(buckets: Iterable[int], *, count: int = 7, databases: int = 2) -> pd.DataFrame:
+    """So many durations in each of these buckets, of one store or both."""
+    edges = [0.0, *BOUNDS_MS, np.inf]
+    rows = [
+        (name, edges[n], edges[n + 1], count + n)
+        for name in ("postgres", "mongodb")[:databases]
+        for n in buckets
+    ]
+    return pd.DataFrame(rows, columns=["database", "over_ms", "up_to_ms", "durations"])
 
 
 def pool_frame(
@@ -68,6 +81,17 @@ def statement_frame(count: int, *, label: str = "", scale: float = 1.0) -> pd.Da
     )
 
 
+def change_frame(count: int, *, label: str = "", slower: int = 2, times: float = 4) -> pd.DataFrame:
+    frame = statement_frame(count, label=label)
+    now = frame["mean_ms"] * np.where(np.arange(count) < slower, times, 1.05)
+    return frame.rename(columns={"mean_ms": "mean_before_ms"}).assign(
+        mean_ms=now,
+        change=np.where(np.arange(count) < slower, "slower", "similar"),
+        ratio=now / frame["mean_ms"],
+        extra_ms=(now - frame["mean_ms"]) * frame["calls"],
+    )
+
+
 def audit_frame(
     buckets: int, *, entities: int = 4, events: int = 12, label: str = "Entity", step: str = "1h"
 ) -> pd.DataFrame:
@@ -101,7 +125,50 @@ def session_frame(count: int, *, label: str = "app", sessions: int = 3) -> pd.Da
 
 
 BURST = charts.Burst(START + pd.Timedelta(hours=3), "CatalogItem", "DELETE", 34)
+STATES = ["ok", "warning", "critical", "not_available", "no_data"]
+
+
+def check_frame(count: int, *, states: list[str] = STATES, text: str = "12 MB") -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "check": [f"Check {n // 2}" for n in range(count)],
+            "database": [("postgres", "mongodb")[n % 2] for n in range(count)],
+            "status": [states[n % len(states)] for n in range(count)],
+            "value": [text] * count,
+            "note": [f"line {n}, and why it is so: {text}" for n in range(count)],
+        }
+    )
+
+
+def trend_frame(count: int, *, scale: float = 1.0, step: str = "30s") -> pd.DataFrame:
+    measures = [(measure, database) for measure, database, _, _ in PANELS]
+    rows = [
+        (
+            START + n * pd.Timedelta(step),
+            database,
+            measure,
+            (n % 7) / 7 if measure == "cache_hit_ratio" else scale * (n % 7),
+        )
+        for measure, database in measures
+        for n in range(count)
+    ]
+    return pd.DataFrame(rows, columns=["read_at", "database", "measure", "value"])
+
+
 CASES: dict[str, Callable[[], Figure]] = {
+    "health empty": lambda: charts.health(check_frame(0)),
+    "health one": lambda: charts.health(check_frame(1)),
+    "health many": lambda: charts.health(check_frame(60), window="2026-11-16"),
+    "health long": lambda: charts.health(check_frame(9, text=LONG)),
+    "health all well": lambda: charts.health(check_frame(8, states=["ok"])),
+    "health nothing judged": lambda: charts.health(check_frame(4, states=["no_data"])),
+    "trends empty": lambda: charts.trends(trend_frame(0)),
+    "trends one": lambda: charts.trends(trend_frame(1)),
+    "trends two": lambda: charts.trends(trend_frame(2)),
+    "trends many": lambda: charts.trends(trend_frame(5000)),
+    "trends all at 0": lambda: charts.trends(trend_frame(9, scale=0)),
+    "trends huge": lambda: charts.trends(trend_frame(9, scale=1e15)),
+    "trends a month": lambda: charts.trends(trend_frame(60, step="12h")),
     "pool empty": lambda: charts.pool(pool_frame(0)),
     "pool one sample": lambda: charts.pool(pool_frame(1)),
     "pool two samples": lambda: charts.pool(pool_frame(2)),
@@ -116,6 +183,17 @@ CASES: dict[str, Callable[[], Figure]] = {
     "pool peak at the start": lambda: charts.pool(pool_frame(50, values=[97.0, *[10.0] * 49])),
     "pool waiting": lambda: charts.pool(pool_frame(500, waiting=3)),
     "pool a year": lambda: charts.pool(pool_frame(300, step="1D")),
+    "durations empty": lambda: charts.durations(durations_frame([]), "wait", bounds=BOUNDS_MS),
+    "durations one": lambda: charts.durations(durations_frame([3]), "wait", bounds=BOUNDS_MS),
+    "durations all": lambda: charts.durations(
+        durations_frame(range(19), count=123_456_789), "hold", bounds=BOUNDS_MS
+    ),
+    "durations beyond": lambda: charts.durations(
+        durations_frame([18], databases=1), "hold", bounds=BOUNDS_MS
+    ),
+    "durations flat": lambda: charts.durations(
+        durations_frame([*range(10), 17], count=9999), "wait", bounds=BOUNDS_MS
+    ),
     "pool lines together": lambda: charts.pool(
         pool_frame(9, values=[94.0]), warning_percent=94, critical_percent=95
     ),
@@ -142,6 +220,11 @@ CASES: dict[str, Callable[[], Figure]] = {
     "load one": lambda: charts.load_split(statement_frame(1)),
     "load many": lambda: charts.load_split(statement_frame(300)),
     "load long": lambda: charts.load_split(statement_frame(9, label=LONG)),
+    "changes empty": lambda: charts.query_changes(change_frame(0)),
+    "changes one": lambda: charts.query_changes(change_frame(1)),
+    "changes many": lambda: charts.query_changes(change_frame(300)),
+    "changes long": lambda: charts.query_changes(change_frame(9, label=LONG, times=1e6)),
+    "changes tiny": lambda: charts.query_changes(change_frame(3, slower=0).assign(mean_ms=1e-9)),
     "trail empty": lambda: charts.audit_trail(audit_frame(0)),
     "trail one": lambda: charts.audit_trail(audit_frame(1, entities=1, events=1)),
     "trail a day": lambda: charts.audit_trail(audit_frame(24), found=BURST),
@@ -334,7 +417,25 @@ def test_durations_are_in_the_unit_people_use(value: float, text: str) -> None:
     assert statements.milliseconds(value) == text
 
 
-@pytest.mark.parametrize("case", ["pool empty", "slow empty", "load empty", "trail empty"])
+def test_what_got_slower_is_the_finding_and_stands_on_top() -> None:
+    """Also where something else changed by more time: that is not sure."""
+    frame = change_frame(4, slower=1)
+    frame.loc[3, "extra_ms"] = 1e12
+    figure = charts.query_changes(frame)
+    labels = [t for t in figure.texts if t.get_text().startswith("SELECT")]
+    labels.sort(key=lambda t: -t.get_position()[1])
+
+    assert charts.title_of(figure) == "One statement takes 4.0 times as long as before"
+    assert " 0 " in labels[0].get_text()
+    assert " 3 " in labels[1].get_text()
+    assert charts.title_of(charts.query_changes(change_frame(4, slower=0))) == (
+        "No statement got slower for sure"
+    )
+
+
+@pytest.mark.parametrize(
+    "case", ["pool empty", "slow empty", "load empty", "changes empty", "trail empty"]
+)
 def test_an_empty_window_says_so(case: str) -> None:
     """No bare axes: a panel with the words, and why."""
     texts = [t.get_text() for t in CASES[case]().texts]
@@ -450,3 +551,53 @@ def test_numbers_in_the_cells_of_the_matrix_can_be_read() -> None:
     for cell, text in zip(colours, texts, strict=True):
         ink = {"white": "#ffffff", "black": "#000000"}[text.get_color()]
         assert contrast(cell, ink) >= 4.5, (cell, text.get_text())
+
+
+# -- health ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("states", "title"),
+    [
+        (["ok"], "All 4 checks that could be judged are within their lines"),
+        (["ok", "no_data"], "All 2 checks that could be judged are within their lines"),
+        (["ok", "warning"], "Warning: check 0, check 1"),
+        (["warning", "ok", "critical", "ok"], "Critical: check 1"),
+        (["not_available"], "No check could be judged"),
+    ],
+)
+def test_the_matrix_is_titled_with_the_worst_it_holds(states: list[str], title: str) -> None:
+    """What could not be told is neither good nor bad."""
+    assert charts.title_of(charts.health(check_frame(4, states=states))) == title
+
+
+def test_a_panel_of_operations_is_drawn_to_its_own_scale() -> None:
+    """Only ratios are drawn to 1."""
+    figure = charts.trends(trend_frame(20, scale=10))
+    tops = {round(axes.get_ylim()[1], 2) for axes in figure.axes}
+
+    assert tops == {1.04, 67.2}
+
+
+# -- durations ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("buckets", "subject", "title"),
+    [
+        ([3], "wait", "10 callers waited for a PostgreSQL connection, 99 in 100 within 1 ms"),
+        (
+            [9, 18],
+            "hold",
+            "41 PostgreSQL connections were lent and returned, more than 1 in 100 after over 1 min",
+        ),
+        ([], "wait", "Nobody had to wait for a connection"),
+    ],
+)
+def test_the_durations_chart_is_titled_with_its_finding(
+    buckets: list[int], subject: str, title: str
+) -> None:
+    """A bound that is known, and no point between two bounds."""
+    frame = durations_frame(buckets, databases=1)
+
+    assert charts.title_of(charts.durations(frame, subject, bounds=BOUNDS_MS)) == title

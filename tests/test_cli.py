@@ -97,6 +97,21 @@ def test_a_wrong_value_gets_one_sentence_with_the_remedy(
     assert ran.code == 2
     assert said in ran.err
     assert len(ran.err.strip().splitlines()) == 1
+    assert ran.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_with_a_url_that_cannot_be_used_writes_nothing(
+    fwdb: Callable[..., Ran], on_db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Exit 2 and the form to write, once and not for each report."""
+    monkeypatch.setenv("FWDB_POSTGRES_URL", "mysql://ana:s3cret@db.example/nothing")
+
+    ran = fwdb("report", "all")
+
+    assert ran.code == 2
+    assert ran.err.count("write postgresql://") == 1
+    assert "s3cret" not in ran.err + ran.out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -248,8 +263,7 @@ def test_ctrl_c_leaves_no_half_written_report(on_db: Database, tmp_path: Path):
         rest = process.stderr.read()
 
         assert process.wait(30) == 130, rest
-    assert not (tmp_path / "reports" / "pool").exists()
-    assert [path.name for path in (tmp_path / "reports").glob("*") if path.is_dir()] == []
+    assert not (tmp_path / "reports").exists()
 
 
 def test_every_command_has_help(fwdb: Callable[..., Ran]):

@@ -403,6 +403,9 @@ def test_a_slot_that_nobody_uses_is_a_lost_replica(db: Database, monitor: Monito
 def replica(**changed: Any) -> dict[str, Any]:
     return {
         "replica": "standby",
+        "slot": None,
+        "slot_type": None,
+        "is_self": False,
         "state": "streaming",
         "sync_state": "async",
         "behind_bytes": 0,
@@ -426,7 +429,7 @@ def replica(**changed: Any) -> dict[str, Any]:
 )
 def test_the_lag_of_a_replica(changed: dict[str, Any], seconds: float) -> None:
     """Nothing left to replay is no lag; a silent replica is as late as it is silent."""
-    lag = primary_lag([replica(), replica(**changed)], None)
+    lag = primary_lag([replica(), replica(**changed)])
 
     assert lag.value == pytest.approx(seconds)
 
@@ -434,7 +437,7 @@ def test_the_lag_of_a_replica(changed: dict[str, Any], seconds: float) -> None:
 def test_a_role_that_may_not_see_replicas_measures_nothing() -> None:
     """Their columns are null then, which is not 0."""
     hidden = replica(state=None, behind_bytes=None, reply_age_seconds=None)
-    lag = primary_lag([hidden], None)
+    lag = primary_lag([hidden])
 
     assert lag.status == "not_measured"
     assert "GRANT pg_monitor" in lag.reason
@@ -480,6 +483,8 @@ def member(name: str, state: int, seconds: float | None) -> dict[str, Any]:
         ([member("a", 1, 0), member("b", 2, -3)], "ok", 3.0),
         ([member("a", 1, 0), member("b", 2, 2)], "ok", 0.0),  # never abs()
         ([member("a", 1, 0), member("b", 2, -3), member("c", 2, -8)], "ok", 8.0),
+        ([member("a", 1, 0), member("late", 2, -3602)], "ok", 2.0),  # told to stay an hour behind
+        ([member("a", 1, 0), member("late", 2, -9)], "ok", 0.0),
         ([member("a", 2, 0), member("b", 2, -3)], "not_available", None),  # no primary
         ([member("a", 1, 0), member("b", 8, None)], "not_available", None),  # down
         ([member("a", 1, 0), member("b", 2, None)], "not_available", None),  # never heard
@@ -490,7 +495,7 @@ def test_the_lag_of_a_replica_set(
     members: list[dict[str, Any]], status: str, value: float | None
 ) -> None:
     """Primary less secondary, and only where both are known."""
-    lag = members_lag({"members": members})
+    lag = members_lag({"members": members}, {"late": 3600.0})
 
     assert (lag.status, lag.value) == (status, value)
 
@@ -507,6 +512,11 @@ def stored(store: PostgresStore, table: str) -> int:
     return int(store.rows(sa.text(f"SELECT count(*) AS n FROM monitoring.{table}"))[0]["n"])
 
 
+def subjects(store: PostgresStore) -> set[tuple[str, str]]:
+    rows = store.rows(sa.text("SELECT database, subject FROM monitoring.counter_samples"))
+    return {(row["database"], row["subject"]) for row in rows}
+
+
 def test_a_full_reading_holds_everything(db: Database, monitor: Monitor) -> None:
     """Pools, sessions, counters of both servers, statements with their texts."""
     db.users.count()
@@ -516,7 +526,10 @@ def test_a_full_reading_holds_everything(db: Database, monitor: Monitor) -> None
     assert sample.kind == "full"
     assert not sample.missing
     assert sample.rows["pools"] == 2
-    assert sample.rows["counters"] == 2
+    assert subjects(db.postgres) == {
+        *(("postgres", subject) for subject in ("database", "io", "server", "settings", "tables")),
+        ("mongodb", "server"),
+    }
     assert sample.rows["statements"] == stored(db.postgres, "statement_samples") > 0
     assert stored(db.postgres, "statement_texts") > 0
     assert stored(db.postgres, "session_samples") == sample.rows["sessions"] > 0
@@ -633,7 +646,7 @@ def test_a_mongodb_that_is_down_is_noted_in_the_reading(db: Database) -> None:
     down.close()
 
     assert sample.kind == "light"
-    assert sample.rows["counters"] == 1
+    assert {database for database, _ in subjects(db.postgres)} == {"postgres"}
     assert "no answer from mongodb" in sample.missing["mongodb"]
 
 

@@ -22,7 +22,8 @@ from fwdb.errors import (
 )
 from fwdb.monitoring import Monitor
 from fwdb.monitoring.differences import HIDDEN, StatementReading, difference
-from fwdb.monitoring.slow_queries import COLUMNS, moments
+from fwdb.monitoring.slow_queries import COLUMNS
+from fwdb.monitoring.windows import moments
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.commands import MOST_SHAPES, CommandTimes, shape
 from fwdb.stores.timings import QueryTimes
@@ -275,10 +276,15 @@ def reading(
 ) -> StatementReading:
     return StatementReading(
         read_at=NOON + timedelta(minutes=minutes),
-        server_started_at=NOON - timedelta(days=1),
+        server_started_at=more.get("server_started_at", NOON - timedelta(days=1)),
         stats_reset=more.get("stats_reset"),
+        database_reset_at=more.get("database_reset_at"),
         dealloc=dealloc,
+        max_entries=100,
         io_timed=True,
+        plans_timed=False,
+        transactions=more.get("transactions", 0),
+        active_ms=more.get("active_ms", 0.0),
         rows=StatementReading.keyed(entries),
     )
 
@@ -297,6 +303,8 @@ def entry(calls: int, since: float | None = -60, **more: Any) -> dict[str, Any]:
         "read_blocks": 0,
         "read_ms": 0.0,
         "temp_blocks": 0,
+        "wal_bytes": 0,
+        "plan_ms": 0.0,
         "stats_since": None if since is None else NOON + timedelta(minutes=since),
         **more,
     }
@@ -471,7 +479,7 @@ def test_read_time_is_missing_when_it_is_not_measured(
         fresh.close()
 
         assert pd.isna(found(frame, "kiwis")["read_ms"]) is missing
-        assert ("not measured" in frame.attrs["read_time"]["postgres"]) is missing
+        assert ("read_ms" in frame.attrs["not_measured"]["postgres"]) is missing
 
 
 def test_read_time_comes_from_the_column_of_this_version(watched: PostgresStore) -> None:

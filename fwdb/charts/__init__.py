@@ -13,23 +13,30 @@ against green, and no meaning is in the colour alone.
 
 from fwdb.charts.canvas import alt_text, empty, number, share, title_of, to_svg, window_text
 from fwdb.charts.connections import pool, sessions
+from fwdb.charts.durations import duration, durations
 from fwdb.charts.events import Burst, audit_matrix, audit_trail
-from fwdb.charts.statements import load_split, shorten, slow_queries
+from fwdb.charts.health import health, trends
+from fwdb.charts.statements import load_split, query_changes, shorten, slow_queries
 
 __all__ = [
     "Burst",
     "alt_text",
     "audit_matrix",
     "audit_trail",
+    "duration",
+    "durations",
     "empty",
+    "health",
     "load_split",
     "number",
     "pool",
+    "query_changes",
     "sessions",
     "share",
     "shorten",
     "slow_queries",
     "title_of",
     "to_svg",
+    "trends",
     "window_text",
 ]

@@ -163,12 +163,12 @@ def pool(
         (critical_percent, f"critical {critical_percent:g} %", RED_TEXT),
     ]
     for order, (database, part) in enumerate(parts.items()):
-        x, y = thin(*_broken(part["utilisation_percent"]))
+        x, y = thin(*broken(part["utilisation_percent"]))
         colour = COLOURS.get(database, GREY)
         axes.plot(x, y, color=colour, lw=1.8, zorder=5 - order, solid_joinstyle="round")
-        alone = _alone(y)
-        if alone.any():
-            axes.plot(x[alone], y[alone], "o", color=colour, ms=4.5, zorder=6, clip_on=False)
+        lonely = alone(y)
+        if lonely.any():
+            axes.plot(x[lonely], y[lonely], "o", color=colour, ms=4.5, zorder=6, clip_on=False)
         if len(parts) > 1:
             last = float(part["utilisation_percent"].iloc[-1])
             labels.append((last, DATABASES.get(database, database), INK))
@@ -179,7 +179,7 @@ def pool(
     return sheet.figure
 
 
-def _broken(series: pd.Series[Any]) -> tuple[Any, Any]:
+def broken(series: pd.Series[Any]) -> tuple[Any, Any]:
     """x and y of a line with a gap wherever several samples in a row are missing."""
     x: Any = np.asarray(place(series.index), dtype=np.float64)
     y = series.to_numpy(dtype=float)
@@ -190,7 +190,7 @@ def _broken(series: pd.Series[Any]) -> tuple[Any, Any]:
     return np.insert(x, holes, x[holes - 1]), np.insert(y, holes, np.nan)
 
 
-def _alone(y: Any) -> Any:
+def alone(y: Any) -> Any:
     """Which points have no neighbour to be joined to, and need a dot to be seen."""
     gap = np.isnan(y)
     before = np.concatenate([[True], gap[:-1]])

@@ -36,6 +36,7 @@ from fwdb.charts.canvas import (
 
 MOST_ROWS = 20
 MOST_SHARES = 8
+MOST_CHANGES = 12
 ROW = 25.0
 
 
@@ -166,6 +167,78 @@ def _time_ticks(axes: Axes) -> None:
     axes.set_xticks(ticks, labels=[milliseconds(t) for t in ticks])
     axes.set_xticks([], minor=True)
     axes.tick_params(axis="x", length=4, color=AXIS)
+
+
+@drawn
+def query_changes(
+    frame: pd.DataFrame,
+    *,
+    source: str = "statement statistics",
+    window: str = "",
+    reason: str = "No statement ran in both windows.",
+) -> Figure:
+    """Mean time per call of each statement before and now, those that got slower on top.
+
+    `frame` has a row per statement: `statement`, `change`, `mean_before_ms`, `mean_ms`, `ratio`,
+    `extra_ms`, and when known `database`. Those that ran in one window only are not drawn.
+    """
+    subtitle = "Mean time per call before (open dot) and now (filled dot), log scale"
+    footer = " · ".join(part for part in (source, window, plural(len(frame), "statement")) if part)
+    known = frame.dropna(subset=["mean_before_ms", "mean_ms"])
+    if known.empty:
+        return empty("No statement can be compared", subtitle, footer, reason=reason)
+    known = known.assign(
+        _slower=known["change"] == "slower", _cost=known["extra_ms"].fillna(0).abs()
+    ).sort_values(["_slower", "_cost", "statement"], ascending=[False, False, True], kind="stable")
+    slower = known[known["_slower"]]
+    if slower.empty:
+        finding = "No statement got slower for sure"
+    elif len(slower) == 1:
+        finding = f"One statement takes {_times(float(slower['ratio'].iloc[0]))} as long as before"
+    else:
+        finding = f"{number(len(slower))} statements got slower than before"
+    rows = known.head(MOST_CHANGES)
+    if len(known) > len(rows):
+        footer += f", the {len(rows)} that changed most drawn"
+    sheet = canvas(finding, subtitle, footer, drawing=60 + ROW * len(rows))
+    both = "database" in rows and rows["database"].nunique() > 1
+    labels = _labels(rows, both=both, width=290)
+    left = MARGIN + max(text_width(t, size=9, mono=True) for t in labels) + 10
+    right = WIDTH - 88
+    axes = sheet.axes(left, sheet.bottom + 26, right, sheet.top - 30)
+    before = rows["mean_before_ms"].to_numpy(dtype=float).clip(min=1e-3)
+    now = rows["mean_ms"].to_numpy(dtype=float).clip(min=1e-3)
+    axes.set_xscale("log")
+    axes.set_xlim(min(before.min(), now.min()) / 1.6, max(before.max(), now.max()) * 1.6)
+    ys = np.arange(len(rows))[::-1]
+    colours = [VERMILION if slow else BLUE for slow in rows["_slower"]]
+    axes.hlines(ys, before, now, color=colours, lw=6, alpha=0.35, zorder=3)
+    axes.scatter(before, ys, s=46, facecolor="white", edgecolor=colours, lw=2, zorder=4)
+    axes.scatter(now, ys, s=52, color=colours, zorder=5)
+    _time_ticks(axes)
+    axes.set_ylim(-0.5, len(rows) - 0.5)
+    axes.set_yticks([])
+    axes.grid(axis="x", color=GRID, lw=0.8, which="major")
+    box = axes.get_position()
+    sheet.text(right + 12, sheet.top - 18, "now ÷ before", size=9.5, color=MUTED)
+    for y, label, ratio, slow in zip(ys, labels, now / before, rows["_slower"], strict=True):
+        height = (box.y0 + (y + 0.5) / len(rows) * box.height) * sheet.height
+        sheet.text(
+            left - 10, height, label, size=9, ha="right", va="center_baseline", family="monospace"
+        )
+        sheet.text(
+            right + 12,
+            height,
+            f"{ratio:.0f} ×" if ratio >= 9.95 else f"{ratio:.2f} ×",
+            size=9.5,
+            va="center_baseline",
+            color=RED_TEXT if slow else INK,
+        )
+    return sheet.figure
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f} times" if ratio >= 9.95 else f"{ratio:.1f} times"
 
 
 @drawn

@@ -149,6 +149,9 @@ def _postgres(place: Home) -> list[Finding]:
         name = server.account.name if server.account else ""
         sentence = f"user '{name}' cannot read them; a copy goes to {SHARED_FOLDER}."
         findings.append(Finding("postgres", True, sentence))
+    if not (taken.folder / "pg_basebackup").is_file():
+        sentence = f"{taken.folder} has no pg_basebackup, so there can be no replica."
+        findings.append(Finding("postgres", True, sentence))
     findings.append(Finding("postgres", True, f"data in '{server.data}'."))
     return findings
 

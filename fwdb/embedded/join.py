@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fwdb.config import settings
@@ -10,6 +10,8 @@ from fwdb.embedded.home import Home, Record, find_home
 from fwdb.embedded.mongodb import MongoServer
 from fwdb.embedded.postgres import PostgresServer
 from fwdb.embedded.processes import argv, find
+from fwdb.embedded.replica import NAME as REPLICA
+from fwdb.embedded.replica import ReplicaServer
 from fwdb.embedded.urls import Servers
 from fwdb.embedded.watcher import identity
 from fwdb.errors import UnknownName
@@ -20,6 +22,7 @@ Server = PostgresServer | MongoServer
 KINDS: dict[str, type[PostgresServer] | type[MongoServer]] = {
     "postgres": PostgresServer,
     "mongodb": MongoServer,
+    REPLICA: ReplicaServer,
 }
 
 
@@ -62,16 +65,25 @@ def join(place: Home, wanted: list[str]) -> Servers | None:
     state = place.read_state()
     if any(name not in state.servers for name in wanted):
         return None
-    passwords = place.read_secrets()
-    if any(name not in passwords for name in wanted):
+    secrets = place.read_secrets()
+    if any(name not in secrets for name in wanted):
         return None
     place.touch_used()  # before the look: the watcher must not stop what is about to be handed out
     if not all(verified(state.servers[name], name) for name in wanted):
         return None
     return Servers(
         place.path,
-        **{name: KINDS[name].urls(state.servers[name].port, passwords[name]) for name in wanted},
+        **{
+            name: KINDS[name].urls(state.servers[name].port, passwords(secrets, name))
+            for name in wanted
+        },
     )
+
+
+def passwords(secrets: Mapping[str, Mapping[str, str]], name: str) -> dict[str, str]:
+    """The passwords of all accounts of a server; a replica has those of its primary as well."""
+    shared = secrets.get("postgres", {}) if name == REPLICA else {}
+    return {**shared, **secrets[name]}
 
 
 def alive(place: Home, name: str, record: Record | None) -> list[tuple[int, float]]:

@@ -11,7 +11,7 @@ from typing import Any
 from fwdb.config import settings
 from fwdb.embedded.binaries import INSTALL
 from fwdb.embedded.home import Home, Record, State, new_passwords
-from fwdb.embedded.join import KINDS, Server, alive, open_server
+from fwdb.embedded.join import KINDS, Server, alive, open_server, passwords
 from fwdb.embedded.postgres import PostgresServer
 from fwdb.embedded.processes import (
     Children,
@@ -23,6 +23,7 @@ from fwdb.embedded.processes import (
     port_taken,
     watch,
 )
+from fwdb.embedded.replica import ReplicaServer
 from fwdb.embedded.urls import Servers
 from fwdb.embedded.watcher import identity
 from fwdb.errors import EmbeddedError, FeatureUnavailable, FwdbError
@@ -57,18 +58,19 @@ class Launch:
         self.postgres_bin = configured.postgres_bin
         self.mongod = configured.mongod
         self.state = State()
-        self.passwords: dict[str, dict[str, str]] = {}
+        self.passwords: dict[str, dict[str, str]] = {}  # by server, of all its accounts
 
     def start(self, wanted: list[str]) -> Servers:
         """Bring up what of `wanted` does not run. Raises the first failure, after all is tried."""
         self.state = self.place.read_state()
-        self.passwords = self.place.read_secrets()
+        secrets = self.place.read_secrets()
         self.place.touch_used()
-        reset = {name for name in wanted if name not in self.passwords}
+        reset = {name for name in wanted if name not in secrets}
         for name in reset:
-            self.passwords[name] = new_passwords(KINDS[name].users)
+            secrets[name] = new_passwords(KINDS[name].users)
         if reset:
-            self.place.write_secrets(self.passwords)
+            self.place.write_secrets(secrets)
+        self.passwords = {name: passwords(secrets, name) for name in wanted}
         attempts = [Attempt(self, name, reset=name in reset) for name in wanted]
         try:
             with ThreadPoolExecutor(len(attempts), thread_name_prefix="fwdb-up") as pool:
@@ -90,6 +92,10 @@ class Launch:
             for attempt in attempts
         }
         return Servers(self.place.path, **urls)
+
+    @property
+    def primary_port(self) -> int:
+        return self.state.servers["postgres"].port
 
     def _run(self, attempts: list[Attempt], pool: ThreadPoolExecutor) -> None:
         list(pool.map(Attempt.prepare, attempts))
@@ -139,7 +145,9 @@ class Attempt:
         try:
             self.record = launch.state.servers.pop(self.name, None)
             found = alive(launch.place, self.name, self.record)
-            if found and self.reset:  # its passwords are lost: they are set while it is stopped
+            astray = isinstance(server, ReplicaServer) and not server.is_of(launch.primary_port)
+            # Its passwords are lost: they are set while it is stopped. Or its primary has moved.
+            if found and (self.reset or astray):
                 for pid, began in found:
                     end(pid, began, server.signals)
                 found = []
@@ -246,8 +254,7 @@ class Attempt:
             if now > told_at:
                 told_at = now + 5
                 self.launch.progress(
-                    f"Waiting for {self.server.title}, which recovers when it was not stopped in "
-                    "order"
+                    f"Waiting for {self.server.title}, which has to replay its log first"
                 )
             time.sleep(0.01)
         # Another server may answer on a port that ours did not get.

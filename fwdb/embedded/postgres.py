@@ -46,7 +46,7 @@ class PostgresServer:
 
     name = "postgres"
     title = "PostgreSQL"
-    users = (SUPERUSER, OWNER, APP, REPORT)
+    users: tuple[str, ...] = (SUPERUSER, OWNER, APP, REPORT)
     kind = Kind(frozenset({"postgres"}), frozenset({"-D"}))
     signals = (signal.SIGINT, signal.SIGQUIT)  # fast stop, then immediate
 

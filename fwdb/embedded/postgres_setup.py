@@ -24,6 +24,8 @@ shared_buffers = '128MB'
 max_wal_size = '512MB'
 wal_level = 'replica'
 max_wal_senders = 5
+# A replica that was left behind must not fill the disk; it is copied anew then.
+max_slot_wal_keep_size = '1GB'
 # Plans are the same on every machine; the wheel has no JIT either.
 jit = off
 timezone = 'UTC'

@@ -136,16 +136,19 @@ class Children:
         account: Account | None,
         cwd: Path,
         text: str = "",
+        variables: Mapping[str, str] | None = None,
         timeout_seconds: float = 120.0,
     ) -> subprocess.CompletedProcess[str]:
         """Run `command` to its end with `text` as its input; out and err are captured.
+
+        `variables` are for this program alone: a password in one is seen by nobody else.
 
         A session of its own keeps the terminal's Ctrl-C from it: `cancel` ends it instead.
         """
         with subprocess.Popen(
             command,
             cwd=cwd,
-            env=environment(cwd),
+            env=environment(cwd, variables),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

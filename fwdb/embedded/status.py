@@ -9,7 +9,15 @@ from typing import Any
 
 from fwdb.config import redact
 from fwdb.embedded.home import data_bytes
-from fwdb.embedded.join import KINDS, STORES, home_at, open_server, verified
+from fwdb.embedded.join import (
+    KINDS,
+    STORES,
+    home_at,
+    open_server,
+    passwords,
+    verified,
+)
+from fwdb.embedded.replica import NAME as REPLICA
 from fwdb.embedded.watcher import identity
 from fwdb.errors import EmbeddedError
 
@@ -35,7 +43,7 @@ class StoreStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """The built-in servers of one home."""
+    """The built-in servers of one home; the replica of PostgreSQL too, once there was one."""
 
     home: Path
     stores: tuple[StoreStatus, ...]
@@ -58,9 +66,9 @@ def status(home: Path | str | None = None) -> Status:
     """What runs for `home`. Nothing is started, written or counted as use; no password shown."""
     place = home_at(home)
     state = place.read_state()
-    passwords = place.read_secrets()
+    secrets = place.read_secrets()
     found = []
-    for name in STORES:
+    for name in (*STORES, *([REPLICA] if REPLICA in state.ports else [])):
         try:
             server = open_server(place, name)
             data = server.data
@@ -83,8 +91,8 @@ def status(home: Path | str | None = None) -> Status:
         elif not runs:
             reason = f"process {record.pid} does not answer on port {record.port}"
         url = None
-        if name in passwords:
-            url = redact(KINDS[name].urls(record.port, passwords[name]).app)
+        if name in secrets:
+            url = redact(KINDS[name].urls(record.port, passwords(secrets, name)).app)
         found.append(
             StoreStatus(
                 name,

@@ -9,6 +9,7 @@ from fwdb.config import redact
 
 DATABASE = "fashion_wallet"
 OWNER, APP, REPORT = "fwdb_owner", "fwdb_app", "fwdb_report"
+REPLICATION = "fwdb_replication"  # what the replica logs in as; it may stream and nothing else
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,8 +35,13 @@ class Urls:
 
 @dataclass(frozen=True)
 class Servers:
-    """The built-in servers of `home` that run; None for one that was not asked for."""
+    """The built-in servers of `home` that run; None for one that was not asked for.
+
+    `replica` has the accounts of `postgres`, takes no writes, and is there with
+    ``up(replica=True)`` only.
+    """
 
     home: Path
     postgres: Urls | None = None
     mongodb: Urls | None = None
+    replica: Urls | None = None

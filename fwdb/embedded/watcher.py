@@ -30,6 +30,7 @@ IDLE_POLL_SECONDS = 15.0  # how often clients are counted
 LOG_LIMIT_BYTES = 50_000_000  # per server
 LOG_POLL_SECONDS = 60.0
 PATIENCE_SECONDS = 10.0  # between one signal and the next, harder one
+REPLICA_TITLE = "postgres: walsender fwdb_replication "  # as PostgreSQL titles its process
 OWNER_PATIENCE_SECONDS = 2.0  # the servers are to be gone 5 s after their owner
 
 
@@ -119,6 +120,11 @@ class Server:
         count = 0
         for process in family:
             try:
+                # The connection of the replica is no client's: it never ends by itself. That of
+                # the backup that makes it is one.
+                title = " ".join(process.cmdline())
+                if title.startswith(REPLICA_TITLE) and " streaming " in title:
+                    continue
                 connections = process.net_connections("tcp")
             except psutil.NoSuchProcess:
                 continue

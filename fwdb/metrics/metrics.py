@@ -74,9 +74,8 @@ class Metrics:
         self._server: MetricsServer | None = None
         self._lock = threading.Lock()
         self.registry = CollectorRegistry()
-        self.registry.register(
-            DatabaseCollector(postgres, mongodb, Probes(self._questions.probes()), audit)
-        )
+        self._probes = Probes(self._questions.probes())
+        self.registry.register(DatabaseCollector(postgres, mongodb, self._probes, audit))
 
     # -- recording ----------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from fwdb.monitoring.cache import CacheReading
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.timings import OWN
 
+APPLICATION = "fwdb-metrics"
+
 # The interval of the existing service: a ratio over less follows single queries.
 RATIO_SECONDS = 30.0
 
@@ -28,7 +30,7 @@ _SECONDARY = 2
 
 
 class Questions:
-    """Asks both servers on two connections of its own, outside the pools it tells about."""
+    """Asks both servers on connections of its own, outside the pools that it tells about."""
 
     def __init__(
         self,
@@ -37,7 +39,9 @@ class Questions:
         monitor: Monitor,
         health: Callable[[], Health],
     ) -> None:
-        self._given = (postgres, mongodb)
+        # Made here, because the threads of the first scrape would each make one; dialled later.
+        self.postgres = postgres.twin(application_name=APPLICATION, connections=3)
+        self.mongodb = mongodb.twin(application_name=APPLICATION, connections=2)
         self._monitor = monitor
         self._health = health
         self._cache = {database: _Window() for database in DATABASES}
@@ -60,19 +64,8 @@ class Questions:
 
     def close(self) -> None:
         """Close the connections."""
-        for name in ("postgres", "mongodb"):
-            if name in self.__dict__:
-                self.__dict__[name].close()
-
-    @cached_property
-    def postgres(self) -> PostgresStore:
-        """The kept connection to PostgreSQL."""
-        return self._given[0].twin(application_name="fwdb-metrics")
-
-    @cached_property
-    def mongodb(self) -> MongoStore:
-        """The kept connection to MongoDB."""
-        return self._given[1].twin(application_name="fwdb-metrics")
+        self.postgres.close()
+        self.mongodb.close()
 
     @cached_property
     def schema_head(self) -> str:

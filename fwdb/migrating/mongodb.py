@@ -6,6 +6,7 @@ One file is one collection. What was applied is recorded in the collection `fwdb
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -95,13 +96,10 @@ def apply(mongodb: MongoStore, report: Report) -> None:
 
 def differences(mongodb: MongoStore) -> list[Difference]:
     """How the database differs from what the files declare."""
-    found: list[Difference] = []
+    found = list(record_differences(mongodb))
     for declared in declarations():
         record = _record(mongodb, declared)
         name = declared.collection
-        if not _is_recorded(record, declared):
-            said = f"{declared.name}.json is not applied; run 'fwdb migrate'."
-            found.append(_difference(name, said, "error"))
         there = _options(mongodb, name)
         if there is None:
             found.append(_difference(name, f"the collection {name} is missing.", "error"))
@@ -111,6 +109,20 @@ def differences(mongodb: MongoStore) -> list[Difference]:
         if (count := _violations(mongodb, declared)) > 0:
             found.append(_difference(name, _violation_sentence(declared, count), "warning"))
     return found
+
+
+def record_differences(mongodb: MongoStore) -> Iterator[Difference]:
+    """Which declarations are not recorded as applied; no collection is looked at."""
+    for declared in _declared():
+        if not _is_recorded(_record(mongodb, declared), declared):
+            said = f"{declared.name}.json is not applied; run 'fwdb migrate'."
+            yield _difference(declared.collection, said, "error")
+
+
+@functools.cache
+def _declared() -> tuple[Declaration, ...]:
+    """The declarations of this release, read once for those who ask often."""
+    return tuple(declarations())
 
 
 # -- validators -------------------------------------------------------------------------------

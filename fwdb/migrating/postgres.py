@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ _HOLDERS = sa.text(f"""
 """)
 
 
+@functools.cache
 def head() -> str:
     """The newest revision of this release."""
     found = _scripts().get_current_head()
@@ -49,6 +51,7 @@ def head() -> str:
 def current(postgres: PostgresStore) -> str | None:
     """The revision of the database; None when `fwdb migrate` never ran on it."""
     name = f"{VERSION_SCHEMA}.{VERSION_TABLE}"
+    # Marked as ours, because every health check asks.
     if postgres.rows(sa.text(f"SELECT to_regclass('{name}') AS name {OWN}"))[0]["name"] is None:
         return None
     found = postgres.rows(sa.text(f"SELECT version_num FROM {name} {OWN}"))
@@ -98,7 +101,7 @@ def offline_sql(revision: str = "head", *, start: str | None = None, down: bool 
 
 def differences(postgres: PostgresStore) -> list[Difference]:
     """How the database differs from the models."""
-    found = list(_revision_differences(postgres))
+    found = list(revision_differences(postgres))
     with postgres.connection() as connection:
         for name, table in models.metadata.tables.items():
             there = catalog.read(connection, name)
@@ -114,7 +117,8 @@ def differences(postgres: PostgresStore) -> list[Difference]:
     return found
 
 
-def _revision_differences(postgres: PostgresStore) -> Iterator[Difference]:
+def revision_differences(postgres: PostgresStore) -> Iterator[Difference]:
+    """How the recorded revision differs from the newest one; no table is looked at."""
     try:
         at = current(postgres)
     except PermissionDenied as error:

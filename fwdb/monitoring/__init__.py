@@ -5,6 +5,7 @@ from __future__ import annotations
 from fwdb.monitoring.health import Health, StoreHealth
 from fwdb.monitoring.measure import Measure
 from fwdb.monitoring.monitor import Monitor
+from fwdb.monitoring.plans import Plan
 from fwdb.monitoring.sampler import Sample
 
-__all__ = ["Health", "Measure", "Monitor", "Sample", "StoreHealth"]
+__all__ = ["Health", "Measure", "Monitor", "Plan", "Sample", "StoreHealth"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fwdb.errors import FwdbError
 from fwdb.monitoring.history import History
 from fwdb.monitoring.measure import Measure, Status, measured, unmeasured
 from fwdb.monitoring.sessions import server_status
@@ -19,6 +20,7 @@ UNIT = "ratio"
 # Below this a handful of first reads decides the ratio, and it says nothing about the memory.
 LEAST_BLOCKS = 1000
 
+SUBJECTS = {"postgres": "database", "mongodb": "server"}  # of the stored counters
 SOURCES = {
     "postgres": "difference of two readings of pg_stat_database",
     "mongodb": "difference of two readings of serverStatus.wiredTiger.cache",
@@ -88,7 +90,7 @@ def _time(text: str | None) -> datetime | None:
 def stored(history: History, database: str, reading_id: int) -> CacheReading | None:
     """The cache's part of a stored reading, or None when it has none."""
     for row in history.rows("stored_counters", reading_id=reading_id):
-        if row["database"] == database:
+        if (row["database"], row["subject"]) == (database, SUBJECTS[database]):
             return reading(database, json.loads(row["counters"]))
     return None
 
@@ -179,6 +181,32 @@ class Cache:
         assert first is not None
         assert second is not None
         return ratio(database, first, second)
+
+    def window_both(self, since: datetime, until: datetime | None) -> list[Measure]:
+        """The ratio of PostgreSQL and that of MongoDB, which may not answer."""
+        found = [self.window("postgres", since, until)]
+        try:
+            found.append(self.window("mongodb", since, until))
+        except FwdbError as error:
+            found.append(none("mongodb", "not_available", str(error)))
+        return found
+
+    def live_both(self, seconds: float) -> list[Measure]:
+        """The same within the next `seconds`, which both are watched for."""
+        try:
+            unable = self._unable("mongodb")
+            begun = None if unable else self._now("mongodb")
+        except FwdbError as error:
+            unable, begun = none("mongodb", "not_available", str(error)), None
+        found = [self.live("postgres", seconds)]
+        try:
+            ended = self._now("mongodb") if begun else None
+        except FwdbError as error:
+            unable, ended = none("mongodb", "not_available", str(error)), None
+        if begun and ended:
+            return [*found, ratio("mongodb", begun, ended)]
+        assert unable is not None
+        return [*found, unable]
 
     def _unable(self, database: str) -> Measure | None:
         """A `Measure` that says so when the server has no counters of its cache."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from fwdb.monitoring.coverage import Coverage, between
+
 Key = tuple[int, int, bool, int]  # role, database, toplevel, query id
 
 HIDDEN = 0  # the query id of all entries that the role may not see
@@ -26,9 +28,11 @@ COUNTERS = (
     "read_blocks",
     "read_ms",
     "temp_blocks",
+    "wal_bytes",
+    "plan_ms",
 )
 # Sums of fractions may come out a hair smaller when nothing happened; whole numbers may not.
-_EXACT = ("calls", "row_count", "hit_blocks", "read_blocks", "temp_blocks")
+_EXACT = ("calls", "row_count", "hit_blocks", "read_blocks", "temp_blocks", "wal_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,13 @@ class StatementReading:
     read_at: datetime
     server_started_at: datetime
     stats_reset: datetime | None
+    database_reset_at: datetime | None
     dealloc: int
+    max_entries: int
     io_timed: bool
+    plans_timed: bool
+    transactions: int
+    active_ms: float
     rows: Mapping[Key, Mapping[str, Any]]
 
     @staticmethod
@@ -61,6 +70,8 @@ class Shape:
     read_blocks: int = 0
     read_ms: float = 0.0
     temp_blocks: int = 0
+    wal_bytes: int = 0
+    plan_ms: float = 0.0
     lower_bound: bool = False
 
     def add(self, counters: Mapping[str, Any], *, lower_bound: bool) -> None:
@@ -68,47 +79,6 @@ class Shape:
         for name in COUNTERS:
             setattr(self, name, getattr(self, name) + counters[name])
         self.lower_bound = self.lower_bound or lower_bound
-
-
-@dataclass(slots=True)
-class Coverage:
-    """How much of what ran between two readings they can show.
-
-    `restarted` entries began anew, so that calls before are missing; `lost` ones are gone;
-    `unknown` ones are older than the first reading, which did not have them, and are left out;
-    `dealloc` is how often entries were dropped to make room.
-    """
-
-    restarted: int = 0
-    lost: int = 0
-    unknown: int = 0
-    dealloc: int = 0
-    emptied: bool = False
-    server_restarted: bool = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is known to be missing."""
-        return not (self.restarted or self.lost or self.unknown or self.dealloc or self.emptied)
-
-    @property
-    def sentence(self) -> str:
-        """What is missing, for the reader; empty when nothing is known to be."""
-        parts = []
-        if self.emptied:
-            parts.append("all statistics were reset within the window")
-        if self.restarted:
-            parts.append(f"{_entries(self.restarted)} began anew")
-        if self.lost:
-            parts.append(f"{_entries(self.lost)} went away")
-        if self.dealloc:
-            parts.append(
-                f"rare entries were dropped {self.dealloc} times to make room "
-                "(raise pg_stat_statements.max)"
-            )
-        if self.unknown:
-            parts.append(f"{_entries(self.unknown)} of unknown begin were left out")
-        return f"totals are lower bounds: {', '.join(parts)}" if parts else ""
 
 
 def difference(
@@ -119,15 +89,7 @@ def difference(
     Statements inside functions are left out: their time is part of the statement that called
     the function, and counting both would count it twice.
     """
-    coverage = Coverage(
-        dealloc=max(0, second.dealloc - first.dealloc),
-        emptied=second.stats_reset is not None
-        and second.stats_reset != first.stats_reset
-        and second.stats_reset > first.read_at,
-        server_restarted=second.server_started_at > first.read_at,
-    )
-    if coverage.emptied and second.dealloc < first.dealloc:
-        coverage.dealloc = second.dealloc
+    coverage = between(first, second)
     shapes: dict[int, Shape] = {}
     for key, now in second.rows.items():
         if not key[2]:
@@ -142,6 +104,8 @@ def difference(
         if counters["calls"]:
             shape = shapes.setdefault(key[3], Shape(key[3]))
             shape.add(counters, lower_bound=began_anew)
+            coverage.calls += counters["calls"]
+            coverage.total_ms += counters["total_ms"]
     gone = [key for key in first.rows if key[2] and key not in second.rows]
     coverage.lost = len(gone)
     return shapes, coverage
@@ -165,7 +129,3 @@ def _delta(
     if anew:
         return now, True
     return {name: now[name] - before[name] for name in COUNTERS}, False
-
-
-def _entries(count: int) -> str:
-    return f"{count} {'entry' if count == 1 else 'entries'}"

@@ -13,6 +13,10 @@ from fwdb.stores import MongoStore, PostgresStore
 
 UNIT = "seconds"
 
+NO_SET = "the server is not in a replica set"
+
+HIDDEN = "this role may not see the replicas: GRANT pg_monitor TO it"
+
 _REPLICAS = "pg_stat_replication"
 _RECOVERY = "pg_last_xact_replay_timestamp"
 _MEMBERS = "replSetGetStatus"
@@ -30,44 +34,55 @@ PRIMARY, SECONDARY = 1, 2  # member states of replSetGetStatus
 _OUTAGE_STATES = {6: "unknown", 8: "down", 9: "rolling back", 3: "recovering"}
 
 
-def postgres_lag(store: PostgresStore) -> Measure:
+def postgres_lag(store: PostgresStore, *, expected: int | None = None) -> Measure:
     """Seconds that the slowest replica of this server, or this replica itself, is behind."""
     state = store.rows("recovery")[0]
     if state["is_replica"]:
         return replica_lag(state)
-    replicas = store.rows("replicas")
+    rows = store.rows("replicas")
     deadline = time.monotonic() + _ANSWER_SECONDS
-    while any(_quiet(replica) for replica in replicas) and time.monotonic() < deadline:
+    while any(_quiet(replica) for replica in rows) and time.monotonic() < deadline:
         time.sleep(0.05)
-        replicas = store.rows("replicas")
-    return primary_lag(replicas, state["idle_slots"])
+        rows = store.rows("replicas")
+    return primary_lag(rows, expected=expected)
 
 
-def primary_lag(replicas: Sequence[Mapping[str, Any]], idle_slots: str | None) -> Measure:
-    """The lag as a primary sees it: rows of `replicas.sql` and the slots nobody uses."""
+def primary_lag(rows: Sequence[Mapping[str, Any]], *, expected: int | None = None) -> Measure:
+    """The lag as a primary sees it: rows of `replicas.sql`, and how many replicas there should be.
+
+    A slot that nobody uses, and a replica that is expected and not there, are lost replicas.
+    """
+    replicas = [row for row in rows if row["replica"] is not None and not row["is_self"]]
     if any(replica["state"] is None for replica in replicas):
-        return _none(
-            "not_measured",
-            "this role may not see the replicas: GRANT pg_monitor TO it",
-            "postgres",
-            _REPLICAS,
-        )
-    if not replicas and idle_slots:
-        return _none(
-            "not_available",
-            f"the replica of slot {idle_slots} is not connected, so its lag cannot be told",
-            "postgres",
-            _REPLICAS,
-        )
+        return _none("not_measured", HIDDEN, "postgres", _REPLICAS)
+    away = lost(rows, expected=expected)
+    if not replicas and away:
+        return _none("not_available", f"{away}, so its lag cannot be told", "postgres", _REPLICAS)
     if not replicas:
         return _none("not_applicable", "no replica is connected", "postgres", _REPLICAS)
     worst = max(replicas, key=_seconds)
     remark = f"{worst['replica']}: {worst['behind_bytes']:,} bytes behind"
     if _quiet(worst):
         remark += f", no answer for {worst['reply_age_seconds']:.0f} s"
-    if idle_slots:
-        remark += f"; the replica of slot {idle_slots} is not connected"
+    if away:
+        remark += f"; {away}"
     return measured(_seconds(worst), UNIT, "postgres", _REPLICAS, remark=remark)
+
+
+def lost(rows: Sequence[Mapping[str, Any]], *, expected: int | None = None) -> str:
+    """Which replicas are missing, for the reader; empty when none is known to be.
+
+    `rows` are those of `replicas.sql`. No replica at all is nothing lost: only a slot that nobody
+    uses tells of one that was, or `expected`, how many there should be.
+    """
+    unused = [r["slot"] for r in rows if r["replica"] is None and r["slot_type"] == "physical"]
+    if unused:
+        names = ", ".join(unused)
+        return f"the replica of slot {names} is not connected"
+    there = sum(row["replica"] is not None and not row["is_self"] for row in rows)
+    if expected is not None and there < expected:
+        return f"{there} of {expected} replicas {'is' if there == 1 else 'are'} connected"
+    return ""
 
 
 def _seconds(replica: Mapping[str, Any]) -> float:
@@ -119,30 +134,47 @@ def replica_lag(state: Mapping[str, Any]) -> Measure:
 
 def mongodb_lag(store: MongoStore) -> Measure:
     """Seconds that the slowest secondary is behind the primary."""
+    status = replica_set(store)
+    if status is None:
+        return _none("not_applicable", NO_SET, "mongodb", _MEMBERS)
+    return members_lag(status, delays(store, status))
+
+
+def replica_set(store: MongoStore) -> Mapping[str, Any] | None:
+    """The answer of replSetGetStatus; None for a server that is in no replica set."""
     try:
         with store.errors():
-            status = store.client.admin.command("replSetGetStatus")
+            status: Mapping[str, Any] = store.client.admin.command("replSetGetStatus")
     except QueryError as error:
         if getattr(error.__cause__, "code", None) == 76:  # NoReplicationEnabled
-            return _none(
-                "not_applicable", "the server is not in a replica set", "mongodb", _MEMBERS
-            )
+            return None
         raise
-    return members_lag(status)
+    return status
 
 
-def members_lag(status: Mapping[str, Any]) -> Measure:
-    """The lag told by an answer of replSetGetStatus."""
+def delays(store: MongoStore, status: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds that members stay behind because they are told to, by name; those without are left
+    out. Raises `PermissionDenied` for a role that may not read the configuration."""
+    if len(status["members"]) < 2:
+        return {}
+    with store.errors():
+        config = store.client.admin.command("replSetGetConfig")["config"]
+    found = {m["host"]: float(m.get("secondaryDelaySecs", 0)) for m in config["members"]}
+    return {host: delay for host, delay in found.items() if delay}
+
+
+def members_lag(status: Mapping[str, Any], delayed: Mapping[str, float]) -> Measure:
+    """The lag told by an answer of replSetGetStatus; `delayed` is what `delays` found."""
     members = status["members"]
     if len(members) < 2:
         return _none("not_applicable", "the replica set has one member only", "mongodb", _MEMBERS)
     primary = next((m for m in members if m["state"] == PRIMARY), None)
-    if primary is None or _unset(primary.get("optimeDate")):
+    if primary is None or unset(primary.get("optimeDate")):
         return _none("not_available", "the replica set has no primary now", "mongodb", _MEMBERS)
     known = {
-        m["name"]: max(0.0, (primary["optimeDate"] - m["optimeDate"]).total_seconds())
+        m["name"]: behind(primary, m, delayed)
         for m in members
-        if m["state"] == SECONDARY and not _unset(m.get("optimeDate"))
+        if m["state"] == SECONDARY and not unset(m.get("optimeDate"))
     }
     away = ", ".join(
         f"{m['name']} is {_OUTAGE_STATES[m['state']]}"
@@ -161,7 +193,18 @@ def members_lag(status: Mapping[str, Any]) -> Measure:
     return measured(known[worst], UNIT, "mongodb", _MEMBERS, remark=remark)
 
 
-def _unset(moment: datetime | None) -> bool:
+def behind(
+    primary: Mapping[str, Any], member: Mapping[str, Any], delayed: Mapping[str, float]
+) -> float:
+    """Seconds from the last operation of a member to that of the primary, a wanted delay left out.
+
+    Never below 0: the clocks of the two answers are not the same moment.
+    """
+    seconds = (primary["optimeDate"] - member["optimeDate"]).total_seconds()
+    return max(0.0, float(seconds) - delayed.get(member["name"], 0.0))
+
+
+def unset(moment: datetime | None) -> bool:
     """A member that was never heard has the first second of 1970."""
     return moment is None or moment.replace(tzinfo=UTC).timestamp() < 1
 

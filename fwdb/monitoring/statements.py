@@ -16,6 +16,13 @@ from fwdb.monitoring.differences import HIDDEN, StatementReading
 from fwdb.monitoring.history import History, StoredReading
 from fwdb.stores import PostgresStore
 
+# That of PostgreSQL 14, with the level of a statement and the count of evictions. A server that
+# was upgraded keeps the version it had until somebody updates the extension.
+_OLDEST = (1, 9)
+
+_KEPT = ("extension_version", "io_timed", "plans_timed", "max_entries")
+_TIMES = ("server_started_at", "stats_reset", "database_reset_at")
+
 OWN = "/* fwdb */"  # ends the text of every question that fwdb asks of a server
 
 
@@ -24,18 +31,15 @@ class Recorder:
     """What `statement_settings.sql` told: whether and how statements are recorded."""
 
     settings: dict[str, Any]
-    dealloc: int
-    stats_reset: datetime | None
+    info: dict[str, Any]
 
     @property
     def details(self) -> dict[str, Any]:
         """What a stored reading keeps of it, ready for JSON."""
+        kept = {name: self.settings[name] for name in ("server_started_at", *_KEPT)} | self.info
         return {
-            "server_started_at": self.settings["server_started_at"].isoformat(),
-            "extension_version": self.settings["extension_version"],
-            "io_timed": self.settings["io_timed"],
-            "dealloc": self.dealloc,
-            "stats_reset": self.stats_reset.isoformat() if self.stats_reset else None,
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in kept.items()
         }
 
     @property
@@ -67,6 +71,11 @@ def recorder(store: PostgresStore) -> Recorder:
             f"the database at {store.address} lacks the extension pg_stat_statements: run CREATE "
             "EXTENSION pg_stat_statements in it."
         )
+    if tuple(map(int, settings["extension_version"].split("."))) < _OLDEST:
+        raise FeatureUnavailable(
+            f"the extension pg_stat_statements in the database at {store.address} is version "
+            f"{settings['extension_version']}: run ALTER EXTENSION pg_stat_statements UPDATE in it."
+        )
     # The extension may be in a schema that is not searched.
     store.execute(
         sa.text(
@@ -75,8 +84,7 @@ def recorder(store: PostgresStore) -> Recorder:
         ),
         {"schema": settings["extension_schema"]},
     )
-    info = store.rows("statement_info")[0]
-    return Recorder(settings, info["dealloc"], info["stats_reset"])
+    return Recorder(settings, store.rows("statement_info")[0])
 
 
 def read_now(store: PostgresStore) -> tuple[StatementReading, Recorder]:
@@ -84,30 +92,36 @@ def read_now(store: PostgresStore) -> tuple[StatementReading, Recorder]:
     with store.transaction():
         found = recorder(store)
         rows = store.rows("statement_counters")
-    reading = StatementReading(
-        read_at=found.settings["read_at"],
-        server_started_at=found.settings["server_started_at"],
-        stats_reset=found.stats_reset,
-        dealloc=found.dealloc,
-        io_timed=found.settings["io_timed"],
-        rows=StatementReading.keyed(rows),
-    )
+    reading = _reading(found.settings["read_at"], found.details, rows)
     return reading, found
 
 
 def read_stored(history: History, stored: StoredReading) -> StatementReading:
     """A reading that was taken earlier."""
-    details = stored.details["statements"]
-    reset = details["stats_reset"]
+    rows = history.rows("stored_statements", reading_id=stored.reading_id)
+    return _reading(stored.read_at, stored.details["statements"], rows)
+
+
+def _reading(
+    read_at: datetime, details: dict[str, Any], rows: list[dict[str, Any]]
+) -> StatementReading:
+    times = {
+        name: datetime.fromisoformat(details[name]).astimezone(UTC) if details[name] else None
+        for name in _TIMES
+    }
+    started = times.pop("server_started_at")
+    assert started is not None
     return StatementReading(
-        read_at=stored.read_at,
-        server_started_at=datetime.fromisoformat(details["server_started_at"]).astimezone(UTC),
-        stats_reset=datetime.fromisoformat(reset).astimezone(UTC) if reset else None,
+        read_at=read_at,
+        server_started_at=started,
+        **times,
         dealloc=details["dealloc"],
+        max_entries=details["max_entries"],
         io_timed=details["io_timed"],
-        rows=StatementReading.keyed(
-            history.rows("stored_statements", reading_id=stored.reading_id)
-        ),
+        plans_timed=details["plans_timed"],
+        transactions=details["transactions"],
+        active_ms=details["active_ms"],
+        rows=StatementReading.keyed(rows),
     )
 
 

@@ -20,6 +20,7 @@ from fwdb.errors import UnknownName
 
 _FOLDER = Path(__file__).parent
 _SUFFIX = {"postgres": ".sql", "mongodb": ".json"}
+_NEEDS = re.compile(r"-- Needs PostgreSQL (?P<major>\d+)\.")
 _COLUMN = re.compile(r"--   (?P<name>[a-z_][a-z0-9_]*)\s+(?P<type>\S+)")
 # The same rule as sqlalchemy.text(): a colon that no colon or word character precedes.
 _PARAMETER = re.compile(r"(?<![:\w\\]):(?P<name>[a-zA-Z_]\w*)(?!:)")
@@ -28,7 +29,10 @@ _MONGO_PARAMETER = re.compile(r'"\$\$(?P<name>[a-z_]\w*)"')
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query file: its `text`, the `columns` it promises (name to type) and its `parameters`."""
+    """A query file: its `text`, the `columns` it promises (name to type) and its `parameters`.
+
+    `minimum` is the oldest major version of PostgreSQL that has what it asks for, 0 for all.
+    """
 
     name: str
     store: str
@@ -36,6 +40,7 @@ class Query:
     text: str
     columns: dict[str, str]
     parameters: frozenset[str]
+    minimum: int = 0
     collection: str = ""
     pipeline: tuple[dict[str, Any], ...] = ()
 
@@ -60,6 +65,7 @@ def _postgres(name: str, text: str) -> Query:
     header = [line for line in lines if line.startswith("--")]
     body = "\n".join(line for line in lines if not line.startswith("--"))
     start = next((n for n, line in enumerate(header) if line.strip() == "-- Columns"), len(header))
+    needs = next((m for line in header if (m := _NEEDS.fullmatch(line))), None)
     columns = {m["name"]: m["type"] for line in header[start + 1 :] if (m := _COLUMN.match(line))}
     return Query(
         name=name,
@@ -68,6 +74,7 @@ def _postgres(name: str, text: str) -> Query:
         text=text,
         columns=columns,
         parameters=frozenset(m["name"] for m in _PARAMETER.finditer(body)),
+        minimum=int(needs["major"]) if needs else 0,
     )
 
 

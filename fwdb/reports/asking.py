@@ -15,6 +15,7 @@ from fwdb.errors import (
     QueryError,
     QueryTimeout,
     StoreUnavailable,
+    Transient,
 )
 from fwdb.reports.results import Check, Kpi, Status
 
@@ -31,6 +32,7 @@ REFUSALS: dict[type[Exception], Status] = {
     PermissionDenied: "not_measured",
     QueryTimeout: "not_measured",
     QueryError: "not_measured",
+    Transient: "not_measured",
 }
 
 

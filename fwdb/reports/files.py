@@ -19,6 +19,7 @@ def workspace(parent: Path) -> Iterator[Path]:
 
     It stands beside its target, so that moving the result into place is one rename.
     """
+    new = not parent.exists()
     with writing(parent):
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent)
@@ -27,6 +28,9 @@ def workspace(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if new:
+            with contextlib.suppress(OSError):  # it holds a report
+                parent.rmdir()
 
 
 def place(built: Path, target: Path) -> None:

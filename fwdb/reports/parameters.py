@@ -32,6 +32,7 @@ _RANGE = re.compile(r"(?<![\w.])(?P<low>\d+(?:\.\d+)?) to (?P<high>\d+(?:\.\d+)?
 _CHOICE = re.compile(r"one of (?P<names>\w+(?:, \w+)*)")
 _EXAMPLES = {"str": "text", "int": "20", "float": "100", "bool": "true"}
 TIMES = ("since", "until")
+COMPARED = "compare_since"
 TIME_FORMS = "an ISO time (2026-11-01T00:00Z) or a span (24h, 7d, 90m)"
 
 
@@ -54,6 +55,8 @@ class Parameter:
         """A value that would be right, as it is typed after `-p name=`."""
         if self.name in TIMES:
             return "24h"
+        if self.name == COMPARED:
+            return "48h"
         if self.default is not None:
             return str(self.default).lower() if self.type == "bool" else str(self.default)
         if self.uuid:
@@ -172,7 +175,7 @@ def check(
             problems.append(error)
     if not problems and set(TIMES) <= set(known):
         try:
-            window(str(values["since"]), str(values["until"]))
+            comparison(values, window(str(values["since"]), str(values["until"])))
         except ParameterError as error:
             problems.append(error)
     if len(problems) == 1:
@@ -198,7 +201,7 @@ def _value(parameter: Parameter, given: object) -> Value:
         if parameter.optional:
             return None
         raise _refusal(parameter, "None", _wanted(parameter))
-    if parameter.name in TIMES:
+    if parameter.name in (*TIMES, COMPARED):
         return _time_value(parameter, given)
     if parameter.type == "bool":
         text = str(given).lower()
@@ -247,7 +250,7 @@ def _number_value(parameter: Parameter, given: object) -> int | float:
 
 
 def _wanted(parameter: Parameter) -> str:
-    if parameter.name in TIMES:
+    if parameter.name in (*TIMES, COMPARED):
         return TIME_FORMS
     if parameter.choices:
         return f"one of {', '.join(parameter.choices)}"
@@ -291,6 +294,26 @@ def window(since: str, until: str, *, now: datetime | None = None) -> Window:
             f"'since' ({iso(start)}) is not before 'until' ({iso(end)}); give an earlier time or "
             "a span, for example since=24h.",
             name="since",
+        )
+    return Window(start, end)
+
+
+def comparison(values: Mapping[str, Value], window: Window) -> Window | None:
+    """The window that `compare_since` begins, as long as `window`; None when it is not given.
+
+    A span counts back from the end of `window`. Raises `ParameterError` when the two overlap.
+    """
+    given = values.get(COMPARED)
+    if given is None:
+        return None
+    start = timespan.moment(str(given), name=COMPARED, now=window.until)
+    end = start + (window.until - window.since)
+    if end > window.since:
+        raise ParameterError(
+            f"'{COMPARED}' ({iso(start)}) is less than the length of the window before 'since' "
+            f"({iso(window.since)}), so that the two would overlap; give an earlier time, for "
+            f"example {COMPARED}={iso(window.since - (window.until - window.since))}.",
+            name=COMPARED,
         )
     return Window(start, end)
 

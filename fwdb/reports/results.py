@@ -27,9 +27,13 @@ TITLES = {
     "pool": "Connection pools",
     "slow_queries": "Slow statements",
     "audit_trail": "Audit trail",
+    "health": "Health of the servers",
 }
 # The check that a report is there for: without it the others say little.
-SUBJECTS = ("pool.utilisation", "slow_queries.mean", "audit_trail.events")
+SUBJECTS = (
+    *("pool.utilisation", "slow_queries.mean", "audit_trail.events"),
+    *("health.disk", "health.answer"),
+)
 JUDGED = ("ok", "warning", "critical")
 
 WORDS: dict[str, str] = {

@@ -75,8 +75,8 @@ def report(
     typed or as text. `progress` is called before each cell. No cell may take longer than
     `cell_seconds`. The folder is replaced as a whole when the run is complete; a run that fails
     leaves the earlier one and puts its notebook into `<out>/<name>.failed`.
-    Raises `UnknownName` and `ParameterError` before anything is written, and `ReportError` for
-    a run that did not end well.
+    Raises `UnknownName`, `ParameterError` and `ConfigError` with nothing written, and
+    `ReportError` for a run that did not end well.
     """
     values = parameters.check(name, known_parameters(name), given)
     chosen = {key: values[key] for key in values if key in given}
@@ -100,7 +100,7 @@ def suite(
 
     A parameter that none of them knows is refused, before anything is written. When a run fails
     the others are still made: `failed` is told, or without it the first error is raised at the
-    end.
+    end. A setting or URL that cannot be used (`ConfigError`) ends the whole.
     """
     for name in names:
         notebook(name)
@@ -118,6 +118,8 @@ def suite(
             results.append(
                 report(name, out=out, progress=progress, cell_seconds=cell_seconds, **chosen[name])
             )
+        except ConfigError:
+            raise  # the next one would read the same setting
         except FwdbError as error:
             errors.append(error)
             if failed is not None:
@@ -167,8 +169,8 @@ def _run(
                 cell_seconds=cell_seconds,
                 on_cell=None if progress is None else _told(name, progress),
             )
-        except ParameterError:
-            raise
+        except (ParameterError, ConfigError):
+            raise  # nothing was run, so there is nothing to keep
         except FwdbError as error:
             problem = error
         seconds = round(time.monotonic() - clock, 3)
@@ -205,7 +207,7 @@ def _told(name: str, progress: Callable[[Progress], None]) -> Callable[[int, int
 def _write_run(
     folder: Path, name: str, started: datetime, seconds: float, *, error: str = ""
 ) -> None:
-    """Everything that differs from run to run on the same data."""
+    """All that differs from run to run on the same data; beside it only `metrics.prom` does."""
     packages = ("fwdb", "pandas", "matplotlib", "sqlalchemy", "psycopg", "pymongo", "papermill")
     record = {
         "schema": 1,

@@ -14,18 +14,36 @@ from fwdb import charts
 from fwdb.charts import share
 from fwdb.charts.canvas import DATABASES
 from fwdb.charts.statements import milliseconds
+from fwdb.reports import query_checks
 from fwdb.reports.asking import Asking, judged, kpi, sentence, utc_frame
-from fwdb.reports.parameters import Value, Window, iso
+from fwdb.reports.parameters import Value, Window, comparison, iso
 from fwdb.reports.results import Kpi, Result, Status, Table
 from fwdb.reports.words import figure
 
 if TYPE_CHECKING:
     from fwdb.database import Database
-    from fwdb.monitoring import Measure
+    from fwdb.monitoring import Measure, Plan
 
 # Ten times the line is no longer slow but broken for whoever waits for it.
 CRITICAL_TIMES = 10
+EVERY = 1_000_000  # more statements than any server keeps
 SHOWN = ("database", "statement", "calls", "mean_ms", "stddev_ms", "total_ms", "share_percent")
+# What a table sorted by this shows beside the time.
+COLUMNS = {
+    "io": ("read_ms", "read_blocks", "blocks_per_call", "hit_ratio"),
+    "temp": ("temp_bytes", "rows_per_call"),
+    "wal": ("wal_bytes", "rows_per_call"),
+    "growth": ("growth_ms",),
+}
+SORTED = {
+    "total": "heaviest in total first",
+    "mean": "slowest first",
+    "calls": "most called first",
+    "io": "most read first; only those that read",
+    "temp": "most written to temporary files first; only those that spilled",
+    "wal": "most write-ahead log first; only those that wrote",
+    "growth": "what grew most first, against the window before; only those that grew",
+}
 NOTHING = utc_frame(
     {
         "database": "str",
@@ -46,28 +64,51 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
     asking = Asking("slow_queries", db)
     asking.reach("postgres", "mongodb")
     min_ms, top = float(parameters["min_ms"] or 0), int(parameters["top"] or 20)
+    order = str(parameters["order"])
+    before = comparison(parameters, window)
 
     # An open window ends with a reading taken now, any other with the last one stored in it.
     end = None if parameters["until"] == "now" else window.until
-    question = partial(db.monitor.slow_queries, window.since, end, top=top)
+    question = partial(db.monitor.slow_queries, window.since, end, min_ms=0)
     up = asking.up or ["postgres"]
-    slow = asking.ask("statements", up[0], partial(question, min_ms=min_ms), NOTHING)
-    heavy = asking.ask("load", up[0], partial(question, min_ms=0), NOTHING)
-    missing: dict[str, str] = heavy.attrs.get("missing") or {}
+    # Asked once, so that all tables and figures are of the same two readings.
+    everything = asking.ask("statements", up[0], partial(question, top=EVERY), NOTHING)
+    slow = everything[everything["mean_ms"] >= min_ms]
+    listed = _first(everything, top)
+    if order != "total":
+        since = before.since if before else None
+        sort = partial(question, top=top, order=order, compare_since=since)
+        listed = asking.ask("list", up[0], sort, NOTHING)
+    none = "" if len(listed) or not len(everything) else " (none did)"
+    changes = query_checks.CHANGES
+    if before is not None:
+        compare = partial(
+            db.monitor.query_changes,
+            window.since,
+            end,
+            compare_since=before.since,
+            compare_until=before.until,
+            top=top,
+        )
+        changes = asking.ask("regression", up[0], compare, changes)
+    plans = query_checks.plans(asking, db, slow, changes)
+    missing: dict[str, str] = everything.attrs.get("missing") or {}
     kpis: list[Kpi] = []
     for database in DATABASES:
         if database not in asking.down:
-            _slow(asking, kpis, slow, heavy, database, min_ms, missing.get(database, ""))
-    _lost(asking, heavy)
+            _slow(
+                asking, kpis, slow, everything, database, min_ms, missing.get(database, ""), plans
+            )
+    if "missing" in changes.attrs:
+        query_checks.changed(asking, kpis, changes, plans)
+    query_checks.spilled(asking, everything)
+    query_checks.covered(asking, kpis, everything)
     _cache(asking, kpis, db, window.since, end)
     if end is None:  # replicas are known for this moment only
         _lag(asking, kpis, db)
-    both = (
-        pd.concat([slow, heavy]).drop_duplicates(["database", "query_id"]) if len(slow) else heavy
-    )
     source = "pg_stat_statements and client timings"
     span = charts.window_text(pd.Timestamp(window.since), pd.Timestamp(window.until))
-    told = str(heavy.attrs.get("reason") or "") or "; ".join(sorted(missing.values()))
+    told = str(everything.attrs.get("reason") or "") or "; ".join(sorted(missing.values()))
     reason = sentence(told or "no statement ran in this window")
     return Result(
         report="slow_queries",
@@ -79,51 +120,65 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             Table(
                 "slow_queries",
                 f"Statements of {milliseconds(min_ms)} and more",
-                slow.reset_index(drop=True),
+                _first(slow, top),
                 "Statements whose mean time reaches the line, heaviest in total first; the share "
                 "is that of its own store.",
                 SHOWN,
             ),
             Table(
                 "load",
-                "Statements by their share of the time",
-                heavy.reset_index(drop=True),
-                "The heaviest statements whatever their mean, heaviest first; the share is that of "
-                "its own store.",
-                SHOWN,
+                "Statements by what they cost",
+                listed,
+                f"Statements whatever their mean, {SORTED[order]}{none}; the share is that of its "
+                "own store.",
+                (*SHOWN, *COLUMNS.get(order, ())),
             ),
+            query_checks.changes_table(changes, before, window),
+            query_checks.plans_table(plans),
+            query_checks.coverage_table(everything),
         ),
         charts={
             "slow_queries": charts.slow_queries(
-                both, min_ms=min_ms, source=source, window=span, reason=reason
+                everything, min_ms=min_ms, source=source, window=span, reason=reason
             ),
             "load_split": charts.load_split(
-                overall(heavy), source=source, window=span, reason=reason
+                overall(everything), source=source, window=span, reason=reason
             ),
-        },
+        }
+        | (
+            {} if before is None else {"query_changes": query_checks.chart(changes, source, before)}
+        ),
         how_to_read=_how_to_read(min_ms, db.settings.thresholds),
         sources=(
             ("Window asked for", f"{iso(window.since)} to {iso(window.until)}"),
-            *_coverage(heavy),
+            *_coverage(everything),
             ("Left out", "statements of fwdb itself, which carry the mark `/* fwdb */`"),
         ),
     )
+
+
+def _first(frame: pd.DataFrame, top: int) -> pd.DataFrame:
+    """The first rows, with what the whole frame says about itself."""
+    found = frame.head(top).reset_index(drop=True)
+    found.attrs = frame.attrs
+    return found
 
 
 def _slow(
     asking: Asking,
     kpis: list[Kpi],
     slow: pd.DataFrame,
-    heavy: pd.DataFrame,
+    everything: pd.DataFrame,
     database: str,
     min_ms: float,
     missing: str,
+    plans: Mapping[str, Plan],
 ) -> None:
     name = DATABASES[database]
-    if any(c.id in ("slow_queries.statements", "slow_queries.load") for c in asking.checks):
+    if any(c.id == "slow_queries.statements" for c in asking.checks):
         return
     mine = slow[slow["database"].astype(str) == database]
-    known = heavy[heavy["database"].astype(str) == database]
+    known = everything[everything["database"].astype(str) == database]
     if mine.empty and known.empty:
         asking.add(
             "mean",
@@ -137,13 +192,15 @@ def _slow(
             action=f"Let `fwdb monitor` read the statistics of {name} all the time.",
         )
         return
-    worst = float((mine if len(mine) else known)["mean_ms"].max())
+    slowest = (mine if len(mine) else known).sort_values("mean_ms").iloc[-1]
+    worst = float(slowest["mean_ms"])
     status = judged(worst, min_ms, CRITICAL_TIMES * min_ms)
     count = len(mine)
     if count:
         text = (
             f"{figure(count)} {name} statement{'s take' if count != 1 else ' takes'} "
-            f"{milliseconds(min_ms)} or more on average, the slowest {milliseconds(worst)}."
+            f"{milliseconds(min_ms)} or more on average, the slowest {milliseconds(worst)}: "
+            f"{query_checks.named(str(slowest['statement']))}."
         )
     else:
         text = f"No {name} statement takes {milliseconds(min_ms)} on average."
@@ -157,8 +214,14 @@ def _slow(
         threshold=min_ms * (CRITICAL_TIMES if status == "critical" else 1),
         action=""
         if status == "ok"
-        else f"Begin with the top of table `slow_queries`; for {name} look at the plan: "
-        + ("EXPLAIN (ANALYZE, BUFFERS)." if database == "postgres" else "explain()."),
+        else query_checks.advice(plans.get(str(slowest["query_id"])))
+        or "Begin with the top of table `slow_queries`; "
+        + (
+            "its plan is in table `plans`, and with real values `EXPLAIN (ANALYZE, BUFFERS)` "
+            "tells where the time goes."
+            if database == "postgres"
+            else "`.explain('executionStats')` tells whether it reads the whole collection."
+        ),
     )
     kpis.append(
         Kpi(f"{database}_slow", f"Slow statements, {name}", count, "", status, database, text)
@@ -266,22 +329,6 @@ def overall(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(share_percent=100 * frame["total_ms"] / everything)
 
 
-def _lost(asking: Asking, frame: pd.DataFrame) -> None:
-    """A warning where the counters were reset in the window: what ran before is not in them."""
-    for database, coverage in sorted((frame.attrs.get("coverage") or {}).items()):
-        if not isinstance(coverage, Mapping) or coverage.get("complete", True):
-            continue
-        said = str(coverage.get("sentence") or "the counters are not complete")
-        if coverage.get("restarted") or coverage.get("lost") or "reset" in said:
-            asking.add(
-                "coverage",
-                database,
-                "warning",
-                sentence(f"{DATABASES[database]}: {said}"),
-                action="Take a window that begins after the reset before you trust these figures.",
-            )
-
-
 def _coverage(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """What part of the window the statistics cover, and what they leave out, for each store."""
     found: list[tuple[str, str]] = []
@@ -290,12 +337,12 @@ def _coverage(frame: pd.DataFrame) -> list[tuple[str, str]]:
         missing = (frame.attrs.get("missing") or {}).get(database)
         if window:
             span = charts.window_text(pd.Timestamp(window[0]), pd.Timestamp(window[1]))
-            parts = [f"difference of two readings, {span}"]
-            for key in ("coverage", "read_time", "hidden"):
+            parts = [f"{(frame.attrs.get('source') or {}).get(database)}, {span}"]
+            for key in ("coverage", "hidden"):
                 said = (frame.attrs.get(key) or {}).get(database)
                 said = said.get("sentence") if isinstance(said, Mapping) else said
-                if said and said != "ok":
-                    parts.append(str(said) if key != "read_time" else f"read times {said}")
+                if said:
+                    parts.append(str(said))
             found.append((name, "; ".join(parts)))
         elif missing:
             found.append((name, sentence(str(missing))))
@@ -320,6 +367,19 @@ def _how_to_read(min_ms: float, limits: Any) -> tuple[tuple[str, str], ...]:
             "Statements",
             "stand for all calls of the same shape: values are replaced by $1 or ?. MongoDB "
             "commands are timed by the clients of this package.",
+        ),
+        (
+            "Slower",
+            "The mean of the window against that of the window before: the lower 95 % bound of "
+            "their ratio exceeds 1.25, with 30 calls in both, and the difference cost 1 % of the "
+            "time of the store or more. When more than half of the statements slowed alike, the "
+            "whole server did, and only what slowed by more is named.",
+        ),
+        (
+            "Coverage",
+            "pg_stat_statements forgets: it drops the rarest entries when it is full, and is "
+            "reset by hand. Then totals are lower bounds. Time in statements ÷ the time in which "
+            "sessions worked is the least that was seen; calls ÷ transactions is an estimate.",
         ),
         (
             "Cache hit ratio",

@@ -19,7 +19,7 @@ _SUFFIXES = {
 
 
 def figure(value: Any, unit: str = "") -> str:
-    """A value with its unit: `41 %`, `230 ms`, `1 900`, `0.987`; an em dash for none."""
+    """A value with its unit: `41 %`, `230 ms`, `1 900`, `13.6 MB`; an em dash for none."""
     if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool | str):
@@ -32,11 +32,27 @@ def figure(value: Any, unit: str = "") -> str:
         return "over 0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
     if unit == "percent":
         return share(float(value))
+    if unit == "bytes":
+        return amount(float(value))
     digits = 0 if size >= 100 or float(value).is_integer() else 1 if size >= 10 else 2
     text = number(value) if digits == 0 else f"{value:.{digits}f}"
     names = {"seconds": "s", "count": "", "": ""}
     name = names.get(unit, unit)
     return f"{text}\u202f{name}" if name else text
+
+
+def amount(size: float) -> str:
+    """A number of bytes in the unit that leaves two or three digits: `64 MB`.
+
+    >>> amount(81_250_027).replace("\\u202f", " ")
+    '81 MB'
+    """
+    scale, unit = next(
+        ((s, u) for s, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if abs(size) >= s), (1.0, "B")
+    )
+    number = size / scale
+    text = f"{number:.1f}" if scale > 1 and abs(number) < 9.95 else f"{number:.0f}"
+    return f"{text}\u202f{unit}"
 
 
 def heading(column: str) -> str:

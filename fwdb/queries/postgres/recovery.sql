@@ -1,4 +1,4 @@
--- Whether this server is a replica itself, and replicas that it waits for; one row.
+-- Whether this server is a replica itself, and what it has replayed; one row.
 --
 --   psql "$FWDB_POSTGRES_URL" -f recovery.sql
 --
@@ -8,7 +8,6 @@
 --   replay_age_seconds    float64  time since the last replayed transaction was committed
 --   receiver_status       string   of the process that receives the log; null if there is none
 --   receiver_age_seconds  float64  time since the primary last sent something
---   idle_slots            string   replication slots that no replica uses; null if none
 SELECT
     pg_is_in_recovery() AS is_replica,
     pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() AS is_replayed,
@@ -21,9 +20,4 @@ SELECT
         SELECT CAST(extract(EPOCH FROM clock_timestamp() - last_msg_receipt_time)
             AS double precision)
         FROM pg_stat_wal_receiver
-    ) AS receiver_age_seconds,
-    (
-        SELECT string_agg(CAST(slot_name AS text), ', ' ORDER BY slot_name)
-        FROM pg_replication_slots
-        WHERE slot_type = 'physical' AND NOT active
-    ) AS idle_slots;
+    ) AS receiver_age_seconds;

@@ -18,6 +18,8 @@
 --   read_blocks  int64      blocks read from outside shared buffers
 --   read_ms      float64    time of these reads; 0 also when track_io_timing is off
 --   temp_blocks  int64      blocks written to temporary files
+--   wal_bytes    int64      bytes of write-ahead log
+--   plan_ms      float64    time to plan; 0 also when pg_stat_statements.track_planning is off
 --   stats_since  timestamp  begin of the entry; null before PostgreSQL 17
 SELECT
     entry.user_id,
@@ -33,6 +35,8 @@ SELECT
     CAST(sum(entry.shared_blks_read) AS bigint) AS read_blocks,
     sum(entry.read_ms) AS read_ms,
     CAST(sum(entry.temp_blks_written) AS bigint) AS temp_blocks,
+    CAST(sum(entry.wal_bytes) AS bigint) AS wal_bytes,
+    sum(entry.total_plan_time) AS plan_ms,
     CASE WHEN entry.query_id <> 0 THEN min(entry.stats_since) END AS stats_since
 FROM (
     -- A column that this version of the extension lacks is taken from here: inside the LATERAL
@@ -57,6 +61,8 @@ CROSS JOIN LATERAL (
         shared_blks_read,
         coalesce(shared_blk_read_time, blk_read_time, 0) AS read_ms,
         temp_blks_written,
+        wal_bytes,
+        total_plan_time,
         stats_since
     FROM pg_stat_statements(false)
     WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())

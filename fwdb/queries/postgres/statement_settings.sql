@@ -10,6 +10,7 @@
 --   extension_schema   string     schema of the extension
 --   max_entries        Int64      statements it keeps before it drops the rarest
 --   io_timed           boolean    track_io_timing is on
+--   plans_timed        boolean    pg_stat_statements.track_planning is on
 --   sees_all           boolean    this role may read the statistics of other roles
 --   role_name          string     this role
 SELECT
@@ -20,6 +21,9 @@ SELECT
     n.nspname AS extension_schema,
     CAST(current_setting('pg_stat_statements.max', true) AS bigint) AS max_entries,
     CAST(current_setting('track_io_timing') AS boolean) AS io_timed,
+    coalesce(
+        CAST(current_setting('pg_stat_statements.track_planning', true) AS boolean), false
+    ) AS plans_timed,
     pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all,
     current_user AS role_name
 FROM (SELECT 1) AS always

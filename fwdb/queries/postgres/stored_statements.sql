@@ -15,6 +15,8 @@
 --   read_blocks  int64      blocks read from outside shared buffers
 --   read_ms      float64    time of these reads; 0 also when track_io_timing was off
 --   temp_blocks  int64      blocks written to temporary files
+--   wal_bytes    int64      bytes of write-ahead log
+--   plan_ms      float64    time to plan; 0 also when track_planning was off
 --   stats_since  timestamp  begin of the entry; null before PostgreSQL 17
 SELECT
     user_id,
@@ -29,6 +31,8 @@ SELECT
     read_blocks,
     read_ms,
     temp_blocks,
+    wal_bytes,
+    plan_ms,
     stats_since
 FROM monitoring.statement_samples
 WHERE reading_id = CAST(:reading_id AS bigint);

@@ -1,0 +1,194 @@
+"""A streaming replica of the built-in PostgreSQL: a second cluster that replays its log.
+
+Made by a base backup with the same binaries, on demand. It may be lost: when it cannot follow any
+more, it is copied anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fwdb.embedded import postgres_setup as setup
+from fwdb.embedded.accounts import private_folder
+from fwdb.embedded.binaries import PostgresBinaries
+from fwdb.embedded.home import Home, data_bytes, disk_full, disk_sentences, free_bytes
+from fwdb.embedded.postgres import ROOM_BYTES, PostgresServer
+from fwdb.embedded.postgres_setup import SUPERUSER
+from fwdb.embedded.processes import HOST, Children, Kind, Progress, end, find
+from fwdb.embedded.urls import DATABASE, REPLICATION
+from fwdb.embedded.watcher import identity
+from fwdb.errors import EmbeddedError, FeatureUnavailable
+
+if TYPE_CHECKING:
+    import psycopg
+
+NAME = "replica"
+SLOT = "fwdb_replica"  # also the name that the primary shows for it
+
+# New passwords reach a replica by the log, after it has begun to take logins.
+CATCH_UP_SECONDS = 20.0
+
+
+class ReplicaServer(PostgresServer):
+    """The replica of one home. Its primary runs: its port and passwords are those written down."""
+
+    name = NAME
+    title = "PostgreSQL's replica"
+    users = (REPLICATION,)
+
+    def __init__(self, home: Home, run_as: str | None) -> None:
+        super().__init__(home, run_as)
+        self.data = self.folder / "pg-replica"
+        self.start_log = home.log / "replica.log"
+
+    def choose(self, configured: Path | None, progress: Progress) -> None:
+        """The primary's own binaries. Raises `FeatureUnavailable` without pg_basebackup."""
+        record = self.home.read_state().servers["postgres"]
+        folder = Path(record.binary).parent
+        if not (folder / "pg_basebackup").is_file():
+            raise FeatureUnavailable(
+                f"the PostgreSQL in '{folder}' has no pg_basebackup, which a replica is made with; "
+                "set FWDB_POSTGRES_BIN to an installation that has it."
+            )
+        self._binaries = PostgresBinaries(folder, "the primary's", record.version)
+
+    # Getting ready to start
+
+    def prepare(
+        self, passwords: dict[str, str], *, reset: bool, children: Children, progress: Progress
+    ) -> None:
+        """Copy the primary if there is no copy that can follow it; write down where it is."""
+        private_folder(self.folder, self.account)
+        with disk_sentences(self.start_log):
+            self.start_log.write_text("")
+        self._started_at = time.time()
+        with self._primary(passwords) as primary:
+            self._grant(primary, passwords[REPLICATION])
+            if self._follows(primary):
+                self._clear_stale()
+            else:
+                self._copy(primary, passwords, children, progress)
+        self._write(self.data / "fwdb.conf", self._settings(passwords))
+        self._write(self.data / "standby.signal", "")
+
+    @contextmanager
+    def _primary(self, passwords: dict[str, str]) -> Iterator[psycopg.Connection[Any]]:
+        import psycopg
+
+        url = self._url(SUPERUSER, self._primary_port(), passwords, DATABASE)
+        try:
+            with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+                yield connection
+        except psycopg.Error as error:
+            raise EmbeddedError(
+                f"the primary refuses its replica: {str(error).strip().splitlines()[0]}."
+            ) from error
+
+    def _primary_port(self) -> int:
+        return self.home.read_state().servers["postgres"].port
+
+    def _grant(self, primary: psycopg.Connection[Any], password: str) -> None:
+        """The role that may only stream. What is sent, and could be logged, is no password."""
+        verifier = primary.pgconn.encrypt_password(
+            password.encode(), REPLICATION.encode(), b"scram-sha-256"
+        ).decode()
+        primary.execute("SET pg_stat_statements.track_utility = off")
+        found = primary.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [REPLICATION])
+        verb = "ALTER" if found.fetchone() else "CREATE"
+        primary.execute(f"{verb} ROLE {REPLICATION} LOGIN REPLICATION PASSWORD '{verifier}'")
+
+    def _follows(self, primary: psycopg.Connection[Any]) -> bool:
+        """Whether the existing copy is one of this primary, which has kept the log for it."""
+        kept = primary.execute(
+            "SELECT system_identifier FROM pg_control_system() WHERE EXISTS (SELECT FROM "
+            "pg_replication_slots WHERE slot_name = %s AND wal_status <> 'lost')",
+            [SLOT],
+        ).fetchone()
+        try:
+            control = (self.data / "global" / "pg_control").read_bytes()
+        except FileNotFoundError:
+            return False
+        # The first member of ControlFileData, in every version, in the machine's own byte order.
+        copied: int = struct.unpack("=Q", control[:8])[0]
+        return kept is not None and kept[0] == copied
+
+    def _copy(
+        self,
+        primary: psycopg.Connection[Any],
+        passwords: dict[str, str],
+        children: Children,
+        progress: Progress,
+    ) -> None:
+        """A base backup beside its place, moved there when it is complete."""
+        making = self.folder / "pg-replica.tmp"
+        source = self.folder / "pg"
+        if free_bytes(self.folder) < ROOM_BYTES + data_bytes(source):
+            raise EmbeddedError(disk_full(self.folder))
+        for pid in find(Kind(frozenset({"pg_basebackup"}), frozenset({"-D"})), making):
+            if (began := identity(pid)) is not None:  # left by a start that was killed
+                end(pid, began, [signal.SIGKILL])
+        with disk_sentences(self.folder):
+            for folder in (making, self.data):
+                shutil.rmtree(folder, ignore_errors=not folder.exists())
+        progress(f"Copying PostgreSQL {self.version} for a replica into {self.data}")
+        self._keep_log(primary)
+        result = children.run(
+            [
+                *(str(self.binaries.folder / "pg_basebackup"), "-D", str(making)),
+                *("-h", HOST, "-p", str(self._primary_port()), "-U", REPLICATION),
+                *("-X", "stream", "-c", "fast", "--no-password"),
+            ],
+            account=self.account,
+            cwd=self.folder,
+            variables={"PGPASSWORD": passwords[REPLICATION]},
+        )
+        if result.returncode:
+            shutil.rmtree(making, ignore_errors=True)
+            raise EmbeddedError(self._failed("its copy", result.stderr))
+        with disk_sentences(self.folder):
+            shutil.rmtree(making / "log", ignore_errors=True)  # the primary's own
+            making.rename(self.data)
+
+    def _keep_log(self, primary: psycopg.Connection[Any]) -> None:
+        """A new slot, from which on the primary keeps its log."""
+        primary.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+            "WHERE slot_name = %s",
+            [SLOT],
+        )
+        primary.execute("SELECT pg_create_physical_replication_slot(%s, true)", [SLOT])
+
+    def _settings(self, passwords: dict[str, str]) -> str:
+        address = (
+            f"host={HOST} port={self._primary_port()} user={REPLICATION} "
+            f"password={passwords[REPLICATION]} application_name={SLOT}"
+        )
+        return (
+            setup.settings(self.binaries.major)
+            + f"\nprimary_conninfo = '{address}'\nprimary_slot_name = '{SLOT}'\nhot_standby = on\n"
+        )
+
+    # Running
+
+    def is_of(self, primary_port: int) -> bool:
+        """Whether the replica that runs asks its primary on this port."""
+        try:
+            return f" port={primary_port} " in (self.data / "fwdb.conf").read_text()
+        except FileNotFoundError:
+            return False
+
+    def login(self, port: int, passwords: dict[str, str]) -> bool:
+        """As for the primary, with time for passwords that are new there to arrive."""
+        deadline = time.monotonic() + CATCH_UP_SECONDS
+        while not super().login(port, passwords):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        return True

@@ -1,0 +1,173 @@
+"""A report run leaves a file and opens no port; a gateway that is away costs a line in the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from fwdb import reports
+from fwdb.errors import ReportError
+from fwdb.metrics import batch
+from fwdb.metrics.series import REPORT_SERIES
+from fwdb.reports import kernel, run
+
+NAMES = {series.name for series in REPORT_SERIES}
+
+
+def values(text: str) -> dict[str, float]:
+    """The one sample of each series."""
+    return {s.name: s.value for family in parse(text) for s in family.samples}
+
+
+@dataclass
+class Gateway:
+    """Takes what is pushed, as a Pushgateway does."""
+
+    url: str = ""
+    status: int = 200
+    pushed: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    found = Gateway()
+
+    class Handler(BaseHTTPRequestHandler):
+        def take(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            found.pushed.append((self.command, self.path, body))
+            self.send_response(found.status)
+            self.end_headers()
+
+        do_POST = do_PUT = take
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        found.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield found
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Exception | None]:
+    """Reports that end at once, in place of a notebook: well, or with the error given."""
+    outcome: dict[str, Exception | None] = {"error": None}
+
+    def execute(notebook: Path, executed: Path, *_: object, space: Path, **more: object) -> None:
+        executed.write_text("{}")
+        if outcome["error"] is not None:
+            raise outcome["error"]
+        folder = space / "pool"
+        folder.mkdir()
+        (folder / "results.json").write_text(json.dumps({"verdict": "ok", "summary": "Fine."}))
+        (folder / "report.html").write_text("")
+
+    monkeypatch.setattr(kernel, "execute", execute)
+    monkeypatch.setattr(run, "_write_index", lambda _: None)
+    return outcome
+
+
+def test_a_run_leaves_only_what_is_about_the_run(quick, tmp_path: Path):
+    """Two runs with the same histograms would be one series, of which data is lost."""
+    reports.report("pool", out=tmp_path)
+
+    found = values((tmp_path / "pool" / "metrics.prom").read_text())
+    assert set(found) == NAMES
+    assert found["fwdb_report_last_run_success"] == 1
+    last, success = "last_run_timestamp_seconds", "last_success_timestamp_seconds"
+    assert found[f"fwdb_report_{last}"] == found[f"fwdb_report_{success}"] > 1.7e9
+    assert found["fwdb_report_last_run_duration_seconds"] >= 0
+
+
+def test_a_run_that_fails_keeps_the_time_of_the_last_success(quick, tmp_path: Path):
+    """In both folders: the report of the earlier run stays, and says that the last one failed."""
+    reports.report("pool", out=tmp_path)
+    before = values((tmp_path / "pool" / "metrics.prom").read_text())
+    quick["error"] = ReportError("broken")
+    with pytest.raises(ReportError):
+        reports.report("pool", out=tmp_path)
+
+    for folder in ("pool", "pool.failed"):
+        found = values((tmp_path / folder / "metrics.prom").read_text())
+        success = "fwdb_report_last_success_timestamp_seconds"
+        assert found["fwdb_report_last_run_success"] == 0
+        assert found[success] == before[success]
+        last = "fwdb_report_last_run_timestamp_seconds"
+        assert found[last] > before[last]
+
+
+def test_without_a_success_there_is_no_time_of_one(quick, tmp_path: Path):
+    """Absent, not 0: that would be in 1970."""
+    quick["error"] = ReportError("broken")
+    with pytest.raises(ReportError):
+        reports.report("pool", out=tmp_path)
+
+    found = values((tmp_path / "pool.failed" / "metrics.prom").read_text())
+    assert set(found) == NAMES - {"fwdb_report_last_success_timestamp_seconds"}
+    assert not (tmp_path / "pool").exists()
+
+
+def test_a_file_that_was_tampered_with_is_no_time(tmp_path: Path):
+    """The next run goes on without it."""
+    (tmp_path / batch.FILE).write_bytes(b"\xff\xfe nonsense")
+
+    assert batch.last_success(tmp_path) is None
+
+
+def test_a_run_is_added_at_the_gateway_under_its_report(
+    quick, gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Added, not put in place: a failed run leaves the last success there."""
+    monkeypatch.setenv("FWDB_PUSHGATEWAY", gateway.url)
+
+    reports.report("pool", out=tmp_path)
+
+    ((method, path, body),) = gateway.pushed
+    assert (method, path) == ("POST", "/metrics/job/fwdb/report/pool")
+    assert values(body) == values((tmp_path / "pool" / "metrics.prom").read_text())
+
+
+@pytest.mark.parametrize("trouble", ["refuses", "is away", "is no address"])
+def test_a_gateway_in_trouble_is_a_warning_and_no_failed_report(
+    quick,
+    gateway: Gateway,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    trouble: str,
+):
+    """With the address but not its password."""
+    gateway.status = 500
+    url = {
+        "refuses": gateway.url,
+        "is away": "http://ana:s3cret@127.0.0.1:1",
+        "is no address": "ftp://ana:s3cret@x",
+    }[trouble]
+    monkeypatch.setenv("FWDB_PUSHGATEWAY", url)
+
+    with caplog.at_level(logging.WARNING):
+        result = reports.report("pool", out=tmp_path)
+
+    assert result.verdict == "ok"
+    assert "FWDB_PUSHGATEWAY" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_no_gateway_is_asked_without_the_setting(quick, gateway: Gateway, tmp_path: Path):
+    """Nothing leaves the machine unless somebody says so."""
+    reports.report("pool", out=tmp_path)
+
+    assert gateway.pushed == []

@@ -1,0 +1,336 @@
+"""The servers at scrape time: what is not known is absent, and one question hides no other."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+import sqlalchemy as sa
+
+from fwdb import config
+from fwdb.database import Database
+from fwdb.errors import QueryError
+from fwdb.metrics import questions
+from fwdb.metrics.probes import Probe, Probes
+from fwdb.metrics.series import BY_NAME, SERIES
+from fwdb.stores import MongoStore, PostgresStore
+
+Scrape = Callable[[Database], "Callable[..., float]"]
+DOWN_POSTGRES = "postgresql://ana:s3cret@127.0.0.1:1/nothing"
+
+
+def url_of(db: Database) -> str:
+    return db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@contextmanager
+def database(postgres: str, mongodb: str, **settings: object) -> Iterator[Database]:
+    """A database of its own over these servers."""
+    chosen = config.settings().model_copy(update={"connect_timeout_seconds": 1, **settings})
+    stores = (PostgresStore(postgres, settings=chosen), MongoStore(mongodb, settings=chosen))
+    with Database(*stores, settings=chosen) as made:
+        yield made
+
+
+def test_every_series_of_the_contract_and_no_other(module_db: Database, scrape):
+    """Names, types and labels are those of the list."""
+    module_db.users.count()
+    exposed = scrape(module_db)
+
+    for family in exposed.families:
+        name = family.name + ("_total" if family.type == "counter" else "")
+        series = BY_NAME[name]
+        assert (family.type, family.documentation) == (series.kind, series.help)
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == set(series.labels)
+    assert len(exposed.families) == len(SERIES)
+
+
+def test_what_is_not_known_is_absent(module_db: Database, scrape):
+    """No replica has no lag; the built-in MongoDB does not tell of its cache; the first scrape has
+    nothing to compare with. The questions were answered all the same."""
+    with database(url_of(module_db), module_db.mongodb.url) as db:
+        exposed = scrape(db)
+
+    assert exposed.each("db_replication_lag_seconds") == []
+    assert exposed.each("db_cache_hit_ratio") == []
+    assert exposed.each("db_cache_reads_total", database="mongodb") == []
+    assert exposed.each("db_replication_replicas") == [0, 0]
+    assert exposed.each("db_schema_current") == [1]
+    assert set(exposed.each("fwdb_probe_success")) == {1}
+    assert len(exposed.each("fwdb_probe_success")) == 7
+    assert exposed.each("db_health_status") == [1, 1]
+    assert exposed.each("db_health_degraded") == [0, 0]
+
+
+def test_an_idle_server_has_no_cache_ratio(
+    module_db: Database, scrape, monkeypatch: pytest.MonkeyPatch
+):
+    """0 would be an alarm, 1 a lie: too few blocks were asked for."""
+    with database(url_of(module_db), module_db.mongodb.url) as db:
+        monkeypatch.setattr(db.metrics._probes, "_max_age", 0)
+        scrape(db)
+        exposed = scrape(db)
+
+    assert exposed.each("db_cache_hit_ratio") == []
+
+
+def test_the_cache_ratio_is_that_of_the_time_between_scrapes(
+    db: Database, scrape, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+):
+    """And the counter behind it grows by what was asked for."""
+    monkeypatch.setattr(db.metrics._probes, "_max_age", 0)
+    db.postgres.execute(sa.text("CREATE TABLE wide AS SELECT generate_series(1, 200000) AS n"))
+    before = scrape(db)
+
+    def found() -> list[float]:
+        db.postgres.rows(sa.text("SELECT count(*) AS n FROM wide"))
+        return scrape(db).each("db_cache_hit_ratio", database="postgres")
+
+    wait_until(found, what="the server's statistics arrive late")
+    after = scrape(db)
+
+    (ratio,) = after.each("db_cache_hit_ratio", database="postgres")
+    assert 0 < ratio <= 1
+    reads = "db_cache_reads_total"
+    assert after(reads, result="hit") - before(reads, result="hit") >= 800
+
+
+def test_the_ratio_covers_thirty_seconds_or_the_time_since_the_scrape_before():
+    """Two scrapers a second apart see the same window, not the last second."""
+    clock = [0.0]
+    window = questions._Window()
+
+    def base(at: float) -> float:
+        clock[0] = at
+        window.ratio("postgres", at)  # type: ignore[arg-type]
+        return window._readings[0][0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: clock[0])
+        patch.setattr(questions.cache, "ratio", lambda *_: None)
+        assert [base(at) for at in (0, 1, 15, 29, 30, 31, 45, 200)] == [0, 0, 0, 0, 0, 1, 15, 45]
+
+
+def test_a_server_that_is_down_hides_nothing_else(module_db: Database, scrape):
+    """It shows as down and as questions that failed; the other store and all counts stay."""
+    with database(DOWN_POSTGRES, module_db.mongodb.url) as db:
+        db.designs.count()
+        db.metrics.track("postgres", "findUser", lambda: None)
+        exposed = scrape(db)
+
+    assert exposed.each("db_health_status", database="postgres") == [0]
+    assert exposed.each("db_health_status", database="mongodb") == [1]
+    for probe in ("cache", "replication", "schema"):
+        assert exposed.each("fwdb_probe_success", database="postgres", probe=probe) == [0]
+    assert exposed.each("fwdb_probe_success", probe="health") == [1, 1]
+    assert exposed.each("fwdb_probe_success", database="mongodb") == [1, 1, 1]
+    for name in ("db_cache_reads_total", "db_schema_current", "db_replication_replicas"):
+        assert exposed.each(name, database="postgres") == []
+    assert exposed("db_queries_total", operation="findUser") == 1
+    assert exposed("db_queries_total", database="mongodb") == 1
+
+
+def test_gauges_of_a_server_that_went_away_do_not_stay(
+    module_db: Database, scrape, monkeypatch: pytest.MonkeyPatch
+):
+    """The last value of a dead server is not its value now; counts only grow."""
+    db = module_db
+    with database(url_of(db), db.mongodb.url) as watched:
+        monkeypatch.setattr(watched.metrics._probes, "_max_age", 0)
+        watched.users.count()
+        alive = scrape(watched)
+        watched.metrics._questions.postgres.close()
+        gone = PostgresStore(DOWN_POSTGRES)
+        monkeypatch.setattr(watched.metrics._questions, "postgres", gone)
+        dead = scrape(watched)
+
+    assert alive.each("db_schema_current") == [1]
+    assert dead.each("db_schema_current") == []
+    assert dead.each("db_cache_reads_total", database="postgres") == []
+    last = "fwdb_probe_last_success_timestamp_seconds"
+    assert dead.each(last, probe="schema") == alive.each(last, probe="schema")
+    assert dead("db_queries_total", operation="select") == 1
+
+
+def test_a_silent_server_costs_the_deadline_and_one_thread(
+    module_db: Database, scrape, monkeypatch: pytest.MonkeyPatch
+):
+    """However often it is scraped: a question that is open is waited for, not asked again."""
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
+        port = listener.getsockname()[1]
+        with database(f"postgresql://x@127.0.0.1:{port}/x", f"mongodb://127.0.0.1:{port}") as db:
+            monkeypatch.setattr(db.metrics._probes, "_max_age", 0)
+            monkeypatch.setattr(db.metrics._probes, "_deadline", 0.2)
+            for _ in range(3):
+                exposed = scrape(db)
+            asking = [t for t in threading.enumerate() if t.name.startswith("fwdb-metrics-")]
+
+    assert exposed("fwdb_probe_success") == 0
+    assert exposed.each("db_health_status") == []  # not known yet within this short deadline
+    assert len(exposed.each("db_connection_pool_size")) == 8
+    assert len(asking) <= 7
+
+
+def test_eight_scrapes_at_once_ask_once():
+    """All others wait for the one that asks and take its answers."""
+    asked, begun, go = [], threading.Barrier(8), threading.Event()
+
+    def ask() -> dict[str, dict[tuple[str, ...], float]]:
+        asked.append(1)
+        go.wait(5)
+        return {"db_schema_current": {("postgres",): 1.0}}
+
+    both = Probes([Probe("schema", ("postgres",), ask)])
+    found = []
+
+    def read() -> None:
+        begun.wait()
+        found.append(both.read())
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    go.set()
+    for thread in threads:
+        thread.join()
+
+    assert len(asked) == 1
+    assert all(snapshot is found[0] for snapshot in found)
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize("error", [QueryError("refused"), KeyError("unforeseen")])
+def test_trouble_is_logged_once_and_again_after_it_was_well(
+    error: Exception, caplog: pytest.LogCaptureFixture
+):
+    """Not at every scrape, and never to the caller: whatever goes wrong, the rest is scraped."""
+    failing = [True]
+
+    def ask() -> dict[str, dict[tuple[str, ...], float]]:
+        if failing[0]:
+            raise error
+        return {}
+
+    both = Probes([Probe("cache", ("postgres",), ask)], max_age=-1)
+    key = ("postgres", "cache")
+    with caplog.at_level(logging.WARNING):
+        for state in (True, True, False, True):
+            failing[0] = state
+            assert both.read().values["fwdb_probe_success"][key] == float(not state)
+
+    assert len(caplog.records) == 2
+    assert all(bool(r.exc_info) == isinstance(error, KeyError) for r in caplog.records)
+
+
+def test_a_pool_beyond_its_size_is_full_and_not_more(
+    module_db: Database, scrape, wait_until: Callable[..., None]
+):
+    """In use out of all that it may open, never above 100 %, and who waits is counted."""
+    settings = {"pool_size": 2, "pool_max_overflow": 1, "pool_timeout_seconds": 30}
+    with database(url_of(module_db), module_db.mongodb.url, **settings) as db:
+        with ExitStack() as held:
+            for _ in range(3):
+                held.enter_context(db.postgres.connection())
+            waiter = threading.Thread(target=db.users.count)
+            waiter.start()
+            wait_until(lambda: db.postgres.pool().waiting)
+            full = scrape(db)
+        waiter.join()
+        after = scrape(db)
+
+    size, used = "db_connection_pool_size", "db_connection_pool_utilization"
+    assert full.each(used, database="postgres") == [100]
+    assert full.each("db_connection_pool_capacity", database="postgres") == [3]
+    states = {s: full(size, database="postgres", state=s) for s in ("total", "active", "idle")}
+    assert states == {"total": 3, "active": 3, "idle": 0}
+    assert full(size, database="postgres", state="waiting") == 1
+    assert full("db_health_degraded", database="postgres") == 1
+    assert full("db_health_status", database="postgres") == 1
+    assert after(size, database="postgres", state="waiting") == 0
+    assert after("db_connection_pool_waits_total", database="postgres") == 1
+    assert after("db_connection_pool_waited_seconds_total", database="postgres") > 0
+
+
+def test_a_pool_without_a_limit_has_no_utilisation(module_db: Database, scrape):
+    """No share of what has no end is in use."""
+    joined = "&" if "?" in module_db.mongodb.url else "?"
+    unlimited = f"{module_db.mongodb.url}{joined}maxPoolSize=0"
+    with database(url_of(module_db), unlimited) as db:
+        db.designs.count()
+        exposed = scrape(db)
+
+    assert exposed.each("db_connection_pool_utilization", database="mongodb") == []
+    assert exposed.each("db_connection_pool_capacity", database="mongodb") == []
+    assert exposed.each("db_connection_pool_size", database="mongodb", state="total") == [1]
+
+
+def test_an_older_server_answers_every_question(postgres15: str, module_db: Database, scrape):
+    """One without fwdb's schema too: that is known, and said."""
+    with database(postgres15, module_db.mongodb.url) as db:
+        db.postgres.rows(sa.text("SELECT 1 AS one"))
+        exposed = scrape(db)
+
+    assert set(exposed.each("fwdb_probe_success")) == {1}
+    assert exposed.each("db_schema_current") == [0]
+    assert exposed("db_cache_reads_total", database="postgres") > 0
+    assert exposed("db_queries_total", database="postgres") == 1
+
+
+def test_the_first_scrapes_of_many_threads_make_one_pool(module_db: Database):
+    """Each question has a connection, and each scrape takes the same ones."""
+    count = sa.text(
+        "SELECT count(*) AS n FROM pg_stat_activity "
+        "WHERE application_name = 'fwdb-metrics' AND datname = current_database()"
+    )
+    with database(url_of(module_db), module_db.mongodb.url) as db:
+        before = db.postgres.rows(count)[0]["n"]
+        threads = [threading.Thread(target=db.metrics.text) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert 1 <= db.postgres.rows(count)[0]["n"] - before <= 3
+
+
+def test_a_schema_that_is_behind_is_said(db: Database, scrape):
+    """0, not absent: it is known."""
+    db.postgres.execute(sa.text("UPDATE monitoring.alembic_version SET version_num = '0003'"))
+
+    assert scrape(db).each("db_schema_current") == [0]
+
+
+def test_audit_entries_are_counted_by_action(module_db: Database, scrape):
+    """And those that could not be written, which somebody must hear of."""
+    from fwdb.errors import ForeignKeyViolation
+
+    id = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
+    with database(url_of(module_db), module_db.mongodb.url) as db:
+        db.audit.log_read("User", id)
+        db.audit.log_create("Avatar", id, {"name": "x"})
+        with pytest.raises(ForeignKeyViolation):
+            db.audit.log_read("User", id, user_id=id)
+        exposed = scrape(db)
+
+    counted = {a: exposed("fwdb_audit_records_total", action=a) for a in ("READ", "CREATE")}
+    assert counted == {"READ": 1, "CREATE": 1}
+    assert exposed.each("fwdb_audit_records_total", action="DELETE") == [0]
+    assert exposed("fwdb_audit_failures_total") == 1
+
+
+def test_folded_names_are_counted(module_db: Database, scrape):
+    """So that somebody notices that names are made from data."""
+    with database(url_of(module_db), module_db.mongodb.url) as db:
+        for n in range(103):
+            with db.metrics.track("mongodb", f"user {n}"):
+                pass
+        exposed = scrape(db)
+
+    assert exposed("fwdb_labels_folded_total", metric="db_query_duration_seconds") == 3
+    assert exposed("db_queries_total", operation="other") == 3

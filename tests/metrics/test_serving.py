@@ -1,0 +1,375 @@
+"""Over HTTP: the right status, headers and body for whoever asks, and a port that is free after."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+import sqlalchemy as sa
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from fwdb import config
+from fwdb.database import Database
+from fwdb.errors import MetricsError, ParameterError
+from fwdb.metrics import healthcheck
+from fwdb.monitoring import Health, StoreHealth
+from fwdb.stores import MongoStore, PostgresStore
+
+PATHS = ["/metrics", "/metrics/json", "/health", "/health/database", "/health/live"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+Ask = Callable[..., Answer]
+
+
+def over_http(db: Database) -> Ask:
+    url = db.metrics.serve().url
+
+    def ask(path: str, method: str = "GET", accept: str = "", body: bytes | None = None) -> Answer:
+        request = urllib.request.Request(url + path, method=method, data=body)
+        if accept:
+            request.add_header("Accept", accept)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return Answer(reply.status, dict(reply.headers), reply.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, dict(error.headers), error.read())
+
+    return ask
+
+
+def over_wsgi(db: Database) -> Ask:
+    application = validator(db.metrics.wsgi)
+
+    def ask(path: str, method: str = "GET", accept: str = "", body: bytes | None = None) -> Answer:
+        plain, _, query = path.partition("?")
+        environ = {"REQUEST_METHOD": method, "PATH_INFO": plain, "QUERY_STRING": query}
+        environ["SCRIPT_NAME"] = ""
+        setup_testing_defaults(environ)
+        if accept:
+            environ["HTTP_ACCEPT"] = accept
+        found: list[tuple[str, list[tuple[str, str]]]] = []
+        parts = application(environ, lambda status, headers: found.append((status, headers)))
+        content = b"".join(parts)
+        parts.close()
+        ((status, headers),) = found
+        return Answer(int(status[:3]), dict(headers), content)
+
+    return ask
+
+
+@pytest.fixture(params=[over_http, over_wsgi], ids=["http", "wsgi"])
+def ask(request: pytest.FixtureRequest, module_db: Database) -> Ask:
+    """Asks for a path, over our own server and as a part of somebody else's."""
+    return request.param(module_db)
+
+
+@contextmanager
+def database(postgres: str, mongodb: str, **settings: object) -> Iterator[Database]:
+    chosen = config.settings().model_copy(update={"connect_timeout_seconds": 1, **settings})
+    stores = (PostgresStore(postgres, settings=chosen), MongoStore(mongodb, settings=chosen))
+    with Database(*stores, settings=chosen) as made:
+        yield made
+
+
+def url_of(db: Database) -> str:
+    return db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def test_metrics_are_text_that_prometheus_reads(ask: Ask):
+    answer = ask("/metrics")
+
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert {f.name for f in parse(answer.body.decode())} >= {"db_health_status", "db_queries"}
+
+
+def test_openmetrics_is_given_to_who_asks_for_it(ask: Ask):
+    answer = ask("/metrics", accept="application/openmetrics-text;version=1.0.0,*/*;q=0.1")
+
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.body.endswith(b"# EOF\n")
+
+
+def test_json_has_every_series(ask: Ask):
+    answer = ask("/metrics/json")
+
+    assert answer.headers["Content-Type"].startswith("application/json")
+    assert {f["name"] for f in answer.json} >= {"db_queries_total", "fwdb_build_info"}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_head_gives_the_headers_without_the_body(ask: Ask, path: str):
+    """Status and type are those of GET."""
+    head, get = ask(path, "HEAD"), ask(path)
+
+    assert (head.status, head.body) == (get.status, b"") == (200, b"")
+    assert head.headers["Content-Type"] == get.headers["Content-Type"]
+    assert int(head.headers["Content-Length"]) > 0
+    assert int(get.headers["Content-Length"]) == len(get.body)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("path", PATHS)
+def test_other_methods_are_refused_with_the_ones_there_are(ask: Ask, path: str, method: str):
+    answer = ask(path, method, body=b"x" * 1000 if method == "POST" else None)
+
+    assert answer.status == 405
+    assert answer.headers["Allow"] == "GET, HEAD"
+    assert answer.json["error"] == "Method Not Allowed"
+
+
+@pytest.mark.parametrize("path", ["/", "/metric", "/metrics/", "/health/../metrics", "/healthz"])
+def test_an_unknown_path_is_not_found(ask: Ask, path: str):
+    """The client's own server answers 200 with metrics to any path, /health too."""
+    answer = ask(path)
+
+    assert answer.status == 404
+    assert answer.json["paths"] == PATHS
+    assert answer.headers["Content-Type"].startswith("application/json")
+
+
+def test_the_query_part_is_ignored(ask: Ask):
+    """A cache-buster is no other path, and nothing of it reaches a database."""
+    assert ask("/health/live?t=1'; DROP TABLE x; --".replace(" ", "%20")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/database", "/health/live"])
+def test_a_health_answer_is_not_kept_by_a_proxy(ask: Ask, path: str):
+    assert ask(path).headers["Cache-Control"] == "no-cache, no-store, must-revalidate"
+
+
+def test_health_has_the_shape_of_terminus(ask: Ask):
+    """info, error and details; an entry per store."""
+    answer = ask("/health")
+
+    assert (answer.status, answer.json["status"]) == (200, "ok")
+    assert answer.json["error"] == {}
+    assert answer.json["info"] == answer.json["details"]
+    for entry in answer.json["details"].values():
+        assert entry["status"] == "up"
+        assert entry["responseTime"] > 0
+        assert entry["version"]
+
+
+def test_health_of_the_database_tells_pools_and_schema(ask: Ask):
+    entries = ask("/health/database").json["details"]
+
+    assert list(entries) == ["postgres", "mongodb"]
+    assert entries["postgres"]["schema"]["current"] == entries["postgres"]["schema"]["head"]
+    for entry in entries.values():
+        assert entry["pool"]["capacity"] == 100
+        assert entry["pool"]["waiting"] == 0
+        assert entry["pool"]["total"] == entry["pool"]["active"] + entry["pool"]["idle"]
+
+
+def test_a_process_is_alive_without_any_database():
+    """A liveness probe that asks the database restarts everything in an outage."""
+    with database("postgresql://x@127.0.0.1:1/x", "mongodb://127.0.0.1:1/x") as db:
+        assert over_http(db)("/health/live").json == {"status": "ok"}
+
+        assert db.postgres.pool().opened == 0
+        assert db.metrics._questions.postgres.pool().opened == 0
+
+
+# -- failure modes --------------------------------------------------------------------------------
+
+SECRETS = ("127.0.0.1", "ana", "s3cret", "nothing", "localhost", "mongodb://", "postgresql://")
+
+
+def told(db: Database) -> Answer:
+    """What both pages say; neither names a host, a user or a database."""
+    ask = over_http(db)
+    short, full = ask("/health"), ask("/health/database")
+    assert full.status == short.status or full.json["status"] == "degraded"
+    for answer in (short, full):
+        assert not [word for word in SECRETS if word in answer.body.decode()]
+    return full
+
+
+def test_a_store_that_is_stopped(module_db: Database):
+    down = "postgresql://ana:s3cret@127.0.0.1:1/nothing"
+    with database(down, module_db.mongodb.url) as db:
+        answer = told(db)
+
+    assert (answer.status, answer.json["status"]) == (503, "error")
+    assert answer.json["error"]["postgres"]["message"] == "no connection could be made"
+    assert list(answer.json["info"]) == ["mongodb"]
+    assert "schema" not in answer.json["details"]["postgres"]
+
+
+def test_the_other_store_that_is_stopped(module_db: Database):
+    with database(url_of(module_db), "mongodb://ana:s3cret@127.0.0.1:1/nothing") as db:
+        answer = told(db)
+
+    assert answer.status == 503
+    assert list(answer.json["error"]) == ["mongodb"]
+    assert answer.json["info"]["postgres"]["status"] == "up"
+
+
+def test_stores_that_are_silent():
+    """Frozen or unreachable looks the same from here: no answer."""
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
+        port = listener.getsockname()[1]
+        hosts = (f"postgresql://ana@127.0.0.1:{port}/x", f"mongodb://127.0.0.1:{port}/x")
+        with database(*hosts) as db:
+            answer = told(db)
+
+    messages = {e["message"] for e in answer.json["error"].values()}
+    assert messages == {"it did not answer in time"}
+
+
+def test_a_wrong_password(module_db: Database):
+    url = module_db.mongodb.url.replace("mongodb://", "").rpartition("@")[2]
+    with database(url_of(module_db), f"mongodb://ana:s3cret@{url}") as db:
+        answer = told(db)
+
+    assert answer.status == 503
+    assert "refused" in answer.json["error"]["mongodb"]["message"]
+
+
+def test_a_full_pool_is_degraded_and_not_down(module_db: Database):
+    settings = {"pool_size": 1, "pool_max_overflow": 0}
+    with database(url_of(module_db), module_db.mongodb.url, **settings) as db, ExitStack() as held:
+        held.enter_context(db.postgres.connection())
+        answer = told(db)
+
+    assert (answer.status, answer.json["status"]) == (200, "degraded")
+    entry = answer.json["info"]["postgres"]
+    assert entry["status"] == "degraded"
+    assert "pool" in entry["message"]
+    assert entry["pool"]["utilization"] == 100
+
+
+def test_a_schema_that_is_behind(db: Database):
+    db.postgres.execute(sa.text("UPDATE monitoring.alembic_version SET version_num = '0003'"))
+
+    answer = told(db)
+
+    assert (answer.status, answer.json["status"]) == (200, "degraded")
+    entry = answer.json["info"]["postgres"]
+    assert entry["schema"]["current"] == "0003"
+    assert "fwdb migrate" in entry["message"]
+
+
+def test_every_cause_has_a_fixed_sentence():
+    """So that none falls back to what a driver said."""
+    from typing import get_args
+
+    from fwdb.monitoring.health import Cause
+
+    assert set(get_args(Cause)) <= set(healthcheck.SENTENCES)
+    store = StoreHealth("postgres", "down", None, "host db.example", None, ("unreachable",))
+    assert "db.example" not in json.dumps(healthcheck.overall(Health("down", (store,))))
+
+
+# -- life -----------------------------------------------------------------------------------------
+
+
+def free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_serving_ends_with_the_database(module_db: Database):
+    """The port is free and no thread is left; a hundred calls are one server."""
+    before = set(threading.enumerate())
+    with database(url_of(module_db), module_db.mongodb.url) as db:
+        servers = {id(db.metrics.serve()) for _ in range(100)}
+        server = db.metrics.serve()
+        assert server.host == "127.0.0.1"
+        assert over_http(db)("/metrics").status == 200
+        assert not free(server.port)
+        assert server.url in repr(db.metrics)
+
+    assert len(servers) == 1
+    assert server.is_closed
+    assert free(server.port)
+    left = [t.name for t in set(threading.enumerate()) - before if t.name.startswith("fwdb-serve")]
+    assert left == []
+
+
+def test_after_closing_it_can_be_served_again_at_the_same_port(module_db: Database):
+    """As a cell of a notebook does that is run again."""
+    for _ in range(2):
+        with database(url_of(module_db), module_db.mongodb.url) as db:
+            port = db.metrics.serve().port
+            over_http(db)("/health/live")
+            db.metrics.serve().close()
+            assert db.metrics.serve(port).port == port
+
+
+def test_a_taken_port_is_said_with_the_remedy(module_db: Database):
+    module_db.metrics.serve().close()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(MetricsError, match=rf"port {port} .* taken .* --port"):
+            module_db.metrics.serve(port)
+
+
+def test_a_second_port_is_refused(module_db: Database):
+    """Rather than ignored: somebody would wait for it in vain."""
+    server = module_db.metrics.serve()
+    other = server.port - 1 if server.port > 2000 else server.port + 1
+
+    with pytest.raises(MetricsError, match=server.url):
+        module_db.metrics.serve(other)
+
+
+@pytest.mark.parametrize("port", [-1, 70000])
+def test_an_impossible_port_is_refused(module_db: Database, port: int):
+    module_db.metrics.serve().close()
+    with pytest.raises(ParameterError, match="65535"):
+        module_db.metrics.serve(port)
+
+
+def test_an_address_that_is_not_ours_is_said(module_db: Database):
+    module_db.metrics.serve().close()
+    with pytest.raises(MetricsError, match="--host"):
+        module_db.metrics.serve(host="192.0.2.1")
+
+
+def test_a_mistake_of_ours_is_a_500_without_its_words(
+    module_db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """The log has them; the next request is answered as ever."""
+
+    def fail(**_: object) -> None:
+        raise KeyError("host db.example")
+
+    ask = over_http(module_db)
+    monkeypatch.setattr(module_db.metrics, "health", fail)
+    answer = ask("/health")
+
+    assert answer.status == 500
+    assert b"db.example" not in answer.body
+    assert "/health cannot be answered" in caplog.text
+    assert ask("/health/live").status == 200
+
+
+def test_a_client_that_says_nothing_holds_up_nobody(module_db: Database):
+    """It has a thread of its own."""
+    ask, server = over_http(module_db), module_db.metrics.serve()
+
+    with socket.create_connection((server.host, server.port)):
+        assert ask("/health/live").status == 200

@@ -1,0 +1,346 @@
+"""The report `health`: a fault is named with its culprit and remedy; without one all is well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+
+from fwdb import charts, config, reports
+from fwdb.database import Database
+from fwdb.errors import DuplicateKey
+from fwdb.monitoring import Measure, replicas
+from fwdb.reports import health, health_checks, health_relations, health_replication
+from fwdb.reports.asking import Asking
+from fwdb.reports.results import Check
+from fwdb.stores import MongoStore, PostgresStore
+
+
+def check(report: reports.Report, subject: str, database: str = "postgres") -> Check:
+    found = [
+        c for c in report.result.checks if c.id == f"health.{subject}" and c.database == database
+    ]
+    assert len(found) == 1, [c.id for c in report.result.checks]
+    return found[0]
+
+
+def ask(db: Database, **given: Any) -> reports.Report:
+    return reports.open_report("health", db=db, **given)
+
+
+@pytest.fixture
+def asking(db: Database) -> Asking:
+    found = Asking("health", db)
+    found.reach("postgres", "mongodb")
+    return found
+
+
+def test_healthy_servers_raise_nothing(db: Database) -> None:
+    """Every check is ok or says why it cannot be judged; the matrix has a cell for each."""
+    db.monitor.sample("full")
+    db.users.count()
+    db.monitor.sample("full")
+    report = ask(db)
+    wrong = [c for c in report.result.checks if c.status in ("warning", "critical")]
+
+    assert not wrong
+    assert report.result.verdict == "ok"
+    assert all(c.sentence.endswith(".") for c in report.result.checks)
+    assert {c.id.partition(".")[2] for c in report.result.checks} <= set(health.LABELS)
+    shown = health.matrix(list(report.result.checks))
+    assert len(shown) == len({(c.id, c.database) for c in report.result.checks})
+    assert set(report.result.charts) == {"health", "trends"}
+    assert "reached" in charts.title_of(report.chart("trends").figure)
+    assert report.table("tables").frame["table"].str.contains("audit.audit_logs").any()
+
+
+@pytest.mark.parametrize(
+    ("statements", "subject", "words", "action"),
+    [
+        (
+            [
+                "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS "
+                "'BEGIN RETURN NEW; END'",
+                "CREATE TRIGGER watch BEFORE INSERT ON shared.users FOR EACH ROW "
+                "EXECUTE FUNCTION nothing()",
+                "ALTER TABLE shared.users DISABLE TRIGGER watch",
+            ],
+            "triggers",
+            "Trigger watch of shared.users is switched off",
+            "ALTER TABLE shared.users ENABLE TRIGGER watch",
+        ),
+        (
+            [
+                "CREATE TABLE bloated (n int) WITH (autovacuum_enabled = off)",
+                "INSERT INTO bloated SELECT generate_series(1, 30000)",
+                "DELETE FROM bloated WHERE n <= 15000",
+            ],
+            "dead_rows",
+            "50 % of the row versions in public.bloated are dead: 15\u202f000",
+            "VACUUM (ANALYZE) public.bloated",
+        ),
+        (
+            ["DELETE FROM monitoring.alembic_version"],
+            "schema",
+            "The database has no revision of fwdb",
+            "fwdb migrate",
+        ),
+    ],
+    ids=["disabled trigger", "bloat", "schema behind"],
+)
+def test_a_fault_is_named_with_its_remedy(
+    db: Database,
+    statements: list[str],
+    subject: str,
+    words: str,
+    action: str,
+    wait_until: Callable[..., None],
+) -> None:
+    """The culprit is in the sentence, the SQL to run in the action."""
+    for statement in statements:
+        db.postgres.execute(sa.text(statement))
+    with db.postgres.connection() as connection:
+        connection.execute(sa.text("SELECT pg_stat_force_next_flush()"))
+        connection.execute(sa.text("SELECT 1"))
+    wait_until(lambda: check(ask(db), subject).status in ("warning", "critical"))
+    found = check(ask(db), subject)
+
+    assert words in found.sentence
+    assert action in found.action
+    assert ask(db).result.verdict == found.status
+
+
+def test_an_old_transaction_and_a_blocked_session_are_named(
+    db: Database, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+) -> None:
+    """Who keeps vacuum from its work, and who waits for a lock; with what ends it."""
+    monkeypatch.setattr(health_checks, "HELD_WARNING", 0.2)
+    url = db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    other = PostgresStore(url, application_name="forgotten")
+    with other.transaction(isolation="repeatable read") as connection:
+        pid = connection.execute(sa.text("SELECT pg_backend_pid() FROM pg_class")).scalar()
+        wait_until(lambda: check(ask(db), "vacuum_held").status == "warning")
+        found = check(ask(db), "vacuum_held")
+    other.close()
+
+    assert f"forgotten (process {pid})" in found.sentence
+    assert f"pg_terminate_backend({pid})" in found.action
+
+
+def test_an_invalid_and_a_duplicate_index_are_named(
+    db: Database, asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the statement that drops each; small duplicates are not worth a sentence."""
+    run = db.postgres.execute
+    run(sa.text("CREATE TABLE t (a int, b int)"))
+    run(sa.text("CREATE INDEX one ON t (a, b)"))
+    run(sa.text("CREATE INDEX two ON t (a, b)"))
+    run(sa.text("INSERT INTO t VALUES (1, 1), (1, 1)"))
+    with pytest.raises(DuplicateKey):
+        run(sa.text("CREATE UNIQUE INDEX CONCURRENTLY broken ON t (a)"))
+    small = ask(db)
+    monkeypatch.setattr(health_relations, "INDEX_BYTES", 1)
+    large = ask(db)
+
+    assert check(small, "duplicate_indexes").status == "ok"
+    assert "Index two of public.t" in check(large, "duplicate_indexes").sentence
+    assert "DROP INDEX CONCURRENTLY public.two" in check(large, "duplicate_indexes").action
+    assert "Index broken of public.t" in check(small, "invalid_indexes").sentence
+    assert "DROP INDEX CONCURRENTLY public.broken" in check(small, "invalid_indexes").action
+
+
+# -- replication -----------------------------------------------------------------------------------
+
+
+def replica(**changed: Any) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(replicas.COLUMNS),
+        "database": "postgres",
+        "replica": "standby",
+        "slot": "s",
+        "state": "streaming",
+        "is_self": False,
+        "behind_bytes": 0,
+        "reply_age_seconds": 1.0,
+        "status": "ok",
+        "retained_bytes": 0,
+        "reason": "",
+        **changed,
+    }
+
+
+def frame(rows: list[dict[str, Any]], **attrs: Any) -> pd.DataFrame:
+    found = pd.DataFrame(rows, columns=list(replicas.COLUMNS))
+    found.attrs.update({"missing": {}, "lost": {}, **attrs})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "words"),
+    [
+        ({}, "ok", "Replica standby is 0 B behind, 0 s late, last heard 1 s ago"),
+        ({"reply_age_seconds": 9.0}, "ok", "last heard 9 s ago"),
+        ({"replay_lag_seconds": 7.0}, "ok", "0 s late"),  # the last figure of an idle replica
+        ({"behind_bytes": 20_000_000}, "warning", "20 MB behind"),
+        ({"behind_bytes": 90_000_000}, "critical", "90 MB behind"),
+        ({"behind_bytes": 1, "replay_lag_seconds": 2.0}, "warning", "2 s late"),
+        ({"behind_bytes": 1, "replay_lag_seconds": 6.0}, "critical", "6 s late"),
+        ({"reply_age_seconds": 35.0}, "warning", "last heard 35 s ago"),
+        ({"behind_bytes": 5, "reply_age_seconds": 61.0}, "critical", "last heard 61 s ago"),
+        ({"status": "not_measured", "reason": "GRANT pg_monitor"}, "not_measured", "GRANT"),
+    ],
+)
+def test_a_replica_is_judged_by_three_numbers(
+    asking: Asking, changed: dict[str, Any], status: str, words: str
+) -> None:
+    """The worst of them decides, and all are said."""
+    health_replication.replication(asking, frame([replica(**changed)]))
+    found = next(c for c in asking.checks if c.id == "health.replication")
+
+    there = next(c for c in asking.checks if c.id == "health.replicas")
+
+    assert (there.status, there.value) == ("ok", 1)
+    assert found.status == status
+    assert words in found.sentence.replace("\u202f", " ")
+    assert bool(found.action) == (status in ("warning", "critical"))
+
+
+def test_a_lost_replica_is_critical_and_none_is_not_applicable(asking: Asking) -> None:
+    """With the statement that drops the slot for good."""
+    away = replica(replica=None, status="not_available", reason="no replica uses this slot")
+    told = frame([away], lost={"postgres": "the replica of slot s is not connected"})
+    health_replication.replication(asking, told)
+    lost = next(c for c in asking.checks if c.id == "health.replicas")
+    asking.checks.remove(lost)
+    health_replication.replication(
+        asking, frame([], missing={"postgres": replicas.NO_REPLICA, "mongodb": replicas.ONE_MEMBER})
+    )
+    none = [c for c in asking.checks if c.id == "health.replicas"]
+
+    assert lost.status == "critical"
+    assert "pg_drop_replication_slot('s')" in lost.action
+    assert [(c.database, c.status) for c in none] == [
+        ("postgres", "not_applicable"),
+        ("mongodb", "not_applicable"),
+    ]
+
+
+def test_members_of_mongodb_that_are_away_are_lost(asking: Asking) -> None:
+    """Its replica set knows how many there should be."""
+    away = replica(
+        database="mongodb",
+        replica="b:27017",
+        slot=None,
+        status="not_available",
+        reason="the member is down",
+    )
+    health_replication.replication(asking, frame([away, replica(database="mongodb")]))
+    lost = next(c for c in asking.checks if c.id == "health.replicas")
+
+    assert lost.status == "critical"
+    assert "b:27017: the member is down" in lost.sentence.lower()
+
+
+def test_a_slot_that_keeps_much_log_is_named(asking: Asking) -> None:
+    """Before the disk is full."""
+    kept = frame([replica(retained_bytes=500_000_000), replica(slot="t", retained_bytes=5)])
+    health_replication.slots(asking, kept)
+    found = next(c for c in asking.checks if c.id == "health.slots")
+
+    assert found.status == "warning"
+    assert found.sentence.startswith("Slot s, which a replica uses, keeps 500")
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def measure(value: float | None, unit: str, status: str = "ok") -> Measure:
+    return Measure(value, unit, status, "", "postgres", "test")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "subject", "status"),
+    [
+        ("wraparound_percent", 49.0, "wraparound", "ok"),
+        ("wraparound_percent", 50.0, "wraparound", "warning"),
+        ("wraparound_percent", 80.0, "wraparound", "critical"),
+        ("deadlocks", 0.0, "deadlocks", "ok"),
+        ("deadlocks", 1.0, "deadlocks", "warning"),
+        ("rollback_percent", 9.0, "rollbacks", "ok"),
+        ("rollback_percent", 10.0, "rollbacks", "warning"),
+        ("rollback_percent", 50.0, "rollbacks", "critical"),
+        ("checkpoints_requested_percent", 49.0, "checkpoints", "ok"),
+        ("checkpoints_requested_percent", 51.0, "checkpoints", "warning"),
+        ("deadlocks", None, "deadlocks", "no_data"),
+    ],
+)
+def test_figures_are_judged_at_their_lines(
+    asking: Asking, name: str, value: float | None, subject: str, status: str
+) -> None:
+    """Just under and just over; without a value the reason."""
+    units = {"deadlocks": "count", "wal_bytes": "bytes", "database_bytes": "bytes"}
+    units |= {"growth_bytes": "bytes", "archive_age_seconds": "seconds"}
+    units |= {"backup_age_seconds": "seconds"}
+    names = ["wraparound_percent", "rollback_percent", "checkpoints_requested_percent", *units]
+    found = {n: measure(None, units.get(n, "percent"), "no_data") for n in names}
+    if value is not None:
+        found[name] = measure(value, units.get(name, "percent"))
+    health_checks.figures(asking, found)
+    judged = next(c for c in asking.checks if c.id == f"health.{subject}")
+
+    assert judged.status == status
+    assert bool(judged.action) == (status in ("warning", "critical"))
+
+
+# -- windows and stores ----------------------------------------------------------------------------
+
+
+def test_a_window_that_has_ended_holds_no_facts_of_this_moment(db: Database) -> None:
+    """Sessions, replicas and tables of now say nothing about it."""
+    for _ in range(2):
+        db.monitor.sample("full")
+    db.postgres.execute(
+        sa.text("UPDATE monitoring.readings SET read_at = read_at - interval '1 hour'")
+    )
+    until = (datetime.now(UTC) - timedelta(minutes=30)).isoformat()
+    report = ask(db, since="2h", until=until)
+    subjects = {c.id.partition(".")[2] for c in report.result.checks}
+
+    assert not subjects & {"sessions", "replicas", "dead_rows", "indexes", "answer", "vacuum_held"}
+    assert check(report, "disk").status == "ok"
+    assert report.table("tables").frame.empty
+
+
+def test_without_history_the_present_is_reported_and_the_past_has_no_data(db: Database) -> None:
+    """The window has no reading: what would make data is said."""
+    report = ask(db)
+
+    assert check(report, "deadlocks").status == "no_data"
+    assert check(report, "cache").status == "no_data"
+    assert "fwdb monitor" in check(report, "changes").sentence
+    assert check(report, "dead_rows").status == "ok"
+    assert charts.title_of(report.chart("trends").figure) == "There is no history to draw"
+
+
+@pytest.mark.parametrize("down", ["postgres", "mongodb"])
+def test_one_store_that_is_down_takes_away_its_half(db: Database, down: str) -> None:
+    """The other half is there, and the report does not say that all is well."""
+    settings = config.settings().model_copy(update={"connect_timeout_seconds": 0.3})
+    postgres, mongodb = db.postgres, db.mongodb
+    if down == "postgres":
+        postgres = PostgresStore("postgresql://nobody@127.0.0.1:1/nothing", settings=settings)
+    else:
+        mongodb = MongoStore("mongodb://127.0.0.1:1/nothing", settings=settings)
+    half = Database(postgres, mongodb, settings=settings)
+    report = ask(half)
+    half.close()
+    other = {"postgres": "mongodb", "mongodb": "postgres"}[down]
+
+    assert report.result.verdict in ("warning", "no_data")
+    assert check(report, "reachable", down).status == "not_available"
+    assert check(report, "answer", other).status == "ok"
+    assert not [c for c in report.result.checks if c.status == "critical"]

@@ -1,0 +1,194 @@
+"""The report `slow_queries`: each fault is named with its culprit, and a healthy run names none."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+
+from fwdb import charts, reports
+from fwdb.database import Database
+from fwdb.errors import ParameterError, UnknownName
+from fwdb.monitoring.coverage import Coverage
+from fwdb.reports import query_checks
+from fwdb.reports.asking import Asking
+from fwdb.reports.results import Check, Kpi
+
+PLANNED = 160000
+
+
+@pytest.fixture
+def grown(db: Database) -> Database:
+    """Two windows of an hour: in the second a table lost its index, and a sort spilled."""
+    store = db.postgres
+    store.execute(
+        sa.text(
+            "CREATE TABLE orders AS SELECT n, n % 5000 AS buyer FROM generate_series(1, 60000)n"
+        )
+    )
+    store.execute(sa.text("CREATE INDEX ON orders (buyer)"))
+    store.execute(sa.text("ANALYZE orders"))
+    db.monitor.sample("full")
+    ask(db)
+    db.designs.count()
+    db.monitor.sample("full")
+    store.execute(
+        sa.text(
+            "UPDATE monitoring.readings SET read_at = read_at - interval '61 minutes', "
+            "details = details || jsonb_build_object('commands_since', "
+            "CAST(details ->> 'commands_since' AS timestamptz) - interval '61 minutes')"
+        )
+    )
+    return db
+
+
+def ask(db: Database, buyers: int = 40) -> None:
+    for buyer in range(buyers):
+        db.postgres.rows(sa.text("SELECT sum(n) FROM orders WHERE buyer = :b"), b=buyer)
+
+
+def checks(report: Any) -> dict[tuple[str, str], Check]:
+    return {(c.id.removeprefix("slow_queries."), c.database): c for c in report.result.checks}
+
+
+def test_a_lost_index_is_named_with_what_brings_it_back(grown: Database) -> None:
+    """Statement, ratio with its bounds, cause and the exact SQL, in the verdict's own words."""
+    grown.monitor.sample("full")
+    grown.postgres.execute(sa.text("DROP INDEX orders_buyer_idx"))
+    ask(grown)
+    report = reports.open_report(
+        "slow_queries", db=grown, since="1h", compare_since="2h", min_ms=1000.0
+    )
+    found = checks(report)["regression", "postgres"]
+
+    assert found.status == "warning"
+    assert "`SELECT sum(n) FROM orders WHERE buyer = $1`" in found.sentence
+    assert "blocks per call" in found.sentence
+    assert "95 %" in found.sentence
+    if grown.postgres.server_version >= PLANNED:
+        assert "CREATE INDEX CONCURRENTLY ON orders (buyer);" in found.action
+        assert "Seq Scan on orders" in "\n".join(report.table("plans").frame["plan"])
+    assert found.sentence[:60] in report.result.summary
+    changes = report.table("query_changes").frame
+    assert changes["change"].iloc[0] == "slower"
+    assert "similar" not in set(changes["change"])
+    assert "got slower" in charts.title_of(report.chart("query_changes").figure) or (
+        "as long as before" in charts.title_of(report.chart("query_changes").figure)
+    )
+    assert checks(report)["coverage", "postgres"].status == "ok"
+
+
+def test_a_spill_is_named_with_the_memory_it_wants(grown: Database) -> None:
+    """The exact setting, large enough for the file."""
+    grown.monitor.sample("full")
+    with grown.postgres.transaction():
+        grown.postgres.execute(sa.text("SET LOCAL work_mem = '64kB'"))
+        for _ in range(3):
+            grown.postgres.rows(sa.text("SELECT n FROM orders ORDER BY -n LIMIT 1 OFFSET 50000"))
+    report = reports.open_report("slow_queries", db=grown, since="1h", order="temp")
+    found = checks(report)["spill", "postgres"]
+
+    assert found.status == "warning"
+    assert "FROM orders ORDER BY -n" in found.sentence
+    assert "SET work_mem = '8MB'" in found.action
+    assert report.table("load").frame["statement"].str.contains(
+        "FROM orders ORDER BY"
+    ).tolist() == [True]
+
+
+def test_a_healthy_run_names_no_fault(grown: Database) -> None:
+    """The same work as before: no regression, no spill, nothing lost."""
+    grown.monitor.sample("full")
+    ask(grown)
+    grown.designs.count()
+    report = reports.open_report(
+        "slow_queries", db=grown, since="1h", compare_since="2h", min_ms=60_000.0
+    )
+    found = checks(report)
+
+    assert found["spill", "postgres"].status == "ok"
+    assert found["coverage", "postgres"].status == "ok"
+    assert found["regression", "mongodb"].status == "ok"
+    assert report.result.verdict == "ok", report.result.summary
+
+
+def test_without_a_window_to_compare_nothing_is_called_new(grown: Database) -> None:
+    """The table says how to ask for one."""
+    grown.monitor.sample("full")
+    report = reports.open_report("slow_queries", db=grown, since="1h")
+
+    assert report.table("query_changes").frame.empty
+    assert "compare_since=" in report.table("query_changes").table.about
+    assert ("regression", "postgres") not in checks(report)
+    with pytest.raises(UnknownName):
+        report.chart("query_changes")
+
+
+def test_a_window_before_the_history_is_no_regression(grown: Database) -> None:
+    """Nothing to compare with: said, and not judged."""
+    grown.monitor.sample("full")
+    report = reports.open_report("slow_queries", db=grown, since="1h", compare_since="30d")
+    found = checks(report)["regression", "postgres"]
+
+    assert found.status == "no_data"
+    assert "no reading was stored" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"compare_since": "25h"}, "less than the length of the window before"),
+        ({"compare_since": "yesterday"}, "ISO time"),
+        ({"order": "totl"}, "did you mean 'total'"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused(given: dict[str, Any], words: str) -> None:
+    """Before any database is asked."""
+    with pytest.raises(ParameterError, match=words):
+        reports.open_report("slow_queries", since="24h", **given)
+
+
+def coverage_frame(**more: Any) -> pd.DataFrame:
+    frame = pd.DataFrame()
+    now = datetime.now(UTC)
+    frame.attrs.update(
+        coverage={"postgres": Coverage(max_entries=5000, **more).as_dict()},
+        windows={"postgres": (now - timedelta(hours=1), now)},
+        totals={"postgres": {"statements": 3, "calls": 248, "total_ms": 1.0}},
+        missing={"mongodb": "nobody timed it"},
+        not_measured={"postgres": {"read_ms": "track_io_timing is off"}},
+    )
+    return frame
+
+
+def test_eviction_is_a_warning_with_its_numbers_and_the_setting() -> None:
+    """Calls and time seen, entries evicted, and the exact SQL."""
+    frame = coverage_frame(
+        dealloc=39, evicted=9750, calls=248, transactions=838, total_ms=2480.0, active_ms=8000.0
+    )
+    asking, kpis = Asking("slow_queries", None), list[Kpi]()  # type: ignore[arg-type]
+    query_checks.covered(asking, kpis, frame)
+    table = query_checks.coverage_table(frame).frame
+    facts = dict(zip(table["fact"], table["value"], strict=True))
+
+    (check,) = asking.checks
+    assert check.status == "warning"
+    assert check.value == pytest.approx(29.59, abs=0.01)
+    assert "about 9,750 entries evicted" in check.sentence
+    assert "ALTER SYSTEM SET pg_stat_statements.max = 10000;" in check.action
+    assert [kpi.value for kpi in kpis] == [pytest.approx(31)]
+    assert facts["calls seen"].startswith("about 30 %")
+    assert facts["time seen"].startswith("at least 31 %")
+    assert facts["not measured"] == "read_ms: track_io_timing is off"
+    assert table[table["database"] == "mongodb"]["value"].tolist() == ["Nobody timed it."]
+
+
+def test_nothing_lost_is_ok_and_not_a_number() -> None:
+    """Without an estimate the check has no value; 100 % would be a guess."""
+    asking = Asking("slow_queries", None)  # type: ignore[arg-type]
+    query_checks.covered(asking, [], coverage_frame())
+
+    assert [(c.status, c.value) for c in asking.checks] == [("ok", None)]

@@ -350,9 +350,11 @@ def query(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run one query file and print its rows."""
+    """Run one query file and print its rows; texts of statements without the values in them."""
+    from fwdb.monitoring.redaction import redacted_frame
+
     with _database(role="report") as db:
-        frame = getattr(db, store).frame(name, **_pairs(parameter))
+        frame = redacted_frame(getattr(db, store).frame(name, **_pairs(parameter)))
     if csv:
         print(frame.to_csv(index=False), end="")
     elif as_json:

@@ -28,6 +28,7 @@ class Thresholds(BaseSettings):
     lag_target_seconds: float = Field(1, ge=0)
     lag_alert_seconds: float = Field(5, ge=0)
     health_timeout_ms: float = Field(100, gt=0)
+    leak_seconds: float = Field(60, gt=0)
     audit_retention_days: int = Field(365, ge=1)
 
 
@@ -43,6 +44,7 @@ class Settings(BaseSettings):
 
     postgres_url: SecretStr | None = None
     mongodb_url: SecretStr | None = None
+    history_url: SecretStr | None = None
     profile: str = "default"
     thresholds: Thresholds = Field(default_factory=Thresholds)
 
@@ -55,6 +57,9 @@ class Settings(BaseSettings):
     pool_lifetime_seconds: float = Field(3600, gt=0)
     connect_timeout_seconds: float = Field(5, gt=0)
     statement_timeout_seconds: float = Field(30, gt=0)
+
+    history_detail_days: float = Field(7, gt=0)
+    history_days: float = Field(30, gt=0)
 
     home: Path | None = None
     idle_stop: float = Field(30, ge=0, description="minutes without a client; 0 never stops")

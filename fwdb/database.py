@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -12,7 +12,8 @@ import pandas as pd
 import sqlalchemy as sa
 
 from fwdb import config
-from fwdb.stores import MongoStore, PostgresStore
+from fwdb.errors import UnknownName
+from fwdb.stores import CircuitBreaker, MongoStore, PostgresStore
 
 if TYPE_CHECKING:
     from fwdb.audit import Audit
@@ -156,9 +157,29 @@ class Database:
     @cached_property
     def monitor(self) -> Monitor:
         """Questions about the servers and the pools."""
+        from fwdb import migrating
         from fwdb.monitoring import Monitor
 
-        return Monitor(self.postgres, self.mongodb, thresholds=self.settings.thresholds)
+        return Monitor(
+            self.postgres,
+            self.mongodb,
+            settings=self.settings,
+            history=self._history_store,
+            behind=migrating.behind,
+        )
+
+    @cached_property
+    def _history_store(self) -> PostgresStore | None:
+        """Where readings are kept instead of in the database that is watched."""
+        url = _secret(self.settings.history_url)
+        if url is None:
+            return None
+        return PostgresStore(
+            url,
+            application_name=self.postgres.application_name,
+            settings=self.settings,
+            remedy="Check FWDB_HISTORY_URL.",
+        )
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -177,6 +198,25 @@ class Database:
     def health(self) -> Health:
         """Whether each store is up, degraded or down, and why."""
         return self.monitor.health()
+
+    @cached_property
+    def breakers(self) -> dict[str, CircuitBreaker]:
+        """The circuit breaker of each store, which `breaker` uses; `state` tells how it is."""
+        return {name: CircuitBreaker(name) for name in (self.postgres.name, self.mongodb.name)}
+
+    def breaker(self, database: str) -> AbstractContextManager[None]:
+        """Runs a block unless the store was down shortly before, when it raises `CircuitOpen`.
+
+        For callers who would rather fail at once than wait 5 s for a store that is down, each
+        time anew. Nothing in fwdb uses it by itself. See `fwdb.stores.CircuitBreaker` for when
+        it opens and closes. Raises `UnknownName`.
+
+        >>> with db.breaker("mongodb"):                                 # doctest: +SKIP
+        ...     db.designs.count()
+        """
+        if database not in self.breakers:
+            raise UnknownName("database", database, self.breakers)
+        return self.breakers[database].guard()
 
     # -- life ---------------------------------------------------------------------------------
 

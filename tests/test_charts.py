@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,23 @@ from matplotlib.text import Text
 
 from fwdb import charts
 from fwdb.charts import canvas, statements
+from fwdb.stores import BOUNDS_MS
 
 START = pd.Timestamp("2026-11-16T00:00Z")
 LONG = (
     "SELECT " + ", ".join(f"column_{i}" for i in range(60)) + " FROM a.table_of_many WHERE x = $1"
 )
+
+
+def durations_frame(buckets: Iterable[int], *, count: int = 7, databases: int = 2) -> pd.DataFrame:
+    """So many durations in each of these buckets, of one store or both."""
+    edges = [0.0, *BOUNDS_MS, np.inf]
+    rows = [
+        (name, edges[n], edges[n + 1], count + n)
+        for name in ("postgres", "mongodb")[:databases]
+        for n in buckets
+    ]
+    return pd.DataFrame(rows, columns=["database", "over_ms", "up_to_ms", "durations"])
 
 
 def pool_frame(
@@ -116,6 +128,17 @@ CASES: dict[str, Callable[[], Figure]] = {
     "pool peak at the start": lambda: charts.pool(pool_frame(50, values=[97.0, *[10.0] * 49])),
     "pool waiting": lambda: charts.pool(pool_frame(500, waiting=3)),
     "pool a year": lambda: charts.pool(pool_frame(300, step="1D")),
+    "durations empty": lambda: charts.durations(durations_frame([]), "wait", bounds=BOUNDS_MS),
+    "durations one": lambda: charts.durations(durations_frame([3]), "wait", bounds=BOUNDS_MS),
+    "durations all": lambda: charts.durations(
+        durations_frame(range(19), count=123_456_789), "hold", bounds=BOUNDS_MS
+    ),
+    "durations beyond": lambda: charts.durations(
+        durations_frame([18], databases=1), "hold", bounds=BOUNDS_MS
+    ),
+    "durations flat": lambda: charts.durations(
+        durations_frame([*range(10), 17], count=9999), "wait", bounds=BOUNDS_MS
+    ),
     "pool lines together": lambda: charts.pool(
         pool_frame(9, values=[94.0]), warning_percent=94, critical_percent=95
     ),
@@ -450,3 +473,27 @@ def test_numbers_in_the_cells_of_the_matrix_can_be_read() -> None:
     for cell, text in zip(colours, texts, strict=True):
         ink = {"white": "#ffffff", "black": "#000000"}[text.get_color()]
         assert contrast(cell, ink) >= 4.5, (cell, text.get_text())
+
+
+# -- durations ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("buckets", "subject", "title"),
+    [
+        ([3], "wait", "10 callers waited for a PostgreSQL connection, 99 in 100 within 1 ms"),
+        (
+            [9, 18],
+            "hold",
+            "41 PostgreSQL connections were lent and returned, more than 1 in 100 after over 1 min",
+        ),
+        ([], "wait", "Nobody had to wait for a connection"),
+    ],
+)
+def test_the_durations_chart_is_titled_with_its_finding(
+    buckets: list[int], subject: str, title: str
+) -> None:
+    """A bound that is known, and no point between two bounds."""
+    frame = durations_frame(buckets, databases=1)
+
+    assert charts.title_of(charts.durations(frame, subject, bounds=BOUNDS_MS)) == title

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import sqlalchemy as sa
 
-from fwdb import config
+from fwdb import config, migrating
 from fwdb.database import Database
 from fwdb.errors import FwdbError
 from fwdb.monitoring import Health, Monitor, StoreHealth
@@ -214,3 +214,32 @@ def test_a_mistake_of_ours_is_not_a_dead_database(db: Database) -> None:
         monitor.health()
     assert not issubclass(ZeroDivisionError, FwdbError)
     monitor.close()
+
+
+def test_health_is_not_among_the_statements_of_the_work(db: Database) -> None:
+    """Its questions are marked, or a check every few seconds would lead the list of statements."""
+    db.monitor.sample("full")
+    for _ in range(5):
+        db.health()
+    frame = db.monitor.slow_queries(since="1h", min_ms=0.0001, top=1000)
+    texts = frame["statement"].str.cat(sep="\n") if len(frame) else ""
+
+    assert "version_num" not in texts
+    assert "pg_is_in_recovery" not in texts
+
+
+def test_a_role_that_may_not_see_the_revision_is_not_degraded(db: Database) -> None:
+    """It can do its own work; what it cannot see is no fault of the store."""
+    role = f"test_blind_{time.time_ns()}"
+    db.postgres.execute(sa.text(f"CREATE ROLE {role} LOGIN PASSWORD 'x'"))
+    url = db.postgres.url.set(drivername="postgresql", username=role, password="x")
+    blind = PostgresStore(url.render_as_string(hide_password=False))
+    monitor = Monitor(blind, db.mongodb, behind=migrating.behind)
+    try:
+        states = [store_health(monitor.health(), "postgres") for _ in range(2)]
+    finally:
+        monitor.close()
+        blind.close()
+        db.postgres.execute(sa.text(f"DROP ROLE {role}"))
+
+    assert [state.status for state in states] == ["up", "up"], states

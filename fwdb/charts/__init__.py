@@ -13,6 +13,7 @@ against green, and no meaning is in the colour alone.
 
 from fwdb.charts.canvas import alt_text, empty, number, share, title_of, to_svg, window_text
 from fwdb.charts.connections import pool, sessions
+from fwdb.charts.durations import duration, durations
 from fwdb.charts.events import Burst, audit_matrix, audit_trail
 from fwdb.charts.statements import load_split, shorten, slow_queries
 
@@ -21,6 +22,8 @@ __all__ = [
     "alt_text",
     "audit_matrix",
     "audit_trail",
+    "duration",
+    "durations",
     "empty",
     "load_split",
     "number",

@@ -64,13 +64,7 @@ def detailed(
         entries[name]["pool"] = _pool(pool)
     if schema is not None:
         current, head = schema
-        entry = entries["postgres"]
-        entry["schema"] = {"current": current, "head": head}
-        if current != head and entry["status"] != "down":
-            entry["status"] = "degraded"
-            entry["message"] = "; ".join(
-                filter(None, [entry.get("message"), SENTENCES["schema_behind"]])
-            )
+        entries["postgres"]["schema"] = {"current": current, "head": head}
     return _body(entries)
 
 

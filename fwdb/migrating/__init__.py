@@ -18,6 +18,7 @@ from fwdb.stores import MongoStore, PostgresStore
 __all__ = [
     "Change",
     "Difference",
+    "behind",
     "current",
     "downgrade",
     "drift",
@@ -53,6 +54,16 @@ def migrate(
     if mongodb is not None:
         _mongodb.apply(mongodb, report)
     return changes
+
+
+def behind(store: PostgresStore | MongoStore) -> str:
+    """Why the schema of `store` is not that of this release, with the remedy; empty when it is.
+
+    Quick enough to be asked with every health check: it compares revisions and not schemas.
+    """
+    if isinstance(store, PostgresStore):
+        return _postgres.behind(store)
+    return _mongodb.behind(store)
 
 
 def drift(postgres: PostgresStore | None, mongodb: MongoStore | None) -> list[Difference]:

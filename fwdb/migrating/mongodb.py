@@ -6,6 +6,7 @@ One file is one collection. What was applied is recorded in the collection `fwdb
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -111,6 +112,20 @@ def differences(mongodb: MongoStore) -> list[Difference]:
         if (count := _violations(mongodb, declared)) > 0:
             found.append(_difference(name, _violation_sentence(declared, count), "warning"))
     return found
+
+
+def behind(mongodb: MongoStore) -> str:
+    """See `fwdb.migrating.behind`."""
+    for declared in _declared():
+        if not _is_recorded(_record(mongodb, declared), declared):
+            return f"{declared.name}.json is not applied; run 'fwdb migrate'."
+    return ""
+
+
+@functools.cache
+def _declared() -> tuple[Declaration, ...]:
+    """The declarations of this release, read once for those who ask often."""
+    return tuple(declarations())
 
 
 # -- validators -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from fwdb.migrating.operations import LOCK_KEY, VERSION_SCHEMA, VERSION_TABLE
 from fwdb.stores import PostgresStore
 from fwdb.stores.timings import OWN
 
-__all__ = ["current", "differences", "downgrade", "head", "offline_sql", "upgrade"]
+__all__ = ["behind", "current", "differences", "downgrade", "head", "offline_sql", "upgrade"]
 
 # Alembic keeps the running migration in module variables: one at a time in a process.
 _one_at_a_time = threading.Lock()
@@ -39,6 +40,7 @@ _HOLDERS = sa.text(f"""
 """)
 
 
+@functools.cache
 def head() -> str:
     """The newest revision of this release."""
     found = _scripts().get_current_head()
@@ -49,7 +51,9 @@ def head() -> str:
 def current(postgres: PostgresStore) -> str | None:
     """The revision of the database; None when `fwdb migrate` never ran on it."""
     name = f"{VERSION_SCHEMA}.{VERSION_TABLE}"
-    if postgres.rows(sa.text(f"SELECT to_regclass('{name}') AS name {OWN}"))[0]["name"] is None:
+    # Marked as ours, because every health check asks.
+    there = postgres.rows(sa.text(f"SELECT to_regclass('{name}') AS name {OWN}"))
+    if there[0]["name"] is None:
         return None
     found = postgres.rows(sa.text(f"SELECT version_num FROM {name} {OWN}"))
     return str(found[0]["version_num"]) if found else None
@@ -126,6 +130,11 @@ def _revision_differences(postgres: PostgresStore) -> Iterator[Difference]:
     known = {script.revision for script in _scripts().walk_revisions()}
     remedy = "run 'fwdb migrate'" if at is None or at in known else "use a newer fwdb"
     yield _difference("revision", f"the database {said}; {remedy}.", "error")
+
+
+def behind(postgres: PostgresStore) -> str:
+    """See `fwdb.migrating.behind`."""
+    return next((d.sentence for d in _revision_differences(postgres) if d.severity == "error"), "")
 
 
 def _table_differences(

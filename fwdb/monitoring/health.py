@@ -21,6 +21,7 @@ from fwdb.errors import (
     QueryTimeout,
     StoreUnavailable,
 )
+from fwdb.monitoring.statements import OWN
 from fwdb.stores import MongoStore, PoolStats, PostgresStore
 
 State = Literal["up", "degraded", "down"]
@@ -34,6 +35,7 @@ Cause = Literal[
     "error",
     "slow",
     "read_only",
+    "schema_behind",
     "pool_full",
 ]
 
@@ -76,11 +78,12 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said of itself: `remark` when it is not fully well."""
+    """What a server said of itself: `remarks` when it is not fully well, and their `causes`."""
 
     latency_ms: float
     version: str
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
+    causes: tuple[Cause, ...] = ()
 
 
 class Probe:
@@ -134,26 +137,45 @@ class Question:
         raise self._outcome
 
 
-def ask_postgres(store: PostgresStore) -> Answer:
-    """One small question on the connection that is kept for it."""
-    question = sa.text(queries.load("server_state", "postgres").text)
-    with store.connection() as connection:
-        started = time.perf_counter()  # the connection is there: this is one round trip
+# Why the schema of a store is not the one that this release wants; empty when it is.
+Behind = Callable[[PostgresStore | MongoStore], str]
+
+
+def ask_postgres(store: PostgresStore, behind: Behind) -> Answer:
+    """One small question on the connection that is kept for it, and whether the schema fits."""
+    body = queries.load("server_state", "postgres").text.rstrip().rstrip(";")
+    question = sa.text(f"{body}\n{OWN}")
+    # A transaction, so that all of it takes one connection out of the pool and tests it once.
+    with store.transaction() as connection:
+        connection.execute(sa.text(f"SELECT 1 {OWN}"))  # begins it: what follows is one round trip
+        started = time.perf_counter()
         version, in_recovery = connection.execute(question).one()
         latency = 1000 * (time.perf_counter() - started)
-    remark = "it is a replica or still recovers, and takes no writes" if in_recovery else ""
-    return Answer(latency, str(version), remark)
+        remark = "it is a replica or still recovers, and takes no writes" if in_recovery else ""
+        return _answer(latency, str(version), remark, store, behind)
 
 
-def ask_mongodb(store: MongoStore) -> Answer:
-    """One small question on the connection that is kept for it."""
+def ask_mongodb(store: MongoStore, behind: Behind) -> Answer:
+    """One small question on the connection that is kept for it, and whether the schema fits."""
     version = str(store.build_info["version"])
     with store.errors():
         started = time.perf_counter()
         hello = store.client.admin.command("hello")
         latency = 1000 * (time.perf_counter() - started)
     remark = "" if hello.get("isWritablePrimary") else "it is not the primary, and takes no writes"
-    return Answer(latency, version, remark)
+    return _answer(latency, version, remark, store, behind)
+
+
+def _answer(
+    latency: float, version: str, remark: str, store: PostgresStore | MongoStore, behind: Behind
+) -> Answer:
+    try:
+        schema = behind(store).rstrip(".")
+    except PermissionDenied:
+        schema = ""  # a role that may not see the revision can still do its own work
+    found: list[tuple[str, Cause]] = [(remark, "read_only"), (schema, "schema_behind")]
+    said = [(text, cause) for text, cause in found if text]
+    return Answer(latency, version, tuple(t for t, _ in said), tuple(c for _, c in said))
 
 
 def ask_all(
@@ -195,8 +217,7 @@ def _judge(
         return StoreHealth(database, "down", None, reason, None, ("no_answer",))
     if isinstance(answer, FwdbError):
         return StoreHealth(database, "down", None, str(answer), None, (_cause(answer),))
-    remarks = [answer.remark] if answer.remark else []
-    causes: list[Cause] = ["read_only"] if answer.remark else []
+    remarks, causes = list(answer.remarks), list(answer.causes)
     if answer.latency_ms > thresholds.health_timeout_ms:
         causes.append("slow")
         remarks.append(

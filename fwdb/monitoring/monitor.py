@@ -12,14 +12,15 @@ from functools import cached_property
 
 import pandas as pd
 
-from fwdb.config import Thresholds, settings
+from fwdb import config
+from fwdb.config import Thresholds
 from fwdb.errors import FwdbError, ParameterError, UnknownName
-from fwdb.monitoring import commands, pools, replication
+from fwdb.monitoring import commands, locks, pools, replication
 from fwdb.monitoring import health as healths
 from fwdb.monitoring import sessions as server_sessions
 from fwdb.monitoring.cache import Cache
 from fwdb.monitoring.commands import CommandLedger
-from fwdb.monitoring.health import Health, Probe
+from fwdb.monitoring.health import Behind, Health, Probe
 from fwdb.monitoring.history import History
 from fwdb.monitoring.measure import Measure
 from fwdb.monitoring.sampler import Kind, Sample, Sampler, process_name
@@ -51,17 +52,29 @@ class Monitor:
 
     `since` and `until` take what `fwdb.timespan.moment` reads: a span (``24h``), an ISO time
     with a zone, a datetime. A window is answered from the readings that `sample`, `sampling` or
-    `run` stored; `live_seconds` needs no history and watches for so long instead.
+    `run` stored; `live_seconds` needs no history and watches for so long instead. Readings are
+    kept in the database that is watched, or in `history`. `behind` says of a store why its
+    schema is not the one wanted, for `health`.
     """
 
     def __init__(
-        self, postgres: PostgresStore, mongodb: MongoStore, *, thresholds: Thresholds | None = None
+        self,
+        postgres: PostgresStore,
+        mongodb: MongoStore,
+        *,
+        thresholds: Thresholds | None = None,
+        settings: config.Settings | None = None,
+        history: PostgresStore | None = None,
+        behind: Behind = lambda store: "",
     ) -> None:
-        self.thresholds = thresholds or settings().thresholds
+        settings = settings or config.settings()
+        self.thresholds = thresholds or settings.thresholds
+        self._behind = behind
         self._postgres = postgres
         self._mongodb = mongodb
         self._store = postgres.twin(application_name=APPLICATION, connections=2)
-        self._history = History(self._store)
+        kept = history and history.twin(application_name=APPLICATION, connections=2)
+        self._history = History(kept or self._store, days=settings.history_days)
         self._ledger = CommandLedger(mongodb)
         number = next(_numbers)
         suffix = f"#{number}" if number > 1 else ""
@@ -72,6 +85,7 @@ class Monitor:
             self._ledger,
             self._history,
             process=process_name(postgres.application_name) + suffix,
+            detail_days=settings.history_detail_days,
         )
 
     @cached_property
@@ -83,22 +97,45 @@ class Monitor:
     def pool(self) -> pd.DataFrame:
         """The connection pools of this process, now; one row per store.
 
-        `capacity` is the most connections it may open, `waiting` the callers that wait for one
-        now and `waiting_peak` the most there were; `waits`, `wait_ms`, `timeouts` and `opened`
-        count since the pool was made. `utilisation_percent` is in use ÷ capacity; it is missing,
-        and `status` ``not_applicable``, for a pool without a limit. An idle connection, which
-        the server shows as waiting for its client, waits for nobody.
+        `capacity` is the most connections it may open, `waiting` the callers that queue for one
+        now and `waiting_peak` the most there were. Counts are since the pool was made, as are
+        the percentiles of waits that were needed, holds that have ended and dials, which are no
+        waits: the bound of `fwdb.stores.BOUNDS_MS` that so many percent did not exceed.
+        `utilisation_percent` is in use ÷ capacity; it is missing, and `status`
+        ``not_applicable``, for a pool without a limit. The monitor's own pools are left out.
         """
         return pools.pools([self._postgres.pool(), self._mongodb.pool()])
+
+    def holders(self, *, leak_seconds: float | None = None) -> pd.DataFrame:
+        """Who holds connections of this process's pools now; a row per connection, oldest first.
+
+        `thread` is the name of the thread that took it, empty when that has ended. From
+        `leak_seconds` on (FWDB_LEAK_SECONDS, 60) `is_leak` is true and `call_site` tells where
+        in the program that thread is at this moment, ``file:line in function``: a checkout notes
+        no place, so that it costs nothing.
+        """
+        limit = self.thresholds.leak_seconds if leak_seconds is None else leak_seconds
+        lent = [*self._postgres.holds(), *self._mongodb.holds()]
+        return pools.holders(lent, leak_seconds=_positive(limit, "leak_seconds"))
 
     def pool_history(self, since: Time = "24h", until: Time | None = None) -> pd.DataFrame:
         """Stored samples of the pools of all processes in the window, oldest first.
 
-        `waits`, `wait_ms` and `timeouts` are those since the process's sample before. Without
-        rows, ``attrs["reason"]`` says what would make some.
+        `waits`, `wait_ms`, `timeouts`, `holds` and `hold_ms` are those since the process's
+        sample before, `seconds` ago. Without rows, ``attrs["reason"]`` says what would make some.
         """
         start, end = self._window(since, until)
         return self._history.frame("pool_history", since=start, until=end or datetime.now(UTC))
+
+    def pool_durations(self, since: Time = "24h", until: Time | None = None) -> pd.DataFrame:
+        """Waits, holds and dials of the pools in the window, counted by how long they took.
+
+        A row per store, process, `subject` (``wait``, ``hold``, ``dial``) and used bucket, whose
+        bounds are `over_ms` and `up_to_ms`, the last one ``inf``.
+        """
+        start, end = self._window(since, until)
+        found = self._history.frame("pool_durations", since=start, until=end or datetime.now(UTC))
+        return pools.with_bounds(found)
 
     def readings(self, since: Time = "24h", until: Time | None = None) -> pd.DataFrame:
         """The readings stored in the window, oldest first: when, by whom, of which kind."""
@@ -106,12 +143,13 @@ class Monitor:
         return self._history.frame("readings", since=start, until=end or datetime.now(UTC))
 
     def sessions(self, database: str | None = None) -> pd.DataFrame:
-        """Sessions of the servers, now: one row per application and state.
+        """Sessions of the servers, now: one row per database, user, application and state.
 
         `oldest_seconds` is how long one of them is in this state, `waiting` those that are
-        active and wait inside the server, `blocked` those that another session keeps from a
-        lock. MongoDB tells their number only. A store that cannot be asked is named in
-        ``attrs["missing"]`` with the reason; raises its error when it was the only one asked.
+        active and wait inside the server (for a lock, a latch or a buffer), `blocked` those that
+        another session keeps from a lock; SecantusDB tells a number only. ``attrs["hidden"]``
+        says what a role may not see, ``attrs["missing"]`` why a store could not be asked; raises
+        its error when it was the only one asked.
         """
         asked = DATABASES if database is None else (_known(database),)
         frame, problems = server_sessions.sessions(
@@ -127,6 +165,35 @@ class Monitor:
         if _known(database) == "postgres":
             return server_sessions.postgres_limit(self._store)
         return server_sessions.mongodb_limit(self._mongodb_twin)
+
+    def session_limits(self) -> pd.DataFrame:
+        """Limits on PostgreSQL's sessions, of the server, databases and roles, fullest first."""
+        return self._store.frame("session_limits")
+
+    def idle_transactions(self) -> pd.DataFrame:
+        """Sessions of PostgreSQL that are idle inside a transaction now, longest first.
+
+        `idle_seconds` is since `statement` ended, whose values are shown as ``?``.
+        """
+        return locks.idle_transactions(self._store)
+
+    def blocking(self) -> pd.DataFrame:
+        """The blocking tree of PostgreSQL now: a row per session that waits for another's lock.
+
+        `blocker_pid` is the session it waits for, `depth` how many are between it and the root,
+        which waits for nobody, plus one; values in statements are shown as ``?``.
+        """
+        return locks.blocking(self._store)
+
+    def wait_events(self, *, live_seconds: float = 5, samples: int | None = None) -> pd.DataFrame:
+        """What active sessions of PostgreSQL waited for, watched for `live_seconds`.
+
+        Looks `samples` times, ten in a second unless given, and counts active sessions by wait
+        event: `samples` is how often one was seen, `average_sessions` how many there were,
+        `share_percent` its part of all. `is_waiting` is true for waits for another session;
+        ``CPU`` waits for nothing. Idle sessions, which have a wait event too, are not there.
+        """
+        return locks.wait_events(self._store, _positive(live_seconds), samples)
 
     # -- statements -------------------------------------------------------------------------------
 
@@ -229,8 +296,8 @@ class Monitor:
         postgres = self._postgres.twin(application_name=APPLICATION)
         mongodb = self._mongodb.twin(application_name=APPLICATION)
         probes = {
-            "postgres": Probe("postgres", lambda: healths.ask_postgres(postgres)),
-            "mongodb": Probe("mongodb", lambda: healths.ask_mongodb(mongodb)),
+            "postgres": Probe("postgres", lambda: healths.ask_postgres(postgres, self._behind)),
+            "mongodb": Probe("mongodb", lambda: healths.ask_mongodb(mongodb, self._behind)),
         }
         return probes, [postgres, mongodb]
 
@@ -239,7 +306,8 @@ class Monitor:
 
         Each is asked on a connection kept for this, so that a full pool shows as ``degraded``
         and not as a dead server; one that does not answer within `timeout_seconds` is ``down``.
-        ``degraded`` is also a server that answers slowly or takes no writes.
+        ``degraded`` is also a server that answers slowly, takes no writes, or has a schema that
+        'fwdb migrate' was not run on.
         """
         probes, _ = self._probes
         return healths.ask_all(
@@ -293,12 +361,13 @@ class Monitor:
         )
 
     def prune(self, days: float = 30) -> int:
-        """Remove readings older than `days`; how many."""
+        """Remove readings older than `days` now; how many. Sampling does so by itself."""
         return self._sampler.prune(_positive(days, "days"))
 
     def close(self) -> None:
         """Close the monitor's own connections."""
         self._store.close()
+        self._history.store.close()
         if "_mongodb_twin" in self.__dict__:
             self._mongodb_twin.close()
         if "_probes" in self.__dict__:

@@ -24,7 +24,7 @@ from fwdb.errors import (
     UnknownName,
 )
 from fwdb.models import monitoring as tables
-from fwdb.monitoring import cache, sessions, statements
+from fwdb.monitoring import cache, elsewhere, retention, sessions, statements
 from fwdb.monitoring.commands import Checkpoint, CommandLedger
 from fwdb.monitoring.history import History
 from fwdb.stores import MongoStore, PoolStats, PostgresStore
@@ -39,6 +39,9 @@ LOCK = (0x66776462, 0x6D6F6E69)
 
 # A sampler takes its turn a little early, so that its own clock never makes it miss one.
 _EARLY = 0.9
+
+# Nothing gets older than the hours that are thinned to one reading more often than this.
+_TIDY_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,12 @@ class Sample:
 
 
 class Sampler:
-    """Stores readings of both servers and of this process. `store` is the monitor's own."""
+    """Stores readings of both servers and of this process in the history.
+
+    `store` is the monitor's own, on the database that is watched; the history may be in another.
+    Readings older than `detail_days` are thinned to one per hour, and those older than the
+    history keeps are removed, by the sampler itself.
+    """
 
     def __init__(
         self,
@@ -73,8 +81,11 @@ class Sampler:
         history: History,
         *,
         process: str,
+        detail_days: float = 7,
     ) -> None:
         self._store = store
+        self._detail_days = detail_days
+        self._tidy_at = time.monotonic()
         self._mongodb = mongodb
         self._pools = pools
         self._ledger = ledger
@@ -96,7 +107,7 @@ class Sampler:
         details: dict[str, Any] = {"commands_since": checkpoint.since.isoformat()}
         # Before the transaction: a MongoDB that does not answer must not hold it open.
         mongodb = self._mongodb_counters(missing)
-        with self._store.transaction() as connection:
+        with self._history.store.transaction() as connection:
             reading_id, read_at = self._begin(connection, details)
             rows["pools"] = self._store_pools(connection, reading_id)
             rows["commands"] = _store_commands(connection, reading_id, checkpoint)
@@ -113,6 +124,8 @@ class Sampler:
                 .prefix_with(statements.OWN)
             )
         self._ledger.settle(checkpoint)
+        if stored != "process" and time.monotonic() >= self._tidy_at:
+            self._tidy()
         return Sample(reading_id, read_at, stored, rows, missing)
 
     def _begin(self, connection: Connection, details: dict[str, Any]) -> tuple[int, datetime]:
@@ -126,11 +139,7 @@ class Sampler:
 
     def _turn(self, connection: Connection, kind: Kind, spacing: Mapping[str, float]) -> str:
         """What this sampler is to read of the servers now: ``full``, ``light`` or ``process``."""
-        locked = connection.execute(
-            sa.text(f"SELECT pg_try_advisory_xact_lock(:area, :key) {statements.OWN}"),
-            {"area": LOCK[0], "key": LOCK[1]},
-        ).scalar_one()
-        if not locked:
+        if not _locked(connection):
             return "process"
         if kind == "full" and not self._young(connection, ["full"], spacing.get("full", 0)):
             return "full"
@@ -157,6 +166,11 @@ class Sampler:
             {
                 "reading_id": reading_id,
                 **{name: getattr(pool, name) for name in _POOL_FIELDS},
+                "wait_counts": list(pool.wait.counts),
+                "hold_counts": list(pool.hold.counts),
+                "hold_ms": pool.hold.total_ms,
+                "dial_counts": list(pool.dial.counts),
+                "dial_ms": pool.dial.total_ms,
             }
             for pool in self._pools()
             if pool.opened
@@ -202,15 +216,36 @@ class Sampler:
         self, reading_id: int, details: dict[str, Any], missing: dict[str, str]
     ) -> tuple[str, int]:
         """A server that records no statements still gives a light reading."""
+        target = self._history.store
         try:
-            with self._store.transaction() as savepoint:
-                found = statements.recorder(self._store)
-                count = statements.store_reading(self._store, savepoint, reading_id)
+            if target is self._store:
+                with target.transaction() as savepoint:
+                    found = statements.recorder(target)
+                    count = statements.store_reading(target, savepoint, reading_id)
+            else:
+                with self._store.transaction(), target.transaction() as savepoint:
+                    found = statements.recorder(self._store)
+                    count = elsewhere.copy_statements(self._store, savepoint, reading_id)
         except (FeatureUnavailable, PermissionDenied) as error:
             missing["statements"] = str(error)
             return "light", 0
         details["statements"] = found.details
         return "full", count
+
+    def _tidy(self) -> None:
+        """Thin and remove old readings, a part of them each time, unless another sampler does."""
+        try:
+            with self._history.store.transaction() as connection:
+                if not _locked(connection):
+                    return
+                removed = retention.expire(connection, self._history.days, most=retention.MOST)
+                removed += retention.thin(connection, self._detail_days, most=retention.MOST)
+        except FwdbError as error:
+            # The reading is stored; what is old can be dealt with in an hour.
+            logger.warning("old readings were not thinned out: %s", error)
+            removed = 0
+        pause = 0 if removed >= retention.MOST else _TIDY_SECONDS
+        self._tidy_at = time.monotonic() + pause
 
     # -- in the background ------------------------------------------------------------------------
 
@@ -281,32 +316,27 @@ class Sampler:
     def prune(self, days: float) -> int:
         """Remove readings older than `days`, and texts nobody refers to; readings removed."""
         self._history.require_writable()
-        with self._store.transaction() as connection:
-            removed = connection.execute(
-                sa.text(
-                    "DELETE FROM monitoring.readings WHERE "
-                    f"read_at < clock_timestamp() - make_interval(secs => :age) {statements.OWN}"
-                ),
-                {"age": 86400 * days},
-            ).rowcount
-            connection.execute(
-                sa.text(
-                    "DELETE FROM monitoring.statement_texts AS t WHERE NOT EXISTS ("
-                    "SELECT FROM monitoring.statement_samples AS s WHERE "
-                    "s.query_id = t.query_id AND s.database_id = t.database_id) " + statements.OWN
-                )
-            )
-        return int(removed)
+        with self._history.store.transaction() as connection:
+            return retention.expire(connection, days)
 
 
 _POOL_FIELDS = tuple(
-    column.name for column in tables.pool_samples.columns if column.name != "reading_id"
+    column.name for column in tables.pool_samples.columns if hasattr(PoolStats, column.name)
 )
 
 
 def process_name(application: str) -> str:
     """Who takes the readings: application, host and pid."""
     return f"{application}@{socket.gethostname()}:{os.getpid()}"
+
+
+def _locked(connection: Connection) -> bool:
+    """Whether this sampler is the one, until the transaction ends."""
+    found = connection.execute(
+        sa.text(f"SELECT pg_try_advisory_xact_lock(:area, :key) {statements.OWN}"),
+        {"area": LOCK[0], "key": LOCK[1]},
+    )
+    return bool(found.scalar_one())
 
 
 def _store_commands(connection: Connection, reading_id: int, checkpoint: Checkpoint) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
-from fwdb.errors import FwdbError
+from fwdb.errors import FeatureUnavailable, FwdbError, PermissionDenied
 from fwdb.monitoring.measure import Measure, measured, unmeasured
 from fwdb.stores import MongoStore, PostgresStore, frames
 
 COLUMNS = {
     "database": "string",
     "database_name": "string",
+    "user_name": "string",
     "application": "string",
     "state": "string",
     "sessions": "int64",
@@ -29,21 +31,80 @@ def postgres_sessions(store: PostgresStore) -> list[dict[str, Any]]:
     return store.rows("sessions")
 
 
-def mongodb_sessions(store: MongoStore) -> list[dict[str, Any]]:
-    """One row: the server tells the number of connections, not what they do."""
-    connections = server_status(store).get("connections", {})
-    return [
-        {
-            "database": "mongodb",
-            "database_name": "",
-            "application": "",
-            "state": "open",
-            "sessions": int(connections["current"]),
-            "oldest_seconds": None,
-            "waiting": None,
-            "blocked": None,
-        }
-    ]
+def mongodb_sessions(store: MongoStore) -> tuple[list[dict[str, Any]], str]:
+    """Connections of the server by application, user and state; and what is hidden of them.
+
+    One row with their number where the server does not tell what they do: SecantusDB shows idle
+    ones as active, and a user without the privilege ``inprog`` sees only its own.
+    """
+    if not store.is_secantus:
+        try:
+            with store.errors():
+                found = store.client.admin.aggregate(
+                    [{"$currentOp": {"allUsers": True, "idleConnections": True}}], comment="fwdb"
+                )
+                return mongodb_connections(list(found)), ""
+        except (PermissionDenied, FeatureUnavailable):
+            hidden = (
+                "what the connections of mongodb do is hidden from this user: grant it the role "
+                "clusterMonitor"
+            )
+            return [_open_connections(store)], hidden
+    return [_open_connections(store)], ""
+
+
+def mongodb_connections(operations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for `sessions` from what ``$currentOp`` answers: one entry per connection.
+
+    Threads of the server itself have no `client`. A connection waits when its operation waits
+    for a lock of another; who holds that the server does not tell.
+    Source: https://www.mongodb.com/docs/manual/reference/operator/aggregation/currentOp/
+    """
+    groups: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for operation in operations:
+        if "client" not in operation or operation.get("appName") == "fwdb-monitor":
+            continue
+        users = operation.get("effectiveUsers") or [{}]
+        key = (
+            str(users[0].get("user", "")),
+            str(operation.get("appName", "")),
+            "active" if operation.get("active") else "idle",
+        )
+        row = groups.setdefault(
+            key,
+            {
+                **_open(database="mongodb"),
+                "user_name": key[0],
+                "application": key[1],
+                "state": key[2],
+                "waiting": 0,
+            },
+        )
+        row["sessions"] += 1
+        row["waiting"] += bool(operation.get("waitingForLock"))
+        if key[2] == "active" and "microsecs_running" in operation:
+            seconds = operation["microsecs_running"] / 1e6
+            row["oldest_seconds"] = max(seconds, row["oldest_seconds"] or 0.0)
+    return sorted(groups.values(), key=lambda row: (-row["sessions"], row["application"]))
+
+
+def _open_connections(store: MongoStore) -> dict[str, Any]:
+    current = int(server_status(store)["connections"]["current"])
+    return {**_open(database="mongodb"), "sessions": current}
+
+
+def _open(*, database: str) -> dict[str, Any]:
+    return {
+        "database": database,
+        "database_name": "",
+        "user_name": "",
+        "application": "",
+        "state": "open",
+        "sessions": 0,
+        "oldest_seconds": None,
+        "waiting": None,
+        "blocked": None,
+    }
 
 
 def sessions(
@@ -53,7 +114,7 @@ def sessions(
     rows: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
     problems: list[FwdbError] = []
-    hidden = 0
+    hidden: dict[str, str] = {}
     if postgres is not None:
         try:
             found = postgres_sessions(postgres)
@@ -62,22 +123,26 @@ def sessions(
             problems.append(error)
         else:
             rows += found
-            hidden = sum(row["sessions"] for row in found if row["state"] == "hidden")
+            unseen = sum(row["sessions"] for row in found if row["state"] == "hidden")
+            if unseen:
+                hidden["postgres"] = (
+                    f"what {unseen} sessions of other roles do is hidden from this role: "
+                    "GRANT pg_read_all_stats TO it"
+                )
     if mongodb is not None:
         try:
-            rows += mongodb_sessions(mongodb)
+            connections, unknown = mongodb_sessions(mongodb)
         except FwdbError as error:
             missing["mongodb"] = str(error)
             problems.append(error)
+        else:
+            rows += connections
+            if unknown:
+                hidden["mongodb"] = unknown
     frame = frames.from_rows(
         list(COLUMNS), [[row[name] for name in COLUMNS] for row in rows], COLUMNS
     )
-    frame.attrs.update(missing=missing, hidden={})
-    if hidden:
-        frame.attrs["hidden"]["postgres"] = (
-            f"what {hidden} sessions of other roles do is hidden from this role: "
-            "GRANT pg_read_all_stats TO it"
-        )
+    frame.attrs.update(missing=missing, hidden=hidden)
     return frame, problems
 
 

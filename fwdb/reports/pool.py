@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from fwdb import charts
-from fwdb.charts import share
 from fwdb.charts.canvas import DATABASES
-from fwdb.reports.asking import Asking, judged, sentence, utc_frame
+from fwdb.reports import pool_checks
+from fwdb.reports.asking import Asking, sentence, utc_frame
 from fwdb.reports.parameters import Value, Window, iso
 from fwdb.reports.results import Kpi, Result, Table
 from fwdb.reports.words import figure
+from fwdb.stores import BOUNDS_MS
 
 if TYPE_CHECKING:
     from fwdb.database import Database
     from fwdb.monitoring import Measure
-
-# Figures without a promise of the system behind them are those that work in practice:
-WAITING_SAMPLES = 3  # one sample with a waiter is a moment, three are a pattern
-SESSIONS_WARNING, SESSIONS_CRITICAL = 75.0, 90.0  # percent of what the server allows
-HELD_WARNING, HELD_CRITICAL = 60.0, 300.0  # seconds idle inside a transaction
 
 SHOWN = (
     "database",
@@ -32,9 +29,11 @@ SHOWN = (
     "capacity",
     "peak_in_use",
     "peak_utilisation_percent",
-    "samples_with_waiting",
     "waits",
     "timeouts",
+    "checkouts_per_second",
+    "hold_mean_ms",
+    "mean_busy",
 )
 ENDED = "Sessions are known for this moment only, and this window ended earlier."
 NO_HISTORY = utc_frame(
@@ -50,6 +49,19 @@ NO_HISTORY = utc_frame(
         "waits": "int64",
         "wait_ms": "float64",
         "timeouts": "int64",
+        "seconds": "float64",
+        "holds": "int64",
+        "hold_ms": "float64",
+    }
+)
+NO_DURATIONS = utc_frame(
+    {
+        "database": "str",
+        "process": "str",
+        "subject": "str",
+        "over_ms": "float64",
+        "up_to_ms": "float64",
+        "durations": "int64",
     }
 )
 NO_SESSIONS = utc_frame(
@@ -61,6 +73,22 @@ NO_SESSIONS = utc_frame(
         "oldest_seconds": "float64",
     }
 )
+NO_LIMITS = utc_frame({"scope": "str", "name": "str", "percent": "float64"})
+NO_IDLE = utc_frame({"pid": "Int64", "idle_seconds": "float64", "statement": "str"})
+NO_BLOCKED = utc_frame({"pid": "Int64", "root_pid": "Int64", "waited_seconds": "float64"})
+NO_HOLDERS = utc_frame({"database": "str", "is_leak": "boolean", "call_site": "str"})
+
+
+@dataclass(frozen=True)
+class Now:
+    """What is known of this moment only; empty for a window that ended earlier."""
+
+    sessions: pd.DataFrame
+    limits: pd.DataFrame
+    idle: pd.DataFrame
+    blocking: pd.DataFrame
+    holders: pd.DataFrame
+    most: dict[str, Measure | None]
 
 
 def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Result:
@@ -74,58 +102,47 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
         lambda: db.monitor.pool_history(since=window.since, until=window.until),
         NO_HISTORY,
     )
-    up = asking.up or ["postgres"]
-    sessions, limits_of = NO_SESSIONS, dict.fromkeys(DATABASES)
-    # Sessions are known for this moment only: a window that ended earlier has none.
+    durations = asking.ask(
+        "durations",
+        "postgres",
+        lambda: db.monitor.pool_durations(since=window.since, until=window.until),
+        NO_DURATIONS,
+    )
     live = parameters["until"] == "now"
-    if live:
-        sessions = asking.ask("sessions", up[0], db.monitor.sessions, NO_SESSIONS)
-        limits_of = {
-            name: asking.ask("session_limit", name, partial(db.monitor.session_limit, name), None)
-            for name in DATABASES
-        }
-    own = sessions[sessions["database"].astype(str) == "postgres"]
-    limit = limits_of["postgres"]
+    now = _now(asking, db) if live else NOTHING
+    own = now.sessions[now.sessions["database"].astype(str) == "postgres"]
+    limit = now.most["postgres"]
     summary = summarise(history)
     kpis: list[Kpi] = []
     for database in DATABASES:
-        _utilisation(
+        pool_checks.utilisation(
             asking,
             kpis,
             summary,
             database,
             limits.pool_warning_percent,
             limits.pool_critical_percent,
+            str(history.attrs.get("reason", "")),
         )
-    _waits(asking, kpis, summary)
-    for database, measure in limits_of.items():
-        _sessions(asking, kpis, sessions, database, measure)
-    _holding(asking, own)
+    pool_checks.waits(asking, kpis, summary, durations)
+    pool_checks.sizing(asking, kpis, summary, durations)
+    for database, measure in now.most.items():
+        pool_checks.sessions_taken(asking, kpis, now.sessions, database, measure)
+    if live and "postgres" not in asking.down:
+        pool_checks.limits_reached(asking, now.limits)
+        pool_checks.idle_in_transaction(asking, now.idle)
+        pool_checks.blocked(asking, now.blocking)
+    pool_checks.leaks(asking, now.holders)
     reason = _reason(asking, history)
     moments = history["sampled_at"].nunique() if len(history) else 0
+    seen = charts.window_text(pd.Timestamp(window.since), pd.Timestamp(window.until))
     return Result(
         report="pool",
         window=window,
         parameters=parameters,
         checks=tuple(asking.checks),
         kpis=tuple(kpis),
-        tables=(
-            Table(
-                "pools",
-                "Pools by process",
-                summary,
-                "Every sampled pool, fullest first; capacity is the most it may open.",
-                SHOWN,
-            ),
-            Table(
-                "sessions",
-                "Sessions of the servers",
-                sessions,
-                "Sessions of both servers now, by application and state, and how long the oldest "
-                "has been in it; MongoDB tells their number only.",
-            ),
-            Table("samples", "Samples", history, "The history as it was sampled, oldest first."),
-        ),
+        tables=_tables(summary, history, durations, now),
         charts={
             "pool": charts.pool(
                 history,
@@ -136,6 +153,17 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 source="monitoring.pool_samples",
                 reason=reason,
             ),
+            **{
+                name: charts.durations(
+                    durations[durations["subject"].astype(str) == subject],
+                    subject,
+                    bounds=BOUNDS_MS,
+                    source="monitoring.pool_samples",
+                    window=seen,
+                    reason=_no_durations(subject, history, reason),
+                )
+                for name, subject in (("waits", "wait"), ("holds", "hold"))
+            },
             "sessions": charts.sessions(
                 own,
                 limit=limit.value if limit else None,
@@ -156,6 +184,98 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
     )
 
 
+NOTHING = Now(NO_SESSIONS, NO_LIMITS, NO_IDLE, NO_BLOCKED, NO_HOLDERS, dict.fromkeys(DATABASES))
+
+
+def _now(asking: Asking, db: Database) -> Now:
+    monitor, up = db.monitor, asking.up or ["postgres"]
+    return Now(
+        sessions=asking.ask("sessions", up[0], monitor.sessions, NO_SESSIONS),
+        limits=asking.ask("session_limits", "postgres", monitor.session_limits, NO_LIMITS),
+        idle=asking.ask("idle_in_transaction", "postgres", monitor.idle_transactions, NO_IDLE),
+        blocking=asking.ask("blocked", "postgres", monitor.blocking, NO_BLOCKED),
+        holders=monitor.holders(),
+        most={
+            name: asking.ask("session_limit", name, partial(monitor.session_limit, name), None)
+            for name in DATABASES
+        },
+    )
+
+
+def _tables(
+    summary: pd.DataFrame, history: pd.DataFrame, durations: pd.DataFrame, now: Now
+) -> tuple[Table, ...]:
+    return (
+        Table(
+            "pools",
+            "Pools by process",
+            summary,
+            "Every sampled pool, fullest first; capacity is the most it may open, mean busy is "
+            "checkouts per second × mean hold.",
+            SHOWN,
+        ),
+        Table(
+            "sessions",
+            "Sessions of the servers",
+            now.sessions,
+            "Sessions of both servers now, by user, application and state, and how long the "
+            "oldest has been in it.",
+        ),
+        Table(
+            "limits",
+            "Limits on sessions",
+            now.limits,
+            "Sessions of PostgreSQL against every limit that is set; reserved ones are taken off.",
+        ),
+        Table(
+            "idle_transactions",
+            "Idle inside a transaction",
+            now.idle,
+            "Sessions that hold a transaction open and do nothing, longest first.",
+            (
+                "pid",
+                "application",
+                "user_name",
+                "idle_seconds",
+                "transaction_seconds",
+                "locks",
+                "statement",
+            ),
+        ),
+        Table(
+            "blocking",
+            "Blocking tree",
+            now.blocking,
+            "Sessions that wait for a lock, each with the session it waits for and the root.",
+            (
+                "pid",
+                "application",
+                "waited_seconds",
+                "depth",
+                "blocker_pid",
+                "root_pid",
+                "root_application",
+                "root_state",
+                "statement",
+                "root_statement",
+            ),
+        ),
+        Table(
+            "holders",
+            "Holders of connections",
+            now.holders,
+            "Connections that the process which made this report has lent, longest first.",
+        ),
+        Table("samples", "Samples", history, "The history as it was sampled, oldest first."),
+        Table(
+            "durations",
+            "Waits, holds and dials",
+            durations,
+            "How many took how long, by bucket; a dial opens a new connection.",
+        ),
+    )
+
+
 def summarise(history: pd.DataFrame) -> pd.DataFrame:
     """One row per pool: how full it was, how often somebody waited, and time-outs in the window."""
     rows = [
@@ -172,6 +292,8 @@ def summarise(history: pd.DataFrame) -> pd.DataFrame:
             "waits": int(part["waits"].sum()),
             "wait_ms": float(part["wait_ms"].sum()),
             "timeouts": int(part["timeouts"].sum()),
+            "holds": int(part["holds"].sum()),
+            **_little(part),
         }
         for (database, process), part in history.groupby(
             ["database", "process"], observed=True, dropna=False
@@ -183,166 +305,21 @@ def summarise(history: pd.DataFrame) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
+def _little(part: pd.DataFrame) -> dict[str, float | None]:
+    """Little's law over the time between samples: rate × mean hold = busy on average."""
+    timed = part[part["seconds"].fillna(0) > 0]
+    seconds, holds = float(timed["seconds"].sum()), int(timed["holds"].sum())
+    held = float(timed["hold_ms"].sum())
+    return {
+        "checkouts_per_second": holds / seconds if seconds else None,
+        "hold_mean_ms": held / holds if holds else None,
+        "mean_busy": held / 1000 / seconds if seconds else None,
+    }
+
+
 def _most(values: pd.Series[int]) -> int | None:
     known = values.dropna()
     return int(known.max()) if len(known) else None
-
-
-def _utilisation(
-    asking: Asking,
-    kpis: list[Kpi],
-    summary: pd.DataFrame,
-    database: str,
-    warning: float,
-    critical: float,
-) -> None:
-    name = DATABASES[database]
-    known = summary[summary["database"] == database].dropna(subset=["peak_utilisation_percent"])
-    label = f"Peak use of the {name} pool"
-    if known.empty:
-        sentence = f"No use of the {name} pool was sampled in this window."
-        if not any(c.id == "pool.history" for c in asking.checks):
-            asking.add(
-                "utilisation",
-                database,
-                "no_data",
-                sentence,
-                unit="percent",
-                action="Sample while the application runs: `fwdb monitor --interval 30`.",
-            )
-        kpis.append(Kpi(f"{database}_peak", label, None, "percent", "no_data", database, sentence))
-        return
-    peak = float(known["peak_utilisation_percent"].max())
-    status = judged(peak, warning, critical)
-    line = critical if status == "critical" else warning
-    asking.add(
-        "utilisation",
-        database,
-        status,
-        f"The {name} pool was {peak:.0f} % full at its peak, "
-        f"{'over' if status != 'ok' else 'under'} the line of {line:g} %.",
-        value=peak,
-        unit="percent",
-        threshold=line,
-        action=""
-        if status == "ok"
-        else f"Look into table `pools` for the process, shorten its transactions on {name}, "
-        "and only then enlarge the pool.",
-    )
-    capacity = known["capacity"].dropna()
-    note = f"of {figure(int(capacity.max()))} connections" if len(capacity) else ""
-    kpis.append(Kpi(f"{database}_peak", label, peak, "percent", status, database, note))
-
-
-def _waits(asking: Asking, kpis: list[Kpi], summary: pd.DataFrame) -> None:
-    for database, part in summary.groupby("database", observed=True, sort=True):
-        samples, timeouts = int(part["samples_with_waiting"].sum()), int(part["timeouts"].sum())
-        name = DATABASES.get(str(database), str(database))
-        status = judged(samples, WAITING_SAMPLES, float("inf"))
-        text = f"Callers waited for a {name} connection in {samples} samples"
-        if samples == 1:
-            text = text.removesuffix("s")
-        if not samples:
-            text = f"Nobody was seen waiting for a {name} connection"
-        asking.add(
-            "waiting",
-            str(database),
-            status,
-            f"{text}.",
-            value=samples,
-            unit="count",
-            threshold=WAITING_SAMPLES,
-            action=""
-            if status == "ok"
-            else f"Find what holds {name} connections at these moments; see chart `pool`.",
-        )
-        asking.add(
-            "timeouts",
-            str(database),
-            "critical" if timeouts else "ok",
-            f"{figure(timeouts)} callers gave up waiting for a {name} connection."
-            if timeouts
-            else f"No caller gave up waiting for a {name} connection.",
-            value=timeouts,
-            unit="count",
-            threshold=1,
-            action=f"Callers got errors: free or add {name} connections first of all."
-            if timeouts
-            else "",
-        )
-        kpis.append(
-            Kpi(
-                f"{database}_timeouts",
-                f"Callers that gave up, {name}",
-                timeouts,
-                "count",
-                "critical" if timeouts else "ok",
-                str(database),
-                f"{text}.",
-            )
-        )
-
-
-def _sessions(
-    asking: Asking, kpis: list[Kpi], sessions: pd.DataFrame, database: str, limit: Measure | None
-) -> None:
-    mine = sessions[sessions["database"].astype(str) == database]
-    if mine.empty or limit is None or limit.value is None:
-        return
-    total, name = int(mine["sessions"].sum()), DATABASES[database]
-    percent = 100 * total / limit.value
-    status = judged(percent, SESSIONS_WARNING, SESSIONS_CRITICAL)
-    asking.add(
-        "sessions",
-        database,
-        status,
-        f"{figure(total)} of {figure(limit.value)} sessions of {name} are taken, {share(percent)}.",
-        value=percent,
-        unit="percent",
-        threshold=SESSIONS_CRITICAL if status == "critical" else SESSIONS_WARNING,
-        action="" if status == "ok" else f"Close what idles on {name}; see table `sessions`.",
-    )
-    note = f"of {figure(limit.value)} that applications may open, this moment"
-    kpis.append(
-        Kpi(f"{database}_sessions", f"Sessions of {name}", total, "", status, database, note)
-    )
-
-
-def _holding(asking: Asking, sessions: pd.DataFrame) -> None:
-    """Sessions of PostgreSQL that keep others from what they hold."""
-    if sessions.empty:
-        return
-    held = sessions[sessions["state"].astype(str).str.startswith("idle in transaction")]
-    oldest = float(held["oldest_seconds"].max()) if len(held) else 0.0
-    status = judged(oldest, HELD_WARNING, HELD_CRITICAL)
-    asking.add(
-        "idle_in_transaction",
-        "postgres",
-        status,
-        f"The oldest session idle inside a transaction has been so for {figure(oldest, 'seconds')}."
-        if len(held)
-        else "No session idles inside a transaction.",
-        value=oldest,
-        unit="seconds",
-        threshold=HELD_CRITICAL if status == "critical" else HELD_WARNING,
-        action="" if status == "ok" else "Find the code that waits inside a transaction.",
-    )
-    if "blocked" not in sessions:
-        return
-    blocked = int(sessions["blocked"].sum())
-    asking.add(
-        "blocked",
-        "postgres",
-        "warning" if blocked else "ok",
-        f"{figure(blocked)} session{'s wait' if blocked != 1 else ' waits'} for a lock that "
-        "another one holds."
-        if blocked
-        else "No session waits for a lock of another.",
-        value=blocked,
-        unit="count",
-        threshold=1,
-        action="Find who holds the lock: pg_blocking_pids() tells." if blocked else "",
-    )
 
 
 def _no_sessions(asking: Asking, *, live: bool) -> str:
@@ -351,6 +328,14 @@ def _no_sessions(asking: Asking, *, live: bool) -> str:
     if "postgres" in asking.down:
         return "PostgreSQL could not be asked."
     return "The server showed no session of an application."
+
+
+def _no_durations(subject: str, history: pd.DataFrame, reason: str) -> str:
+    if not len(history):
+        return reason
+    if subject == "wait":
+        return "Every caller found a connection at once, or could open another."
+    return "No connection was returned between two samples."
 
 
 def _reason(asking: Asking, history: pd.DataFrame) -> str:
@@ -376,8 +361,21 @@ def _how_to_read(warning: float, critical: float) -> tuple[tuple[str, str], ...]
         ),
         (
             "Waiting",
-            "Callers that asked for a connection and had none yet at the moment of the sample. "
-            f"From {WAITING_SAMPLES} samples on it is a warning; one that gave up is critical.",
+            "Callers that queued because no connection was free and no further one could be "
+            "opened; opening one is no wait. Every one is counted, not only those that a sample "
+            f"saw. At {pool_checks.WAITED_WARNING:g} % of checkouts or from "
+            f"{pool_checks.WAITING_SAMPLES} samples on it is a warning; one that gave up is "
+            "critical.",
+        ),
+        (
+            "Within",
+            "Waits and holds are counted in buckets, so the bound of a bucket is given and no "
+            "percentile between two bounds.",
+        ),
+        (
+            "Busy on average",
+            "Checkouts per second × mean hold (Little's law). The size that would do is the mean "
+            "plus 2.33 times its root: 99 of 100 moments of independent callers need no more.",
         ),
         (
             "A full pool",
@@ -387,12 +385,12 @@ def _how_to_read(warning: float, critical: float) -> tuple[tuple[str, str], ...]
         (
             "Sessions",
             "What the server sees, from all applications. A session idle inside a transaction "
-            f"holds locks and old rows: {HELD_WARNING:g} s is a warning, {HELD_CRITICAL:g} s "
-            "critical.",
+            f"holds locks and old rows: {pool_checks.HELD_WARNING:g} s is a warning, "
+            f"{pool_checks.HELD_CRITICAL:g} s critical.",
         ),
         (
             "Between two samples",
-            "nothing is known: short peaks can be missed. Where several samples are missing the "
-            "line is broken.",
+            "waits, holds and time-outs are counted, but how full a pool was is not known: short "
+            "peaks can be missed. Where several samples are missing the line is broken.",
         ),
     )

@@ -1,9 +1,22 @@
 """The two databases behind one shape: the only modules that touch drivers and pools."""
 
+from fwdb.stores.breaker import CircuitBreaker
 from fwdb.stores.commands import CommandStats
+from fwdb.stores.durations import BOUNDS_MS, Durations, percentile_bound_ms
 from fwdb.stores.mongodb import MongoStore
-from fwdb.stores.pools import PoolStats
+from fwdb.stores.pools import Hold, PoolStats
 from fwdb.stores.postgres import PostgresStore
 from fwdb.stores.timings import QueryStats
 
-__all__ = ["CommandStats", "MongoStore", "PoolStats", "PostgresStore", "QueryStats"]
+__all__ = [
+    "BOUNDS_MS",
+    "CircuitBreaker",
+    "CommandStats",
+    "Durations",
+    "Hold",
+    "MongoStore",
+    "PoolStats",
+    "PostgresStore",
+    "QueryStats",
+    "percentile_bound_ms",
+]

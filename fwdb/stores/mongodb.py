@@ -24,7 +24,7 @@ from fwdb.errors import FwdbError
 from fwdb.stores import frames
 from fwdb.stores.commands import CommandStats, CommandTimes
 from fwdb.stores.failures import error_type
-from fwdb.stores.pools import MongoPoolListener, PoolStats
+from fwdb.stores.pools import MAX_CONNECTING, Hold, MongoPoolListener, PoolStats
 from fwdb.stores.timings import CONNECT, QueryStats, QueryTimes
 
 Document = dict[str, Any]
@@ -48,6 +48,7 @@ class MongoStore:
         *,
         application_name: str = "fwdb",
         settings: config.Settings | None = None,
+        silence_seconds: int = 0,
         remedy: str = "Check FWDB_MONGODB_URL.",
     ) -> None:
         settings = settings or config.settings()
@@ -56,11 +57,15 @@ class MongoStore:
         self.url = url
         self._application_name = application_name
         self._settings = settings
+        self._silence_seconds = silence_seconds
         self._remedy = remedy
         self._local = threading.local()
         self._lock = threading.Lock()
         self._client: pymongo.MongoClient[Document] | None = None
-        self._pool = MongoPoolListener(self._options.get("maxPoolSize") or None)
+        self._pool = MongoPoolListener(
+            self._options.get("maxPoolSize") or None,
+            max_connecting=_parse(url)["options"].get("maxConnecting", MAX_CONNECTING),
+        )
         self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
         self._commands = CommandTimes(self.times)
 
@@ -71,7 +76,7 @@ class MongoStore:
         """A second store on the same database with a small pool of its own.
 
         For questions about the server: they neither take a connection from the work nor wait
-        longer than 2 s for a server to be found.
+        longer than 2 s for a server to be found, or 5 s for an answer.
         """
         seconds = min(2.0, self._settings.connect_timeout_seconds)
         small = {
@@ -83,6 +88,7 @@ class MongoStore:
             self.url,
             application_name=application_name,
             settings=self._settings.model_copy(update=small),
+            silence_seconds=5,
             remedy=self._remedy,
         )
 
@@ -100,6 +106,8 @@ class MongoStore:
             "serverSelectionTimeoutMS": milliseconds,
             "connectTimeoutMS": milliseconds,
         }
+        if self._silence_seconds:
+            ours["socketTimeoutMS"] = 1000 * self._silence_seconds
         if "w" not in given:
             ours["w"] = "majority"
         if "journal" not in given and given.get("w") != 0:
@@ -214,6 +222,10 @@ class MongoStore:
     def pool(self) -> PoolStats:
         """The connection pool of this process, now."""
         return self._pool.stats(self.name)
+
+    def holds(self) -> list[Hold]:
+        """The connections of this process that are lent now, longest first."""
+        return self._pool.usage.holds(self.name)
 
     def commands(self) -> list[CommandStats]:
         """The commands sent through this store since `commands_since`, one entry per shape."""

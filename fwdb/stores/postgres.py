@@ -20,7 +20,7 @@ from fwdb import config, errors, queries
 from fwdb.errors import FwdbError
 from fwdb.stores import frames, sqlstate
 from fwdb.stores.failures import error_type
-from fwdb.stores.pools import PoolStats, WaitCountingPool
+from fwdb.stores.pools import Hold, PoolStats, WaitCountingPool
 from fwdb.stores.statements import time_statements
 from fwdb.stores.timings import CONNECT, OWN, QueryStats, QueryTimes
 
@@ -47,6 +47,7 @@ class PostgresStore:
         settings: config.Settings | None = None,
         read_only: bool = False,
         lock_timeout_ms: int = 0,
+        silence_seconds: int = 0,
         remedy: str = "Check FWDB_POSTGRES_URL.",
     ) -> None:
         settings = settings or config.settings()
@@ -70,6 +71,7 @@ class PostgresStore:
             connect_args={
                 "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
                 "application_name": application_name,
+                **_keepalive(silence_seconds),
             },
         )
         self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
@@ -86,7 +88,13 @@ class PostgresStore:
         )
         if lock_timeout_ms:
             self._session += f"; SET lock_timeout = {lock_timeout_ms}"
-        sa.event.listen(self.engine, "connect", self._prepare)
+        pool = self.engine.pool
+        assert isinstance(pool, WaitCountingPool)
+        self._usage = pool.usage
+        sa.event.listen(self.engine, "do_connect", self._dial)
+        sa.event.listen(self.engine, "close", self._usage.connection_closed)
+        sa.event.listen(self.engine, "close_detached", self._usage.connection_closed)
+        sa.event.listen(self.engine, "invalidate", self._usage.connection_invalidated)
 
     def __repr__(self) -> str:
         return f"PostgresStore({self.address})"
@@ -109,13 +117,30 @@ class PostgresStore:
             settings=self._settings.model_copy(update=small),
             read_only=self.read_only,
             lock_timeout_ms=100,
+            silence_seconds=5,
             remedy=self._remedy,
         )
 
-    def _prepare(self, connection: psycopg.Connection[Any], record: object) -> None:
+    def _dial(
+        self,
+        dialect: sa.engine.Dialect,
+        record: object,
+        arguments: list[Any],
+        options: dict[str, Any],
+    ) -> psycopg.Connection[Any]:
+        """A new connection with our settings, in the time that counts as dialling."""
+        with self._usage.dialling(record):
+            connection: psycopg.Connection[Any] = dialect.connect(*arguments, **options)  # type: ignore[assignment]
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    def _prepare(self, connection: psycopg.Connection[Any]) -> None:
         version = connection.info.server_version
         if version < MINIMUM_VERSION:
-            connection.close()
             raise errors.FeatureUnavailable(
                 f"postgres at {self.address} is version {version // 10000}; "
                 f"fwdb needs {MINIMUM_VERSION // 10000} or newer."
@@ -123,9 +148,6 @@ class PostgresStore:
         connection.autocommit = True
         connection.execute(self._session)
         connection.autocommit = False
-        pool = self.engine.pool
-        assert isinstance(pool, WaitCountingPool)
-        pool.waiters.opened += 1
 
     # -- connections and transactions ---------------------------------------------------------
 
@@ -300,6 +322,10 @@ class PostgresStore:
         """What was asked through this store since it was made, and how long it took."""
         return self.times.read()
 
+    def holds(self) -> list[Hold]:
+        """The connections of this process that are lent now, longest first."""
+        return self._usage.holds(self.name)
+
     def close(self) -> None:
         """Close the idle connections; the store can be used again and dials anew."""
         self.engine.dispose()
@@ -335,6 +361,21 @@ class PostgresStore:
         return sqlstate.translate(
             error, self.address, timeout_seconds=self._timeout_seconds, remedy=self._remedy
         )
+
+
+def _keepalive(seconds: int) -> dict[str, int]:
+    """Options of libpq for a connection that is given up when the network is silent so long.
+
+    Without them a connection whose other end is gone, without a word, is waited for for hours.
+    """
+    if not seconds:
+        return {}
+    return {
+        "keepalives_idle": seconds,
+        "keepalives_interval": 1,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 1000 * seconds,
+    }
 
 
 def parse_url(url: str) -> URL:

@@ -52,13 +52,29 @@ def upgrade() -> None:
         _number("wait_ms"),
         _count("timeouts"),
         _count("opened"),
+        _count("closed"),
+        _count("invalidated"),
+        sa.Column(
+            "wait_counts", ARRAY(sa.BigInteger), nullable=False, comment="of waits, by bucket"
+        ),
+        sa.Column(
+            "hold_counts", ARRAY(sa.BigInteger), nullable=False, comment="of holds, by bucket"
+        ),
+        _number("hold_ms"),
+        sa.Column(
+            "dial_counts", ARRAY(sa.BigInteger), nullable=False, comment="of dials, by bucket"
+        ),
+        _number("dial_ms"),
         about="Connection pools of the process that took the reading.",
         key="reading_id",
     )
     fw.table(
         "monitoring.session_samples",
         _reading(),
-        *(_text(name, key=True) for name in ("database", "database_name", "application", "state")),
+        *(
+            _text(name, key=True)
+            for name in ("database", "database_name", "user_name", "application", "state")
+        ),
         sa.Column("sessions", sa.Integer, nullable=False),
         sa.Column("oldest_seconds", sa.Double),
         sa.Column("waiting", sa.Integer),

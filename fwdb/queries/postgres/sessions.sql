@@ -1,13 +1,14 @@
--- Client sessions of the server, counted by database, application and state.
+-- Client sessions of the server, counted by database, user, application and state.
 --
--- The session that asks is left out, as are the server's own processes. A session waits when it
--- is active and wants a lock, a latch or a buffer: an idle one waits for nobody.
+-- The session that asks is left out, as are the server's own processes and replicas. A session
+-- waits when it is active and wants a lock, a latch or a buffer: an idle one waits for nobody.
 --
 --   psql "$FWDB_POSTGRES_URL" -f sessions.sql
 --
 -- Columns
 --   database        string   postgres
 --   database_name   string   database the sessions are connected to
+--   user_name       string   role they logged in as
 --   application     string   application_name; empty if it gave none
 --   state           string   active, idle, idle in transaction, …; hidden without permission
 --   sessions        int64    sessions
@@ -17,6 +18,7 @@
 SELECT
     'postgres' AS database,
     coalesce(datname, '') AS database_name,
+    coalesce(usename, '') AS user_name,
     coalesce(application_name, '') AS application,
     coalesce(state, 'hidden') AS state,
     count(*) AS sessions,
@@ -37,5 +39,5 @@ WHERE
     pid <> pg_backend_pid()
     -- Of sessions of other roles even the type is hidden; background processes have no database.
     AND (backend_type = 'client backend' OR (backend_type IS NULL AND datid IS NOT NULL))
-GROUP BY 1, 2, 3, 4
-ORDER BY 5 DESC, 1, 2, 3, 4;
+GROUP BY 1, 2, 3, 4, 5
+ORDER BY 6 DESC, 1, 2, 3, 4, 5;

@@ -254,7 +254,16 @@ def test_a_pool_beyond_its_size_is_full_and_not_more(
     assert full("db_health_status", database="postgres") == 1
     assert after(size, database="postgres", state="waiting") == 0
     assert after("db_connection_pool_waits_total", database="postgres") == 1
-    assert after("db_connection_pool_waited_seconds_total", database="postgres") > 0
+    waited = after("db_connection_pool_waited_seconds_total", database="postgres")
+    assert after("db_connection_pool_wait_duration_seconds_sum", database="postgres") == waited > 0
+    counts = {
+        part: after(f"db_connection_pool_{part}_duration_seconds_count", database="postgres")
+        for part in ("wait", "hold", "dial")
+    }
+    assert counts == {"wait": 1, "hold": 4, "dial": 3}
+    buckets = after.each("db_connection_pool_hold_duration_seconds_bucket", database="postgres")
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == 4
 
 
 def test_a_pool_without_a_limit_has_no_utilisation(module_db: Database, scrape):

@@ -156,6 +156,12 @@ SERIES = (
         "Replicas that follow this server now.",
     ),
     Series(
+        "db_replication_replicas_expected",
+        "gauge",
+        ("database",),
+        "Replicas that PostgreSQL should have, FWDB_EXPECTED_REPLICAS; absent if that is not set.",
+    ),
+    Series(
         "db_schema_current",
         "gauge",
         ("database",),

@@ -180,6 +180,21 @@ CASES = (
         quiet_at=6_000,
     ),
     Case(
+        "ReplicaMissing",
+        "critical",
+        gauge("db_replication_replicas", "1+0x160")
+        | gauge("db_replication_replicas_expected", "2+0x160"),
+        300,
+        ONE,
+        "postgres has fewer replicas than it should.",
+        "1 replicas follow postgres, fewer than FWDB_EXPECTED_REPLICAS says.",
+        quiet=(
+            gauge("db_replication_replicas", "2+0x160")
+            | gauge("db_replication_replicas_expected", "2+0x160"),
+            gauge("db_replication_replicas", "0+0x160"),
+        ),
+    ),
+    Case(
         "SchemaBehind",
         "warning",
         gauge("db_schema_current", "0+0x160"),

@@ -61,11 +61,24 @@ def test_what_is_not_known_is_absent(module_db: Database, scrape):
     assert exposed.each("db_cache_hit_ratio") == []
     assert exposed.each("db_cache_reads_total", database="mongodb") == []
     assert exposed.each("db_replication_replicas") == [0, 0]
+    assert exposed.each("db_replication_replicas_expected") == []
     assert exposed.each("db_schema_current") == [1]
     assert set(exposed.each("fwdb_probe_success")) == {1}
     assert len(exposed.each("fwdb_probe_success")) == 7
     assert exposed.each("db_health_status") == [1, 1]
     assert exposed.each("db_health_degraded") == [0, 0]
+
+
+def test_the_replicas_that_there_should_be_are_told(
+    module_db: Database, scrape, monkeypatch: pytest.MonkeyPatch
+):
+    """Beside those that there are, so that a rule can compare them."""
+    monkeypatch.setenv("FWDB_EXPECTED_REPLICAS", "2")
+    with database(url_of(module_db), module_db.mongodb.url) as db:
+        exposed = scrape(db)
+
+    assert exposed.each("db_replication_replicas", database="postgres") == [0]
+    assert exposed.each("db_replication_replicas_expected") == [2]
 
 
 def test_an_idle_server_has_no_cache_ratio(

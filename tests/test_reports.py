@@ -458,7 +458,7 @@ def test_an_index_over_nothing_says_what_to_do(tmp_path: Path) -> None:
         (1900, "", "1 900"),
         (230.4, "ms", "230 ms"),
         (0.5, "seconds", "0.50 s"),
-        (14_260_633, "bytes", "13.6 MB"),
+        (14_260_633, "bytes", "14 MB"),
         (12, "bytes", "12 B"),
     ],
 )

@@ -82,7 +82,7 @@ def pid(connection: sa.Connection) -> int:
 
 @contextmanager
 def lock_chain(scene: Scene) -> Iterator[Facts]:
-    """A migration locks users; the shop holds avatars and waits for them; a job waits for avatars."""
+    """A migration locks users, the shop locks avatars and waits for users, a job for avatars."""
     scene.patch.setattr(pool_checks, "BLOCKED_WARNING", 0.01)
     with (
         application(scene.db, "migration") as migration,

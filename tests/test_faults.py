@@ -197,7 +197,7 @@ FAULTS = (
         (
             Said(
                 "slow_queries.mean",
-                "orders",
+                "`orders.find({{buyer: ?}})`",
                 ".explain('executionStats')",
                 database="mongodb",
             ),
@@ -259,10 +259,16 @@ FAULTS = (
                 "Index two of public.t",
                 "DROP INDEX CONCURRENTLY public.two",
             ),
+        ),
+    ),
+    Fault(
+        "unused index",
+        faults.unused_index,
+        (
             Said(
                 "health.unused_indexes",
-                "of public.t",
-                "DROP INDEX CONCURRENTLY public.",
+                "Index forgotten of public.t (1.1\u202fMB) was not used",
+                "DROP INDEX CONCURRENTLY public.forgotten",
             ),
         ),
     ),

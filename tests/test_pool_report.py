@@ -1,35 +1,21 @@
-"""Faults of connections, made for real: the report names each with its culprit."""
+"""The report `pool`: sizes, waits and sessions; its faults are in `test_faults.py`."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 import sqlalchemy as sa
+from fault_helpers import application
 
-from fwdb import config, reports
+from fwdb import reports
 from fwdb.database import Database
 from fwdb.reports import pool_checks
 from fwdb.reports.opened import Report
 from fwdb.reports.results import Check
-from fwdb.stores import MongoStore, PostgresStore
-
-
-@contextmanager
-def application(db: Database, name: str, **update: Any) -> Iterator[Database]:
-    """The same databases as another program sees them."""
-    settings = config.settings().model_copy(update=update)
-    url = db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with Database(
-        PostgresStore(url, application_name=name, settings=settings),
-        MongoStore(db.mongodb.url, application_name=name, settings=settings),
-        settings=settings,
-    ) as found:
-        yield found
 
 
 def pool_report(db: Database) -> Report:
@@ -90,36 +76,6 @@ def test_busy_on_average_is_rate_times_hold(db: Database) -> None:
     assert check(report, "sizing").value in (2, 3, 4)
 
 
-def test_a_pool_that_is_too_small_is_named_with_the_size_it_needs(db: Database) -> None:
-    """Four callers with one connection between them."""
-    with application(db, "crowded", pool_size=1, pool_max_overflow=0) as crowded:
-        crowded.postgres.ping()
-        crowded.monitor.sample()
-
-        def busy() -> None:
-            for _ in range(15):
-                with crowded.postgres.connection():
-                    time.sleep(0.01)
-
-        threads = [threading.Thread(target=busy) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        crowded.monitor.sample()
-        report = pool_report(crowded)
-    sizing, waiting = check(report, "sizing"), check(report, "waiting")
-
-    assert (sizing.status, waiting.status) == ("warning", "warning")
-    assert sizing.threshold == 1
-    assert sizing.value is not None
-    assert sizing.value > 1
-    assert "FWDB_POOL_MAX_OVERFLOW" in sizing.action
-    assert "99 in 100 within" in waiting.sentence
-    assert waiting.value is not None
-    assert waiting.value >= 3  # SQLAlchemy's pool is not fair: who returns one may be first again
-
-
 def test_waits_behind_long_holds_are_not_the_pools_size(
     db: Database, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
 ) -> None:
@@ -150,34 +106,6 @@ def test_waits_behind_long_holds_are_not_the_pools_size(
     assert "a larger pool would not help" in sizing.action
 
 
-def test_a_lock_chain_is_named_with_its_root(
-    db: Database, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
-) -> None:
-    """The session at the root, what it does, and the statement that ends it."""
-    monkeypatch.setattr(pool_checks, "BLOCKED_WARNING", 0.01)
-    with application(db, "migration") as migration, application(db, "shop") as shop:
-
-        def update() -> None:
-            shop.postgres.execute(sa.text("UPDATE shared.users SET first_name = first_name"))
-
-        with migration.postgres.transaction() as connection:
-            connection.execute(sa.text("LOCK TABLE shared.users"))
-            root = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
-            thread = threading.Thread(target=update)
-            thread.start()
-            wait_until(lambda: len(db.monitor.blocking()) == 1)
-            report = pool_report(db)
-        thread.join()
-    blocked = check(report, "blocked")
-
-    assert blocked.status == "warning"
-    assert f"1 session waits for session {root} of migration, idle in transaction" in (
-        blocked.sentence
-    )
-    assert f"pg_terminate_backend({root})" in blocked.action
-    assert report.table("blocking").frame["application"].tolist() == ["shop"]
-
-
 def test_an_idle_transaction_is_named_with_its_statement(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,33 +126,6 @@ def test_an_idle_transaction_is_named_with_its_statement(
     assert "`SELECT count(*) FROM shared.users WHERE email = ?`" in idle.sentence
     assert "idle_in_transaction_session_timeout" in idle.action
     assert "example.com" not in report.result.json()
-
-
-def test_a_leaked_connection_is_named_with_its_place(db: Database) -> None:
-    """Of the process that makes the report: in a notebook, the one that leaks."""
-    thresholds = config.settings().thresholds.model_copy(update={"leak_seconds": 0.01})
-    with application(db, "leaky", thresholds=thresholds) as leaky:
-        lost = leaky.postgres.engine.connect()
-        time.sleep(0.02)
-        report = pool_report(leaky)
-        lost.close()
-    leak = check(report, "holders")
-
-    assert leak.status == "warning"
-    assert "1 PostgreSQL connection of this process was not returned" in leak.sentence
-    assert "test_pool_report.py:" in leak.sentence
-
-
-def test_a_limit_of_the_database_is_named_before_the_servers(db: Database) -> None:
-    """Almost reached: with the statement that raises it."""
-    name = db.postgres.url.database
-    db.postgres.execute(sa.text(f"ALTER DATABASE {name} CONNECTION LIMIT 1"))
-    report = pool_report(db)
-    limit = check(report, "session_limits")
-
-    assert limit.status == "critical"
-    assert f"sessions of the database {name} are taken" in limit.sentence
-    assert f"ALTER DATABASE {name} CONNECTION LIMIT 2" in limit.action
 
 
 def test_a_window_that_ended_earlier_asks_nothing_of_this_moment(db: Database) -> None:

@@ -13,7 +13,7 @@ from fwdb import charts, reports
 from fwdb.database import Database
 from fwdb.errors import ParameterError, UnknownName
 from fwdb.monitoring.coverage import Coverage
-from fwdb.reports import query_checks
+from fwdb.reports import query_checks, query_patterns
 from fwdb.reports.asking import Asking
 from fwdb.reports.results import Check, Kpi
 
@@ -79,24 +79,6 @@ def test_a_lost_index_is_named_with_what_brings_it_back(grown: Database) -> None
         "as long as before" in charts.title_of(report.chart("query_changes").figure)
     )
     assert checks(report)["coverage", "postgres"].status == "ok"
-
-
-def test_a_spill_is_named_with_the_memory_it_wants(grown: Database) -> None:
-    """The exact setting, large enough for the file."""
-    grown.monitor.sample("full")
-    with grown.postgres.transaction():
-        grown.postgres.execute(sa.text("SET LOCAL work_mem = '64kB'"))
-        for _ in range(3):
-            grown.postgres.rows(sa.text("SELECT n FROM orders ORDER BY -n LIMIT 1 OFFSET 50000"))
-    report = reports.open_report("slow_queries", db=grown, since="1h", order="temp")
-    found = checks(report)["spill", "postgres"]
-
-    assert found.status == "warning"
-    assert "FROM orders ORDER BY -n" in found.sentence
-    assert "SET work_mem = '8MB'" in found.action
-    assert report.table("load").frame["statement"].str.contains(
-        "FROM orders ORDER BY"
-    ).tolist() == [True]
 
 
 def test_a_healthy_run_names_no_fault(grown: Database) -> None:
@@ -192,3 +174,61 @@ def test_nothing_lost_is_ok_and_not_a_number() -> None:
     query_checks.covered(asking, [], coverage_frame())
 
     assert [(c.status, c.value) for c in asking.checks] == [("ok", None)]
+
+
+# -- ways of asking -------------------------------------------------------------------------------
+
+
+def asked(*rows: tuple[str, int, int, float], transactions: int | None = None) -> pd.DataFrame:
+    """Statements of PostgreSQL with their calls, rows and share of the time."""
+    frame = pd.DataFrame(
+        [("postgres", text, text, *rest) for text, *rest in rows],
+        columns=["database", "query_id", "statement", "calls", "rows", "share_percent"],
+    )
+    frame["rows_per_call"] = frame["rows"] / frame["calls"]
+    frame.attrs["coverage"] = {"postgres": {"transactions": transactions}}
+    return frame
+
+
+LINES = ("SELECT FROM lines WHERE order_id = $1", 2000, 2000, 60.0)
+ORDERS = ("SELECT FROM orders", 40, 2000, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "transactions", "words"),
+    [
+        ([LINES, ORDERS], None, "once for each row that `SELECT FROM orders` returned"),
+        ([LINES, ("SELECT FROM orders", 40, 1900, 20.0)], None, ""),
+        ([LINES, ("SELECT FROM orders", 2000, 2000, 20.0)], None, ""),  # one row each: no list
+        ([LINES], 400, "5 times and more in each transaction on average"),
+        ([LINES], 401, ""),
+        ([("INSERT INTO lines", 2000, 2000, 60.0)], 10, ""),  # to load rows is no question
+        ([("SELECT FROM lines", 999, 999, 60.0), ("SELECT FROM orders", 40, 999, 9.0)], 10, ""),
+        ([LINES, ORDERS, ("UPDATE t", 4700, 4700, 9.0)], None, ""),  # under 30 % of the calls
+        ([("SELECT FROM lines", 2000, 2000, 0.9), ORDERS], 10, ""),  # and of no time
+    ],
+)
+def test_a_statement_asked_once_for_each_row_is_told_from_a_busy_one(
+    rows: list[tuple[str, int, int, float]], transactions: int | None, words: str
+) -> None:
+    """By the rows of a list, or by all transactions; just under each line it is not named."""
+    asking = Asking("slow_queries", None)  # type: ignore[arg-type]
+    query_patterns.repeated(asking, asked(*rows, transactions=transactions))
+    (check,) = asking.checks
+
+    assert check.status == ("warning" if words else "ok")
+    assert words in check.sentence
+
+
+@pytest.mark.parametrize(
+    ("examined", "returned", "words"),
+    [(5000.0, 1.0, "examines 5\u202f000 documents to return 1"), (99.0, 0.0, ""), (None, 1.0, "")],
+)
+def test_documents_examined_are_said_where_the_server_tells(
+    examined: float | None, returned: float, words: str
+) -> None:
+    """MongoDB's profiler does; a hundred for each one returned is a scan."""
+    row = pd.Series({"docs_examined_per_call": examined, "rows_per_call": returned})
+
+    assert words in query_patterns.examined(row)
+    assert bool(words) == bool(query_patterns.examined(row))

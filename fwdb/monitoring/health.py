@@ -148,9 +148,14 @@ def ask_postgres(store: PostgresStore, behind: Behind) -> Answer:
     with store.transaction() as connection:
         connection.execute(sa.text(f"SELECT 1 {OWN}"))  # begins it: what follows is one round trip
         started = time.perf_counter()
-        version, in_recovery = connection.execute(question).one()
+        version, in_recovery, read_only = connection.execute(question).one()
         latency = 1000 * (time.perf_counter() - started)
         remark = "it is a replica or still recovers, and takes no writes" if in_recovery else ""
+        if read_only and not remark:
+            remark = (
+                "its database takes no writes unless a session asks for them "
+                "(default_transaction_read_only is on)"
+            )
         return _answer(latency, str(version), remark, store, behind)
 
 

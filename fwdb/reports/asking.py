@@ -35,6 +35,9 @@ REFUSALS: dict[type[Exception], Status] = {
     Transient: "not_measured",
 }
 
+# A report can wait longer than a caller of `health()`: a busy server has its say.
+ANSWER_SECONDS = 5.0
+
 
 @dataclass
 class Asking:
@@ -46,23 +49,24 @@ class Asking:
     down: set[str] = field(default_factory=set)
 
     def reach(self, *databases: str) -> None:
-        """Looks which of the databases answer at all; one check for each."""
-        for name in databases:
-            store = self.db.postgres if name == "postgres" else self.db.mongodb
-            try:
-                store.ping()
-            except (StoreUnavailable, QueryError, QueryTimeout, PermissionDenied) as error:
-                self.down.add(name)
-                check = Check(
-                    f"{self.report}.reachable",
-                    name,
-                    "not_available",
-                    f"{DATABASES[name]} is missing from this report: {error}",
-                    action=f"Bring {DATABASES[name]} back and run the report again.",
-                )
+        """Looks which of the databases answer at all; one check for each.
+
+        With a deadline, so that a frozen server does not hold up the report, and beside the pool
+        of the work, which may be full.
+        """
+        for store in self.db.monitor.health(timeout_seconds=ANSWER_SECONDS).stores:
+            if store.database not in databases:
+                continue
+            name = DATABASES[store.database]
+            if store.status == "down":
+                self.down.add(store.database)
+                if store.database == "postgres":
+                    self.db.monitor.hang_up()  # the other half asks both stores
+                text = sentence(f"{name} is missing from this report: {store.reason}")
+                action = f"Bring {name} back and run the report again."
+                self.add("reachable", store.database, "not_available", text, action=action)
             else:
-                check = Check(f"{self.report}.reachable", name, "ok", f"{DATABASES[name]} answers.")
-            self.checks.append(check)
+                self.add("reachable", store.database, "ok", f"{name} answers.")
 
     @property
     def up(self) -> list[str]:

@@ -11,8 +11,9 @@ import pandas as pd
 
 from fwdb import migrating
 from fwdb.charts import share
-from fwdb.charts.canvas import DATABASES, plural
+from fwdb.charts.canvas import DATABASES
 from fwdb.monitoring import Measure
+from fwdb.reports import pool_checks
 from fwdb.reports.asking import Asking, judged, sentence
 from fwdb.reports.results import Status
 from fwdb.reports.words import figure
@@ -23,6 +24,7 @@ KEPT_TRANSACTIONS = 1_000_000  # of a holder whose age in seconds is not known
 SESSIONS_WARNING, SESSIONS_CRITICAL = 75.0, 90.0  # percent of what the server takes
 ROLLBACKS_WARNING, ROLLBACKS_CRITICAL = 10.0, 50.0  # percent of all transactions
 WRAPAROUND_WARNING, WRAPAROUND_CRITICAL = 50.0, 80.0  # percent of 2**31
+CHANGES_NAMED = 3  # in a sentence; the table has all
 REQUESTED_WARNING = 50.0  # percent of the checkpoints: most should come at their time
 
 Figures = dict[str, Measure]
@@ -105,24 +107,9 @@ def sessions(asking: Asking) -> None:
             threshold=SESSIONS_CRITICAL if status == "critical" else SESSIONS_WARNING,
             action="" if status == "ok" else "See who holds them: `fwdb report pool`.",
         )
-        if database == "postgres":
-            blocked = int(found["blocked"].fillna(0).sum())
-            asking.add(
-                "blocked",
-                database,
-                "warning" if blocked else "ok",
-                f"{plural(blocked, 'session')} {'waits' if blocked == 1 else 'wait'} for a lock "
-                "that another one holds."
-                if blocked
-                else "No session waits for a lock of another.",
-                value=blocked,
-                unit="count",
-                threshold=1,
-                action="Find the holder: `SELECT pid, pg_blocking_pids(pid) FROM pg_stat_activity "
-                "WHERE cardinality(pg_blocking_pids(pid)) > 0`."
-                if blocked
-                else "",
-            )
+    tree = asking.ask("blocked", "postgres", monitor.blocking, None)
+    if tree is not None:
+        pool_checks.blocked(asking, tree)
 
 
 def holders(asking: Asking, found: pd.DataFrame) -> None:
@@ -184,7 +171,8 @@ def figures(asking: Asking, found: Figures) -> None:
         asking,
         "deadlocks",
         found["deadlocks"],
-        lambda v: f"{v} deadlocks in the window" if v != "0" else "No deadlock in the window",
+        lambda v: {"0": "No deadlock", "1": "1 deadlock"}.get(v, f"{v} deadlocks")
+        + " in the window",
         warning=1,
         action="Take locks in one order everywhere; the server's log has both statements.",
     )
@@ -264,12 +252,9 @@ def changes(asking: Asking, found: pd.DataFrame) -> None:
         mine = found[found["database"] == database]
         if mine.empty and database != "postgres":
             continue
-        counts = mine["what"].astype(str).value_counts()
-        said = ", ".join(
-            plural(int(counts[kind]), kind)
-            for kind in ("setting", "version", "start")
-            if kind in counts
-        )
+        said = ", ".join(_change(row) for _, row in mine.head(CHANGES_NAMED).iterrows())
+        if len(mine) > CHANGES_NAMED:
+            said += f", and {len(mine) - CHANGES_NAMED} more in table `changes`"
         asking.add(
             "changes",
             database,
@@ -282,6 +267,12 @@ def changes(asking: Asking, found: pd.DataFrame) -> None:
             value=len(mine),
             unit="count",
         )
+
+
+def _change(row: pd.Series[Any]) -> str:
+    if row["what"] == "start":
+        return f"the server was started anew at {row['after']} UTC"
+    return f"{row['name']} from {row['before']} to {row['after']}"
 
 
 def migrations(asking: Asking) -> None:

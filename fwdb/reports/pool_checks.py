@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -53,22 +53,23 @@ def utilisation(
             )
         kpis.append(Kpi(f"{database}_peak", label, None, "percent", "no_data", database, sentence))
         return
-    peak = float(known["peak_utilisation_percent"].max())
+    fullest = known.sort_values("peak_utilisation_percent").iloc[-1]
+    peak = float(fullest["peak_utilisation_percent"])
     status = judged(peak, warning, critical)
     line = critical if status == "critical" else warning
     asking.add(
         "utilisation",
         database,
         status,
-        f"The {name} pool was {peak:.0f} % full at its peak, "
+        f"The {name} pool{_of(fullest) if status != 'ok' else ''} was {peak:.0f} % full at its "
+        f"peak, "
         f"{'over' if status != 'ok' else 'under'} the line of {line:g} %.",
         value=peak,
         unit="percent",
         threshold=line,
         action=""
         if status == "ok"
-        else f"Look into table `pools` for the process, shorten its transactions on {name}, "
-        "and only then enlarge the pool.",
+        else f"Shorten its transactions on {name}, and only then enlarge the pool.",
     )
     capacity = known["capacity"].dropna()
     note = f"of {figure(int(capacity.max()))} connections" if len(capacity) else ""
@@ -90,7 +91,8 @@ def waits(asking: Asking, kpis: list[Kpi], summary: pd.DataFrame, durations: pd.
             ended = f", {bound_sentence(mine, 99)}" if len(mine) else ""
             seen = f"; {figure(samples)} sample{'s' * (samples != 1)} saw one waiting"
             text = (
-                f"Callers had to wait for a {name} connection {figure(count)} times, "
+                f"Callers{_whose(part, 'waits')} had to wait for a {name} connection "
+                f"{figure(count)} time{'s' * (count != 1)}, "
                 f"{share(percent)} of checkouts{ended}{seen if samples else ''}."
             )
         asking.add(
@@ -109,7 +111,8 @@ def waits(asking: Asking, kpis: list[Kpi], summary: pd.DataFrame, durations: pd.
             "timeouts",
             str(database),
             "critical" if timeouts else "ok",
-            f"{figure(timeouts)} callers gave up waiting for a {name} connection."
+            f"{figure(timeouts)} caller{'s' * (timeouts != 1)}"
+            f"{_whose(part, 'timeouts')} gave up waiting for a {name} connection."
             if timeouts
             else f"No caller gave up waiting for a {name} connection.",
             value=timeouts,
@@ -131,6 +134,21 @@ def waits(asking: Asking, kpis: list[Kpi], summary: pd.DataFrame, durations: pd.
                 text,
             )
         )
+
+
+def _of(pool: pd.Series[Any]) -> str:
+    """` of shop (process 4711)`; its host is in table `pools`."""
+    application, _, place = str(pool["process"]).rpartition("@")
+    return f" of {application} (process {place.rpartition(':')[2].partition('#')[0]})"
+
+
+def _whose(pools: pd.DataFrame, column: str) -> str:
+    """The process that counted most in `column`; the sentence has the sum of all."""
+    counted = pools[pools[column] > 0].sort_values(column)
+    if counted.empty:
+        return ""
+    most = _of(counted.iloc[-1])
+    return most if len(counted) == 1 else f", most of them{most},"
 
 
 def bound_sentence(durations: pd.DataFrame, percent: float) -> str:
@@ -179,7 +197,7 @@ def sizing(asking: Asking, kpis: list[Kpi], summary: pd.DataFrame, durations: pd
         status, action = "ok", ""
         if capacity is not None and needed > capacity:
             status = "warning"
-            sentence += f", and this one may open {capacity}"
+            sentence += f", and the one{_of(row)} may open {capacity}"
             action = (
                 f"Shorten what holds connections, or allow {needed}: FWDB_POOL_SIZE plus "
                 "FWDB_POOL_MAX_OVERFLOW."

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +12,15 @@ from fwdb import charts
 from fwdb.charts import share
 from fwdb.charts.canvas import DATABASES
 from fwdb.charts.statements import milliseconds
-from fwdb.reports import query_checks
-from fwdb.reports.asking import Asking, judged, kpi, sentence, utc_frame
+from fwdb.reports import query_checks, query_patterns, query_server
+from fwdb.reports.asking import Asking, judged, sentence, utc_frame
 from fwdb.reports.parameters import Value, Window, comparison, iso
-from fwdb.reports.results import Kpi, Result, Status, Table
+from fwdb.reports.results import Kpi, Result, Table
 from fwdb.reports.words import figure
 
 if TYPE_CHECKING:
     from fwdb.database import Database
-    from fwdb.monitoring import Measure, Plan
+    from fwdb.monitoring import Plan
 
 # Ten times the line is no longer slow but broken for whoever waits for it.
 CRITICAL_TIMES = 10
@@ -103,9 +101,10 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
         query_checks.changed(asking, kpis, changes, plans)
     query_checks.spilled(asking, everything)
     query_checks.covered(asking, kpis, everything)
-    _cache(asking, kpis, db, window.since, end)
+    query_patterns.repeated(asking, everything)
+    query_server.cache(asking, kpis, everything, window.since, end)
     if end is None:  # replicas are known for this moment only
-        _lag(asking, kpis, db)
+        query_server.lag(asking, kpis)
     source = "pg_stat_statements and client timings"
     span = charts.window_text(pd.Timestamp(window.since), pd.Timestamp(window.until))
     told = str(everything.attrs.get("reason") or "") or "; ".join(sorted(missing.values()))
@@ -200,7 +199,7 @@ def _slow(
         text = (
             f"{figure(count)} {name} statement{'s take' if count != 1 else ' takes'} "
             f"{milliseconds(min_ms)} or more on average, the slowest {milliseconds(worst)}: "
-            f"{query_checks.named(str(slowest['statement']))}."
+            f"{query_checks.named(str(slowest['statement']))}{query_patterns.examined(slowest)}."
         )
     else:
         text = f"No {name} statement takes {milliseconds(min_ms)} on average."
@@ -238,85 +237,6 @@ def _slow(
                 database,
                 f"{share(taken)} of the time in statements is spent in slow ones.",
             )
-        )
-
-
-def _measured(asking: Asking, subject: str, measure: Measure) -> None:
-    """A measure that has no value, as a check with its reason."""
-    text = sentence(measure.reason or "it could not be measured")
-    asking.add(
-        subject,
-        measure.database,
-        measure.status,
-        text,
-        unit=measure.unit,
-    )
-
-
-def _cache(
-    asking: Asking, kpis: list[Kpi], db: Database, since: datetime, until: datetime | None
-) -> None:
-    limits = db.settings.thresholds
-    for database, name in DATABASES.items():
-        measure = asking.ask(
-            "cache",
-            database,
-            partial(db.monitor.cache_hit_ratio, database, since, until),
-            None,
-        )
-        if measure is None:
-            continue
-        kpis.append(kpi(f"{database}_cache", f"Cache hit ratio, {name}", measure))
-        if measure.status != "ok" or measure.value is None:
-            _measured(asking, "cache", measure)
-            continue
-        good, alert = limits.cache_good_ratio, limits.cache_alert_ratio
-        low = measure.value
-        status: Status = "critical" if low < alert else "warning" if low < good else "ok"
-        asking.add(
-            "cache",
-            database,
-            status,
-            # Cut, not rounded: 99.96 % is not all of them.
-            f"{math.floor(1000 * low) / 10:g} % of the pages {name} wanted were in its cache.",
-            value=low,
-            unit="ratio",
-            threshold=alert if status == "critical" else good,
-            action=""
-            if status == "ok"
-            else f"Look for statements that read much in table `load` before giving {name} memory.",
-        )
-
-
-def _lag(asking: Asking, kpis: list[Kpi], db: Database) -> None:
-    limits = db.settings.thresholds
-    for database, name in DATABASES.items():
-        measure = asking.ask(
-            "replication",
-            database,
-            partial(db.monitor.replication_lag, database),
-            None,
-        )
-        if measure is None:
-            continue
-        kpis.append(kpi(f"{database}_lag", f"Replication lag, {name}", measure))
-        if measure.status != "ok" or measure.value is None:
-            _measured(asking, "replication", measure)
-            continue
-        state = judged(measure.value, limits.lag_target_seconds, limits.lag_alert_seconds)
-        asking.add(
-            "replication",
-            database,
-            state,
-            f"The slowest replica of {name} is {figure(measure.value, 'seconds')} behind.",
-            value=measure.value,
-            unit="seconds",
-            threshold=limits.lag_alert_seconds
-            if state == "critical"
-            else limits.lag_target_seconds,
-            action=""
-            if state == "ok"
-            else "Look at the replica's disk and network, and at long queries.",
         )
 
 

@@ -455,7 +455,10 @@ def test_old_transaction_numbers_are_named_with_their_database(
 
 
 def test_a_frozen_server_does_not_hold_up_a_report(
-    ailing: tuple[Path, str], ailing_db: Database, monkeypatch: pytest.MonkeyPatch
+    ailing: tuple[Path, str],
+    ailing_db: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_until: Callable[..., None],
 ) -> None:
     """It is missing from it, with the reason; the other one is there."""
     monkeypatch.setattr(asking, "ANSWER_SECONDS", 0.5)
@@ -469,6 +472,8 @@ def test_a_frozen_server_does_not_hold_up_a_report(
     finally:
         for process in processes:
             process.send_signal(signal.SIGCONT)
+    # The question that was open is answered now, and leaves its connection to be closed.
+    wait_until(lambda: ailing_db.health().stores[0].status == "up")
     status = {(c.id, c.database): c for c in report.result.checks}
 
     gone = status["health.reachable", "postgres"]

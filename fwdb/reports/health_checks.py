@@ -171,8 +171,9 @@ def figures(asking: Asking, found: Figures) -> None:
         asking,
         "deadlocks",
         found["deadlocks"],
-        lambda v: {"0": "No deadlock", "1": "1 deadlock"}.get(v, f"{v} deadlocks")
-        + " in the window",
+        lambda v: (
+            {"0": "No deadlock", "1": "1 deadlock"}.get(v, f"{v} deadlocks") + " in the window"
+        ),
         warning=1,
         action="Take locks in one order everywhere; the server's log has both statements.",
     )

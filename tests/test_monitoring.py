@@ -434,6 +434,15 @@ def test_the_lag_of_a_replica(changed: dict[str, Any], seconds: float) -> None:
     assert lag.value == pytest.approx(seconds)
 
 
+def test_a_replica_that_has_just_connected_has_no_lag_yet() -> None:
+    """It is neither none nor up to date; beside another one that is known it is left out."""
+    new = replica(state="startup", behind_bytes=None, reply_age_seconds=None)
+
+    assert primary_lag([new]).status == "not_available"
+    assert "just connected" in primary_lag([new]).reason
+    assert primary_lag([new, replica(behind_bytes=9, replay_lag_seconds=2.0)]).value == 2.0
+
+
 def test_a_role_that_may_not_see_replicas_measures_nothing() -> None:
     """Their columns are null then, which is not 0."""
     hidden = replica(state=None, behind_bytes=None, reply_age_seconds=None)

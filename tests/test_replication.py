@@ -22,7 +22,7 @@ from fwdb import config, embedded
 from fwdb.database import Database
 from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.monitoring import Monitor
-from fwdb.monitoring.replicas import mongodb_rows
+from fwdb.monitoring.replicas import _postgres_row, mongodb_rows
 from fwdb.monitoring.replication import lost
 from fwdb.reports import health_replication
 from fwdb.reports.asking import Asking
@@ -269,6 +269,14 @@ def test_a_lost_replica_is_told_from_none(
     """Only a slot, or the number there should be, tells that one is missing."""
     assert lost(rows, expected=expected).endswith(sentence)
     assert bool(lost(rows, expected=expected)) == bool(sentence)
+
+
+def test_a_replica_that_has_just_connected_is_there_without_figures() -> None:
+    """Not lost, not up to date: it has not answered yet."""
+    new = row(slot="s", slot_type="physical", state="startup", behind_bytes=None)
+
+    assert lost([new], expected=1) == ""
+    assert _postgres_row(new)["status"] == "no_data"
 
 
 def test_expected_replicas_come_from_the_environment(

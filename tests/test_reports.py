@@ -458,8 +458,8 @@ def test_an_index_over_nothing_says_what_to_do(tmp_path: Path) -> None:
         (1900, "", "1 900"),
         (230.4, "ms", "230 ms"),
         (0.5, "seconds", "0.50 s"),
-        (14_260_633, "bytes", "13.6 MB"),
-        (12, "bytes", "12 bytes"),
+        (14_260_633, "bytes", "14 MB"),
+        (12, "bytes", "12 B"),
     ],
 )
 def test_figures_read_as_people_write_them(value: float | None, unit: str, text: str) -> None:

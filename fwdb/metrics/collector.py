@@ -15,6 +15,10 @@ from fwdb.stores import MongoStore, PoolStats, PostgresStore, QueryStats
 
 DURATIONS = "db_query_duration_seconds"
 
+_POOL_DURATIONS = {
+    f"db_connection_pool_{part}_duration_seconds": part for part in ("wait", "hold", "dial")
+}
+
 AuditCounts = Callable[[], tuple[dict[str, int], int]]
 
 
@@ -45,16 +49,19 @@ class DatabaseCollector(Collector):
     def collect(self) -> Iterator[Family]:
         """Every series, those without a sample too."""
         stats = {store.name: store.query_stats() for store in self._stores}
+        pools = [store.pool() for store in self._stores]
         values: dict[str, Mapping[Labels, float]] = {
             **self._probes.read().values,
             **_queries(stats),
-            **_pools([store.pool() for store in self._stores]),
+            **_pools(pools),
             **self._audited(),
             "fwdb_build_info": {(self._version,): 1.0},
         }
         for series in SERIES:
             if series.name == DURATIONS:
                 yield self._families.durations(series, stats)
+            elif part := _POOL_DURATIONS.get(series.name):
+                yield self._families.pools(series, {p.database: getattr(p, part) for p in pools})
             else:
                 yield self._families.plain(series, values.get(series.name, {}))
 

@@ -16,13 +16,15 @@ from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from fwdb.metrics.series import Series
-from fwdb.stores import QueryStats
+from fwdb.stores import BOUNDS_MS as POOL_BOUNDS_MS
+from fwdb.stores import Durations, QueryStats
 from fwdb.stores.timings import BOUNDS_SECONDS, Timed
 
 Labels = tuple[str, ...]  # values in the order of the series' names
 Children = Mapping[Labels, float]
 
 _BOUNDS = (*map(floatToGoString, BOUNDS_SECONDS), "+Inf")
+_POOL_BOUNDS = (*map(floatToGoString, [bound / 1000 for bound in POOL_BOUNDS_MS]), "+Inf")
 _PLAIN_BELOW = 1e6  # from here on the client writes an exponent
 
 
@@ -77,6 +79,22 @@ class Families:
                 # The store gives the same object as long as nothing is added.
                 lines.append(block.text if block.timed is timed else block.write(timed))
         return Family(series, lines, lambda: list(_histogram_samples(series, stats)))
+
+    def pools(self, series: Series, durations: Mapping[str, Durations]) -> Family:
+        """A histogram with one child per store, in the bounds of `Durations`."""
+        samples = [
+            sample
+            for database, found in durations.items()
+            for sample in _buckets(
+                series, (database,), _POOL_BOUNDS, found.counts, found.total_ms / 1000
+            )
+        ]
+        lines = "".join(
+            f"{one.name}{label_text(tuple(one.labels), tuple(one.labels.values()))} "
+            f"{number(one.value)}\n"
+            for one in samples
+        )
+        return Family(series, [lines.encode()], lambda: samples)
 
     def _head(self, series: Series, labels: Labels) -> str:
         key = (series.name, labels)
@@ -136,9 +154,15 @@ def _histogram_samples(series: Series, stats: Mapping[str, QueryStats]) -> Itera
     for database, found in stats.items():
         for timed in found.series:
             child = (database, timed.operation, timed.status)
-            named = dict(zip(series.labels, child, strict=True))
-            upto = list(accumulate(timed.counts))
-            for bound, count in zip(_BOUNDS, upto, strict=True):
-                yield Sample(f"{series.name}_bucket", {**named, "le": bound}, float(count))
-            yield Sample(f"{series.name}_sum", named, timed.seconds)
-            yield Sample(f"{series.name}_count", named, float(upto[-1]))
+            yield from _buckets(series, child, _BOUNDS, timed.counts, timed.seconds)
+
+
+def _buckets(
+    series: Series, child: Labels, bounds: Iterable[str], counts: Iterable[int], total: float
+) -> Iterable[Sample]:
+    named = dict(zip(series.labels, child, strict=True))
+    upto = list(accumulate(counts))
+    for bound, count in zip(bounds, upto, strict=True):
+        yield Sample(f"{series.name}_bucket", {**named, "le": bound}, float(count))
+    yield Sample(f"{series.name}_sum", named, total)
+    yield Sample(f"{series.name}_count", named, float(upto[-1]))

@@ -112,8 +112,12 @@ class Questions:
     def _ask_postgres_replication(self) -> Values:
         lag = self._monitor.replication_lag("postgres")
         replicas = self.postgres.rows(_REPLICAS)[0]["replicas"]
+        expected = self._monitor.thresholds.expected_replicas
         return {
             "db_replication_replicas": {("postgres",): float(replicas)},
+            "db_replication_replicas_expected": (
+                {} if expected is None else {("postgres",): float(expected)}
+            ),
             **_known("db_replication_lag_seconds", "postgres", lag),
         }
 

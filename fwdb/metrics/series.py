@@ -119,6 +119,24 @@ SERIES = (
         "Connections that this process's pool has opened.",
     ),
     Series(
+        "db_connection_pool_wait_duration_seconds",
+        "histogram",
+        ("database",),
+        "Seconds that a caller queued for a connection, of those that had to.",
+    ),
+    Series(
+        "db_connection_pool_hold_duration_seconds",
+        "histogram",
+        ("database",),
+        "Seconds that a connection was lent, of loans that have ended.",
+    ),
+    Series(
+        "db_connection_pool_dial_duration_seconds",
+        "histogram",
+        ("database",),
+        "Seconds until a new connection was ready for use.",
+    ),
+    Series(
         "db_health_degraded",
         "gauge",
         ("database",),
@@ -136,6 +154,12 @@ SERIES = (
         "gauge",
         ("database",),
         "Replicas that follow this server now.",
+    ),
+    Series(
+        "db_replication_replicas_expected",
+        "gauge",
+        ("database",),
+        "Replicas that PostgreSQL should have, FWDB_EXPECTED_REPLICAS; absent if that is not set.",
     ),
     Series(
         "db_schema_current",

@@ -21,8 +21,8 @@ from fwdb.errors import (
     QueryTimeout,
     StoreUnavailable,
 )
-from fwdb.monitoring.statements import OWN
 from fwdb.stores import MongoStore, PoolStats, PostgresStore
+from fwdb.stores.timings import OWN
 
 State = Literal["up", "degraded", "down"]
 

@@ -6,33 +6,28 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 import pandas as pd
 
 from fwdb import config
 from fwdb.config import Thresholds
-from fwdb.errors import ParameterError, UnknownName
+from fwdb.errors import ParameterError
 from fwdb.monitoring import health as healths
-from fwdb.monitoring import locks, pools, replication
-from fwdb.monitoring import sessions as server_sessions
+from fwdb.monitoring import replication
+from fwdb.monitoring.asked import APPLICATION, Time, known, positive
 from fwdb.monitoring.cache import Cache
 from fwdb.monitoring.commands import CommandLedger
+from fwdb.monitoring.connection_questions import ConnectionQuestions
 from fwdb.monitoring.health import Behind, Health, Probe
 from fwdb.monitoring.history import History
 from fwdb.monitoring.measure import Measure
-from fwdb.monitoring.plans import Plan, plan
 from fwdb.monitoring.sampler import Kind, Sample, Sampler, process_name
-from fwdb.monitoring.servers import ServerQuestions
-from fwdb.monitoring.slow_queries import SlowQueries, changed, known_order, ranked, window_before
+from fwdb.monitoring.server_questions import ServerQuestions
+from fwdb.monitoring.statement_questions import StatementQuestions
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.timespan import moment
-
-Time = str | datetime | date | timedelta
-
-DATABASES = ("postgres", "mongodb")
-APPLICATION = "fwdb-monitor"
 
 # A window that ended so shortly ago ends now: a report fixes its end first and asks later, and
 # what happened since the last stored reading belongs to it.
@@ -41,7 +36,7 @@ JUST_NOW = timedelta(minutes=1)
 _numbers = itertools.count(1)
 
 
-class Monitor(ServerQuestions):
+class Monitor(ConnectionQuestions, StatementQuestions, ServerQuestions):
     """Questions about both stores. Asks on connections of its own, outside the pools it watches.
 
     `since` and `until` take what `fwdb.timespan.moment` reads: a span (``24h``), an ISO time
@@ -86,226 +81,6 @@ class Monitor(ServerQuestions):
     def _mongodb_twin(self) -> MongoStore:
         return self._mongodb.twin(application_name=APPLICATION)
 
-    # -- pools and sessions -----------------------------------------------------------------------
-
-    def pool(self) -> pd.DataFrame:
-        """The connection pools of this process, now; one row per store.
-
-        `capacity` is the most connections it may open, `waiting` the callers that queue for one
-        now and `waiting_peak` the most there were. Counts are since the pool was made, as are
-        the percentiles of waits that were needed, holds that have ended and dials, which are no
-        waits: the bound of `fwdb.stores.BOUNDS_MS` that so many percent did not exceed.
-        `utilisation_percent` is in use ÷ capacity; it is missing, and `status`
-        ``not_applicable``, for a pool without a limit. The monitor's own pools are left out.
-        """
-        return pools.pools([self._postgres.pool(), self._mongodb.pool()])
-
-    def holders(self, *, leak_seconds: float | None = None) -> pd.DataFrame:
-        """Who holds connections of this process's pools now; a row per connection, oldest first.
-
-        `thread` is the name of the thread that took it, empty when that has ended. From
-        `leak_seconds` on (FWDB_LEAK_SECONDS, 60) `is_leak` is true and `call_site` tells where
-        in the program that thread is at this moment, ``file:line in function``: a checkout notes
-        no place, so that it costs nothing.
-        """
-        limit = self.thresholds.leak_seconds if leak_seconds is None else leak_seconds
-        lent = [*self._postgres.holds(), *self._mongodb.holds()]
-        return pools.holders(lent, leak_seconds=_positive(limit, "leak_seconds"))
-
-    def pool_history(self, since: Time = "24h", until: Time | None = None) -> pd.DataFrame:
-        """Stored samples of the pools of all processes in the window, oldest first.
-
-        `waits`, `wait_ms`, `timeouts`, `holds` and `hold_ms` are those since the process's
-        sample before, `seconds` ago. Without rows, ``attrs["reason"]`` says what would make some.
-        """
-        start, end = self._window(since, until)
-        return self._history.frame("pool_history", since=start, until=end or datetime.now(UTC))
-
-    def pool_durations(self, since: Time = "24h", until: Time | None = None) -> pd.DataFrame:
-        """Waits, holds and dials of the pools in the window, counted by how long they took.
-
-        A row per store, process, `subject` (``wait``, ``hold``, ``dial``) and used bucket, whose
-        bounds are `over_ms` and `up_to_ms`, the last one ``inf``.
-        """
-        start, end = self._window(since, until)
-        found = self._history.frame("pool_durations", since=start, until=end or datetime.now(UTC))
-        return pools.with_bounds(found)
-
-    def readings(self, since: Time = "24h", until: Time | None = None) -> pd.DataFrame:
-        """The readings stored in the window, oldest first: when, by whom, of which kind."""
-        start, end = self._window(since, until)
-        return self._history.frame("readings", since=start, until=end or datetime.now(UTC))
-
-    def sessions(self, database: str | None = None) -> pd.DataFrame:
-        """Sessions of the servers, now: one row per database, user, application and state.
-
-        `oldest_seconds` is how long one of them is in this state, `waiting` those that are
-        active and wait inside the server (for a lock, a latch or a buffer), `blocked` those that
-        another session keeps from a lock; SecantusDB tells a number only. ``attrs["hidden"]``
-        says what a role may not see, ``attrs["missing"]`` why a store could not be asked; raises
-        its error when it was the only one asked.
-        """
-        asked = DATABASES if database is None else (_known(database),)
-        frame, problems = server_sessions.sessions(
-            self._store if "postgres" in asked else None,
-            self._mongodb_twin if "mongodb" in asked else None,
-        )
-        if len(problems) == len(asked):
-            raise problems[0]
-        return frame
-
-    def session_limit(self, database: str = "postgres") -> Measure:
-        """How many sessions the server takes from ordinary roles."""
-        if _known(database) == "postgres":
-            return server_sessions.postgres_limit(self._store)
-        return server_sessions.mongodb_limit(self._mongodb_twin)
-
-    def session_limits(self) -> pd.DataFrame:
-        """Limits on PostgreSQL's sessions, of the server, databases and roles, fullest first."""
-        return self._store.frame("session_limits")
-
-    def idle_transactions(self) -> pd.DataFrame:
-        """Sessions of PostgreSQL that are idle inside a transaction now, longest first.
-
-        `idle_seconds` is since `statement` ended, whose values are shown as ``?``.
-        """
-        return locks.idle_transactions(self._store)
-
-    def blocking(self) -> pd.DataFrame:
-        """The blocking tree of PostgreSQL now: a row per session that waits for another's lock.
-
-        `blocker_pid` is the session it waits for, `depth` how many are between it and the root,
-        which waits for nobody, plus one; values in statements are shown as ``?``.
-        """
-        return locks.blocking(self._store)
-
-    def wait_events(self, *, live_seconds: float = 5, samples: int | None = None) -> pd.DataFrame:
-        """What active sessions of PostgreSQL waited for, watched for `live_seconds`.
-
-        Looks `samples` times, ten in a second unless given, and counts active sessions by wait
-        event: `samples` is how often one was seen, `average_sessions` how many there were,
-        `share_percent` its part of all. `is_waiting` is true for waits for another session;
-        ``CPU`` waits for nothing. Idle sessions, which have a wait event too, are not there.
-        """
-        return locks.wait_events(self._store, _positive(live_seconds), samples)
-
-    # -- statements -------------------------------------------------------------------------------
-
-    def slow_queries(
-        self,
-        since: Time = "24h",
-        until: Time | None = None,
-        *,
-        min_ms: float | None = None,
-        top: int = 20,
-        order: str = "total",
-        compare_since: Time | None = None,
-        live_seconds: float | None = None,
-    ) -> pd.DataFrame:
-        """Statements of both stores whose mean time in the window reaches `min_ms`.
-
-        One row per statement shape, the first `top` of those by `order`: ``total`` or ``mean``
-        time, ``calls``, ``io`` (time of reads, or blocks read where it is not measured), ``temp``,
-        ``wal``, or ``growth`` of the total time over the window before (of the same length, or
-        that from `compare_since`). `min_ms` is 100 unless FWDB_SLOW_QUERY_MS or the argument says
-        otherwise. `mean_ms` and `stddev_ms` are times in the server for PostgreSQL and times of
-        the client for MongoDB. `share_percent` is the part of its store's time in the window,
-        those of statements below `min_ms` counted too. `lower_bound` marks statements whose
-        counters began anew within the window.
-
-        Source: difference of two readings of pg_stat_statements, the first one stored at or
-        after `since`, the second taken now, or the last one stored before an `until` of more
-        than a minute ago; timings of the clients for MongoDB, or its profiler when there are
-        none. Statements inside functions are part of the one that called them, and fwdb's own
-        questions are left out.
-
-        ``attrs``: `status` and `reason`; `window`, the times the answer is about; `missing`,
-        per store why it has no rows; `not_measured`, per store and column why it is missing;
-        `coverage`, what part of the window the counters show; `totals`; `hidden`, what the role
-        may not see. Raises `FeatureUnavailable` or another `FwdbError` when a store cannot be
-        asked and the other has nothing either.
-        """
-        _one_or_more(top)
-        least = self.thresholds.slow_query_ms if min_ms is None else min_ms
-        growing = known_order(order) == "growth" or compare_since is not None
-        if live_seconds is not None:
-            if growing:
-                raise ParameterError(
-                    "a window watched live has none before it; leave 'live_seconds' out to "
-                    "compare two of the history.",
-                    name="live_seconds",
-                )
-            halves = self._queries.live(_positive(live_seconds))
-            return ranked(halves, min_ms=least, top=top, order=order, asked={})
-        start, end = self._window(since, until)
-        before = window_before(start, end, compare_since, None) if growing else None
-        return ranked(
-            self._queries.past(start, end),
-            min_ms=least,
-            top=top,
-            order=order,
-            asked={"since": start, "until": end},
-            before=self._queries.past(*before) if before else (),
-        )
-
-    def query_changes(
-        self,
-        since: Time = "24h",
-        until: Time | None = None,
-        *,
-        compare_since: Time | None = None,
-        compare_until: Time | None = None,
-        top: int = 20,
-    ) -> pd.DataFrame:
-        """What changed in the statements of both stores from another window to this one.
-
-        The other window begins at `compare_since`, else as much earlier as this one is long, and
-        is as long unless `compare_until` ends it. One row per statement, at most `top` of each
-        `change`, which is one of
-
-        - ``slower``: the lower 95 % bound of the ratio of the means exceeds 1.25, with 30 calls
-          in both windows, and it cost 1 % of the window's time or more; `remark` names what
-          changed with it,
-        - ``new`` and ``vanished``: it ran in one of the windows only,
-        - ``faster``: the opposite of slower,
-        - ``unjudged``: too few calls, ``similar``: none of these.
-
-        `extra_ms` is the change of the mean × the calls of this window. ``attrs`` are those of
-        `slow_queries`, those of the other window as `before`, and `whole_server`: per store the
-        factor by which it as a whole got slower, when more than half of the statements did alike;
-        then only what slowed by more is ``slower``. Raises like `slow_queries`.
-        """
-        _one_or_more(top)
-        start, end = self._window(since, until)
-        before = window_before(start, end, compare_since, compare_until)
-        return changed(
-            self._queries.past(*before),
-            self._queries.past(start, end),
-            top=top,
-            asked={"since": start, "until": end},
-        )
-
-    def plan(self, query_id: str | int) -> Plan:
-        """How PostgreSQL would run a statement it has recorded, without running it.
-
-        By EXPLAIN (GENERIC_PLAN), in a read-only transaction with a short time limit. `status`
-        is ``not_available`` before PostgreSQL 16 and for what has no plan, ``not_measured``
-        when the role may not, ``no_data`` when nobody kept the text.
-        """
-        # In the CSV files of a report an apostrophe keeps spreadsheets from reading a formula.
-        return plan(self._store, self._history, str(query_id).removeprefix("'"))
-
-    @cached_property
-    def _queries(self) -> SlowQueries:
-        return SlowQueries(
-            self._store,
-            self._mongodb,
-            self._mongodb_twin,
-            self._ledger,
-            self._history,
-            application=APPLICATION,
-        )
-
     # -- cache, replication, health ---------------------------------------------------------------
 
     def cache_hit_ratio(
@@ -324,9 +99,9 @@ class Monitor(ServerQuestions):
         """
         cache = Cache(self._store, self._mongodb_twin, self._history)
         if live_seconds is not None:
-            return cache.live(_known(database), _positive(live_seconds))
+            return cache.live(known(database), positive(live_seconds))
         start, end = self._window(since, until)
-        return cache.window(_known(database), start, end)
+        return cache.window(known(database), start, end)
 
     def replication_lag(self, database: str = "postgres") -> Measure:
         """Seconds that the slowest replica is behind, now; ``not_applicable`` without replica.
@@ -335,7 +110,7 @@ class Monitor(ServerQuestions):
         is as many seconds behind as it is silent, whatever it said last. `replicas()` has a row
         for each, with two more numbers.
         """
-        if _known(database) == "postgres":
+        if known(database) == "postgres":
             return replication.postgres_lag(self._store, expected=self.thresholds.expected_replicas)
         return replication.mongodb_lag(self._mongodb_twin)
 
@@ -363,10 +138,15 @@ class Monitor(ServerQuestions):
             {"postgres": self._postgres.pool, "mongodb": self._mongodb.pool},
             {"postgres": self._postgres.address, "mongodb": self._mongodb.address},
             self.thresholds,
-            _positive(timeout_seconds, "timeout_seconds"),
+            positive(timeout_seconds, "timeout_seconds"),
         )
 
     # -- readings ---------------------------------------------------------------------------------
+
+    def readings(self, since: Time = "24h", until: Time | None = None) -> pd.DataFrame:
+        """The readings stored in the window, oldest first: when, by whom, of which kind."""
+        start, end = self._window(since, until)
+        return self._history.frame("readings", since=start, until=end or datetime.now(UTC))
 
     def sample(self, kind: Kind = "light") -> Sample:
         """Store one reading: the pools and commands of this process, and of the servers
@@ -410,7 +190,7 @@ class Monitor(ServerQuestions):
 
     def prune(self, days: float = 30) -> int:
         """Remove readings older than `days` now; how many. Sampling does so by itself."""
-        return self._sampler.prune(_positive(days, "days"))
+        return self._sampler.prune(positive(days, "days"))
 
     def close(self) -> None:
         """Close the monitor's own connections."""
@@ -434,20 +214,3 @@ class Monitor(ServerQuestions):
                 name="since",
             )
         return start, None if end is not None and now - end < JUST_NOW else end
-
-
-def _known(database: str) -> str:
-    if database not in DATABASES:
-        raise UnknownName("database", database, DATABASES)
-    return database
-
-
-def _one_or_more(top: int) -> None:
-    if top < 1:
-        raise ParameterError(f"'top' is {top}; give 1 or more.", name="top")
-
-
-def _positive(value: float, name: str = "live_seconds") -> float:
-    if not value > 0:
-        raise ParameterError(f"'{name}' is {value}; give a number above 0.", name=name)
-    return value

@@ -14,6 +14,7 @@ import pandas as pd
 
 from fwdb.errors import FwdbError
 from fwdb.monitoring.replication import (
+    CONNECTING,
     HIDDEN,
     NO_SET,
     PRIMARY,
@@ -93,6 +94,8 @@ def _postgres_row(row: Mapping[str, Any]) -> dict[str, Any]:
         status, reason = "not_available", "no replica uses this slot"
     elif row["state"] is None:
         status, reason = "not_measured", HIDDEN
+    elif row["behind_bytes"] is None:
+        status, reason = "no_data", CONNECTING
     behind_bytes = row["behind_bytes"]
     return {
         **row,

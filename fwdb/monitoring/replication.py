@@ -17,6 +17,8 @@ NO_SET = "the server is not in a replica set"
 
 HIDDEN = "this role may not see the replicas: GRANT pg_monitor TO it"
 
+CONNECTING = "the replica has just connected, and has not answered yet"
+
 _REPLICAS = "pg_stat_replication"
 _RECOVERY = "pg_last_xact_replay_timestamp"
 _MEMBERS = "replSetGetStatus"
@@ -60,7 +62,10 @@ def primary_lag(rows: Sequence[Mapping[str, Any]], *, expected: int | None = Non
         return _none("not_available", f"{away}, so its lag cannot be told", "postgres", _REPLICAS)
     if not replicas:
         return _none("not_applicable", "no replica is connected", "postgres", _REPLICAS)
-    worst = max(replicas, key=_seconds)
+    known = [replica for replica in replicas if replica["behind_bytes"] is not None]
+    if not known:
+        return _none("not_available", CONNECTING, "postgres", _REPLICAS)
+    worst = max(known, key=_seconds)
     remark = f"{worst['replica']}: {worst['behind_bytes']:,} bytes behind"
     if _quiet(worst):
         remark += f", no answer for {worst['reply_age_seconds']:.0f} s"
@@ -87,7 +92,7 @@ def lost(rows: Sequence[Mapping[str, Any]], *, expected: int | None = None) -> s
 
 def _seconds(replica: Mapping[str, Any]) -> float:
     """Lag of one replica: none when nothing is left to replay, whatever was measured last."""
-    if (replica["behind_bytes"] or 0) <= 0:
+    if replica["behind_bytes"] <= 0:
         return 0.0
     # The server's figure is that of the last answer: a replica that fell silent keeps it.
     silence = replica["reply_age_seconds"] if _quiet(replica) else 0.0

@@ -28,6 +28,7 @@ from fwdb.monitoring import cache, elsewhere, retention, server_readings, sessio
 from fwdb.monitoring.commands import Checkpoint, CommandLedger
 from fwdb.monitoring.history import History
 from fwdb.stores import MongoStore, PoolStats, PostgresStore
+from fwdb.stores.timings import OWN
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class Sampler:
                 sa.update(tables.readings)
                 .where(tables.readings.c.reading_id == reading_id)
                 .values(kind=stored, details=details | {"missing": missing})
-                .prefix_with(statements.OWN)
+                .prefix_with(OWN)
             )
         self._ledger.settle(checkpoint)
         if stored != "process" and time.monotonic() >= self._tidy_at:
@@ -135,7 +136,7 @@ class Sampler:
             sa.insert(tables.readings)
             .values(kind="process", process=self.process, details=details)
             .returning(tables.readings.c.reading_id, tables.readings.c.read_at)
-            .prefix_with(statements.OWN)
+            .prefix_with(OWN)
         ).one()
         return int(row.reading_id), row.read_at
 
@@ -161,7 +162,7 @@ class Sampler:
         found = connection.execute(
             sa.text(
                 "SELECT EXISTS (SELECT FROM monitoring.readings WHERE kind = ANY(:kinds) AND "
-                f"read_at > clock_timestamp() - make_interval(secs => :seconds)) {statements.OWN}"
+                f"read_at > clock_timestamp() - make_interval(secs => :seconds)) {OWN}"
             ),
             {"kinds": kinds, "seconds": seconds},
         )
@@ -349,7 +350,7 @@ def process_name(application: str) -> str:
 def _locked(connection: Connection) -> bool:
     """Whether this sampler is the one, until the transaction ends."""
     found = connection.execute(
-        sa.text(f"SELECT pg_try_advisory_xact_lock(:area, :key) {statements.OWN}"),
+        sa.text(f"SELECT pg_try_advisory_xact_lock(:area, :key) {OWN}"),
         {"area": LOCK[0], "key": LOCK[1]},
     )
     return bool(found.scalar_one())
@@ -370,5 +371,5 @@ def _store_commands(connection: Connection, reading_id: int, checkpoint: Checkpo
 
 def _insert(connection: Connection, table: sa.Table, rows: list[dict[str, Any]]) -> int:
     if rows:
-        connection.execute(sa.insert(table).prefix_with(statements.OWN), rows)
+        connection.execute(sa.insert(table).prefix_with(OWN), rows)
     return len(rows)

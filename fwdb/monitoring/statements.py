@@ -15,6 +15,7 @@ from fwdb.errors import FeatureUnavailable
 from fwdb.monitoring.differences import HIDDEN, StatementReading
 from fwdb.monitoring.history import History, StoredReading
 from fwdb.stores import PostgresStore
+from fwdb.stores.timings import OWN
 
 # That of PostgreSQL 14, with the level of a statement and the count of evictions. A server that
 # was upgraded keeps the version it had until somebody updates the extension.
@@ -22,8 +23,6 @@ _OLDEST = (1, 9)
 
 _KEPT = ("extension_version", "io_timed", "plans_timed", "max_entries")
 _TIMES = ("server_started_at", "stats_reset", "database_reset_at")
-
-OWN = "/* fwdb */"  # ends the text of every question that fwdb asks of a server
 
 
 @dataclass(frozen=True, slots=True)

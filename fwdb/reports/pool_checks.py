@@ -226,7 +226,7 @@ def sizing(asking: Asking, kpis: list[Kpi], summary: pd.DataFrame, durations: pd
             Kpi(
                 f"{database}_busy",
                 f"Connections of {name} busy on average",
-                round(busy, 3),
+                round(busy, 2),
                 "",
                 "ok",
                 str(database),

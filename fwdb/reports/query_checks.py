@@ -116,7 +116,8 @@ def _slower(asking: Asking, slower: pd.DataFrame, database: str, found: Mapping[
         f"{milliseconds(float(worst['extra_ms']))} more in this window{because}{others}.",
         value=float(slower["extra_ms"].sum()),
         unit="ms",
-        action=advice(found.get(str(worst["query_id"]))) or _remedy(str(worst["remark"]), database),
+        action=advice(found.get(str(worst["query_id"])))
+        or _remedy(str(worst["remark"]), database, named(str(worst["statement"]))),
     )
 
 
@@ -124,18 +125,22 @@ def _times(ratio: float) -> str:
     return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
 
 
-def _remedy(remark: str, database: str) -> str:
+def _remedy(remark: str, database: str, statement: str) -> str:
     if "spill" in remark:
-        return "Give the role that runs it more memory: `ALTER ROLE … SET work_mem = '64MB';`."
+        return f"Give the role that runs {statement} more memory: `ALTER ROLE … SET work_mem = …;`."
     if "blocks per call" in remark or "examined" in remark:
         return (
-            "Compare its plan (table `plans`) with the indexes there were, and run `ANALYZE;`."
+            f"Compare the plan of {statement} (table `plans`) with the indexes there were, and "
+            "run `ANALYZE;`."
             if database == "postgres"
-            else "Run it with `.explain('executionStats')` and look for COLLSCAN."
+            else f"Run {statement} with `.explain('executionStats')` and look for COLLSCAN."
         )
     if "(cache)" in remark or "(disk)" in remark:
         return "Look at what else reads: `fwdb report slow_queries -p order=io`."
-    return "Look at what changed in the application at that time; table `query_changes`."
+    return (
+        f"Look at what changed around {statement} in the application; table `query_changes` has "
+        "the rest."
+    )
 
 
 def changes_table(changes: pd.DataFrame, before: Window | None, window: Window) -> Table:

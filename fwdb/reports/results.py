@@ -239,7 +239,7 @@ def summary(checks: tuple[Check, ...]) -> str:
         text = _join([*found, *missing][:3])
         more = len(found) + len(missing) - 3
         return text if more <= 0 else f"{text[:-1]}; and {more} more."
-    fine = [c for c in checks if c.status == "ok" and not c.id.endswith(".reachable")]
+    fine = [c for c in checks if c.status == "ok"]
     blind = sum(c.status in ("not_available", "not_measured", "no_data") for c in checks)
     unseen = f"; {blind} could not be measured" if blind else ""
     return f"{len(fine)} check{' is' if len(fine) == 1 else 's are'} within the lines{unseen}."

@@ -219,7 +219,7 @@ def _slow(
             "its plan is in table `plans`, and with real values `EXPLAIN (ANALYZE, BUFFERS)` "
             "tells where the time goes."
             if database == "postgres"
-            else "`.explain('executionStats')` tells whether it reads the whole collection."
+            else "`.explain('executionStats')` on it tells whether it reads the whole collection."
         ),
     )
     kpis.append(

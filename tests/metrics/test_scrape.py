@@ -61,11 +61,24 @@ def test_what_is_not_known_is_absent(module_db: Database, scrape):
     assert exposed.each("db_cache_hit_ratio") == []
     assert exposed.each("db_cache_reads_total", database="mongodb") == []
     assert exposed.each("db_replication_replicas") == [0, 0]
+    assert exposed.each("db_replication_replicas_expected") == []
     assert exposed.each("db_schema_current") == [1]
     assert set(exposed.each("fwdb_probe_success")) == {1}
     assert len(exposed.each("fwdb_probe_success")) == 7
     assert exposed.each("db_health_status") == [1, 1]
     assert exposed.each("db_health_degraded") == [0, 0]
+
+
+def test_the_replicas_that_there_should_be_are_told(
+    module_db: Database, scrape, monkeypatch: pytest.MonkeyPatch
+):
+    """Beside those that there are, so that a rule can compare them."""
+    monkeypatch.setenv("FWDB_EXPECTED_REPLICAS", "2")
+    with database(url_of(module_db), module_db.mongodb.url) as db:
+        exposed = scrape(db)
+
+    assert exposed.each("db_replication_replicas", database="postgres") == [0]
+    assert exposed.each("db_replication_replicas_expected") == [2]
 
 
 def test_an_idle_server_has_no_cache_ratio(
@@ -254,7 +267,16 @@ def test_a_pool_beyond_its_size_is_full_and_not_more(
     assert full("db_health_status", database="postgres") == 1
     assert after(size, database="postgres", state="waiting") == 0
     assert after("db_connection_pool_waits_total", database="postgres") == 1
-    assert after("db_connection_pool_waited_seconds_total", database="postgres") > 0
+    waited = after("db_connection_pool_waited_seconds_total", database="postgres")
+    assert after("db_connection_pool_wait_duration_seconds_sum", database="postgres") == waited > 0
+    counts = {
+        part: after(f"db_connection_pool_{part}_duration_seconds_count", database="postgres")
+        for part in ("wait", "hold", "dial")
+    }
+    assert counts == {"wait": 1, "hold": 4, "dial": 3}
+    buckets = after.each("db_connection_pool_hold_duration_seconds_bucket", database="postgres")
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == 4
 
 
 def test_a_pool_without_a_limit_has_no_utilisation(module_db: Database, scrape):

@@ -11,7 +11,7 @@
 --   is_self             boolean  the row is about this server as a replica
 --   state               string   startup, catchup, streaming; null without permission or replica
 --   sync_state          string   async, sync, quorum, potential
---   behind_bytes        Int64    write-ahead log that it has not replayed
+--   behind_bytes        Int64    write-ahead log that it has not replayed; null until it answers
 --   replay_lag_seconds  float64  last measured delay; missing when there was nothing to replay
 --   reply_age_seconds   float64  time since it last answered
 --   retained_bytes      Int64    write-ahead log that the slot keeps
@@ -28,8 +28,15 @@ WITH position AS (
 senders AS (
     SELECT *
     FROM pg_stat_replication
-    -- A backup in progress and pg_receivewal take the log too, but replay nothing.
-    WHERE state IS NULL OR (state <> 'backup' AND replay_lsn IS NOT NULL)
+    -- A backup in progress and pg_receivewal take the log too, but replay nothing. A replica that
+    -- has just connected has not answered yet, and is one all the same.
+    WHERE
+        state IS NULL
+        OR (state <> 'backup' AND replay_lsn IS NOT NULL)
+        OR (
+            state IN ('startup', 'catchup')
+            AND application_name NOT IN ('pg_basebackup', 'pg_receivewal')
+        )
 ),
 
 slots AS (

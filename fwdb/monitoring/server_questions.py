@@ -10,17 +10,15 @@ import pandas as pd
 from fwdb.config import Thresholds
 from fwdb.errors import PermissionDenied
 from fwdb.monitoring import accesses, facts, relations, replicas, server_measures
+from fwdb.monitoring.asked import Time
 from fwdb.monitoring.cache import Cache
 from fwdb.monitoring.history import History
 from fwdb.monitoring.measure import Measure, measured, unmeasured
 from fwdb.stores import MongoStore, PostgresStore
 
-if TYPE_CHECKING:
-    from fwdb.monitoring.monitor import Time
-
 
 class ServerQuestions:
-    """The half of `Monitor` that is about servers and not about this process."""
+    """The part of `Monitor` that is about servers and not about this process."""
 
     thresholds: Thresholds
     _store: PostgresStore

@@ -1,0 +1,5 @@
+"""`python -m fwdb.cli`."""
+
+from fwdb.cli import main
+
+main()

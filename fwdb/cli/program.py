@@ -1,0 +1,140 @@
+"""The program itself: its name, its options, its exit codes, and how it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fwdb import errors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fwdb.database import Database, Role
+
+app = typer.Typer(
+    name="fwdb",
+    help="Fashion Wallet's PostgreSQL and MongoDB as data frames, charts and reports.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+audit_app = typer.Typer(
+    help="The audit trail: read it and keep it to its time.", no_args_is_help=True
+)
+app.add_typer(audit_app, name="audit")
+
+FAILED, BAD_USE, THRESHOLD, NO_DATA, INTERRUPTED = 1, 2, 3, 4, 130
+
+# A pipe has no width to fold tables for.
+stdout = Console(
+    highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000
+)
+stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Store = Annotated[Literal["postgres", "mongodb"], typer.Option(help="Which store's query.")]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="May be repeated."),
+]
+
+
+@app.callback()
+def _options(
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Take the URLs of FWDB_<PROFILE>_POSTGRES_URL and …_MONGODB_URL."),
+    ] = None,
+) -> None:
+    from fwdb import config
+
+    if profile is not None:
+        config.settings(profile)  # refuses an unknown one
+        os.environ["FWDB_PROFILE"] = profile  # the kernels of reports read it as well
+
+
+@contextmanager
+def database(*, role: Role = "app", application_name: str = "fwdb") -> Iterator[Database]:
+    from fwdb.database import connect
+
+    with connect(role=role, application_name=application_name, progress=say) as db:
+        yield db
+
+
+def say(sentence: str) -> None:
+    stderr.print(f"· {sentence}", style="dim")
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    stderr.print(f"fwdb: {sentence}")
+    sys.exit(code)
+
+
+def usage_sentence(error: Exception) -> str:
+    """Click's message with the nearest right name, as one sentence."""
+    message = str(error.format_message()).strip()  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    where = f" (see '{context.command_path} --help')" if context else ""
+    return f"{message.rstrip('.')}{where}."
+
+
+def pairs(given: list[str] | None) -> dict[str, Any]:
+    return {
+        key: float(value) if value.replace(".", "", 1).isdigit() else value
+        for key, value in raw_pairs(given).items()
+    }
+
+
+def raw_pairs(given: list[str] | None) -> dict[str, str]:
+    pairs = {}
+    for pair in given or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise errors.ParameterError(f"'-p {pair}' is not a parameter; write -p key=value.")
+        pairs[key] = value
+    return pairs
+
+
+def print_counts(done: str, counts: Any) -> None:
+    listed = counts if isinstance(counts, dict) else asdict(counts)
+    stdout.print(
+        f"{done}: " + ", ".join(f"{n:,} {name}".replace("_", " ") for name, n in listed.items())
+    )
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str, sort_keys=True))
+
+
+def print_frame(frame: pd.DataFrame) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in frame.columns:
+        numeric = frame[column].dtype.kind in "if"
+        table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in row))
+    stdout.print(table)
+    stdout.print(f"{len(frame)} rows")
+
+
+def _cell(value: Any) -> str:
+    import pandas as pd
+
+    if value is None or value is pd.NA or value is pd.NaT or value != value:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    if isinstance(value, pd.Timestamp):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    return str(value)

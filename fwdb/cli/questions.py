@@ -1,0 +1,120 @@
+"""Questions to the databases and their trail."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from fwdb.cli.program import (
+    FAILED,
+    Json,
+    Parameters,
+    Store,
+    app,
+    audit_app,
+    database,
+    pairs,
+    print_counts,
+    print_frame,
+    print_json,
+    say,
+    stdout,
+)
+
+
+@app.command()
+def health(as_json: Json = False) -> None:
+    """Say whether each store is up.
+
+    A store is up, degraded or down; exit 1 if one is down.
+    """
+    with database() as db:
+        found = db.health()
+    if as_json:
+        print_json(asdict(found))
+    else:
+        for store in found.stores:
+            latency = f"{store.latency_ms:.1f} ms" if store.latency_ms is not None else ""
+            stdout.print(
+                f"{store.database:<9} {store.status:<9} {latency:<9} {store.reason}".rstrip()
+            )
+    if found.status == "down":
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def query(
+    name: Annotated[str, typer.Argument(help="A query; 'fwdb sql' lists them.")],
+    parameter: Parameters = None,
+    store: Store = "postgres",
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run one query file and print its rows.
+
+    Values in the texts of statements are shown as ?.
+    """
+    from fwdb.monitoring.redaction import redacted_frame
+
+    with database(role="report") as db:
+        frame = redacted_frame(getattr(db, store).frame(name, **pairs(parameter)))
+    if csv:
+        print(frame.to_csv(index=False), end="")
+    elif as_json:
+        print(frame.to_json(orient="records", date_format="iso", indent=2))
+    else:
+        print_frame(frame)
+
+
+@app.command()
+def sql(
+    name: Annotated[str | None, typer.Argument(help="A query; without it, their list.")] = None,
+    store: Store = "postgres",
+) -> None:
+    """Print a query, ready for psql.
+
+    Without a name it lists what there is.
+    """
+    from fwdb import queries
+
+    if name is None:
+        for known in queries.names(store):
+            stdout.print(f"{known:<24} {queries.load(known, store).about}")
+        return
+    print(queries.load(name, store).text, end="")
+
+
+@audit_app.command("trail")
+def audit_trail(
+    since: Annotated[str, typer.Option(help="A span (24h, 7d) or an ISO time.")] = "24h",
+    entity_type: Annotated[
+        str | None, typer.Option(help="User, Avatar, CatalogItem or Design.")
+    ] = None,
+    action: Annotated[str | None, typer.Option(help="CREATE, UPDATE, DELETE or READ.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Print the newest audit entries."""
+    with database(role="report") as db:
+        frame = db.audit.search(since=since, entity_type=entity_type, action=action, limit=limit)
+    if csv:
+        print(frame.to_csv(index=False), end="")
+    else:
+        shown = ["created_at", "action", "entity_type", "entity_id", "user_id", "changed_fields"]
+        print_frame(frame[shown])
+
+
+@audit_app.command("retain")
+def audit_retain(
+    days: Annotated[int | None, typer.Option(help="Keep this many days.", min=1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+) -> None:
+    """Remove audit entries older than one year, in small batches."""
+    with database(role="owner") as db:
+        kept = db.audit.retain(days, dry_run=dry_run, progress=say)
+    print_counts(
+        "would remove" if dry_run else "removed",
+        {"audit_logs": kept.expired if dry_run else kept.removed},
+    )

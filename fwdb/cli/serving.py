@@ -1,0 +1,110 @@
+"""Watching: the history, the endpoints, and what Prometheus and Grafana get."""
+
+from __future__ import annotations
+
+import gc
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from fwdb import errors
+from fwdb.cli.program import Json, app, database, say, stdout
+
+
+@app.command()
+def monitor(
+    interval: Annotated[float, typer.Option(help="Seconds between readings.", min=1)] = 30,
+    once: Annotated[bool, typer.Option("--once", help="One full reading, then end.")] = False,
+) -> None:
+    """Sample both servers into the history.
+
+    Reports read that history. Runs until Ctrl-C, or once.
+    """
+    with database(application_name="fwdb-monitor") as db:
+        if once:
+            stdout.print(str(db.monitor.sample("full")))
+            return
+        say(f"sampling every {interval:g} s into {db.postgres.address}; Ctrl-C ends it")
+        db.monitor.run(interval=interval)
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 9464,
+    host: Annotated[str, typer.Option(help="0.0.0.0 is all of this machine.")] = "127.0.0.1",
+    interval: Annotated[float, typer.Option(help="Seconds between readings.", min=1)] = 30,
+) -> None:
+    """Answer /metrics and /health over HTTP.
+
+    Samples both servers into the history too, as `fwdb monitor` does. Runs until Ctrl-C.
+    """
+    ended = threading.Event()
+    with database(application_name="fwdb-serve") as db, _ended_by_signals(ended):
+        server = db.metrics.serve(port, host=host)
+        # What is imported by now stays; looking through it for garbage would take 60 ms of a
+        # scrape now and then.
+        gc.collect()
+        gc.freeze()
+        stdout.print(f"{server.url}/metrics")
+        say(f"sampling every {interval:g} s into {db.postgres.address}; Ctrl-C ends it")
+        try:
+            db.monitor.run(interval=interval, stop=ended)
+        except (errors.FeatureUnavailable, errors.PermissionDenied) as error:
+            say(f"nothing is sampled: {error}")
+            ended.wait()
+    say("stopped.")
+
+
+@contextmanager
+def _ended_by_signals(ended: threading.Event) -> Iterator[None]:
+    """The first Ctrl-C, or SIGTERM of a service manager, sets `ended`; a second one kills."""
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+
+    def end(kind: int, _: object) -> None:
+        ended.set()
+        signal.signal(kind, before[signal.Signals(kind)])
+
+    for kind in before:
+        signal.signal(kind, end)
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+@app.command()
+def metrics(as_json: Json = False) -> None:
+    """Print the series that `fwdb serve` gives out.
+
+    Those of this process alone: what other processes asked is counted there.
+    """
+    with database() as db:
+        if as_json:
+            print(json.dumps(db.metrics.json(), indent=2, allow_nan=False))
+        else:
+            print(db.metrics.text(), end="")
+
+
+@app.command()
+def rules() -> None:
+    """Print the alert rules for Prometheus.
+
+    They are for a scrape job named fwdb; docs/runbooks.md says what to do when one fires.
+    """
+    from fwdb.metrics.rules import rules
+
+    print(rules(), end="")
+
+
+@app.command()
+def dashboard() -> None:
+    """Print the Grafana dashboard, as JSON to import."""
+    from fwdb.metrics.dashboard import dashboard
+
+    print(dashboard(), end="")

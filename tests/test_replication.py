@@ -90,8 +90,10 @@ def reported(
 ) -> dict[str, Check]:
     """What the report `health` says of the replicas, by check."""
     settings = config.settings().model_copy(update={"thresholds": limits})
-    asking = Asking("health", Database(primary, monitor._mongodb, settings=settings))
+    db = Database(primary, monitor._mongodb, settings=settings)
+    asking = Asking("health", db)
     asking.reach("postgres", "mongodb")
+    db.monitor.close()  # the stores are those of the test
     health_replication.replication(asking, monitor.replicas())
     return {c.id: c for c in asking.checks if c.database == "postgres"}
 

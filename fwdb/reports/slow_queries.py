@@ -296,6 +296,12 @@ def _how_to_read(min_ms: float, limits: Any) -> tuple[tuple[str, str], ...]:
             "whole server did, and only what slowed by more is named.",
         ),
         (
+            "Once for each row (N+1)",
+            "A list is asked for, and then each of its rows by a statement of its own. Told by a "
+            f"statement of {query_patterns.CALLS_PERCENT:g} % of the calls that is called as often "
+            f"as a list returned rows, or {query_patterns.TIMES:g} times for each transaction.",
+        ),
+        (
             "Coverage",
             "pg_stat_statements forgets: it drops the rarest entries when it is full, and is "
             "reset by hand. Then totals are lower bounds. Time in statements ÷ the time in which "

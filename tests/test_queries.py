@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
 import fwdb
 from fwdb import migrating, queries
+from fwdb.embedded.postgres_setup import LOGGED_PLANS
 from fwdb.errors import ParameterError, UnknownName
 from fwdb.stores import PostgresStore
 
@@ -45,6 +47,8 @@ def store(request: pytest.FixtureRequest, servers: Any) -> Iterator[PostgresStor
     url = server.url.set(database=name, drivername="postgresql")
     found = PostgresStore(url.render_as_string(hide_password=False))
     migrating.migrate(found, None)
+    with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
+        connection.execute(LOGGED_PLANS.read_bytes())
     yield found
     found.close()
     server.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))

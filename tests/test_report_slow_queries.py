@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
+import psycopg
 import pytest
 import sqlalchemy as sa
 
 from fwdb import charts, reports
 from fwdb.database import Database
+from fwdb.embedded.postgres_setup import LOGGED_PLANS
 from fwdb.errors import ParameterError, UnknownName
 from fwdb.monitoring.coverage import Coverage
 from fwdb.reports import query_checks, query_patterns
@@ -79,6 +82,25 @@ def test_a_lost_index_is_named_with_what_brings_it_back(grown: Database) -> None
         "as long as before" in charts.title_of(report.chart("query_changes").figure)
     )
     assert checks(report)["coverage", "postgres"].status == "ok"
+
+
+def test_the_plan_of_the_longest_run_is_shown_with_its_time(
+    grown: Database, wait_until: Callable[..., None]
+) -> None:
+    """Once the database has the function for it; before, the table says what is missing."""
+    before = reports.open_report("slow_queries", db=grown, since="1h").table("logged_plans")
+    assert before.frame.empty
+    assert "fwdb_logged_plans" in before.table.about
+
+    url = grown.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url) as connection:
+        connection.execute(LOGGED_PLANS.read_bytes())
+    grown.postgres.rows(sa.text("SELECT pg_sleep(0.6) FROM orders WHERE n = 4711"))
+    wait_until(lambda: len(grown.monitor.logged_plans("10m")))
+    shown = reports.open_report("slow_queries", db=grown, since="1h").table("logged_plans").frame
+
+    assert shown["duration_ms"].iloc[0] >= 600
+    assert shown["plan"].iloc[-1].strip() == "Filter: (n = ?)"
 
 
 def test_a_healthy_run_names_no_fault(grown: Database) -> None:

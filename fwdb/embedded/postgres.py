@@ -159,7 +159,8 @@ class PostgresServer:
             conf = making / "postgresql.conf"
             self._write(conf, conf.read_text() + "\ninclude_if_exists = 'fwdb.conf'\n")
         self._sql(making, "postgres", setup.roles(passwords) + setup.CLUSTER, children)
-        self._sql(making, DATABASE, setup.DATABASE_OBJECTS, children)
+        objects = setup.database_objects(self.binaries.major)
+        self._sql(making, DATABASE, objects, children)
         with disk_sentences(self.folder):
             if self.data.exists():
                 self.data.rmdir()

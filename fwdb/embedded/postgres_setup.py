@@ -6,10 +6,13 @@ SQL here is for single-user mode, where a statement ends with an empty line.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from fwdb.embedded.urls import APP, DATABASE, OWNER, REPORT
 
 SUPERUSER = "postgres"
+# For other servers too: a superuser runs it once, for `Monitor.logged_plans`.
+LOGGED_PLANS = Path(__file__).with_name("logged_plans.sql")
 
 # Read after initdb's own postgresql.conf. ALTER SYSTEM and lines after the include win over it.
 SETTINGS = """\
@@ -104,6 +107,12 @@ ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT EXECUTE ON FUNCTIONS TO {APP};
 ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT SELECT ON TABLES TO {REPORT};
 
 """
+
+
+def database_objects(major: int) -> str:
+    """SQL for the new database; plans are read from JSON logs, so from 15 on."""
+    logged = LOGGED_PLANS.read_text() if major >= 15 else ""
+    return DATABASE_OBJECTS + logged
 
 
 def settings(major: int) -> str:

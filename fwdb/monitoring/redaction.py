@@ -22,6 +22,19 @@ _PARTS = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+# Lines of a plan whose numbers are no values of a statement; any other is taken to hold some.
+# Source: the labels of src/backend/commands/explain.c
+_MEASURED = re.compile(
+    r"""\s*(?:
+        (?:Rows\ Removed\ by\ [A-Z][\w ]*|Heap\ Fetches|Heap\ Blocks|Index\ Searches|Buffers|WAL
+        |I/O\ Timings|Sort\ Method|Full-sort\ Groups|Pre-sorted\ Groups|Buckets|Batches|Hits
+        |Storage|Workers\ (?:Planned|Launched)|Planned\ Partitions|Subplans\ Removed
+        |Planning\ Time|Execution\ Time|Worker\ \d+):\ [^?"]*
+        |(?:InitPlan|SubPlan)\ \d+(?:\ \(returns\ [$\d,]+\))?
+    )\Z""",
+    re.VERBOSE,
+)
+
 
 def redacted(statement: str | None) -> str | None:
     """`statement` on one line, every value in it a ``?``, and without its comments.
@@ -51,6 +64,29 @@ def redacted_frame(frame: pd.DataFrame) -> pd.DataFrame:
             for name in texts
         }
     )
+
+
+def texts_redacted(text: str) -> str:
+    """`text` with every quoted value a ``?`` and without comments; lines and numbers stay."""
+    return _PARTS.sub(
+        lambda part: part[0] if part[0][0] in ".0123456789" else _without_value(part), text
+    )
+
+
+def plan_redacted(plan: str) -> str:
+    """A text plan of EXPLAIN, quoted values gone already, without the numbers in conditions.
+
+    What counts or measures stays: costs, rows and times of a node, and lines such as buffers.
+    """
+    return "\n".join(map(_line_redacted, plan.splitlines()))
+
+
+def _line_redacted(line: str) -> str:
+    if _MEASURED.match(line):
+        return line
+    # A node: its label may have an expression in it, what is in these brackets has not.
+    label, bracket, numbers = line.partition("  (cost=")
+    return _PARTS.sub(_without_value, label) + bracket + numbers
 
 
 def _without_value(part: re.Match[str]) -> str:

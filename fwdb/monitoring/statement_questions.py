@@ -13,6 +13,7 @@ from fwdb.errors import ParameterError
 from fwdb.monitoring.asked import APPLICATION, Time, one_or_more, positive
 from fwdb.monitoring.commands import CommandLedger
 from fwdb.monitoring.history import History
+from fwdb.monitoring.logged_plans import logged_plans
 from fwdb.monitoring.plans import Plan, plan
 from fwdb.monitoring.slow_queries import SlowQueries, changed, known_order, ranked, window_before
 from fwdb.stores import MongoStore, PostgresStore
@@ -136,6 +137,32 @@ class StatementQuestions:
         """
         # In the CSV files of a report an apostrophe keeps spreadsheets from reading a formula.
         return plan(self._store, self._history, str(query_id).removeprefix("'"))
+
+    def logged_plans(
+        self,
+        since: Time = "24h",
+        until: Time | None = None,
+        *,
+        query_id: str | int | None = None,
+        top: int = 20,
+    ) -> pd.DataFrame:
+        """Plans that PostgreSQL itself logged in the window as statements ran, slowest first.
+
+        Columns: ``logged_at`` (UTC, when the statement ended), ``query_id`` as in
+        `slow_queries`, missing where the server computed none, ``duration_ms`` of this one run,
+        ``application``, ``user_name``, ``statement`` and ``plan``, text without the values in it.
+        At most `top` rows, of one `query_id` if it is given; statements of fwdb are left out.
+
+        ``attrs["status"]`` and ``attrs["reason"]``: ``not_available`` when auto_explain is not
+        loaded, off, or does not log text plans as JSON (PostgreSQL 15); ``not_measured`` when
+        this role may not read them, with what a superuser does about it; ``no_data`` when there
+        is none. ``attrs["remark"]`` says when the log was too long to be read whole.
+
+        Source: messages of auto_explain in the server's JSON log, whose newest 8 MB are read.
+        """
+        start, end = self._window(since, until)
+        wanted = None if query_id is None else str(query_id).removeprefix("'")
+        return logged_plans(self._store, start, end, query_id=wanted, top=top)
 
     @cached_property
     def _queries(self) -> SlowQueries:

@@ -248,11 +248,11 @@ def advice(plan: Plan | None) -> str:
 
 
 def plans_table(found: Mapping[str, Plan]) -> Table:
-    """One row per line of a plan; indentation as spaces that a page does not drop."""
+    """One row per line of a plan."""
     rows = [
         (plan.query_id, shorten(plan.statement), line)
         for plan in found.values()
-        for line in _lines(plan)
+        for line in indented(str(plan))
     ]
     frame = pd.DataFrame(rows, columns=["query_id", "statement", "plan"]).astype("str")
     return Table(
@@ -265,10 +265,10 @@ def plans_table(found: Mapping[str, Plan]) -> Table:
     )
 
 
-def _lines(plan: Plan) -> list[str]:
+def indented(plan: str) -> list[str]:
+    """The lines of a plan, indented with spaces that a page does not drop."""
     return [
-        "\u00a0" * (len(line) - len(line.lstrip())) + line.lstrip()
-        for line in str(plan).splitlines()
+        "\u00a0" * (len(line) - len(line.lstrip())) + line.lstrip() for line in plan.splitlines()
     ]
 
 

@@ -12,7 +12,7 @@ from fwdb import charts
 from fwdb.charts import share
 from fwdb.charts.canvas import DATABASES
 from fwdb.charts.statements import milliseconds
-from fwdb.reports import query_checks, query_patterns, query_server
+from fwdb.reports import query_checks, query_logged, query_patterns, query_server
 from fwdb.reports.asking import Asking, judged, sentence, utc_frame
 from fwdb.reports.parameters import Value, Window, comparison, iso
 from fwdb.reports.results import Kpi, Result, Table
@@ -134,6 +134,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             ),
             query_checks.changes_table(changes, before, window),
             query_checks.plans_table(plans),
+            query_logged.table(asking, db, window.since, end),
             query_checks.coverage_table(everything),
         ),
         charts={

@@ -149,7 +149,7 @@ FAULTS = (
             Said(
                 "slow_queries.regression",
                 "times as long (95 % ",
-                "Look at what changed in the application",
+                "Look at what changed around `SELECT price($1)`",
             ),
             Said("slow_queries.regression", "for `SELECT price($1)`", "query_changes"),
         ),

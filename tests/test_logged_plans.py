@@ -119,6 +119,20 @@ def test_a_long_log_is_read_from_its_end_in_whole_lines(
     assert all(row["message"].startswith("duration: ") for rows in read for row in rows)
 
 
+def test_what_was_not_read_of_a_long_log_is_said(
+    permitted: PostgresStore,
+    monitor: Monitor,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No plan found is then not the same as no plan logged."""
+    monkeypatch.setattr("fwdb.monitoring.logged_plans.MOST_BYTES", 10)
+    frame = monitor.logged_plans()
+
+    assert frame.attrs["status"] == "no_data"
+    assert "older plans are missing" in frame.attrs["reason"]
+    assert "older plans are missing" in frame.attrs["remark"]
+
+
 def test_a_role_without_the_right_is_told_what_helps(
     permitted: PostgresStore, role: Callable[..., Monitor]
 ) -> None:

@@ -192,6 +192,23 @@ def test_a_gap_says_what_it_is(db: Database, monitor: Monitor) -> None:
     assert "fwdb monitor" in late["reason"]
 
 
+def test_readings_without_a_used_pool_say_who_would_store_one(
+    db: Database, monitor: Monitor
+) -> None:
+    """`fwdb monitor` reads the servers; it cannot see the pools of other processes."""
+    name = "watcher"
+    watcher = Monitor(
+        db.postgres.twin(application_name=name), db.mongodb.twin(application_name=name)
+    )
+    watcher.sample("full")
+    watcher.close()
+
+    reason = monitor.pool_history(since="1h").attrs["reason"]
+
+    assert "no pool that was used" in reason
+    assert "db.monitor.sampling()" in reason
+
+
 # -- a history in another database ----------------------------------------------------------------
 
 

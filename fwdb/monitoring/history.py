@@ -75,7 +75,7 @@ class History:
         ]
 
     def gap(self, since: datetime, until: datetime) -> str:
-        """Why a window has no reading, and what would make some."""
+        """Why a window has nothing that was asked for, and what would make some."""
         span = self.store.rows("history_span")[0]
         oldest, newest = span["oldest_at"], span["newest_at"]
         if oldest is None:
@@ -87,6 +87,11 @@ class History:
             )
         if since > newest:
             return f"no reading was stored since {newest:%Y-%m-%d %H:%M:%S} UTC; run 'fwdb monitor'"
+        if self.edges(since, until, ("light", "full", "process")):
+            return (
+                "the readings of this window have no pool that was used: each process stores its "
+                "own, inside 'with db.monitor.sampling():'"
+            )
         return "no reading was stored in this window; run 'fwdb monitor'"
 
     def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:

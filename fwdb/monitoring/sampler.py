@@ -112,7 +112,7 @@ class Sampler:
             reading_id, read_at = self._begin(connection, details)
             rows["pools"] = self._store_pools(connection, reading_id)
             rows["commands"] = _store_commands(connection, reading_id, checkpoint)
-            stored = self._turn(connection, kind, spacing or {})
+            stored = self._turn(connection, kind, spacing or {}, read_at)
             if stored != "process":
                 rows["sessions"] = self._store_sessions(connection, reading_id)
                 rows["counters"] = self._store_counters(
@@ -140,13 +140,15 @@ class Sampler:
         ).one()
         return int(row.reading_id), row.read_at
 
-    def _turn(self, connection: Connection, kind: Kind, spacing: Mapping[str, float]) -> str:
-        """What this sampler is to read of the servers now: ``full``, ``light`` or ``process``."""
+    def _turn(
+        self, connection: Connection, kind: Kind, spacing: Mapping[str, float], at: datetime
+    ) -> str:
+        """What the reading of `at` is to have of the servers: ``full``, ``light``, ``process``."""
         if not _locked(connection):
             return "process"
-        if kind == "full" and not self._young(connection, ["full"], spacing.get("full", 0)):
+        if kind == "full" and not self._young(connection, ["full"], spacing.get("full", 0), at):
             return "full"
-        if not self._young(connection, ["light", "full"], spacing.get("light", 0)):
+        if not self._young(connection, ["light", "full"], spacing.get("light", 0), at):
             return "light"
         return "process"
 
@@ -155,16 +157,23 @@ class Sampler:
         with self._history.store.connection() as connection:
             return kind == "full" and not self._young(connection, ["full"], spacing.get("full", 0))
 
-    def _young(self, connection: Connection, kinds: list[str], seconds: float) -> bool:
-        """Whether a reading of one of `kinds` was stored within the last `seconds`."""
+    def _young(
+        self, connection: Connection, kinds: list[str], seconds: float, at: datetime | None = None
+    ) -> bool:
+        """Whether one of `kinds` was read within the `seconds` before `at`, or before now.
+
+        By the times of the readings alone: between the time of one and this question lies the
+        time that the server took for what came between.
+        """
         if not seconds:
             return False
         found = connection.execute(
             sa.text(
                 "SELECT EXISTS (SELECT FROM monitoring.readings WHERE kind = ANY(:kinds) AND "
-                f"read_at > clock_timestamp() - make_interval(secs => :seconds)) {OWN}"
+                "read_at > coalesce(CAST(:at AS timestamptz), clock_timestamp()) "
+                f"- make_interval(secs => :seconds)) {OWN}"
             ),
-            {"kinds": kinds, "seconds": seconds},
+            {"kinds": kinds, "seconds": seconds, "at": at},
         )
         return bool(found.scalar_one())
 

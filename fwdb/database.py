@@ -152,7 +152,7 @@ class Database:
         """Who changed what, when."""
         from fwdb.audit import Audit
 
-        return Audit(self.postgres, retention_days=self.settings.thresholds.audit_retention_days)
+        return Audit(self.postgres, self.mongodb, settings=self.settings)
 
     @cached_property
     def monitor(self) -> Monitor:

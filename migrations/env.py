@@ -17,7 +17,10 @@ from fwdb.stores import PostgresStore
 def offline() -> None:
     """Write the SQL, for whatever server it will be run on."""
     context.configure(
-        dialect_name="postgresql", literal_binds=True, **environment.options(models.metadata)
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},  # psycopg's own style would write %% for each %
+        literal_binds=True,
+        **environment.options(models.metadata),
     )
     with context.begin_transaction():
         # The table of the version is made before the first revision and stands in this schema.

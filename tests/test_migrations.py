@@ -237,6 +237,9 @@ def test_a_removed_user_leaves_entries_without_a_user(empty):
 def test_cleanup_removes_entries_older_than_a_year(empty):
     """And says how many."""
     migrating.migrate(empty, None)
+    ask(
+        empty, "SELECT audit.add_partitions(CAST(now() - interval '2 years' AS date), current_date)"
+    )
     empty.execute(
         sa.text(
             "INSERT INTO audit.audit_logs (entity_type, entity_id, action, created_at)"
@@ -248,6 +251,56 @@ def test_cleanup_removes_entries_older_than_a_year(empty):
 
     assert ask(empty, "SELECT audit.cleanup_old_audit_logs()") == [(7,)]
     assert ask(empty, "SELECT count(*) FROM audit.audit_logs") == [(6,)]
+
+
+def test_rows_from_before_move_into_their_months_and_back(empty):
+    """What the unpartitioned table of an earlier release holds is all there afterwards."""
+    migrating.migrate(empty, None)
+    migrating.downgrade(empty, "0006")
+    empty.execute(
+        sa.text(
+            "INSERT INTO audit.audit_logs (entity_type, entity_id, action, new_values, created_at)"
+            " SELECT 'User', gen_random_uuid(), 'READ', '{\"a\": 1.10}',"
+            "        now() - make_interval(days => 20 * n) FROM generate_series(0, 30) AS n"
+        )
+    )
+    wanted = "SELECT id, entity_id, new_values, created_at FROM audit.audit_logs ORDER BY id"
+    before = ask(empty, wanted)
+    migrating.migrate(empty, None)
+    moved = ask(empty, wanted)
+    facts = ask(empty, "SELECT DISTINCT transaction_id, origin, db_user FROM audit.audit_logs")
+    months = ask(empty, "SELECT DISTINCT tableoid FROM audit.audit_logs")
+    migrating.downgrade(empty, "0006")
+
+    assert len(before) == 31
+    assert moved == before
+    assert facts == [(None, None, None)]
+    assert len(months) >= 20
+    assert ask(empty, wanted) == before
+
+
+def test_only_the_owner_may_change_the_trail(empty):
+    """Whoever had the right to before has lost it, on months made later too."""
+    role = f"app_{os.getpid()}"
+    empty.execute(sa.text(f"CREATE ROLE {role}"))
+    grants = f"GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role}"
+    empty.execute(sa.text(f"ALTER DEFAULT PRIVILEGES {grants}"))
+    try:
+        migrating.migrate(empty, None)
+        ask(empty, "SELECT audit.add_partitions(current_date - 100, current_date + 200)")
+        rights = ask(
+            empty,
+            "SELECT DISTINCT has_table_privilege(r.rolname, c.oid, p) FROM pg_roles AS r,"
+            " pg_class AS c, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) AS p"
+            f" WHERE r.rolname = '{role}' AND c.oid IN"
+            " (SELECT relid FROM pg_partition_tree('audit.audit_logs'))",
+        )
+        may_read = ask(empty, f"SELECT has_table_privilege('{role}', 'audit.audit_logs', 'SELECT')")
+    finally:
+        empty.execute(sa.text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
+
+    assert rights == [(False,)]
+    assert may_read == [(True,)]
 
 
 def test_two_who_migrate_at_once_do_not_meet(empty):

@@ -37,7 +37,11 @@ def rows(store: PostgresStore) -> list:
             ("public.migrations", "*"),
             ("shared.users", "id, email, password_hash, role, is_active, created_at, updated_at"),
             ("avatar.avatars", "*"),
-            ("audit.audit_logs", "*"),
+            (
+                "audit.audit_logs",
+                "id, user_id, entity_type, entity_id, action, old_values, new_values, metadata,"
+                " ip_address, user_agent, created_at",
+            ),
         )
     ]
 

@@ -8,11 +8,13 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from fwdb.audit import checks
+from fwdb.audit.base import AuditBase
 from fwdb.errors import ParameterError, PermissionDenied
 from fwdb.models import audit_logs
 from fwdb.stores import PostgresStore
 
-__all__ = ["Retention", "retain"]
+__all__ = ["Keeping", "Retention", "retain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,35 @@ class Retention:
     batches: int
     oldest_left_at: datetime | None
     dry_run: bool
+
+
+class Keeping(AuditBase):
+    """How long rows are kept; see `Audit`."""
+
+    def retain(
+        self,
+        older_than_days: int | None = None,
+        *,
+        batch: int = 5000,
+        dry_run: bool = False,
+        progress: Callable[[str], None] | None = None,
+    ) -> Retention:
+        """Remove rows older than `older_than_days`, by default the retention of one year.
+
+        Works on the existing unpartitioned table, `batch` rows per short transaction, so that
+        writers wait for none of it; `progress` hears of each batch. `dry_run` counts and removes
+        nothing. Raises `PermissionDenied`, with the GRANT that is missing.
+        """
+        days = self._settings.thresholds.audit_retention_days
+        if older_than_days is not None:
+            days = older_than_days
+        return retain(
+            self._postgres,
+            days=checks.count(days, "older_than_days"),
+            batch=checks.count(batch, "batch"),
+            dry_run=dry_run,
+            progress=progress,
+        )
 
 
 def retain(

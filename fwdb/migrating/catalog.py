@@ -148,9 +148,10 @@ def schemas(connection: Connection) -> frozenset[str]:
     return frozenset(connection.scalars(sa.text("SELECT CAST(nspname AS text) FROM pg_namespace")))
 
 
-def has_function(connection: Connection, name: str) -> bool:
-    """Whether the function `name` (``schema.function``) without arguments exists."""
-    found = connection.scalar(sa.text("SELECT to_regprocedure(:name)"), {"name": f"{name}()"})
+def has_function(connection: Connection, name: str, takes: str = "") -> bool:
+    """Whether the function `name` (``schema.function``) of arguments of these types exists."""
+    asked = {"name": f"{name}({takes})"}
+    found = connection.scalar(sa.text("SELECT to_regprocedure(:name)"), asked)
     return found is not None
 
 

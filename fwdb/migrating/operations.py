@@ -31,6 +31,7 @@ __all__ = [
     "function",
     "index",
     "lock",
+    "protect",
     "schema",
     "table",
     "touch",
@@ -201,14 +202,19 @@ def touch(table: str) -> None:
     report("trigger", f"{table}.{_TOUCH}", f"created the trigger that keeps {table}.updated_at.")
 
 
-def function(name: str, body: str, *, about: str) -> None:
-    """A function without arguments, unless there is one of this name."""
+def function(name: str, body: str, *, about: str, takes: str = "") -> None:
+    """A function that takes arguments of these types, unless there is one of this name."""
     found = _database()
-    if found is not None and catalog.has_function(found, name):
+    if found is not None and catalog.has_function(found, name, takes):
         return
-    op.execute(f"CREATE FUNCTION {name}() {body.strip()}")
-    op.execute(f"COMMENT ON FUNCTION {name}() IS '{about} {MADE}'")
-    report("function", name, f"created the function {name}().")
+    op.execute(f"CREATE FUNCTION {name}({takes}) {body.strip()}")
+    op.execute(f"COMMENT ON FUNCTION {name}({takes}) IS '{about} {MADE}'")
+    report("function", name, f"created the function {name}({takes}).")
+
+
+def protect(table: str) -> None:
+    """Leave the right to change a table of ours to its owner alone."""
+    op.execute(f"SELECT audit.protect('{table}')")
 
 
 # -- the way down -----------------------------------------------------------------------------
@@ -226,12 +232,13 @@ DO $$ BEGIN
 END $$""")
 
 
-def drop_function(name: str) -> None:
+def drop_function(name: str, takes: str = "") -> None:
     """Drop a function of ours; one that fwdb found stays."""
+    said = f"obj_description(to_regprocedure('{name}({takes})'), 'pg_proc')"
     op.execute(f"""
 DO $$ BEGIN
-    IF right(obj_description(to_regprocedure('{name}()'), 'pg_proc'), {len(MADE)}) = '{MADE}' THEN
-        DROP FUNCTION {name}();
+    IF right({said}, {len(MADE)}) = '{MADE}' THEN
+        DROP FUNCTION {name}({takes});
     END IF;
 END $$""")
 

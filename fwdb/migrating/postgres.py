@@ -109,6 +109,14 @@ def differences(postgres: PostgresStore) -> list[Difference]:
                 found.append(_difference(name, f"the table {name} is missing.", "error"))
             else:
                 found += _table_differences(name, table, there)
+                if table is models.audit_logs:
+                    found += [
+                        _difference(
+                            f"{name}.{fact}", f"the column {name}.{fact} is missing.", "error"
+                        )
+                        for fact in models.AUDIT_FACTS
+                        if fact not in there.columns
+                    ]
         for function in ("audit.cleanup_old_audit_logs",):
             if not catalog.has_function(connection, function):
                 found.append(
@@ -147,7 +155,8 @@ def _table_differences(
             )
     for wanted in table.indexes:
         keys, where = _definition(wanted)
-        if not there.serves(keys, where):
+        instead = wanted.info.get("or")
+        if not there.serves(keys, where) and not (instead and there.serves(instead, where)):
             rows = f" where {where}" if where else ""
             yield _difference(
                 f"{name}.{wanted.name}",

@@ -22,6 +22,7 @@ from fwdb.models.entities import (
 from fwdb.models.ids import entity_id, entity_uuid
 from fwdb.models.tables import (
     ACTIONS,
+    AUDIT_FACTS,
     CATALOG_CATEGORIES,
     CATALOG_TYPES,
     DESIGN_STATUSES,
@@ -37,6 +38,7 @@ from fwdb.models.tables import (
 
 __all__ = [
     "ACTIONS",
+    "AUDIT_FACTS",
     "CATALOG_CATEGORIES",
     "CATALOG_TYPES",
     "DESIGN_FIELDS",

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -155,6 +155,7 @@ class Seeder:
                 tell(f"the users of seed {seed} are there already; another --seed adds others")
                 return counts
             inserted: list[Any] = []
+            self._add_months(plan.until)
             try:
                 for part in volume.parts(plan):
                     tell(
@@ -166,6 +167,15 @@ class Seeder:
                 self._remove_designs("_id", inserted)
                 raise
         return counts
+
+    def _add_months(self, until: datetime) -> None:
+        """The months of the trail that a year of history up to `until` falls into."""
+        made = self.postgres.rows(sa.text("SELECT to_regproc('audit.add_partitions') AS name"))
+        if made[0]["name"] is not None:
+            months = sa.func.audit.add_partitions(
+                sa.cast(until - timedelta(days=367), sa.Date), sa.cast(until, sa.Date)
+            )
+            self.postgres.rows(sa.select(months))
 
     def _load(self, part: volume.Part, inserted: list[Any]) -> Counts:
         """Add the rows and documents of `part`, and the ids of the documents to `inserted`."""

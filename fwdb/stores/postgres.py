@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -250,14 +252,22 @@ class PostgresStore:
             # Much quicker than dict(row): each mapping of SQLAlchemy looks its keys up again.
             return [dict(zip(names, row, strict=True)) for row in result]
 
-    def frame(self, query: str | Executable, /, **parameters: Any) -> pd.DataFrame:
+    def frame(
+        self,
+        query: str | Executable,
+        /,
+        *,
+        instead: Mapping[str, str] = MappingProxyType({}),
+        **parameters: Any,
+    ) -> pd.DataFrame:
         """The answer of a query file, or of a statement, as a DataFrame.
 
         A query file (given by name) has the column types that its header declares. A statement
         comes through COPY in the types of `fwdb.stores.frames`; both keep columns and types
-        when there are no rows.
+        when there are no rows. `instead` names relations of a query file and what to read in
+        their place.
         """
-        statement = self._statement(query, parameters)
+        statement = self._statement(query, parameters, instead)
         with self.connection() as connection:
             if isinstance(query, str):
                 result = connection.execute(statement, parameters)
@@ -284,7 +294,12 @@ class PostgresStore:
         with self.transaction() as connection, self.times.timed("copy"):
             return frames.copy_into(connection, table, frame)
 
-    def _statement(self, query: str | Executable, parameters: Mapping[str, Any]) -> Executable:
+    def _statement(
+        self,
+        query: str | Executable,
+        parameters: Mapping[str, Any],
+        instead: Mapping[str, str] = MappingProxyType({}),
+    ) -> Executable:
         if not isinstance(query, str):
             return query
         known = queries.load(query, self.name).parameters
@@ -296,7 +311,10 @@ class PostgresStore:
             raise errors.ParameterError(f"query '{query}' needs {', '.join(missing)}.")
         # The marker lets the slow-query questions leave fwdb's own statements out. It ends the
         # text because pg_stat_statements drops a leading comment from PostgreSQL 18 on.
-        return sa.text(f"{queries.load(query, self.name).text.rstrip().rstrip(';')}\n{OWN}")
+        text = queries.load(query, self.name).text.rstrip().rstrip(";")
+        for relation, other in instead.items():
+            text = re.sub(rf"\b{re.escape(relation)}\b", other, text)
+        return sa.text(f"{text}\n{OWN}")
 
     # -- the server and the pool --------------------------------------------------------------
 

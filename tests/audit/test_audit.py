@@ -64,10 +64,15 @@ def test_a_failed_audit_write_rolls_the_change_back(audit, store):
                     " VALUES ('lost@example.com', 'x', 'A', 'B')"
                 )
             )
-            audit.log_create("User", uuid.uuid4(), {"email": "a"}, user_id=uuid.uuid4())
+            audit.log_create("User", uuid.uuid4(), {"email": "a"}, user_agent="refused")
 
-    with pytest.raises(errors.ForeignKeyViolation):
-        change()
+    rule = "ALTER TABLE audit.audit_logs {} CONSTRAINT refusal {}"
+    store.execute(sa.text(rule.format("ADD", "CHECK (user_agent <> 'refused')")))
+    try:
+        with pytest.raises(errors.InvalidData):
+            change()
+    finally:
+        store.execute(sa.text(rule.format("DROP", "")))
 
     assert not store.rows(sa.text("SELECT 1 FROM shared.users WHERE email = 'lost@example.com'"))
 

@@ -1,0 +1,204 @@
+"""Questions about rows and figures of the audit trail."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pandas as pd
+
+from fwdb.audit import checks, values
+from fwdb.audit.base import AuditBase
+from fwdb.models import entity_uuid
+
+__all__ = ["Id", "Moment", "Questions"]
+
+Id = str | UUID
+Moment = str | datetime | timedelta
+
+# An hour for each point of a chart up to a week, which is 168 points; days beyond.
+_HOURLY_UP_TO = timedelta(days=7)
+_BUCKETS = ("minute", "hour", "day", "week", "month")
+
+
+class Questions(AuditBase):
+    """What can be asked of the trail; see `Audit`."""
+
+    # -- asking for rows ----------------------------------------------------------------------
+
+    def history(self, entity_type: str, id: Id) -> pd.DataFrame:
+        """The life of one entity, oldest first; no rows when nothing is known of it.
+
+        Columns, here as in all questions for rows: `id`, `created_at`, `action`, `entity_type`,
+        `entity_id` (as it was given, a UUID or an ObjectId), `user_id`, `changed_fields` (names
+        with commas), `old_values` and `new_values` (JSON text), `metadata`, `ip_address`,
+        `user_agent`.
+        """
+        self._askable(entity_type)
+        return self._rows("audit_history", entity_type=entity_type, entity_id=entity_uuid(id))
+
+    def by_user(
+        self,
+        user_id: Id,
+        *,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        limit: int | None = None,
+    ) -> pd.DataFrame:
+        """What one user did, newest first; everything without `limit`."""
+        return self.search(since=since, until=until, user_id=user_id, limit=limit)
+
+    def recent(self, limit: int = 100) -> pd.DataFrame:
+        """The newest `limit` rows, newest first."""
+        return self.search(limit=limit)
+
+    def search(
+        self,
+        *,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        entity_type: str | None = None,
+        user_id: Id | None = None,
+        action: str | None = None,
+        changed_field: str | None = None,
+        limit: int | None = 1000,
+    ) -> pd.DataFrame:
+        """Rows that fit all that is given, newest first, at most `limit` (None: all).
+
+        `changed_field` finds rows in which that field differs before and after, in the spelling
+        of Python or of the service (`first_name`, `firstName`); a creation or deletion touches
+        all fields it holds. Raises `UnknownName` for an entity type, action or field that there
+        is not, `ParameterError` for times that do not make a window.
+        """
+        start, end = checks.window(since, until)
+        self._askable(entity_type)
+        if changed_field is not None:
+            checks.field(self._postgres, changed_field, entity_type)
+        return self._rows(
+            "audit_search",
+            since=start,
+            until=end,
+            entity_type=entity_type,
+            user_id=checks.user(user_id),
+            action=checks.action(action),
+            changed_field=changed_field,
+            changed_field_too=checks.other_spelling(changed_field),
+            row_limit=checks.count(limit, "limit"),
+        )
+
+    def _rows(self, query: str, **parameters: Any) -> pd.DataFrame:
+        frame = self._frame(query, **parameters)
+        for column in ("old_values", "new_values", "metadata"):
+            stored = frame[column].tolist()
+            shown = [values.redact_json(v) if isinstance(v, str) else v for v in stored]
+            if any(one is not other for one, other in zip(shown, stored, strict=True)):
+                frame[column] = pd.Series(shown, index=frame.index, dtype="str")
+        return frame
+
+    # -- asking for figures -------------------------------------------------------------------
+
+    def activity(
+        self,
+        since: Moment = "7d",
+        until: Moment = "now",
+        bucket: str | None = None,
+        *,
+        entity_type: str | None = None,
+        user_id: Id | None = None,
+        action: str | None = None,
+    ) -> pd.DataFrame:
+        """How much was recorded: `bucket_at`, `entity_type`, `action`, `events`.
+
+        `bucket` is ``minute``, ``hour``, ``day``, ``week`` (from Monday) or ``month``, in UTC; by
+        default hours for a window of up to a week, else days. What did not happen has no row.
+        """
+        start, end = checks.closed_window(since, until)
+        if bucket is None:
+            bucket = "hour" if end - start <= _HOURLY_UP_TO else "day"
+        return self._figures(
+            "audit_activity", start, end, entity_type, user_id, action,
+            bucket=checks.choice("bucket", bucket, _BUCKETS),
+        )  # fmt: skip
+
+    def actors(
+        self,
+        since: Moment = "7d",
+        until: Moment = "now",
+        *,
+        top: int = 10,
+        entity_type: str | None = None,
+        user_id: Id | None = None,
+        action: str | None = None,
+    ) -> pd.DataFrame:
+        """The `top` users by recorded events, most active first.
+
+        `user_id` (missing: rows that do not say who), `events`, `creates`, `updates`, `reads`,
+        `deletes`, `first_at`, `last_at`, `share_percent` (0 to 100, of all events that fit).
+        """
+        start, end = checks.closed_window(since, until)
+        return self._figures(
+            "audit_actors", start, end, entity_type, user_id, action,
+            row_limit=checks.count(top, "top"),
+        )  # fmt: skip
+
+    def totals(
+        self,
+        since: Moment = "7d",
+        until: Moment = "now",
+        *,
+        entity_type: str | None = None,
+        user_id: Id | None = None,
+        action: str | None = None,
+    ) -> pd.DataFrame:
+        """Events per action: `action`, `events`, `without_actor`, `first_at`, `last_at`.
+
+        Always four rows, CREATE, UPDATE, DELETE and READ, also when there are none of one.
+        """
+        start, end = checks.closed_window(since, until)
+        return self._figures("audit_totals", start, end, entity_type, user_id, action)
+
+    def bursts(
+        self,
+        since: Moment = "7d",
+        until: Moment = "now",
+        *,
+        entity_type: str | None = None,
+        user_id: Id | None = None,
+        action: str | None = None,
+    ) -> pd.DataFrame:
+        """Hours with far more events of one kind than is usual at that hour, oddest first.
+
+        `bucket_at`, `entity_type`, `action`, `events`, `usual`, `times_usual` (missing when
+        nothing is usual), `top_user_id`, `top_user_events`. Usual is the median of the same hour
+        on the days up to 28 before and after, working days and weekends apart, as far as `until`.
+        An hour is listed with at least 10 events, 3 times the usual and 6 robust standard
+        deviations above it; the query file `audit_bursts` has the formula.
+        """
+        start, end = checks.closed_window(since, until)
+        return self._figures("audit_bursts", start, end, entity_type, user_id, action)
+
+    def _figures(
+        self,
+        query: str,
+        since: datetime,
+        until: datetime,
+        entity_type: str | None,
+        user_id: Id | None,
+        action: str | None,
+        **parameters: Any,
+    ) -> pd.DataFrame:
+        self._askable(entity_type)
+        return self._frame(
+            query,
+            since=since,
+            until=until,
+            entity_type=entity_type,
+            user_id=checks.user(user_id),
+            action=checks.action(action),
+            **parameters,
+        )
+
+    def _askable(self, entity_type: str | None) -> None:
+        if entity_type is not None:
+            checks.askable(self._postgres, entity_type)

@@ -7,6 +7,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.dev
+# Three processes, each with servers of its own: most of the time tests wait for a server.
+TESTS  := $(BIN)/python -m pytest tests --numprocesses 3 --dist loadfile
 
 .PHONY: demo test test-all lint bench lab clean
 .DELETE_ON_ERROR:
@@ -15,10 +17,10 @@ demo: $(READY)
 	@$(BIN)/fwdb demo
 
 test: $(DEV) lint
-	@$(BIN)/python -m pytest tests
+	@$(TESTS)
 
 test-all: $(DEV) lint
-	@FWDB_TEST_FULL=1 $(BIN)/python -m pytest tests
+	@FWDB_TEST_FULL=1 $(TESTS)
 
 lint: $(DEV)
 	@$(BIN)/ruff check .

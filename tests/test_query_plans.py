@@ -130,6 +130,11 @@ def test_an_index_is_proposed_for_a_plain_comparison_only(filter: str, index: st
     assert [scan.index for scan in plan.scans] == [index]
 
 
+def test_a_statement_without_a_plan_reads_no_table() -> None:
+    """A report about it says what it can."""
+    assert Plan("1", "CREATE TABLE t ()", "not_available", "has no plan").scans == ()
+
+
 # -- MongoDB's profiler ---------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass
@@ -49,8 +50,10 @@ def _left_behind() -> list[Finding]:
     """Data outside of homes that no longer exist: only root makes such, and can see it."""
     found = []
     for mark in sorted(SHARED_FOLDER.glob("fwdb-*/home")) if os.geteuid() == 0 else ():
-        home = mark.read_text().strip()
-        if not Path(home).exists():
+        with contextlib.suppress(FileNotFoundError):  # its owner may be removing it just now
+            home = mark.read_text().strip()
+            if Path(home).exists():
+                continue
             size = data_bytes(mark.parent) // 1_000_000
             sentence = (
                 f"{mark.parent} ({size} MB) is of '{home}', which is gone; you may delete it."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Plan:
         """Tables that are read from end to end, for the sake of a filter."""
         found = []
         lines = self.text.splitlines()
-        for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        for line, after in itertools.pairwise([*lines, ""]):
             scan, kept = _SCAN.search(line), after.strip()
             if scan and kept.startswith("Filter: "):
                 kept = kept.removeprefix("Filter: ")

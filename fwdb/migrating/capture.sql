@@ -194,6 +194,13 @@ DECLARE
     redacted text[] := omitted || masked || printed;
     left_out text[];
     recording text := '';
+    masking CONSTANT text := $code$
+    new_row := CASE WHEN new_row ->> @ IS NULL THEN new_row ELSE jsonb_set(
+        new_row, ARRAY[@], CASE WHEN partial AND old_row ->> @ IS NOT NULL
+            THEN jsonb '"[redacted: changed]"' ELSE '"[redacted]"' END) END;
+    old_row := CASE WHEN old_row ->> @ IS NULL THEN old_row ELSE jsonb_set(
+        old_row, ARRAY[@], '"[redacted]"') END;$code$;
+    settings text := 'SET TimeZone = ''UTC''';
     same text;
 BEGIN
     SELECT format_type(atttypid, atttypmod) INTO STRICT action_type FROM pg_attribute
@@ -204,25 +211,30 @@ BEGIN
     SELECT string_agg(format(
         'CASE WHEN old_row ->> %1$L IS NOT DISTINCT FROM new_row ->> %1$L THEN %1$L END', name),
         E',\n            ') INTO same FROM unnest($1.columns) AS name;
+    -- Each setting costs time on every row: those of which the text of no column depends are left.
+    IF EXISTS (
+        SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+        WHERE a.attrelid = CAST($1.relation AS regclass) AND a.attnum > 0 AND NOT a.attisdropped
+            AND t.typtype <> 'e' AND t.typname NOT IN (
+                'bool', 'int2', 'int4', 'int8', 'numeric', 'uuid', 'text', 'varchar', 'bpchar',
+                'date', 'timestamp', 'timestamptz', 'json', 'jsonb')
+    ) THEN
+        settings := settings || ' SET DateStyle = ''ISO'' SET IntervalStyle = ''postgres'''
+            ' SET bytea_output = ''hex'' SET extra_float_digits = 1';
+    END IF;
     IF redacted <> '{}' THEN
         recording := recording || format($code$
-        hidden := CAST(%1$L AS text[]);
-        -- A redacted column has another name now: what nobody has judged is not shown.
-        IF NOT complete ?& CAST(%2$L AS text[]) THEN
-            hidden := hidden || ARRAY(
-                SELECT name FROM jsonb_object_keys(complete) AS name WHERE name <> ALL (CAST(%3$L AS text[])));
-        END IF;
-        FOREACH field IN ARRAY hidden LOOP
-            IF new_row ->> field IS NOT NULL THEN
-                new_row := jsonb_set(new_row, ARRAY[field], to_jsonb(
-                    CASE WHEN partial AND old_row ->> field IS NOT NULL
-                    THEN '[redacted: changed]' ELSE '[redacted]' END));
-            END IF;
-            IF old_row ->> field IS NOT NULL THEN
-                old_row := jsonb_set(old_row, ARRAY[field], '"[redacted]"');
-            END IF;
-        END LOOP;$code$, masked, redacted, $1.columns);
+    -- A redacted column has another name now: what nobody has judged is not shown.
+    IF NOT complete ?& CAST(%L AS text[]) THEN
+        FOREACH field IN ARRAY ARRAY(
+            SELECT name FROM jsonb_object_keys(complete) AS name
+            WHERE name <> ALL (CAST(%L AS text[])))
+        LOOP%s
+        END LOOP;
+    END IF;$code$, redacted, $1.columns, replace(masking, '@', 'field'));
     END IF;
+    SELECT recording || coalesce(string_agg(replace(masking, '@', quote_literal(name)), ''), '')
+    INTO recording FROM unnest(masked) AS name;
     IF printed <> '{}' THEN
         recording := recording || format($code$
         FOREACH field IN ARRAY CAST(%L AS text[]) LOOP
@@ -242,7 +254,8 @@ BEGIN
     recording := recording || $code$
         happened := clock_timestamp();
         number := nextval('audit.change_number');
-        entity := CAST(complete ->> key AS uuid);$code$;
+        entity := CAST(CASE WHEN complete ? key THEN complete ->> key
+        ELSE complete ->> audit.key_of(TG_RELID) END AS uuid);$code$;
     IF $1.mode = 'direct' THEN
         recording := recording || format($code$
         row_id := audit.time_id(happened, number);
@@ -269,8 +282,7 @@ BEGIN
     RETURN format($function$
 CREATE OR REPLACE FUNCTION audit.capture_%1$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-SET TimeZone = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres'
-SET bytea_output = 'hex' SET extra_float_digits = 1
+%8$s
 SET plan_cache_mode = 'force_generic_plan' AS $body$
 DECLARE
     who jsonb := CAST(nullif(current_setting('fwdb.actor', true), '') AS jsonb);
@@ -282,9 +294,9 @@ DECLARE
     key text := %2$L;
     old_row jsonb; new_row jsonb; complete jsonb;
     partial boolean := false;
-    did text := 'UPDATE';
+    did text;
     note text; happened timestamptz; number bigint; row_id uuid; entity uuid;
-    hidden text[]; field text; part regclass;
+    same text[]; field text; part regclass;
 BEGIN
     IF who IS NOT NULL THEN
         actor := %3$s;
@@ -292,7 +304,41 @@ BEGIN
         agent := who ->> 'user_agent';
         why := who ->> 'reason';
     END IF;
-    IF TG_OP = 'TRUNCATE' THEN
+    IF TG_OP = 'INSERT' THEN
+        new_row := to_jsonb(NEW);
+        complete := new_row;
+        did := 'CREATE';
+    ELSIF TG_OP = 'UPDATE' THEN
+        old_row := to_jsonb(OLD);
+        new_row := to_jsonb(NEW);
+        complete := new_row;
+        key := CASE WHEN complete ? key THEN key ELSE audit.key_of(TG_RELID) END;
+        IF old_row ->> key = new_row ->> key THEN
+            same := ARRAY[
+            %6$s];
+            partial := true;
+            old_row := old_row - same;
+            new_row := new_row - same;
+            IF new_row - CAST(%7$L AS text[]) = '{}' THEN
+                RETURN NULL;
+            END IF;
+            did := CASE WHEN old_row ->> 'deleted_at' IS NULL
+                AND new_row ->> 'deleted_at' IS NOT NULL THEN 'DELETE' ELSE 'UPDATE' END;
+        ELSE
+            note := format('primary key changed from %%s to %%s', old_row ->> key, new_row ->> key);
+            did := 'DELETE';
+            complete := old_row;
+            new_row := NULL;%5$s
+            did := 'CREATE';
+            old_row := NULL;
+            new_row := to_jsonb(NEW);
+            complete := new_row;
+        END IF;
+    ELSIF TG_OP = 'DELETE' THEN
+        old_row := to_jsonb(OLD);
+        complete := old_row;
+        did := 'DELETE';
+    ELSE
         -- An older snapshot would not show all the rows that go.
         IF current_setting('transaction_isolation') NOT LIKE 'read %%committed' THEN
             RAISE object_not_in_prerequisite_state USING
@@ -308,46 +354,10 @@ BEGIN
                 SELECT FROM pg_trigger WHERE tgrelid = p.relid AND tgname = TG_NAME)
         LOOP
             FOR old_row IN EXECUTE format('SELECT to_jsonb(r) FROM ONLY %%s AS r', part) LOOP
-        complete := old_row;%5$s
+                complete := old_row;%5$s
             END LOOP;
         END LOOP;
         RETURN NULL;
-    END IF;
-    IF TG_OP <> 'INSERT' THEN
-        old_row := to_jsonb(OLD);
-    END IF;
-    IF TG_OP <> 'DELETE' THEN
-        new_row := to_jsonb(NEW);
-    END IF;
-    complete := coalesce(new_row, old_row);
-    IF NOT complete ? key THEN
-        key := audit.key_of(TG_RELID);
-    END IF;
-    IF TG_OP = 'INSERT' THEN
-        did := 'CREATE';
-    ELSIF TG_OP = 'DELETE' THEN
-        did := 'DELETE';
-    ELSIF old_row ->> key <> new_row ->> key THEN
-        note := format('primary key changed from %%s to %%s', old_row ->> key, new_row ->> key);
-        did := 'DELETE';
-        complete := old_row;
-        new_row := NULL;%5$s
-        did := 'CREATE';
-        old_row := NULL;
-        new_row := to_jsonb(NEW);
-        complete := new_row;
-    ELSE
-        hidden := ARRAY[
-            %6$s];
-        partial := true;
-        old_row := old_row - hidden;
-        new_row := new_row - hidden;
-        IF new_row - CAST(%7$L AS text[]) = '{}' THEN
-            RETURN NULL;
-        END IF;
-        IF old_row ->> 'deleted_at' IS NULL AND new_row ->> 'deleted_at' IS NOT NULL THEN
-            did := 'DELETE';
-        END IF;
     END IF;%5$s
     RETURN NULL;
 END $body$ $function$,
@@ -355,7 +365,7 @@ END $body$ $function$,
         CASE WHEN checked
             THEN '(SELECT u.id FROM shared.users AS u WHERE u.id = CAST(who ->> ''user_id'' AS uuid))'
             ELSE 'who ->> ''user_id''' END,
-        $1.relation, recording, same, $1.ignore || left_out);
+        $1.relation, recording, same, $1.ignore || left_out, settings);
 END $source$;
 
 -- Records the changes of a table from now on, or writes its triggers anew. What is not given stays

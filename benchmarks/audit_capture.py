@@ -210,7 +210,9 @@ def measure(store: PostgresStore, url: str, rounds: int) -> None:
             print(f"  {kind:7}", " · ".join(f"{form} {us:.1f} us" for form, us in spent.items()))
     for form in FORMS:
         updates = session.spent[form, "bulk", "update"]
-        print(f"  bulk updates of {form}: worst round {max(updates) / min(updates):.2f} of the best")
+        print(
+            f"  bulk updates of {form}: worst round {max(updates) / min(updates):.2f} of the best"
+        )
     drain(store, session)
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from fwdb.errors import MigrationError
 from fwdb.migrating.changes import Change
-from fwdb.migrating.operations import MADE, report
+from fwdb.migrating.operations import MADE
 
 __all__ = ["AuditTable", "UnauditTable", "functions", "install", "outdated", "refit", "remove"]
 
@@ -30,8 +30,13 @@ _SQL = Path(__file__).with_name("capture.sql").read_text("utf-8")
 
 def functions() -> list[str]:
     """Name and argument types of each function of `capture.sql`, in its order."""
-    found = re.findall(r"^CREATE FUNCTION ([\w.]+)\((.*?)\)\s*(?:RETURNS|LANGUAGE)", _SQL, re.M | re.S)
-    return [f"{name}({', '.join(filter(None, map(_type, re.split(',', given))))})" for name, given in found]
+    found = re.findall(
+        r"^CREATE FUNCTION ([\w.]+)\((.*?)\)\s*(?:RETURNS|LANGUAGE)", _SQL, re.M | re.S
+    )
+    return [
+        f"{name}({', '.join(filter(None, map(_type, re.split(',', given))))})"
+        for name, given in found
+    ]
 
 
 def _type(argument: str) -> str:
@@ -139,13 +144,20 @@ def _audit(operations: Operations, step: AuditTable) -> None:
             f" ignore => CAST({_literal(ignore)} AS text[]), mode => {_literal(step.mode)})"
         )
     )
-    report("capture", step.table, f"changes of {step.table} are recorded in the audit trail.")
+    _tell(operations, step.table, f"changes of {step.table} are recorded in the audit trail.")
 
 
 @Operations.implementation_for(UnauditTable)
 def _unaudit(operations: Operations, step: UnauditTable) -> None:
     operations.execute(sa.text(f"SELECT audit.uncapture({_literal(step.table)})"))
-    report("capture", step.table, f"changes of {step.table} are recorded no more.")
+    _tell(operations, step.table, f"changes of {step.table} are recorded no more.")
+
+
+def _tell(operations: Operations, table: str, sentence: str) -> None:
+    config = operations.get_context().config
+    heard = config.attributes.get("report") if config is not None else None
+    if heard is not None:
+        heard(Change("postgres", "capture", table, sentence))
 
 
 def _entity_type(table: str) -> str:

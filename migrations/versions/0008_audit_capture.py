@@ -44,9 +44,7 @@ def upgrade() -> None:
     op.execute(_ours(f"ALTER TABLE {LOGS} DROP CONSTRAINT IF EXISTS ck_audit_logs_action;"))
     op.execute("SELECT audit.make_trail()")
     bookkeeping = ["updated_at"]
-    op.audit_table(
-        "shared.users", entity_type="User", redact=["password_hash"], ignore=bookkeeping
-    )
+    op.audit_table("shared.users", entity_type="User", redact=["password_hash"], ignore=bookkeeping)
     op.audit_table("avatar.avatars", entity_type="Avatar", ignore=bookkeeping)
     op.audit_table("catalog.catalog_items", entity_type="CatalogItem", ignore=bookkeeping)
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from fwdb import config, models
 from fwdb.errors import ConfigError
-from fwdb.migrating import environment, operations
+from fwdb.migrating import capture, environment, operations
 from fwdb.stores import PostgresStore
 
 
@@ -38,6 +38,9 @@ def online(connection: Connection) -> None:
             operations.lock(connection)
             environment.version_schema(connection)
         context.run_migrations()
+        if not context.get_context().opts.get("dont_mutate"):
+            heard = context.config.attributes.get("report")
+            capture.refit(connection, heard or (lambda change: None))
 
 
 def main() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
 
+from fwdb import errors
 from fwdb.cli.program import audit_app, database, print_counts, print_frame, say
 
 
@@ -41,3 +43,23 @@ def audit_retain(
         "would remove" if dry_run else "removed",
         {"audit_logs": kept.expired if dry_run else kept.removed},
     )
+
+
+@audit_app.command("drain")
+def audit_drain(
+    once: Annotated[bool, typer.Option("--once", help="Drain what is there and end.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 5,
+) -> None:
+    """Move changes from the journals into the trail, until Ctrl-C.
+
+    For tables captured in journal mode; each change is moved once, also when this is killed.
+    """
+    with database(role="owner") as db:
+        while not once:
+            try:
+                db.audit.drain(progress=say)
+            except (errors.StoreUnavailable, errors.Transient) as error:
+                say(f"waiting: {error}")
+            time.sleep(interval)
+        drained = db.audit.drain(progress=say)
+    print_counts("drained", {"changes": drained.moved, "left": drained.left})

@@ -15,7 +15,7 @@ from alembic.util import CommandError
 
 from fwdb import config, models
 from fwdb.errors import MigrationError, PermissionDenied, Transient, UnknownName
-from fwdb.migrating import catalog
+from fwdb.migrating import capture, catalog
 from fwdb.migrating.changes import Change, Difference
 from fwdb.migrating.operations import LOCK_KEY, VERSION_SCHEMA, VERSION_TABLE
 from fwdb.stores import PostgresStore
@@ -63,6 +63,8 @@ def upgrade(postgres: PostgresStore, report: Callable[[Change], object]) -> None
     before = current(postgres)
     _known(before)
     if before == head():
+        with postgres.transaction() as connection:
+            capture.refit(connection, report)
         return
     _run(postgres, lambda settings: command.upgrade(settings, "head"), report)
 
@@ -117,6 +119,9 @@ def differences(postgres: PostgresStore) -> list[Difference]:
                         for fact in models.AUDIT_FACTS
                         if fact not in there.columns
                     ]
+        for name in capture.outdated(connection):
+            said = f"the capture of {name} does not fit its columns; run 'fwdb migrate'."
+            found.append(_difference(name, said, "warning"))
         for function in ("audit.cleanup_old_audit_logs",):
             if not catalog.has_function(connection, function):
                 found.append(

@@ -227,7 +227,6 @@ audit_logs = Table(
     Column("ip_address", String(45)),
     Column("user_agent", Text),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
-    _one_of("action", ACTIONS),
     Index("ix_audit_logs_user_id_created_at", "user_id", text("created_at DESC")),
     # The service's own index serves the same questions.
     Index(

@@ -1,0 +1,195 @@
+"""Capture of changes by triggers: the Alembic operations, and keeping triggers up to their tables.
+
+The functions that write the triggers are in the database (`capture.sql`), so that a DBA can call
+them, and a script for psql needs no look at the database.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import sqlalchemy as sa
+from alembic.operations import MigrateOperation, Operations
+from sqlalchemy.engine import Connection
+
+from fwdb.errors import MigrationError
+from fwdb.migrating.changes import Change
+from fwdb.migrating.operations import MADE
+
+__all__ = ["AuditTable", "UnauditTable", "functions", "install", "outdated", "refit", "remove"]
+
+Mode = Literal["direct", "journal"]
+Redaction = Literal["omit", "mask", "fingerprint"]
+
+_SQL = Path(__file__).with_name("capture.sql").read_text("utf-8")
+
+
+def functions() -> list[str]:
+    """Name and argument types of each function of `capture.sql`, in its order."""
+    found = re.findall(
+        r"^CREATE FUNCTION ([\w.]+)\((.*?)\)\s*(?:RETURNS|LANGUAGE)", _SQL, re.M | re.S
+    )
+    return [
+        f"{name}({', '.join(filter(None, map(_type, re.split(',', given))))})"
+        for name, given in found
+    ]
+
+
+def _type(argument: str) -> str:
+    words = argument.split("DEFAULT")[0].split()
+    return "" if words[:1] == ["OUT"] else words[-1] if words else ""
+
+
+def install(operations: Operations) -> None:
+    """Make the functions; who may call them changes nothing without a right to the tables."""
+    operations.execute(_SQL)
+    for function in functions():
+        operations.execute(f"COMMENT ON FUNCTION {function} IS 'Part of audit capture. {MADE}'")
+    for secret in ("audit.fingerprint(text)",):
+        operations.execute(f"SELECT audit.protect_function('{secret}')")
+
+
+def remove(operations: Operations) -> None:
+    """Drop the functions."""
+    for function in reversed(functions()):
+        operations.execute(f"DROP FUNCTION IF EXISTS {function}")
+
+
+@Operations.register_operation("audit_table")
+class AuditTable(MigrateOperation):
+    """``op.audit_table("shared.users", redact=["password_hash"], ignore=["updated_at"])``."""
+
+    def __init__(
+        self,
+        table: str,
+        *,
+        entity_type: str | None,
+        redact: Mapping[str, Redaction] | None,
+        ignore: Iterable[str] | None,
+        mode: Mode | None,
+    ) -> None:
+        self.table = table
+        self.entity_type = entity_type
+        self.redact = redact
+        self.ignore = ignore
+        self.mode = mode
+
+    @classmethod
+    def audit_table(
+        cls,
+        operations: Operations,
+        table: str,
+        *,
+        entity_type: str | None = None,
+        redact: Mapping[str, Redaction] | Iterable[str] | None = None,
+        ignore: Iterable[str] | None = None,
+        mode: Mode | None = None,
+    ) -> None:
+        """Record every change of `table` (``schema.name``) in the audit trail from now on.
+
+        `redact` says of columns ``omit`` (leave out), ``mask`` (that there is a value, and that it
+        changed) or ``fingerprint`` (a keyed hash, by which equal values show); a list masks. A
+        change of nothing but `ignore` is none. `mode` ``direct`` writes to `audit.audit_logs`,
+        ``journal`` to a table from which `fwdb audit drain` fetches. `entity_type` is by default
+        the table's name in the singular, ``CatalogItem`` for catalog_items.
+
+        Called again it changes what is given and keeps the rest; without any, it fits the capture
+        to the columns. Raises `MigrationError` for a table that cannot be captured.
+        """
+        if redact is not None and not isinstance(redact, Mapping):
+            redact = dict.fromkeys(redact, "mask")
+        operations.invoke(
+            cls(table, entity_type=entity_type, redact=redact, ignore=ignore, mode=mode)
+        )
+
+    def reverse(self) -> MigrateOperation:
+        return UnauditTable(self.table)
+
+
+@Operations.register_operation("unaudit_table")
+class UnauditTable(MigrateOperation):
+    """``op.unaudit_table("shared.users")``."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+
+    @classmethod
+    def unaudit_table(cls, operations: Operations, table: str) -> None:
+        """End the capture of `table`; a journal is drained first, and the trail stays."""
+        operations.invoke(cls(table))
+
+
+@Operations.implementation_for(AuditTable)
+def _audit(operations: Operations, step: AuditTable) -> None:
+    context = operations.get_context()
+    if not context.as_sql and context.connection is not None:
+        found = sa.text("SELECT audit.refusal(CAST(:table AS regclass))")
+        said = context.connection.scalar(found, {"table": step.table})
+        if said is not None:
+            raise MigrationError(f"no capture: {said}")
+    entity_type = _literal(step.entity_type)
+    if step.entity_type is None:
+        kept = f"(SELECT entity_type FROM audit.captured WHERE relation = {_literal(step.table)})"
+        entity_type = f"coalesce({kept}, {_literal(_entity_type(step.table))})"
+    redact = None if step.redact is None else json.dumps(dict(step.redact))
+    ignore = None if step.ignore is None else "{" + ",".join(step.ignore) + "}"
+    operations.execute(
+        sa.text(
+            f"SELECT audit.capture({_literal(step.table)}, entity_type => {entity_type},"
+            f" redact => CAST({_literal(redact)} AS jsonb),"
+            f" ignore => CAST({_literal(ignore)} AS text[]), mode => {_literal(step.mode)})"
+        )
+    )
+    _tell(operations, step.table, f"changes of {step.table} are recorded in the audit trail.")
+
+
+@Operations.implementation_for(UnauditTable)
+def _unaudit(operations: Operations, step: UnauditTable) -> None:
+    operations.execute(sa.text(f"SELECT audit.uncapture({_literal(step.table)})"))
+    _tell(operations, step.table, f"changes of {step.table} are recorded no more.")
+
+
+def _tell(operations: Operations, table: str, sentence: str) -> None:
+    config = operations.get_context().config
+    heard = config.attributes.get("report") if config is not None else None
+    if heard is not None:
+        heard(Change("postgres", "capture", table, sentence))
+
+
+def _entity_type(table: str) -> str:
+    words = table.rpartition(".")[2].removesuffix("s").split("_")
+    return "".join(word.capitalize() for word in words)
+
+
+def _literal(value: str | None) -> str:
+    """`value` as SQL; a colon would be a parameter of `sa.text`."""
+    return "NULL" if value is None else "'" + value.replace("'", "''").replace(":", r"\:") + "'"
+
+
+def refit(connection: Connection, tell: Callable[[Change], object] = lambda change: None) -> None:
+    """Fit the capture of tables whose columns or partitions changed; `tell` hears of each."""
+    # A role that may not does not migrate, and the coverage of capture says what it leaves.
+    able = sa.text("""
+        SELECT CASE WHEN to_regproc('audit.recapture') IS NULL THEN false
+               ELSE has_table_privilege('audit.captured', 'UPDATE') END
+    """)
+    if not connection.scalar(able):
+        return
+    for sentence in connection.scalars(sa.text("SELECT audit.recapture()")):
+        tell(Change("postgres", "capture", "audit.captured", sentence))
+
+
+def outdated(connection: Connection) -> list[str]:
+    """The captured tables whose triggers do not fit their columns or partitions."""
+    if connection.scalar(sa.text("SELECT to_regproc('audit.recapture')")) is None:
+        return []
+    found = sa.text("""
+        SELECT relation FROM audit.captured AS c
+        WHERE CASE WHEN to_regclass(relation) IS NULL THEN true ELSE audit.outdated(c) END
+        ORDER BY relation
+    """)
+    return list(connection.scalars(found))

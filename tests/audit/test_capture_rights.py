@@ -1,0 +1,269 @@
+"""Who may touch the trail, which tables can be captured, and the Alembic operations."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from capture_helpers import Captured, thing
+
+from fwdb import errors, migrating
+from fwdb.migrating.capture import AuditTable, UnauditTable
+from fwdb.stores import PostgresStore, without_capture
+
+# A view of two tables is refused before the right to it is looked at.
+REFUSED = (
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.ObjectNotInPrerequisiteState,
+    psycopg.errors.WrongObjectType,
+)
+
+EXISTING = Path(__file__).parent.parent / "data" / "fashion_wallet.sql"
+
+
+@pytest.fixture
+def captured(db) -> Captured:
+    """shop.things, and the database of the seed."""
+    found = Captured(db.postgres)
+    found.capture(redact={"tags": "fingerprint"}, mode="journal")
+    return found
+
+
+@pytest.fixture
+def app(captured) -> Iterator[str]:
+    """A role that has what the built-in servers give to the application."""
+    role = f"app_{uuid.uuid4().hex[:8]}"
+    for right in (
+        f"CREATE ROLE {role} LOGIN PASSWORD 'x'",
+        f"GRANT USAGE ON SCHEMA audit, shared, shop TO {role}",
+        f"ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role}",
+        f"ALTER DEFAULT PRIVILEGES GRANT USAGE, SELECT, UPDATE ON SEQUENCES TO {role}",
+        f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {role}",
+        f"GRANT TEMPORARY ON DATABASE {captured.store.url.database} TO {role}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON shop.things, shared.users TO {role}",
+    ):
+        captured.run(right)
+    # Everything is made again under these default privileges.
+    migrating.downgrade(captured.store, "0006")
+    migrating.migrate(captured.store, None)
+    captured.capture(redact={"tags": "fingerprint"}, mode="journal")
+    yield role
+    captured.run(f"DROP OWNED BY {role}")
+    captured.run(f"DROP ROLE {role}")
+
+
+def test_the_application_adds_to_the_trail_only_by_what_it_does(captured, app):
+    """It reads the trail; it can neither write, change, remove, switch off nor forge."""
+    refused = (
+        "INSERT INTO {} DEFAULT VALUES",
+        "UPDATE {} SET metadata = 'x'",
+        "DELETE FROM {}",
+        "TRUNCATE {}",
+    )
+    (month,) = captured.run(
+        "SELECT CAST(relid AS text) FROM pg_partition_tree('audit.audit_logs') WHERE isleaf LIMIT 1"
+    )[0]
+    relations = ("audit.audit_logs", month, "audit.trail", "audit.journal_shop_things")
+    with captured.session(app) as connection:
+        connection.execute("INSERT INTO shop.things (name, tags) VALUES ('a', '[1]')")
+        connection.execute("UPDATE shop.things SET name = 'b'")
+        assert connection.execute("SELECT count(*) FROM audit.trail").fetchone() == (2,)
+        for statement in [r.format(name) for r in refused for name in relations] + [
+            "SELECT * FROM audit.fingerprint_key",
+            "SELECT audit.fingerprint('x')",
+            "SELECT nextval('audit.change_number')",
+            "DELETE FROM audit.captured",
+            "SELECT audit.capture('shop.things', mode => 'direct')",
+            "SELECT audit.uncapture('shop.things')",
+            "SELECT audit.drain('shop_things', 0, 100)",
+            "SET session_replication_role = replica",
+            'ALTER TABLE shop.things DISABLE TRIGGER "00_fwdb_audit"',
+            "CREATE TEMP TABLE mine (id uuid, name text);"
+            " CREATE TRIGGER forged AFTER INSERT ON mine FOR EACH ROW"
+            " EXECUTE FUNCTION audit.capture_shop_things()",
+        ]:
+            with pytest.raises(
+                (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectNotInPrerequisiteState)
+            ):
+                connection.execute(statement)
+        # Without a journal the view is one that could be written through.
+        captured.capture(mode="direct")
+        for statement in refused[:3]:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement.format("audit.trail"))
+
+    assert captured.run("SELECT DISTINCT db_user FROM audit.trail") == [(app,)]
+    assert captured.actions() == ["CREATE", "UPDATE"]
+
+
+def test_a_search_path_of_the_session_changes_nothing(captured, app):
+    """Neither does a table or an operator of a name that the trigger uses."""
+    with captured.session(app) as connection:
+        connection.execute("CREATE TEMP TABLE audit_logs (x int)")
+        connection.execute("CREATE TEMP TABLE pg_attribute (x int)")
+        connection.execute("SET search_path = pg_temp, shop")
+        connection.execute("INSERT INTO things (name) VALUES ('a')")
+
+    assert captured.actions() == ["CREATE"]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("CREATE TABLE shop.bad (id int PRIMARY KEY)", "no primary key of one uuid column"),
+        ("CREATE TABLE shop.bad (id uuid)", "no primary key of one uuid column"),
+        ("CREATE TABLE shop.bad (a uuid, b uuid, PRIMARY KEY (a, b))", "of one uuid column"),
+        ("CREATE VIEW shop.bad AS SELECT 1 AS x", "shop.bad is not a table"),
+    ],
+)
+def test_a_table_without_a_uuid_as_key_is_refused(captured, table, said):
+    """In one sentence, and nothing is made."""
+    captured.run(table)
+    with pytest.raises(errors.InvalidData, match=said):
+        captured.capture("shop.bad")
+    with pytest.raises(errors.InvalidData, match="does not record itself"):
+        captured.capture("audit.audit_logs")
+
+    assert captured.run("SELECT 1 FROM audit.captured WHERE relation = 'shop.bad'") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"redact": {"nmae": "mask"}}, "has no column nmae to redact or to ignore"),
+        ({"ignore": ["nmae"]}, "has no column nmae to redact or to ignore"),
+        ({"redact": {"name": "hide"}}, "omit, mask or fingerprint"),
+        ({"redact": {"id": "mask"}}, "primary key of shop.things cannot be redacted"),
+        ({"mode": "later"}, "choose direct or journal"),
+    ],
+)
+def test_wishes_that_cannot_be_met_are_refused(captured, options, said):
+    """Capture stays as it was."""
+    before = captured.run("SELECT * FROM audit.captured ORDER BY relation")
+    with pytest.raises(errors.InvalidData, match=said):
+        captured.capture(**options)
+
+    assert captured.run("SELECT * FROM audit.captured ORDER BY relation") == before
+
+
+def test_no_hash_of_a_password_is_in_the_trail(db):
+    """Neither on creation, change nor deletion of a user, in any column."""
+    user = db.users.create(
+        email="new@example.com", password_hash="$2b$12$abc", first_name="A", last_name="B"
+    )
+    db.users.update(user.id, password_hash="$2b$12$def")
+    db.users.delete(user.id)
+    rows = db.postgres.rows(
+        sa.text(
+            "SELECT action, CAST(t AS text) AS text FROM audit.trail AS t"
+            " WHERE entity_id = CAST(:id AS uuid) ORDER BY created_at, id"
+        ),
+        id=user.id,
+    )
+
+    assert [row["action"] for row in rows] == ["CREATE", "UPDATE", "DELETE"]
+    assert not any("$2b" in row["text"] for row in rows)
+    assert "[redacted: changed]" in rows[1]["text"]
+
+
+def test_history_is_loaded_without_capture(captured):
+    """In one transaction, after which everything is recorded again."""
+    with without_capture(captured.store, ["shop.things", "shop.unknown"]):
+        thing(captured, "loaded")
+    with pytest.raises(ZeroDivisionError), without_capture(captured.store, ["shop.things"]):
+        _ = 1 / 0
+    thing(captured, "written")
+
+    assert [row[2]["name"] for row in captured.trail()] == ["written"]
+    assert captured.run(
+        "SELECT DISTINCT tgenabled FROM pg_trigger"
+        " WHERE tgrelid = CAST('shop.things' AS regclass) AND tgname LIKE '00%'"
+    ) == [("A",)]
+
+
+def test_only_the_owner_loads_without_capture(captured, app):
+    """With the remedy."""
+    url = captured.store.url.set(username=app, password="x")
+    other = PostgresStore(url.render_as_string(hide_password=False))
+    with (
+        pytest.raises(errors.PermissionDenied, match="connect as the owner"),
+        without_capture(other, ["shop.things"]),
+    ):
+        pass
+    other.close()
+
+
+def test_the_operations_of_alembic(captured):
+    """`op.audit_table` with a list, changed later, and its reverse."""
+    captured.run("CREATE TABLE shop.boxes (id uuid PRIMARY KEY, code text, seen int)")
+    with captured.store.transaction() as connection:
+        op = Operations(MigrationContext.configure(connection))
+        op.audit_table("shop.boxes", redact=["code"], ignore=["seen"])
+        op.audit_table("shop.boxes", mode="journal")
+        op.add_column("boxes", sa.Column("size", sa.Integer), schema="shop")
+        op.audit_table("shop.boxes")
+        found = captured.run(
+            "SELECT entity_type, redact, ignore, mode, columns FROM audit.captured"
+            " WHERE relation = 'shop.boxes'"
+        )
+        with pytest.raises(errors.MigrationError, match="does not record itself"):
+            op.audit_table("audit.captured")
+        op.unaudit_table("shop.boxes")
+
+    columns = ["id", "code", "seen", "size"]
+    assert found == [("Boxe", {"code": "mask"}, ["seen"], "journal", columns)]
+    assert captured.run("SELECT 1 FROM audit.captured WHERE relation = 'shop.boxes'") == []
+    assert captured.run("SELECT to_regclass('audit.journal_shop_boxes')") == [(None,)]
+    step = AuditTable("shop.boxes", entity_type=None, redact=None, ignore=None, mode=None)
+    assert isinstance(step.reverse(), UnauditTable)
+
+
+@pytest.mark.parametrize("server", ["newest", "15"])
+def test_an_adopted_trail_with_enum_and_foreign_key(
+    request, server, postgres_database: Callable[..., str]
+):
+    """An actor whom nobody knows must not stop a write."""
+    admin = request.getfixturevalue("postgres15") if server == "15" else None
+    store = PostgresStore(postgres_database(admin))
+    with store.transaction() as connection:
+        connection.exec_driver_sql(EXISTING.read_text())
+    changes = migrating.migrate(store, None)
+    (known,) = store.rows(sa.text("SELECT CAST(id AS text) AS id FROM shared.users LIMIT 1"))
+    for actor in (known["id"], str(uuid.uuid4())):
+        with store.transaction() as connection:
+            claim = f'{{"user_id": "{actor}"}}'
+            connection.execute(
+                sa.text("SELECT set_config('fwdb.actor', :claim, true)"), {"claim": claim}
+            )
+            connection.execute(sa.text("UPDATE shared.users SET first_name = first_name || 'x'"))
+    found = store.rows(
+        sa.text(
+            "SELECT DISTINCT CAST(user_id AS text) AS id, CAST(action AS text) AS action"
+            " FROM audit.trail WHERE origin = 'trigger' ORDER BY 1"
+        )
+    )
+    store.close()
+
+    assert [c.name for c in changes if c.kind == "capture"] == [
+        "shared.users",
+        "avatar.avatars",
+        "catalog.catalog_items",
+    ]
+    assert [(row["id"], row["action"]) for row in found] == [
+        (known["id"], "UPDATE"),
+        (None, "UPDATE"),
+    ]
+
+
+def test_the_sql_for_psql_captures_too():
+    """Offline there is no table to look at: the functions in the database look."""
+    written = migrating.offline_sql()
+
+    assert "SELECT audit.capture('shared.users', entity_type => 'User'" in written
+    assert """redact => CAST('{"password_hash": "mask"}' AS jsonb)""" in written

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Executable
 
-from fwdb.stores.actor import Actor
+from fwdb.stores.actor import Actor, listening
 from fwdb.stores.frames import driver_of
 from fwdb.stores.timings import OWN
 
@@ -44,18 +45,25 @@ def begin(
                 driver.execute(statement, values)
 
 
-def name(connection: Connection, who: Actor | None) -> None:
-    """Say in an open transaction who acts from now on.
+def hearing(
+    connection: Connection, errors: Callable[[], AbstractContextManager[None]]
+) -> AbstractContextManager[None]:
+    """While the block, a transaction, runs, the server hears who begins or ends to act in it.
 
-    One that failed is left alone: its rollback, or that to a savepoint, brings back who acted
-    before.
+    A transaction that failed is left alone: its rollback, or that to a savepoint, brings back
+    who acted before.
     """
-    if connection.invalidated:
-        return
-    driver = driver_of(connection)
-    if driver.info.transaction_status in {TransactionStatus.IDLE, TransactionStatus.INTRANS}:
-        with driver.pipeline():  # the BEGIN of a transaction that has done nothing yet goes along
-            driver.execute(_SET, _named(who))
+
+    def tell(who: Actor | None) -> None:
+        if connection.invalidated:
+            return
+        driver = driver_of(connection)
+        if driver.info.transaction_status in {TransactionStatus.IDLE, TransactionStatus.INTRANS}:
+            # The BEGIN of a transaction that has done nothing yet goes along.
+            with errors(), driver.pipeline():
+                driver.execute(_SET, _named(who))
+
+    return listening(tell)
 
 
 def _named(who: Actor | None) -> tuple[str, str]:

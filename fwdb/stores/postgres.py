@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -154,22 +154,17 @@ class PostgresStore:
     # -- connections and transactions ---------------------------------------------------------
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
+    def connection(self, *, naming: bool = True) -> Iterator[Connection]:
         """A connection: the open transaction's, else one that commits each statement.
 
         While somebody acts (`fwdb.stores.actor`), what is done on it is one short transaction
-        that names them.
+        that names them; without `naming` it is not, for what changes nothing or tells itself.
         """
-        with self._lend() as connection:
-            yield connection
-
-    @contextmanager
-    def _lend(self, *, reading: bool = False) -> Iterator[Connection]:
         current: Connection | None = getattr(self._local, "connection", None)
         with self.errors():
             if current is not None:
                 yield current
-            elif reading or self.read_only or actor.current() is None:
+            elif not naming or self.read_only or actor.current() is None:
                 with self._connect(self._autocommit) as connection:
                     yield connection
             else:
@@ -223,19 +218,10 @@ class PostgresStore:
                     opening.begin(connection, who, timeout_ms=timeout_ms, read_only=read_only)
                     self._local.connection = connection
                     try:
-                        with self._hearing(connection) if writes else nullcontext():
+                        with opening.hearing(connection, self.errors) if writes else nullcontext():
                             yield connection
                     finally:
                         self._local.connection = None
-
-    def _hearing(self, connection: Connection) -> AbstractContextManager[None]:
-        """A transaction that can write hears of those who begin or end to act in it."""
-
-        def tell(who: actor.Actor | None) -> None:
-            with self.errors():
-                opening.name(connection, who)
-
-        return actor.listening(tell)
 
     def run(
         self,
@@ -266,7 +252,7 @@ class PostgresStore:
     def rows(self, query: str | Executable, /, **parameters: Any) -> list[dict[str, Any]]:
         """All rows of a query file or statement as dictionaries; for small answers."""
         statement = self._statement(query, parameters)
-        with self._lend(reading=opening.only_reads(query)) as connection:
+        with self.connection(naming=not opening.only_reads(query)) as connection:
             result = connection.execute(statement, parameters)
             names = list(result.keys())
             # Much quicker than dict(row): each mapping of SQLAlchemy looks its keys up again.
@@ -288,7 +274,7 @@ class PostgresStore:
         their place.
         """
         statement = self._statement(query, parameters, instead)
-        with self._lend(reading=opening.only_reads(query)) as connection:
+        with self.connection(naming=not opening.only_reads(query)) as connection:
             if isinstance(query, str):
                 result = connection.execute(statement, parameters)
                 declared = queries.load(query, self.name).columns

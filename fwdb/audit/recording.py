@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +16,6 @@ from fwdb.audit.base import AuditBase
 from fwdb.errors import FwdbError, ParameterError
 from fwdb.models import ACTIONS, AuditLog, audit_logs, entity_uuid
 from fwdb.stores import actor
-from fwdb.stores.timings import OWN
 
 __all__ = ["Recording"]
 
@@ -208,9 +206,10 @@ class Recording(AuditBase):
             "user_agent": who.user_agent,
         }
         try:
+            known = self._postgres.has_function("audit.record")
             # The statement itself says who acts.
             with self._postgres.connection(naming=False) as connection:
-                if self._has_record:
+                if known:
                     result = connection.execute(_RECORD, {**row, "reason": who.reason})
                 else:
                     result = connection.execute(_plain(row, who.reason))
@@ -236,12 +235,6 @@ class Recording(AuditBase):
             user_agent=values.text(user_agent),
             reason=values.text(reason),
         )
-
-    @cached_property
-    def _has_record(self) -> bool:
-        """Whether the database has the function by which the trail is written."""
-        found = self._postgres.rows(sa.text(f"SELECT to_regproc('audit.record') AS name {OWN}"))
-        return found[0]["name"] is not None
 
     def counts(self) -> tuple[dict[str, int], int]:
         """Entries written through this object, by action, and how many could not be.

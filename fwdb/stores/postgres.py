@@ -62,6 +62,7 @@ class PostgresStore:
         self._remedy = remedy
         self._timeout_seconds = settings.connect_timeout_seconds
         self._local = threading.local()
+        self._functions: set[str] = set()
         self.engine: Engine = sa.create_engine(
             self.url,
             poolclass=WaitCountingPool,
@@ -331,6 +332,14 @@ class PostgresStore:
             sa.text("SELECT current_setting('server_version_num') AS version /* fwdb */")
         )
         return int(found[0]["version"])
+
+    def has_function(self, name: str) -> bool:
+        """Whether the database has a function `name` (``schema.function``); asked until it has."""
+        if name not in self._functions:
+            asked = sa.text(f"SELECT to_regproc(:name) IS NOT NULL AS there {OWN}")
+            if self.rows(asked, name=name)[0]["there"]:
+                self._functions.add(name)
+        return name in self._functions
 
     def ping(self) -> float:
         """Milliseconds that an empty question took through the pool."""

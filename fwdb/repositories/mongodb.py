@@ -205,7 +205,7 @@ class MongoRepository(Repository[Design]):
         raise StaleVersion("the design came and went while it was written; try again.")
 
     def delete(self, id: str) -> Design:
-        here, mark = {"_id": document_id(self._id(id))}, actor.marked()
+        here, mark = {"_id": document_id(self._id(id))}, actor.marked(deleting=True)
         found = self._remove_named(here, mark) if mark else self._remove(here)
         if found is None:
             raise NotFound(self._noun, id)

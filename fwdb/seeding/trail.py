@@ -8,22 +8,19 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 from fwdb.errors import ParameterError, PermissionDenied
-from fwdb.stores import PostgresStore
+from fwdb.stores import PostgresStore, without_capture
+from fwdb.stores.capture import TRIGGERS
 
 _TABLES = ("shared.users", "avatar.avatars", "catalog.catalog_items")
-_TRIGGER = "00_fwdb_audit"
 
-# Tables with what capture would write of them, and those that this role may not write.
-_FOUND = sa.text("""
-    SELECT
-        CAST(CAST(c.oid AS regclass) AS text) AS name,
-        t.oid IS NOT NULL AS captured,
-        pg_has_role(c.relowner, 'USAGE') AS owned,
-        has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'DELETE') AS written
+# Of these tables, those that this role neither owns nor, where they are not captured, may write.
+_CLOSED = sa.text("""
+    SELECT CAST(CAST(c.oid AS regclass) AS text) AS name
     FROM unnest(CAST(:tables AS text[])) AS named
     JOIN pg_class AS c ON c.oid = to_regclass(named)
-    LEFT JOIN pg_trigger AS t
-        ON t.tgrelid = c.oid AND t.tgname = :trigger AND t.tgenabled <> 'D'
+    WHERE NOT pg_has_role(c.relowner, 'USAGE') AND (
+        NOT has_table_privilege(c.oid, 'INSERT') OR NOT has_table_privilege(c.oid, 'DELETE')
+        OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = ANY (:triggers)))
     ORDER BY name
 """)
 
@@ -37,24 +34,20 @@ def uncaptured(postgres: PostgresStore, doing: str) -> Iterator[None]:
     """A part of the open transaction in which no change is captured.
 
     For what brings its own history, or takes history away. Others who write these tables wait
-    for the end of the transaction. Raises `PermissionDenied` for a role that does not own them,
-    before anything is done; `doing` begins the sentence.
+    for the end of the transaction. Raises `PermissionDenied` for a role that may not, before
+    anything is done; `doing` begins the sentence.
     """
-    found = postgres.rows(_FOUND, tables=[*_TABLES, "audit.audit_logs"], trigger=_TRIGGER)
-    for table in found:
-        if not table["owned"] and (table["captured"] or not table["written"]):
-            raise PermissionDenied(
-                f"{doing} works on the audit trail itself, and {table['name']} is not owned by "
-                f"this role; connect with role='owner', or name the owner in FWDB_POSTGRES_URL."
-            )
-    captured = [table["name"] for table in found if table["captured"]]
-    for name in captured:
-        postgres.execute(sa.text(f'ALTER TABLE {name} DISABLE TRIGGER "{_TRIGGER}"'))
-    yield
-    # Deferred constraints would keep their tables from being altered.
-    postgres.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
-    for name in captured:
-        postgres.execute(sa.text(f'ALTER TABLE {name} ENABLE ALWAYS TRIGGER "{_TRIGGER}"'))
+    tables = [*_TABLES, "audit.audit_logs"]
+    if closed := postgres.rows(_CLOSED, tables=tables, triggers=list(TRIGGERS)):
+        raise PermissionDenied(
+            f"{doing} writes the audit trail itself, and this role does not own "
+            f"{closed[0]['name']}; "
+            "connect with role='owner', or name the owner in FWDB_POSTGRES_URL."
+        )
+    with without_capture(postgres, _TABLES) as connection:
+        yield
+        # Deferred constraints would keep their tables from being altered.
+        connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
 
 
 def add_months(postgres: PostgresStore, since: object, until: object) -> None:

@@ -96,8 +96,10 @@ def listening(tell: _Tell) -> Iterator[None]:
         _listeners.open.remove(tell)
 
 
-def marked() -> dict[str, Any]:
+def marked(*, deleting: bool = False) -> dict[str, Any]:
     """The field ``_audit`` of a document that is changed now; nothing when nobody acts.
+
+    `deleting` announces a removal, which itself can carry nothing.
 
     Its ``nonce`` is another one each time: who follows the changes tells by it that the field
     came with the change, and is not left from an earlier one.
@@ -107,4 +109,5 @@ def marked() -> dict[str, Any]:
         return {}
     said = {stored: getattr(who, name) for name, stored in _STORED.items()}
     given = {stored: value for stored, value in said.items() if value is not None}
-    return {"_audit": {**given, "nonce": uuid4().hex}}
+    more = {"deleting": True} if deleting else {}
+    return {"_audit": {**given, "nonce": uuid4().hex, **more}}

@@ -246,3 +246,40 @@ def test_only_the_owner_writes_history(accounts, mongodb_database, doing):
             work()
         assert database.users.count() == 3
         assert database.designs.count() == 2
+
+
+# -- beside capture -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["direct", "journal"])
+def test_what_capture_recorded_is_completed(db, mode):
+    """A call beside a captured change adds no row; who and why get into that of the trigger."""
+    if not db.postgres.has_function("audit.capture"):
+        pytest.skip("this database captures nothing")
+    db.postgres.rows(
+        sa.text("SELECT CAST(audit.capture('catalog.catalog_items', mode => :mode) AS text)"),
+        mode=mode,
+    )
+    item = db.catalog_items.create(name="Coat", type="fabric")
+    with db.transaction():
+        new = db.catalog_items.update(item.id, price=5)
+        written = db.audit.log_update("CatalogItem", item.id, item, new, user_id=ANA, metadata="m")
+        gone = db.catalog_items.soft_delete(item.id)
+        db.audit.log_delete("CatalogItem", item.id, gone, user_id=BOB)
+
+    trail = db.postgres.rows(
+        sa.text(
+            "SELECT CAST(id AS text) AS id, CAST(action AS text) AS action, origin, metadata,"
+            " CAST(user_id AS text) AS user_id FROM audit.trail"
+            " WHERE entity_id = CAST(:id AS uuid) ORDER BY created_at"
+        ),
+        id=item.id,
+    )
+    assert written is not None
+    assert [(row["action"], row["origin"]) for row in trail] == [
+        ("CREATE", "trigger"), ("UPDATE", "trigger"), ("DELETE", "trigger"),
+    ]  # fmt: skip
+    assert (trail[1]["id"], trail[1]["metadata"]) == (written.id, "m")
+    assert (written.user_id, written.action) == (ANA, "UPDATE")
+    assert written.new_values is not None
+    assert written.new_values["price"] == 5

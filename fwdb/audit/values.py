@@ -14,7 +14,16 @@ from typing import Any
 
 from fwdb.errors import ParameterError
 
-__all__ = ["REDACTED", "REDACTED_CHANGED", "Values", "changes", "image", "redact_json", "text"]
+__all__ = [
+    "REDACTED",
+    "REDACTED_CHANGED",
+    "Values",
+    "changes",
+    "image",
+    "is_secret",
+    "redact_json",
+    "text",
+]
 
 REDACTED = "[redacted]"
 REDACTED_CHANGED = "[redacted: changed]"  # differs from REDACTED, so that the change itself shows
@@ -60,15 +69,21 @@ def changes(old: object, new: object) -> tuple[Values, Values] | None:
     )
 
 
-def redact_json(text: str) -> str:
+def is_secret(name: str) -> bool:
+    """Whether a field of this name holds what nobody may see."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def redact_json(text: str, name: str = "") -> str:
     """`text`, which is JSON, with its secrets redacted: for rows that others wrote.
 
-    Text that names no secret, or is no JSON, comes back as it is.
+    `name` is that of the field whose value it is. What names no secret, or is no JSON, comes back
+    as it is.
     """
-    if not _SECRET_NAME.search(text) and not _SECRET_VALUE.search(text):
+    if not is_secret(name) and not _SECRET_NAME.search(text) and not _SECRET_VALUE.search(text):
         return text
     try:
-        return json.dumps(_redacted("", json.loads(text)), ensure_ascii=False)
+        return json.dumps(_redacted(name, json.loads(text)), ensure_ascii=False)
     except ValueError:
         return text
 

@@ -126,7 +126,7 @@ class Database:
         """Designs, the collection `designs`."""
         from fwdb.repositories import MongoRepository
 
-        return MongoRepository(self.mongodb)
+        return MongoRepository(self.mongodb, trail=self.postgres)
 
     def frame(self, sql: str, /, **parameters: Any) -> pd.DataFrame:
         """The answer of PostgreSQL to `sql`, with ``:name`` parameters, as a DataFrame."""

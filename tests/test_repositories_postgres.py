@@ -136,14 +136,11 @@ def test_each_write_is_one_statement(db):
 def test_slices_by_key_use_the_index(db):
     """The next slice is a range of an index and not a sort of the table."""
     db.postgres.execute(
-        sa.text("CREATE INDEX IF NOT EXISTS by_time ON audit.audit_logs (created_at, id)")
+        sa.text("CREATE INDEX IF NOT EXISTS by_time ON catalog.catalog_items (created_at, id)")
     )
-    db.audit_logs.create_many(
-        {"entity_type": "User", "entity_id": str(UUID(int=n)), "action": "READ"}
-        for n in range(3_000)
-    )
-    db.postgres.execute(sa.text("ANALYZE audit.audit_logs"))
-    cursor = db.audit_logs.after(size=2).cursor
+    db.catalog_items.create_many({"name": f"Item {n}", "type": "fabric"} for n in range(3_000))
+    db.postgres.execute(sa.text("ANALYZE catalog.catalog_items"))
+    cursor = db.catalog_items.after(size=2).cursor
     seen: list[tuple[str, Any]] = []
 
     def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
@@ -151,7 +148,7 @@ def test_slices_by_key_use_the_index(db):
 
     sa.event.listen(db.postgres.engine, "before_cursor_execute", note)
     try:
-        db.audit_logs.after(cursor, size=2)
+        db.catalog_items.after(cursor, size=2)
     finally:
         sa.event.remove(db.postgres.engine, "before_cursor_execute", note)
     with db.postgres.connection() as connection:

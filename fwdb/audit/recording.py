@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -12,12 +13,43 @@ import sqlalchemy as sa
 
 from fwdb.audit import checks, values
 from fwdb.audit.base import AuditBase
-from fwdb.errors import FwdbError
+from fwdb.errors import FwdbError, ParameterError
 from fwdb.models import ACTIONS, AuditLog, audit_logs, entity_uuid
+from fwdb.stores import actor
 
 __all__ = ["Recording"]
 
 Id = str | UUID
+
+# To the function, the way in for those who may not change the table.
+_RECORD = (
+    sa.text(
+        f"SELECT {', '.join(column.name for column in audit_logs.columns)} FROM audit.record("
+        "CAST(:entity_type AS text), :entity_id, CAST(:action AS text), :old_values, :new_values,"
+        " CAST(:metadata AS text), :user_id, CAST(:ip_address AS text),"
+        " CAST(:user_agent AS text), CAST(:reason AS text))"
+    )
+    .bindparams(
+        *(
+            sa.bindparam(name, type_=audit_logs.c[name].type)
+            for name in ("entity_id", "user_id", "old_values", "new_values")
+        )
+    )
+    .columns(*audit_logs.columns)
+)
+
+
+def _plain(row: dict[str, Any], reason: str | None) -> sa.Executable:
+    """For a database that nobody migrated, whose table has no column for the reason."""
+    row["metadata"] = row["metadata"] or reason
+    # The moment of this change, where now() is the start of its transaction: so the changes of
+    # one transaction keep their order.
+    row["created_at"] = sa.func.clock_timestamp()
+    return (
+        sa.insert(audit_logs)
+        .values({name: value for name, value in row.items() if value is not None})
+        .returning(*audit_logs.columns)
+    )
 
 
 class Recording(AuditBase):
@@ -28,6 +60,35 @@ class Recording(AuditBase):
         self._lock = threading.Lock()
         self._written = dict.fromkeys(ACTIONS, 0)
         self._failed = 0
+
+    @contextmanager
+    def context(
+        self,
+        *,
+        user_id: Id | None = None,
+        ip_address: str | None = None,
+        user_agent: str | None = None,
+        reason: str | None = None,
+    ) -> Iterator[None]:
+        """While the block runs, what this thread changes in either store is done by that user.
+
+        Each transaction of PostgreSQL that is begun in the block names them, in the same round
+        trip as BEGIN; one that is open hears of them at once, and of who acted before at the
+        end. A statement outside of a transaction gets a short one of its own; a plain selection
+        does not. Changes of designs carry them in the field ``_audit``. The `log_…` methods and
+        reads that are recorded take what they are not given from here.
+
+        What a context within another does not say is as in the outer one. Other threads, also
+        those started in the block, begin with nobody. No connection keeps anything after the
+        transaction. Raises `ParameterError` for an id or address that is none, or for nothing.
+        """
+        said = self._said(user_id, ip_address, user_agent, reason)
+        if said == actor.Actor():
+            raise ParameterError(
+                "context() says nothing; give user_id, ip_address, user_agent or reason."
+            )
+        with actor.acting(said):
+            yield
 
     def log_create(
         self,
@@ -42,9 +103,14 @@ class Recording(AuditBase):
     ) -> AuditLog:
         """Record that `entity_type` `id` was made with the values `new`.
 
-        `new` is an entity or a mapping; its secrets are not stored. `user_id` is who did it.
-        Raises `UnknownName` for an entity type fwdb does not have, `ParameterError` for an id
-        that is neither a UUID nor an ObjectId, `ForeignKeyViolation` for an unknown user.
+        `new` is an entity or a mapping; its secrets are not stored. `user_id` is who did it; what
+        is not given comes from `context`. If a trigger has recorded this in the transaction
+        already, there is no second row: that one gets what it lacks of actor, address, agent and
+        metadata, and is returned.
+
+        Raises `UnknownName` for an entity type fwdb does not have and `ParameterError` for an id
+        that is neither a UUID nor an ObjectId. Any user id is taken, except where a table of the
+        service has a foreign key: `ForeignKeyViolation`.
         """
         return self._log(
             "CREATE", entity_type, id, None, values.image(new),
@@ -90,8 +156,8 @@ class Recording(AuditBase):
     ) -> AuditLog:
         """Record that `entity_type` `id`, whose values were `old`, was deleted, softly or not.
 
-        Call it before the deletion of a user's row who deletes themself: afterwards there is
-        no such user to name. Raises as `log_create`.
+        Call it after the change, as the others: what a trigger records later would be a second
+        row. Raises as `log_create`.
         """
         return self._log(
             "DELETE", entity_type, id, values.image(old), None,
@@ -125,30 +191,29 @@ class Recording(AuditBase):
         user_agent: str | None,
         metadata: str | Mapping[str, Any] | None,
     ) -> AuditLog:
+        who = self._said(user_id, ip_address, user_agent).within(actor.current())
         if isinstance(metadata, Mapping):
             metadata = json.dumps(values.image(metadata), ensure_ascii=False)
         row: dict[str, Any] = {
-            "user_id": checks.user(user_id),
             "entity_type": checks.recordable(entity_type),
             "entity_id": str(id) if entity_uuid(id) else None,
             "action": action,
             "old_values": old,
             "new_values": new,
             "metadata": values.text(metadata),
-            "ip_address": checks.ip_address(ip_address),
-            "user_agent": values.text(user_agent),
-            # The moment of this change, where now() is the start of its transaction: so the
-            # changes of one transaction keep their order.
-            "created_at": sa.func.clock_timestamp(),
+            "user_id": who.user_id,
+            "ip_address": who.ip_address,
+            "user_agent": who.user_agent,
         }
-        statement = (
-            sa.insert(audit_logs)
-            .values({name: value for name, value in row.items() if value is not None})
-            .returning(*audit_logs.columns)
-        )
         try:
-            with self._postgres.connection() as connection:
-                entry = AuditLog(**connection.execute(statement).mappings().one())
+            known = self._postgres.has_function("audit.record")
+            # The statement itself says who acts.
+            with self._postgres.connection(naming=False) as connection:
+                if known:
+                    result = connection.execute(_RECORD, {**row, "reason": who.reason})
+                else:
+                    result = connection.execute(_plain(row, who.reason))
+                entry = AuditLog(**result.mappings().one())
         except FwdbError:
             with self._lock:
                 self._failed += 1
@@ -156,6 +221,20 @@ class Recording(AuditBase):
         with self._lock:
             self._written[action] += 1
         return entry
+
+    @staticmethod
+    def _said(
+        user_id: Id | None,
+        ip_address: str | None,
+        user_agent: str | None,
+        reason: str | None = None,
+    ) -> actor.Actor:
+        return actor.Actor(
+            user_id=checks.user(user_id),
+            ip_address=checks.ip_address(ip_address),
+            user_agent=values.text(user_agent),
+            reason=values.text(reason),
+        )
 
     def counts(self) -> tuple[dict[str, int], int]:
         """Entries written through this object, by action, and how many could not be.

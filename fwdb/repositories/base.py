@@ -16,6 +16,8 @@ from fwdb.repositories import paging
 from fwdb.repositories.fields import Field, checked
 from fwdb.repositories.filters import Condition, conditions
 from fwdb.repositories.paging import Key, Page, Slice, Total
+from fwdb.repositories.reads import ReadTrail
+from fwdb.stores import PostgresStore
 from fwdb.timespan import moment
 
 E = TypeVar("E")
@@ -43,6 +45,7 @@ class Repository(ABC, Generic[E]):
         self.entity = entity
         self.fields = fields
         self._sees_deleted = False
+        self._reads: ReadTrail | None = None
 
     # -- one row ------------------------------------------------------------------------------
 
@@ -51,12 +54,12 @@ class Repository(ABC, Generic[E]):
         rows = self._rows(self._conditions({"id": self._id(id)}), limit=1)
         if not rows:
             raise NotFound(self._noun, id)
-        return self._entity(rows[0])
+        return self._given(rows)[0]
 
     def first(self, *, sort: str | None = None, **filters: Any) -> E | None:
         """The first row in the order of `sort` that fits, or None."""
         rows = self._rows(self._conditions(filters), self._order(sort), limit=1)
-        return self._entity(rows[0]) if rows else None
+        return self._given(rows)[0] if rows else None
 
     def exists(self, **filters: Any) -> bool:
         """Whether any row fits."""
@@ -69,7 +72,7 @@ class Repository(ABC, Generic[E]):
         if limit is not None:
             paging.whole("limit", limit)
         rows = self._rows(self._conditions(filters), self._order(sort), limit=limit)
-        return [self._entity(row) for row in rows]
+        return self._given(rows)
 
     def page(
         self,
@@ -101,7 +104,7 @@ class Repository(ABC, Generic[E]):
         elif total == "estimate":
             count = max(self._estimate(wanted), seen if rows else 0)
         return Page(
-            items=[self._entity(row) for row in rows[:size]],
+            items=self._given(rows[:size]),
             number=number,
             size=size,
             total=count,
@@ -130,7 +133,7 @@ class Repository(ABC, Generic[E]):
         rows = self._rows(wanted, keys, limit=size + 1, behind=behind)
         further = len(rows) > size
         return Slice(
-            items=[self._entity(row) for row in rows[:size]],
+            items=self._given(rows[:size]),
             cursor=paging.write_cursor(mark, rows[size - 1], keys) if further else None,
         )
 
@@ -192,7 +195,13 @@ class Repository(ABC, Generic[E]):
             if value is not None:
                 bound = moment(value, name=name)
                 wanted.append(Condition(self.fields["created_at"], operator, bound))
-        return self._frame(chosen, wanted, self._order(sort), limit)
+        if self._reads is None:
+            return self._frame(chosen, wanted, self._order(sort), limit)
+        frame = self._frame(
+            list({**dict.fromkeys(chosen), "id": None}), wanted, self._order(sort), limit
+        )
+        self._reads.record(frame["id"])
+        return frame[chosen]
 
     def head(self, count: int = 5, *, sort: str | None = _NEWEST_FIRST) -> pd.DataFrame:
         """The newest `count` rows as a frame."""
@@ -247,6 +256,23 @@ class Repository(ABC, Generic[E]):
         seeing._sees_deleted = True
         return seeing
 
+    def with_read_audit(self, *, sample: float = 1.0) -> Self:
+        """This repository, what it gives out recorded in the trail as READ.
+
+        Each call of `get`, `first`, `find`, `page`, `after`, `iterate`, `frame` and `head` records
+        the entities it gives out by one further statement, for each batch of `iterate`, in the
+        transaction that is open or else by itself; who reads is who acts (`Audit.context`). What
+        cannot be recorded is not given out: the error of the trail is raised. Counts and what
+        writing returns are no reads.
+
+        With `sample`, over 0 up to 1, each entity is recorded with that probability, and its row
+        says so in `metadata`. Raises `FeatureUnavailable` for the trail itself, and where there
+        is no PostgreSQL to record in.
+        """
+        recording = copy.copy(self)
+        recording._reads = ReadTrail(self._trail, self._noun, sample)
+        return recording
+
     # -- what a store has to answer -----------------------------------------------------------
 
     @abstractmethod
@@ -282,7 +308,18 @@ class Repository(ABC, Generic[E]):
     @abstractmethod
     def _entity(self, row: Row) -> E: ...
 
+    @property
+    @abstractmethod
+    def _trail(self) -> PostgresStore | None: ...
+
     # -- shared -------------------------------------------------------------------------------
+
+    def _given(self, rows: Sequence[Row]) -> list[E]:
+        """`rows` as entities, which are now given out."""
+        entities = [self._entity(row) for row in rows]
+        if self._reads is not None:
+            self._reads.record(str(row["id"]) for row in rows)
+        return entities
 
     @property
     def _noun(self) -> str:

@@ -10,7 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from fwdb.errors import DuplicateKey, InvalidData, NotFound, ParameterError, StaleVersion
+from fwdb.errors import (
+    DuplicateKey,
+    FeatureUnavailable,
+    InvalidData,
+    NotFound,
+    ParameterError,
+    StaleVersion,
+    Transient,
+)
 from fwdb.models import (
     DESIGN_FIELDS,
     DESIGN_STATUSES,
@@ -23,27 +31,36 @@ from fwdb.repositories.base import Repository, Row
 from fwdb.repositories.fields import checked, entity_fields, written
 from fwdb.repositories.filters import Condition, like_pattern
 from fwdb.repositories.paging import Key
-from fwdb.stores import MongoStore, frames
+from fwdb.stores import MongoStore, PostgresStore, actor, frames
 from fwdb.stores.mongodb import Document
 
 _BATCH = 1_000  # documents per insert
 _COLLECTION = "designs"
 _LIVE: Document = {"deletedAt": None}  # absent or null
 _REQUIRED = ("user_id", "name")
+_MARK = "_audit"  # who made the last change that says so; see `fwdb.stores.actor.marker`
+_REMOVE_ROUNDS = 3  # each further round means that another session wrote the document meanwhile
 _UPSERT_ROUNDS = 3  # each further round means that another session removed the document in between
 
 
 class MongoRepository(Repository[Design]):
     """The designs. `version` starts at 1 and grows with every change; times have milliseconds.
 
-    Fields that a `Design` does not know are left alone and left out.
+    Fields that a `Design` does not know are left alone and left out. While somebody acts
+    (`Audit.context`), each write says so in the field ``_audit``, for whoever follows the changes.
+    `trail` is where reads are recorded.
     """
 
     database = MongoStore.name
 
-    def __init__(self, store: MongoStore) -> None:
+    def __init__(self, store: MongoStore, *, trail: PostgresStore | None = None) -> None:
         super().__init__(_COLLECTION, Design, entity_fields(Design))
         self._store = store
+        self._recorder = trail
+
+    @property
+    def _trail(self) -> PostgresStore | None:
+        return self._recorder
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -189,13 +206,43 @@ class MongoRepository(Repository[Design]):
         raise StaleVersion("the design came and went while it was written; try again.")
 
     def delete(self, id: str) -> Design:
-        with self._store.errors():
-            found = self._store.collection(_COLLECTION).find_one_and_delete(
-                {"_id": document_id(self._id(id))}, session=self._store.session
-            )
+        here, mark = {"_id": document_id(self._id(id))}, actor.marker()
+        found = self._remove(here) if mark is None else self._remove_named(here, mark)
         if found is None:
             raise NotFound(self._noun, id)
         return self._entity(design_fields(found))
+
+    def _remove(self, here: Document) -> Document | None:
+        with self._store.errors():
+            return self._store.collection(_COLLECTION).find_one_and_delete(
+                here, session=self._store.session
+            )
+
+    def _remove_named(self, here: Document, mark: Document) -> Document | None:
+        """Remove after a mark of who does it, for a removal itself can carry none.
+
+        Both are one transaction, except on a server that has none.
+        """
+
+        def work() -> Document | None:
+            with self._store.errors():
+                self._store.collection(_COLLECTION).update_one(
+                    here, {"$set": {_MARK: mark}}, session=self._store.session
+                )
+            return self._remove(here)
+
+        if self._store.session is not None:
+            return work()
+        for left in reversed(range(_REMOVE_ROUNDS)):
+            try:
+                with self._store.transaction():
+                    return work()
+            except FeatureUnavailable:
+                return work()
+            except Transient:
+                if not left:
+                    raise
+        raise AssertionError("unreachable: the last round returns or raises")
 
     def _live(self) -> Document:
         return {} if self._sees_deleted else _LIVE
@@ -227,11 +274,18 @@ class MongoRepository(Repository[Design]):
             "updated_at": now,
             **known,
         }
-        return design_document({name: v for name, v in values.items() if v is not None})
+        document = design_document({name: v for name, v in values.items() if v is not None})
+        return document | _marked()
+
+
+def _marked() -> Document:
+    """The field that says who acts; nothing when nobody does."""
+    mark = actor.marker()
+    return {} if mark is None else {_MARK: mark}
 
 
 def _change_of(values: Mapping[str, Any]) -> Document:
-    document = design_document({"updated_at": _now(), **values})
+    document = design_document({"updated_at": _now(), **values}) | _marked()
     change: Document = {
         "$set": {name: value for name, value in document.items() if value is not None},
         "$inc": {"version": 1},

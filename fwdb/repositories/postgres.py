@@ -38,6 +38,10 @@ class PostgresRepository(Repository[E]):
         self._table = table
         self._columns = list(table.columns)
 
+    @property
+    def _trail(self) -> PostgresStore:
+        return self._store
+
     # -- reading ------------------------------------------------------------------------------
 
     def _rows(

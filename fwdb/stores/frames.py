@@ -65,7 +65,7 @@ def from_copy(
     Raises `InvalidData` for a value that a column of the frame cannot hold, such as the
     timestamp ``infinity``, and `ParameterError` for two columns of one name.
     """
-    driver = _driver(connection)
+    driver = driver_of(connection)
     query = _literal(connection, driver, statement, parameters)
     with driver.cursor() as cursor:
         cursor.execute(sql.SQL("SELECT * FROM ({}\n) AS q LIMIT 0").format(query))
@@ -134,7 +134,7 @@ def copy_into(connection: Connection, table: str, frame: pd.DataFrame) -> int:
         sql.Identifier(*table.split(".")), sql.SQL(", ").join(map(sql.Identifier, frame.columns))
     )
     options = pacsv.WriteOptions(include_header=False)
-    with _driver(connection).cursor() as cursor:
+    with driver_of(connection).cursor() as cursor:
         with cursor.copy(target) as copy:
             for batch in arrow.to_batches(max_chunksize=_BATCH_ROWS):
                 block = io.BytesIO()
@@ -143,7 +143,8 @@ def copy_into(connection: Connection, table: str, frame: pd.DataFrame) -> int:
         return cursor.rowcount
 
 
-def _driver(connection: Connection) -> psycopg.Connection[Any]:
+def driver_of(connection: Connection) -> psycopg.Connection[Any]:
+    """The driver's own connection behind one of SQLAlchemy."""
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     return driver

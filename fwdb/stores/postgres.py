@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import pandas as pd
 import psycopg
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, CursorResult, Engine, make_url
+from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.sql import Executable
 
 from fwdb import config, errors, queries
 from fwdb.errors import FwdbError
-from fwdb.stores import frames, sqlstate
+from fwdb.stores import actor, dialling, frames, opening, sqlstate
 from fwdb.stores.failures import error_type
 from fwdb.stores.pools import Hold, PoolStats, WaitCountingPool
 from fwdb.stores.statements import time_statements
@@ -53,7 +53,7 @@ class PostgresStore:
         remedy: str = "Check FWDB_POSTGRES_URL.",
     ) -> None:
         settings = settings or config.settings()
-        self.url = parse_url(url)
+        self.url = dialling.parse_url(url)
         self.address = config.address(url, 5432)
         self.application_name = application_name
         self.read_only = read_only
@@ -62,6 +62,7 @@ class PostgresStore:
         self._remedy = remedy
         self._timeout_seconds = settings.connect_timeout_seconds
         self._local = threading.local()
+        self._functions: set[str] = set()
         self.engine: Engine = sa.create_engine(
             self.url,
             poolclass=WaitCountingPool,
@@ -73,7 +74,7 @@ class PostgresStore:
             connect_args={
                 "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
                 "application_name": application_name,
-                **_keepalive(silence_seconds),
+                **dialling.keepalive(silence_seconds),
             },
         )
         self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
@@ -154,15 +155,23 @@ class PostgresStore:
     # -- connections and transactions ---------------------------------------------------------
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """A connection: the open transaction's, else one that commits each statement."""
+    def connection(self, *, naming: bool = True) -> Iterator[Connection]:
+        """A connection: the open transaction's, else one that commits each statement.
+
+        While somebody acts (`fwdb.stores.actor`), what is done on it is one short transaction
+        that names them; without `naming` it is not, for what changes nothing or tells itself.
+        """
         current: Connection | None = getattr(self._local, "connection", None)
         with self.errors():
             if current is not None:
                 yield current
-                return
-            with self._connect(self._autocommit) as connection:
-                yield connection
+            elif not naming or self.read_only or actor.current() is None:
+                with self._connect(self._autocommit) as connection:
+                    yield connection
+            else:
+                with self._connect(self.engine) as connection, connection.begin():
+                    opening.begin(connection, actor.current())
+                    yield connection
 
     def _connect(self, engine: Engine) -> Connection:
         """A connection of the pool; not to get one is an operation that failed."""
@@ -189,8 +198,9 @@ class PostgresStore:
         """A transaction, or a savepoint when one is open; rolled back on any error.
 
         `isolation` is ``read committed`` (the server's default), ``repeatable read`` or
-        ``serializable``; `timeout_ms` bounds each statement in it. Raises `Transient` when the
-        same work may succeed if tried again; `run` does that.
+        ``serializable``; `timeout_ms` bounds each statement in it. Who acts is named in the same
+        round trip as BEGIN, unless nothing can be written. Raises `Transient` when the same work
+        may succeed if tried again; `run` does that.
         """
         if isolation is not None and isolation.lower() not in ISOLATIONS:
             raise errors.UnknownName("isolation", isolation, ISOLATIONS)
@@ -204,16 +214,13 @@ class PostgresStore:
                 if isolation is not None:
                     connection = connection.execution_options(isolation_level=isolation.upper())
                 with connection.begin():
-                    if read_only:
-                        connection.execute(sa.text("SET TRANSACTION READ ONLY"))
-                    if timeout_ms is not None:
-                        connection.execute(
-                            sa.text("SELECT set_config('statement_timeout', :ms, true)"),
-                            {"ms": str(timeout_ms)},
-                        )
+                    writes = not (read_only or self.read_only)
+                    who = actor.current() if writes else None
+                    opening.begin(connection, who, timeout_ms=timeout_ms, read_only=read_only)
                     self._local.connection = connection
                     try:
-                        yield connection
+                        with opening.hearing(connection, self.errors) if writes else nullcontext():
+                            yield connection
                     finally:
                         self._local.connection = None
 
@@ -246,7 +253,7 @@ class PostgresStore:
     def rows(self, query: str | Executable, /, **parameters: Any) -> list[dict[str, Any]]:
         """All rows of a query file or statement as dictionaries; for small answers."""
         statement = self._statement(query, parameters)
-        with self.connection() as connection:
+        with self.connection(naming=not opening.only_reads(query)) as connection:
             result = connection.execute(statement, parameters)
             names = list(result.keys())
             # Much quicker than dict(row): each mapping of SQLAlchemy looks its keys up again.
@@ -268,7 +275,7 @@ class PostgresStore:
         their place.
         """
         statement = self._statement(query, parameters, instead)
-        with self.connection() as connection:
+        with self.connection(naming=not opening.only_reads(query)) as connection:
             if isinstance(query, str):
                 result = connection.execute(statement, parameters)
                 declared = queries.load(query, self.name).columns
@@ -326,6 +333,14 @@ class PostgresStore:
         )
         return int(found[0]["version"])
 
+    def has_function(self, name: str) -> bool:
+        """Whether the database has a function `name` (``schema.function``); asked until it has."""
+        if name not in self._functions:
+            asked = sa.text(f"SELECT to_regproc(:name) IS NOT NULL AS there {OWN}")
+            if self.rows(asked, name=name)[0]["there"]:
+                self._functions.add(name)
+        return name in self._functions
+
     def ping(self) -> float:
         """Milliseconds that an empty question took through the pool."""
         started = time.perf_counter()
@@ -381,35 +396,3 @@ class PostgresStore:
         return sqlstate.translate(
             error, self.address, timeout_seconds=self._timeout_seconds, remedy=self._remedy
         )
-
-
-def _keepalive(seconds: int) -> dict[str, int]:
-    """Options of libpq for a connection that is given up when the network is silent so long.
-
-    Without them a connection whose other end is gone, without a word, is waited for for hours.
-    """
-    if not seconds:
-        return {}
-    return {
-        "keepalives_idle": seconds,
-        "keepalives_interval": 1,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 1000 * seconds,
-    }
-
-
-def parse_url(url: str) -> URL:
-    """The URL as SQLAlchemy reads it, always with psycopg 3. Raises `ConfigError`."""
-    try:
-        parsed = make_url(url)
-    except (sa.exc.ArgumentError, ValueError):
-        # The text itself may hold the password, so it is not repeated.
-        raise errors.ConfigError(
-            "the PostgreSQL URL cannot be read; write "
-            "postgresql://user:password@host:5432/database, with special characters as %XX."
-        ) from None
-    if parsed.get_backend_name() not in {"postgresql", "postgres"}:
-        raise errors.ConfigError(
-            f"the PostgreSQL URL starts with '{parsed.drivername}://'; write postgresql://…"
-        )
-    return parsed.set(drivername="postgresql+psycopg")

@@ -1,0 +1,111 @@
+"""Who acts in this thread, and how both stores hear of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, fields
+from uuid import uuid4
+
+__all__ = ["Actor", "acting", "current", "listening", "marker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something, from where and why, as they say it; None is not said."""
+
+    user_id: str | None = None
+    ip_address: str | None = None
+    user_agent: str | None = None
+    reason: str | None = None
+
+    def within(self, outer: Actor | None) -> Actor:
+        """This actor with what it does not say taken from `outer`."""
+        if outer is None:
+            return self
+        return Actor(
+            *(
+                getattr(outer, f.name) if getattr(self, f.name) is None else getattr(self, f.name)
+                for f in fields(self)
+            )
+        )
+
+    @property
+    def json(self) -> str:
+        """What is said, as PostgreSQL gets it in the setting ``fwdb.actor``."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(said, ensure_ascii=False)
+
+
+# Field of the actor -> field of ``_audit`` in a document.
+_STORED = {"user_id": "by", "ip_address": "ip", "user_agent": "userAgent", "reason": "reason"}
+
+_current: ContextVar[Actor | None] = ContextVar("fwdb_actor", default=None)
+
+_Tell = Callable[[Actor | None], None]
+
+
+class _Listeners(threading.local):
+    """The open transactions of a thread, which hear of an actor that begins or ends in them."""
+
+    def __init__(self) -> None:
+        self.open: list[_Tell] = []
+
+
+_listeners = _Listeners()
+
+
+def current() -> Actor | None:
+    """Who acts in this thread now; a new thread begins with nobody."""
+    return _current.get()
+
+
+@contextmanager
+def acting(actor: Actor) -> Iterator[Actor]:
+    """While the block runs, `actor` acts in this thread.
+
+    What it does not say is as in the block around it. Transactions that are open hear of it at
+    once and, at the end, of who acted before; those begun in the block hear of it with BEGIN.
+    """
+    before = current()
+    inner = actor.within(before)
+    hearing = tuple(_listeners.open)
+    for tell in hearing:
+        tell(inner)
+    token = _current.set(inner)
+    try:
+        yield inner
+    finally:
+        _current.reset(token)
+        for tell in hearing:
+            tell(before)
+
+
+@contextmanager
+def listening(tell: _Tell) -> Iterator[None]:
+    """While the block, a transaction, runs, `tell` hears of actors that begin or end in it."""
+    _listeners.open.append(tell)
+    try:
+        yield
+    finally:
+        _listeners.open.remove(tell)
+
+
+def marker() -> dict[str, str] | None:
+    """The field ``_audit`` of a document that is changed now, or None when nobody acts.
+
+    ``nonce`` is another one each time: who follows the changes tells by it that the marker came
+    with the change, and is not left from an earlier one.
+    """
+    actor = current()
+    if actor is None:
+        return None
+    said = {
+        stored: value
+        for name, stored in _STORED.items()
+        if (value := getattr(actor, name)) is not None
+    }
+    return {**said, "nonce": uuid4().hex}

@@ -106,7 +106,7 @@ class Questions(AuditBase):
         (`updated_at`, `version`) is left out of updates.
         """
         self._askable(entity_type)
-        return self._changes(entity_type, id).iloc[::-1].reset_index(drop=True)
+        return _shown(self._changes(entity_type, id).iloc[::-1].reset_index(drop=True))
 
     def who_changed(
         self,
@@ -128,8 +128,9 @@ class Questions(AuditBase):
         if id is not None and entity_type is None:
             raise ParameterError("'id' needs 'entity_type' too.", name="entity_type")
         checks.field(self._postgres, field, None if entity_type is None else [entity_type])
-        return self._changes(
-            entity_type, id, field=field, since=start, until=end, limit=checks.count(limit, "limit")
+        rows = checks.count(limit, "limit")
+        return _shown(
+            self._changes(entity_type, id, field=field, since=start, until=end, limit=rows)
         )
 
     def diff(self, entity_type: str, id: Id, since: Moment, until: Moment = "now") -> pd.DataFrame:
@@ -152,7 +153,8 @@ class Questions(AuditBase):
         )
         columns = ["field", "before", "after", "changes", "changed_at", "user_id", "reason",
                    "db_user", "log_id"]  # fmt: skip
-        return found.loc[~same.astype(bool), columns].sort_values("field", ignore_index=True)
+        different = found.loc[~same.astype(bool), columns]
+        return _shown(different.sort_values("field", ignore_index=True))
 
     def _changes(
         self,
@@ -164,7 +166,7 @@ class Questions(AuditBase):
         until: datetime | None = None,
         limit: int | None = None,
     ) -> pd.DataFrame:
-        frame = self._frame(
+        return self._frame(
             "audit_changes",
             entity_type=entity_type,
             entity_id=None if id is None else entity_uuid(id),
@@ -174,11 +176,6 @@ class Questions(AuditBase):
             until=until,
             row_limit=limit,
         )
-        for column in ("before", "after"):
-            pairs = zip(frame["field"], frame[column], strict=True)
-            shown = [values.redact_json(v, name) if isinstance(v, str) else v for name, v in pairs]
-            frame[column] = pd.Series(shown, index=frame.index, dtype="str")
-        return frame
 
     def _rows(self, query: str, **parameters: Any) -> pd.DataFrame:
         frame = self._frame(query, **parameters)
@@ -298,3 +295,20 @@ class Questions(AuditBase):
 
     def _known(self, entity_type: str) -> str:
         return checks.askable(self._postgres, entity_type)
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` of `field`, `before` and `after` with its secrets redacted."""
+    both = list(zip(frame["field"], frame["before"], frame["after"], strict=True))
+    before = [values.redact_json(old, f) if isinstance(old, str) else None for f, old, _ in both]
+    after = [
+        values.redact_json(new, f, old if isinstance(old, str) else None)
+        if isinstance(new, str)
+        else None
+        for f, old, new in both
+    ]
+    index = frame.index
+    return frame.assign(
+        before=pd.Series(before, index=index, dtype="str"),
+        after=pd.Series(after, index=index, dtype="str"),
+    )

@@ -74,16 +74,17 @@ def is_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
-def redact_json(text: str, name: str = "") -> str:
+def redact_json(text: str, name: str = "", before: str | None = None) -> str:
     """`text`, which is JSON, with its secrets redacted: for rows that others wrote.
 
-    `name` is that of the field whose value it is. What names no secret, or is no JSON, comes back
-    as it is.
+    `name` is that of the field whose value it is, `before` the JSON that stood there, so that a
+    changed secret shows. What names no secret, or is no JSON, comes back as it is.
     """
     if not is_secret(name) and not _SECRET_NAME.search(text) and not _SECRET_VALUE.search(text):
         return text
     try:
-        return json.dumps(_redacted(name, json.loads(text)), ensure_ascii=False)
+        old = None if before is None else json.loads(before)
+        return json.dumps(_redacted(name, json.loads(text), old), ensure_ascii=False)
     except ValueError:
         return text
 

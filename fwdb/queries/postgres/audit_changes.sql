@@ -1,6 +1,7 @@
 -- One row per field that a change touched, newest first; a filter that is NULL lets all through.
 --
--- Without a `field` those that follow every update (updated_at, version) are left out of updates.
+-- Without a `field`, those that follow every update (updated_at, version) are left out where there
+-- are values before and after.
 -- A value is SQL NULL where there was no such field: before a creation, after a removal.
 --
 --   psql "$FWDB_POSTGRES_URL" -v entity_type="'CatalogItem'" -v entity_id=NULL \
@@ -88,7 +89,8 @@ CROSS JOIN LATERAL (
 WHERE log.old_values -> fields.field IS DISTINCT FROM log.new_values -> fields.field
     AND CASE
         WHEN CAST(:field AS text) IS NULL
-        THEN CAST(log.action AS text) <> 'UPDATE'
+        THEN log.old_values IS NULL
+            OR log.new_values IS NULL
             OR fields.field NOT IN ('updated_at', 'updatedAt', 'version')
         ELSE fields.field IN (CAST(:field AS text), CAST(:field_too AS text))
     END

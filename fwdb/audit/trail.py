@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fwdb.audit.questions import Questions
+from fwdb.audit.anomalies import Anomalies
 from fwdb.audit.retention import Keeping
 from fwdb.audit.reverting import Reverting
 from fwdb.audit.time_travel import TimeTravel
@@ -10,7 +10,7 @@ from fwdb.audit.time_travel import TimeTravel
 __all__ = ["Audit"]
 
 
-class Audit(Reverting, Questions, TimeTravel, Keeping):
+class Audit(Reverting, Anomalies, TimeTravel, Keeping):
     """Who did what to what, and when: the table `audit.audit_logs`.
 
     The `log_…` methods belong inside ``with db.transaction()`` beside the change they describe:

@@ -181,6 +181,8 @@ class Questions(AuditBase):
         frame = self._frame(query, **parameters)
         for column in ("old_values", "new_values", "metadata"):
             stored = frame[column].tolist()
+            if not values.may_hold_secret("\n".join(v for v in stored if isinstance(v, str))):
+                continue
             shown = [values.redact_json(v) if isinstance(v, str) else v for v in stored]
             if any(one is not other for one, other in zip(shown, stored, strict=True)):
                 frame[column] = pd.Series(shown, index=frame.index, dtype="str")

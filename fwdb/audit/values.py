@@ -21,6 +21,7 @@ __all__ = [
     "changes",
     "image",
     "is_secret",
+    "may_hold_secret",
     "redact_json",
     "text",
 ]
@@ -36,6 +37,12 @@ _SECRET_NAME = re.compile(
 )
 # Hashes of passwords in modular crypt format are secrets under any name.
 _SECRET_VALUE = re.compile(r"\$(2[abxy]|argon2(id|i|d)|scrypt|5|6|y|pbkdf2[\w-]*)\$\S{16,}")
+
+# One of these is in every text that either finds, and looking for them is ten times quicker.
+_HINTS = (
+    "passw", "passphrase", "pwd", "secret", "token", "key", "credential", "authorization",
+    "cookie", "session", "$",
+)  # fmt: skip
 
 # These follow every update; alone they are no change.
 _BOOKKEEPING = frozenset({"updated_at", "updatedAt", "version"})
@@ -74,12 +81,20 @@ def is_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
+def may_hold_secret(text: str) -> bool:
+    """False when nothing in `text` can be a secret; True says nothing yet."""
+    folded = text.casefold()
+    return any(hint in folded for hint in _HINTS)
+
+
 def redact_json(text: str, name: str = "", before: str | None = None) -> str:
     """`text`, which is JSON, with its secrets redacted: for rows that others wrote.
 
     `name` is that of the field whose value it is, `before` the JSON that stood there, so that a
     changed secret shows. What names no secret, or is no JSON, comes back as it is.
     """
+    if not (is_secret(name) or may_hold_secret(text)):
+        return text
     if not is_secret(name) and not _SECRET_NAME.search(text) and not _SECRET_VALUE.search(text):
         return text
     try:

@@ -81,11 +81,9 @@ CROSS JOIN LATERAL (
                 IS DISTINCT FROM new_values -> CAST(:field_too AS text)
         )
 ) AS log
-CROSS JOIN LATERAL (
-    SELECT jsonb_object_keys(log.old_values) AS field
-    UNION
-    SELECT jsonb_object_keys(log.new_values)
-) AS fields
+CROSS JOIN LATERAL jsonb_object_keys(
+    coalesce(log.old_values, '{}') || coalesce(log.new_values, '{}')
+) AS fields (field)
 WHERE log.old_values -> fields.field IS DISTINCT FROM log.new_values -> fields.field
     AND CASE
         WHEN CAST(:field AS text) IS NULL

@@ -14,7 +14,8 @@
      ├─ Conflict
      │   ├─ DuplicateKey          another row holds this unique value
      │   ├─ StaleVersion          the row changed since it was read
-     │   └─ ForeignKeyViolation   a row that must exist does not, or is still referred to
+     │   ├─ ForeignKeyViolation   a row that must exist does not, or is still referred to
+     │   └─ RevertRefused         changes cannot be undone; carries what is in the way
      ├─ InvalidData               the database refused the values
      ├─ Transient                 worth another try: serialization failure, deadlock, lock timeout
      ├─ QueryTimeout              the statement ran longer than it was allowed to
@@ -31,7 +32,8 @@ personal data. The error of the driver stays as ``__cause__``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 __all__ = [
     "AuthenticationFailed",
@@ -53,6 +55,7 @@ __all__ = [
     "QueryError",
     "QueryTimeout",
     "ReportError",
+    "RevertRefused",
     "StaleVersion",
     "StoreUnavailable",
     "Transient",
@@ -155,6 +158,18 @@ class StaleVersion(Conflict):
 
 class ForeignKeyViolation(Conflict):
     """A row that must exist does not, or a row to be removed is still referred to."""
+
+
+class RevertRefused(Conflict):
+    """Changes cannot be undone, and nothing was changed. `rows` says what is in the way.
+
+    Each has ``entity_type``, ``entity_id``, ``field`` (None for the whole row), ``log_id`` (the
+    row of the trail, None where the row itself is in the way) and ``why``.
+    """
+
+    def __init__(self, message: str, *, rows: Iterable[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 class InvalidData(FwdbError):

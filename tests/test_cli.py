@@ -246,6 +246,35 @@ def test_the_audit_trail_is_printed_newest_first(fwdb: Callable[..., Ran], on_db
     assert user.id in fwdb("audit", "trail").out
 
 
+def test_the_trail_is_asked_and_a_change_undone(fwdb: Callable[..., Ran], on_db: Database):
+    """Tables for people, CSV and JSON for programs; a revert is a plan until --yes."""
+    item = on_db.catalog_items.first(price=1000)
+    assert item is not None
+    with on_db.transaction():
+        on_db.catalog_items.update(item.id, price=990)
+        on_db.audit.log_update("CatalogItem", item.id, {"price": 1000}, {"price": 990})
+    one = ("CatalogItem", item.id)
+
+    assert "price" in fwdb("audit", "history", *one).out
+    assert "990" in fwdb("audit", "timeline", *one).out
+    assert json.loads(fwdb("audit", "diff", *one, "--json").out)[0]["after"] == "990"
+    before = fwdb("audit", "as-of", "CatalogItem", "1h", "--csv").out
+    assert len(before.splitlines()) == 1  # the database is younger than that
+    assert item.id in fwdb("audit", "as-of", "CatalogItem", "0s", "--id", item.id, "--csv").out
+    assert item.id in fwdb("audit", "who-changed", "price", "--entity-type", "CatalogItem").out
+    assert fwdb("audit", "anomalies").code == 0
+
+    event = on_db.audit.who_changed("price")["log_id"].iloc[0]
+    assert "--yes" in fwdb("audit", "revert", "--event", event).out
+    assert on_db.catalog_items.get(item.id).price == 990
+    assert fwdb("audit", "revert", "--event", event, "--yes").code == 0
+    assert on_db.catalog_items.get(item.id).price == 1000
+    refused = fwdb("audit", "revert", "--event", event, "--yes")
+    assert (refused.code, refused.out) == (1, "")
+    assert "was changed again" in refused.err
+    assert fwdb("audit", "revert").code == 2
+
+
 def test_ctrl_c_leaves_no_half_written_report(on_db: Database, tmp_path: Path):
     """An interrupt in the middle of a run ends it, with no folder that looks finished."""
     with subprocess.Popen(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -22,11 +22,13 @@ __all__ = [
     "ENTITY_TYPES",
     "action",
     "askable",
+    "at",
     "choice",
     "closed_window",
     "count",
     "field",
     "ip_address",
+    "listed",
     "other_spelling",
     "recordable",
     "user",
@@ -39,6 +41,8 @@ ENTITY_TYPES: dict[str, type] = {
     "CatalogItem": models.CatalogItem,
     "Design": models.Design,
 }
+
+T = TypeVar("T")
 
 _CLOCK_TOLERANCE = timedelta(minutes=1)  # the caller's clock may run ahead of ours a little
 _FIELD_SAMPLE = 10_000  # newest rows in which a field that no entity has is looked for
@@ -66,27 +70,50 @@ def askable(store: PostgresStore, entity_type: str) -> str:
     return entity_type
 
 
+@overload
+def action(name: str) -> str: ...
+@overload
+def action(name: str | None) -> str | None: ...
 def action(name: str | None) -> str | None:
     """`name` in capitals, if it is an action."""
     return None if name is None else choice("action", str(name).upper(), models.ACTIONS)
 
 
-def field(store: PostgresStore, name: str, entity_type: str | None) -> str:
-    """`name`, if entities of that type have such a field or newer rows of the trail do."""
-    entities = [ENTITY_TYPES[entity_type]] if entity_type in ENTITY_TYPES else ENTITY_TYPES.values()
+def field(store: PostgresStore, name: str, entity_types: list[str] | None) -> str:
+    """`name`, if entities of these types have such a field or newer rows of the trail do."""
+    entities = [ENTITY_TYPES[each] for each in entity_types or ENTITY_TYPES if each in ENTITY_TYPES]
     known = {f.name for entity in entities for f in dataclasses.fields(entity)}
     if {name, other_spelling(name)} & known:
         return name
     sample = sa.select(audit_logs.c.old_values, audit_logs.c.new_values)
-    if entity_type is not None:
-        sample = sample.where(audit_logs.c.entity_type == entity_type)
+    if entity_types is not None:
+        sample = sample.where(audit_logs.c.entity_type.in_(entity_types))
     rows = sample.order_by(audit_logs.c.created_at.desc()).limit(_FIELD_SAMPLE).subquery()
     found = sa.select(sa.literal(1)).where(
         sa.or_(rows.c.old_values.has_key(name), rows.c.new_values.has_key(name))
     )
     if not store.rows(found.limit(1)):
-        raise UnknownName("field", name, known, where=entity_type or "any entity")
+        raise UnknownName("field", name, known, where=" or ".join(entity_types or ["any entity"]))
     return name
+
+
+def listed(name: str, many: Any, one: Any, check: Callable[[Any], T]) -> list[T] | None:
+    """The values of a filter that lists, each checked, or None for no filter.
+
+    `many` is a list, or one value as `one` is, its spelling in the singular. Raises
+    `ParameterError` for both at once and for an empty list, which would let nothing through.
+    """
+    if many is not None and one is not None:
+        raise ParameterError(f"'{name}' and its singular are both given; give one.", name=name)
+    given = one if many is None else many
+    if given is None:
+        return None
+    values = [given] if isinstance(given, str | UUID) else list(given)
+    if not values:
+        raise ParameterError(
+            f"'{name}' is an empty list; name at least one, or leave it out for all.", name=name
+        )
+    return [check(value) for value in values]
 
 
 def other_spelling(name: str | None) -> str | None:
@@ -102,6 +129,10 @@ def other_spelling(name: str | None) -> str | None:
     return re.sub(r"([A-Z])", lambda found: "_" + found[1].lower(), name)
 
 
+@overload
+def user(value: str | UUID) -> str: ...
+@overload
+def user(value: str | UUID | None) -> str | None: ...
 def user(value: str | UUID | None) -> str | None:
     """`value` as the text of a uuid."""
     if value is None:
@@ -139,6 +170,19 @@ def count(value: Any, name: str) -> int | None:
     return value
 
 
+def at(value: Any, *, now: datetime | None = None, name: str = "at") -> datetime:
+    """`value` as a time in UTC; `ParameterError` without a zone or in the future."""
+    now = now or datetime.now(UTC)
+    found = moment(value, now=now, name=name)
+    if found > now + _CLOCK_TOLERANCE:
+        raise ParameterError(
+            f"'{name}' is '{value}', which is in the future; give a time up to now "
+            f"({now:%Y-%m-%dT%H:%MZ}) or a span (24h, 7d).",
+            name=name,
+        )
+    return found
+
+
 def window(since: Any, until: Any) -> tuple[datetime | None, datetime | None]:
     """Start and end in UTC, None where the window is open.
 
@@ -146,17 +190,10 @@ def window(since: Any, until: Any) -> tuple[datetime | None, datetime | None]:
     the start.
     """
     now = datetime.now(UTC)
-    ends = []
-    for name, value in (("since", since), ("until", until)):
-        found = None if value is None else moment(value, now=now, name=name)
-        if found is not None and found > now + _CLOCK_TOLERANCE:
-            raise ParameterError(
-                f"'{name}' is '{value}', which is in the future; give a time up to now "
-                f"({now:%Y-%m-%dT%H:%MZ}) or a span (24h, 7d).",
-                name=name,
-            )
-        ends.append(found)
-    start, end = ends
+    start, end = (
+        None if value is None else at(value, now=now, name=name)
+        for name, value in (("since", since), ("until", until))
+    )
     if start and end and start > end:
         raise ParameterError(
             f"'since' ({start:%Y-%m-%dT%H:%MZ}) is after 'until' ({end:%Y-%m-%dT%H:%MZ}); "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,6 +11,7 @@ import pandas as pd
 
 from fwdb.audit import checks, values
 from fwdb.audit.base import AuditBase
+from fwdb.errors import ParameterError
 from fwdb.models import entity_uuid
 
 __all__ = ["Id", "Moment", "Questions"]
@@ -33,7 +35,9 @@ class Questions(AuditBase):
         Columns, here as in all questions for rows: `id`, `created_at`, `action`, `entity_type`,
         `entity_id` (as it was given, a UUID or an ObjectId), `user_id`, `changed_fields` (names
         with commas), `old_values` and `new_values` (JSON text), `metadata`, `ip_address`,
-        `user_agent`.
+        `user_agent`; and what the server knew: `transaction_id`, `origin` (``trigger``,
+        ``follower`` or ``application``), `reason` (as the caller said), `db_user`,
+        `application_name`, `client_address`. These are missing in rows from before fwdb.
         """
         self._askable(entity_type)
         return self._rows("audit_history", entity_type=entity_type, entity_id=entity_uuid(id))
@@ -58,39 +62,127 @@ class Questions(AuditBase):
         *,
         since: Moment | None = None,
         until: Moment | None = None,
-        entity_type: str | None = None,
-        user_id: Id | None = None,
-        action: str | None = None,
+        actions: Sequence[str] | None = None,
+        entity_types: Sequence[str] | None = None,
+        users: Sequence[Id] | None = None,
         changed_field: str | None = None,
         limit: int | None = 1000,
+        action: str | None = None,
+        entity_type: str | None = None,
+        user_id: Id | None = None,
     ) -> pd.DataFrame:
         """Rows that fit all that is given, newest first, at most `limit` (None: all).
 
-        `changed_field` finds rows in which that field differs before and after, in the spelling
-        of Python or of the service (`first_name`, `firstName`); a creation or deletion touches
-        all fields it holds. Raises `UnknownName` for an entity type, action or field that there
-        is not, `ParameterError` for times that do not make a window.
+        `actions`, `entity_types` and `users` let through what they list; `action`, `entity_type`
+        and `user_id` are the same filters for one value. `changed_field` finds rows in which that
+        field differs before and after, in the spelling of Python or of the service (`first_name`,
+        `firstName`); a creation or deletion touches all fields it holds. Raises `UnknownName` for
+        an entity type, action or field that there is not, `ParameterError` for times that do not
+        make a window.
         """
         start, end = checks.window(since, until)
-        self._askable(entity_type)
+        types = checks.listed("entity_types", entity_types, entity_type, self._known)
         if changed_field is not None:
-            checks.field(self._postgres, changed_field, entity_type)
+            checks.field(self._postgres, changed_field, types)
         return self._rows(
             "audit_search",
             since=start,
             until=end,
-            entity_type=entity_type,
-            user_id=checks.user(user_id),
-            action=checks.action(action),
+            entity_types=types,
+            users=checks.listed("users", users, user_id, checks.user),
+            actions=checks.listed("actions", actions, action, checks.action),
             changed_field=changed_field,
             changed_field_too=checks.other_spelling(changed_field),
             row_limit=checks.count(limit, "limit"),
+        )
+
+    def timeline(self, entity_type: str, id: Id) -> pd.DataFrame:
+        """The life of one entity to be read from top to bottom: one row per changed field.
+
+        `changed_at`, `entity_type`, `entity_id`, `action`, `field`, `before` and `after` (JSON
+        text; missing where the field was not there), `user_id`, `reason`, `origin`,
+        `transaction_id`, `db_user`, `application_name`, `client_address`, `log_id` (the row of
+        the trail). Oldest first. Readings are left out, and what follows every update
+        (`updated_at`, `version`) is left out of updates.
+        """
+        self._askable(entity_type)
+        return _shown(self._changes(entity_type, id).iloc[::-1].reset_index(drop=True))
+
+    def who_changed(
+        self,
+        field: str,
+        *,
+        entity_type: str | None = None,
+        id: Id | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        limit: int | None = 1000,
+    ) -> pd.DataFrame:
+        """Each change of a field, newest first, at most `limit` (None: all): columns of `timeline`.
+
+        `field` is found in both spellings, `first_name` and `firstName`. Raises `UnknownName`
+        with the nearest right name, `ParameterError` for an `id` without its `entity_type`.
+        """
+        start, end = checks.window(since, until)
+        self._askable(entity_type)
+        if id is not None and entity_type is None:
+            raise ParameterError("'id' needs 'entity_type' too.", name="entity_type")
+        checks.field(self._postgres, field, None if entity_type is None else [entity_type])
+        rows = checks.count(limit, "limit")
+        return _shown(
+            self._changes(entity_type, id, field=field, since=start, until=end, limit=rows)
+        )
+
+    def diff(self, entity_type: str, id: Id, since: Moment, until: Moment = "now") -> pd.DataFrame:
+        """What is different of one entity at `until` from what it was at `since`.
+
+        One row per field, by name: `field`, `before`, `after` (JSON text; missing where the
+        entity or the field was not there), `changes` (how often it changed in between),
+        `changed_at` and `user_id` of the last one, and `reason`, `db_user`, `log_id` of it. A
+        field that came back to its value has no row. Raises as `who_changed`.
+        """
+        start, end = checks.closed_window(since, until)
+        self._askable(entity_type)
+        changes = self._changes(entity_type, id, since=start, until=end)
+        counts = changes.groupby("field")["field"].transform("size").astype("int64")
+        last = changes.assign(changes=counts).drop_duplicates("field", keep="first")
+        first = changes.drop_duplicates("field", keep="last").set_index("field")["before"]
+        found = last.assign(before=last["field"].map(first).astype("str"))
+        same = found["before"].eq(found["after"]).fillna(False) | (
+            found["before"].isna() & found["after"].isna()
+        )
+        columns = ["field", "before", "after", "changes", "changed_at", "user_id", "reason",
+                   "db_user", "log_id"]  # fmt: skip
+        different = found.loc[~same.astype(bool), columns]
+        return _shown(different.sort_values("field", ignore_index=True))
+
+    def _changes(
+        self,
+        entity_type: str | None,
+        id: Id | None,
+        *,
+        field: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> pd.DataFrame:
+        return self._frame(
+            "audit_changes",
+            entity_type=entity_type,
+            entity_id=None if id is None else entity_uuid(id),
+            field=field,
+            field_too=checks.other_spelling(field),
+            since=since,
+            until=until,
+            row_limit=limit,
         )
 
     def _rows(self, query: str, **parameters: Any) -> pd.DataFrame:
         frame = self._frame(query, **parameters)
         for column in ("old_values", "new_values", "metadata"):
             stored = frame[column].tolist()
+            if not values.may_hold_secret("\n".join(v for v in stored if isinstance(v, str))):
+                continue
             shown = [values.redact_json(v) if isinstance(v, str) else v for v in stored]
             if any(one is not other for one, other in zip(shown, stored, strict=True)):
                 frame[column] = pd.Series(shown, index=frame.index, dtype="str")
@@ -201,4 +293,24 @@ class Questions(AuditBase):
 
     def _askable(self, entity_type: str | None) -> None:
         if entity_type is not None:
-            checks.askable(self._postgres, entity_type)
+            self._known(entity_type)
+
+    def _known(self, entity_type: str) -> str:
+        return checks.askable(self._postgres, entity_type)
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` of `field`, `before` and `after` with its secrets redacted."""
+    both = list(zip(frame["field"], frame["before"], frame["after"], strict=True))
+    before = [values.redact_json(old, f) if isinstance(old, str) else None for f, old, _ in both]
+    after = [
+        values.redact_json(new, f, old if isinstance(old, str) else None)
+        if isinstance(new, str)
+        else None
+        for f, old, new in both
+    ]
+    index = frame.index
+    return frame.assign(
+        before=pd.Series(before, index=index, dtype="str"),
+        after=pd.Series(after, index=index, dtype="str"),
+    )

@@ -14,7 +14,17 @@ from typing import Any
 
 from fwdb.errors import ParameterError
 
-__all__ = ["REDACTED", "REDACTED_CHANGED", "Values", "changes", "image", "redact_json", "text"]
+__all__ = [
+    "REDACTED",
+    "REDACTED_CHANGED",
+    "Values",
+    "changes",
+    "image",
+    "is_secret",
+    "may_hold_secret",
+    "redact_json",
+    "text",
+]
 
 REDACTED = "[redacted]"
 REDACTED_CHANGED = "[redacted: changed]"  # differs from REDACTED, so that the change itself shows
@@ -27,6 +37,12 @@ _SECRET_NAME = re.compile(
 )
 # Hashes of passwords in modular crypt format are secrets under any name.
 _SECRET_VALUE = re.compile(r"\$(2[abxy]|argon2(id|i|d)|scrypt|5|6|y|pbkdf2[\w-]*)\$\S{16,}")
+
+# One of these is in every text that either finds, and looking for them is ten times quicker.
+_HINTS = (
+    "passw", "passphrase", "pwd", "secret", "token", "key", "credential", "authorization",
+    "cookie", "session", "$",
+)  # fmt: skip
 
 # These follow every update; alone they are no change.
 _BOOKKEEPING = frozenset({"updated_at", "updatedAt", "version"})
@@ -60,15 +76,30 @@ def changes(old: object, new: object) -> tuple[Values, Values] | None:
     )
 
 
-def redact_json(text: str) -> str:
+def is_secret(name: str) -> bool:
+    """Whether a field of this name holds what nobody may see."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def may_hold_secret(text: str) -> bool:
+    """False when nothing in `text` can be a secret; True says nothing yet."""
+    folded = text.casefold()
+    return any(hint in folded for hint in _HINTS)
+
+
+def redact_json(text: str, name: str = "", before: str | None = None) -> str:
     """`text`, which is JSON, with its secrets redacted: for rows that others wrote.
 
-    Text that names no secret, or is no JSON, comes back as it is.
+    `name` is that of the field whose value it is, `before` the JSON that stood there, so that a
+    changed secret shows. What names no secret, or is no JSON, comes back as it is.
     """
-    if not _SECRET_NAME.search(text) and not _SECRET_VALUE.search(text):
+    if not (is_secret(name) or may_hold_secret(text)):
+        return text
+    if not is_secret(name) and not _SECRET_NAME.search(text) and not _SECRET_VALUE.search(text):
         return text
     try:
-        return json.dumps(_redacted("", json.loads(text)), ensure_ascii=False)
+        old = None if before is None else json.loads(before)
+        return json.dumps(_redacted(name, json.loads(text), old), ensure_ascii=False)
     except ValueError:
         return text
 

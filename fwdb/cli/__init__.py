@@ -12,7 +12,7 @@ from fwdb import errors
 
 # Each registers its commands, in the order in which help lists them.
 # isort: off
-from fwdb.cli import servers, data, questions, auditing, serving, reporting  # noqa: F401
+from fwdb.cli import servers, data, questions, auditing, asking, serving, reporting  # noqa: F401
 
 # isort: on
 from fwdb.cli.program import BAD_USE, FAILED, INTERRUPTED, NO_DATA, app, fail, usage_sentence

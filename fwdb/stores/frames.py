@@ -123,8 +123,12 @@ def from_rows(
     Raises `InvalidData` that names the column for a value that is not of its type: nothing is
     rounded, cut or turned into a gap.
     """
-    frame = pd.DataFrame([tuple(row) for row in rows], columns=list(names), dtype=object)
-    return frame.assign(**{name: _column(frame[name], declared.get(name)) for name in names})
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    series = {
+        name: _column(name, values, declared.get(name))
+        for name, values in zip(names, columns, strict=True)
+    }
+    return pd.DataFrame(series, index=pd.RangeIndex(len(rows)), copy=False)
 
 
 def copy_into(connection: Connection, table: str, frame: pd.DataFrame) -> int:
@@ -225,21 +229,21 @@ def _to_pandas(table: pa.Table, never_null: frozenset[str]) -> pd.DataFrame:
     return pd.DataFrame(series, copy=False)
 
 
-def _column(values: pd.Series[Any], declared: str | None) -> Any:
+def _column(name: str, values: Sequence[Any], declared: str | None) -> Any:
     if declared is None:
-        return values.infer_objects()
+        return pd.Series(values, dtype=object).infer_objects()
     if declared not in _CONVERT:
-        raise UnknownName("column type", declared, _CONVERT, where=f"column {values.name}")
+        raise UnknownName("column type", declared, _CONVERT, where=f"column {name}")
     dtype, each = _CONVERT[declared]
     try:
         found = [None if _is_gap(value) else each(value) for value in values]
         if dtype in {"int64", "bool"} and None in found:
             raise ValueError("a gap in a column that is declared to have none")
-        return pd.Series(found, index=values.index, dtype=dtype)
+        return pd.Series(found, dtype=dtype)
     except (TypeError, ValueError, OverflowError) as error:
         # The text of the error quotes the value.
         raise InvalidData(
-            f"column {values.name} holds a value that is no {declared}; leave the column out, "
+            f"column {name} holds a value that is no {declared}; leave the column out, "
             "or mend the value."
         ) from error
 

@@ -19,6 +19,12 @@
 --   metadata        string     what the caller added
 --   ip_address      string     where it came from
 --   user_agent      string     what program it came from
+--   transaction_id  Int64      of PostgreSQL; null before fwdb
+--   origin          string     trigger, follower or application; null before fwdb
+--   reason          string     why, as the caller said
+--   db_user         string     who had logged in to the database
+--   application_name  string   what the session called itself
+--   client_address  string     address of the session
 SELECT
     id,
     created_at,
@@ -32,15 +38,10 @@ SELECT
     user_id,
     coalesce((
         SELECT string_agg(field, ', ' ORDER BY field)
-        FROM (
-            SELECT jsonb_object_keys(
-                CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END
-            ) AS field
-            UNION
-            SELECT jsonb_object_keys(
-                CASE jsonb_typeof(new_values) WHEN 'object' THEN new_values END
-            )
-        ) AS fields
+        FROM jsonb_object_keys(
+            coalesce(CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END, '{}')
+            || coalesce(CASE jsonb_typeof(new_values) WHEN 'object' THEN new_values END, '{}')
+        ) AS fields (field)
         WHERE old_values -> field IS DISTINCT FROM new_values -> field
             -- These follow every update and tell nothing by themselves.
             AND field NOT IN ('updated_at', 'updatedAt', 'version')
@@ -49,8 +50,42 @@ SELECT
     CAST(new_values AS text) AS new_values,
     metadata,
     ip_address,
-    user_agent
-FROM audit.audit_logs
-WHERE entity_type = CAST(:entity_type AS text)
-    AND entity_id = CAST(:entity_id AS uuid)
+    user_agent,
+    log.transaction_id,
+    log.origin,
+    log.reason,
+    log.db_user,
+    log.application_name,
+    log.client_address
+FROM (
+    -- A database that nobody migrated lacks these columns: names that the table does not have are
+    -- found here.
+    VALUES (
+        CAST(NULL AS bigint), CAST(NULL AS text), CAST(NULL AS text), CAST(NULL AS text),
+        CAST(NULL AS text), CAST(NULL AS text)
+    )
+) AS missing (transaction_id, origin, reason, db_user, application_name, client_address)
+CROSS JOIN LATERAL (
+    SELECT
+        id,
+        created_at,
+        action,
+        entity_type,
+        entity_id,
+        user_id,
+        old_values,
+        new_values,
+        metadata,
+        ip_address,
+        user_agent,
+        transaction_id,
+        origin,
+        reason,
+        db_user,
+        application_name,
+        client_address
+    FROM audit.audit_logs
+    WHERE entity_type = CAST(:entity_type AS text)
+        AND entity_id = CAST(:entity_id AS uuid)
+) AS log
 ORDER BY created_at, id;

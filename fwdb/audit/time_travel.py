@@ -1,0 +1,188 @@
+"""Tables and documents as they were at an earlier time."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pandas as pd
+import sqlalchemy as sa
+
+from fwdb import queries
+from fwdb.audit import checks, values
+from fwdb.audit.base import AuditBase
+from fwdb.audit.questions import Id, Moment
+from fwdb.audit.relations import DESIGN, KEY, Column, Relation, quoted, relation
+from fwdb.models import DESIGN_FIELDS, document_id, entity_id, entity_uuid
+from fwdb.stores import frames
+
+__all__ = ["TimeTravel"]
+
+_DESIGN_TYPES = dict.fromkeys(DESIGN_FIELDS, "string") | {
+    "version": "Int64",
+    "created_at": "timestamp",
+    "updated_at": "timestamp",
+    "deleted_at": "timestamp",
+    "known_since": "timestamp",
+    "changed_at": "timestamp",
+}
+_NAME_OF = {stored: name for name, stored in DESIGN_FIELDS.items()}
+
+
+class TimeTravel(AuditBase):
+    """Going back in time; see `Audit`."""
+
+    def as_of(self, entity_type: str, at: Moment, *, id: Id | None = None) -> pd.DataFrame:
+        """All entities of a type as they were at `at`, or the one of `id`: one row per entity.
+
+        The columns of the table in its order and in types that may have gaps (those of
+        `db.users.frame()` otherwise), then `known_since` and `changed_at`. No row means that it
+        did not exist. Soft-deleted rows are rows, with `deleted_at`.
+
+        `changed_at` is the last change up to `at`; missing when the trail has none. `known_since`
+        is from when on the trail tells of the entity: since its table is captured, or since it
+        was made if that is earlier, or, without capture, since its first row in the trail. Where
+        `known_since` is missing or after `at`, the values are the oldest known ones.
+
+        A captured table is read backwards: its present rows, less the later changes. Designs are
+        read forwards from the trail, and what it does not know of those made before it began is
+        taken from the document. Redacted text is ``[redacted]``; other redacted columns and those
+        that are not captured are missing. Raises `UnknownName` for a type without a table,
+        `ParameterError` for a time in the future or without a zone.
+        """
+        moment = checks.at(at)
+        uuid = None if id is None else entity_uuid(id)
+        if entity_type == DESIGN:
+            return self._designs_as_of(moment, uuid)
+        table = relation(self._postgres, entity_type)
+        frame = self._postgres.frame(
+            sa.text(self._backwards(table)),
+            entity_type=entity_type,
+            entity_id=uuid,
+            moment=moment,
+            captured_since=table.since,
+        )
+        for column in table.columns:
+            if column.is_json:
+                shown = [
+                    values.redact_json(v) if isinstance(v, str) else v for v in frame[column.name]
+                ]
+                frame[column.name] = pd.Series(shown, index=frame.index, dtype="str")
+        return frame
+
+    def _query(self, name: str) -> str:
+        """The text of a query file over the whole trail, to be a part of another."""
+        text = queries.load(name, self._postgres.name).text.rstrip().rstrip(";")
+        for table, view in self._instead.items():
+            text = text.replace(table, view)
+        return text
+
+    def _backwards(self, table: Relation) -> str:
+        """The statement that gives the rows of `table` at a moment."""
+        key = quoted(KEY)
+        columns = ",\n".join(f"{_value(c)} AS {quoted(c.name)}" for c in table.columns)
+        # Where the trail does not reach back, a row that says it was made later was not there.
+        made = "true"
+        if "created_at" in table and table["created_at"].type.startswith("timestamp"):
+            made = f"(live.{quoted('created_at')} <= CAST(:moment AS timestamptz)) IS NOT FALSE"
+        return f"""
+SELECT
+{columns},
+least(known.known_since, CAST(:captured_since AS timestamptz)) AS known_since,
+known.changed_at
+FROM (
+    SELECT * FROM {table.quoted}
+    WHERE CAST(:entity_id AS uuid) IS NULL OR {key} = CAST(:entity_id AS uuid)
+) AS live
+FULL JOIN (
+    SELECT undone.*, before
+    FROM (
+{self._query("audit_undone")}
+    ) AS undone
+    CROSS JOIN LATERAL jsonb_populate_record(
+        CAST(NULL AS {table.quoted}), undone.values_before
+    ) AS before
+) AS undone ON undone.entity_id = live.{key}
+LEFT JOIN (
+{self._query("audit_known")}
+) AS known ON known.entity_id = coalesce(live.{key}, undone.entity_id)
+WHERE coalesce(
+    undone.existed,
+    live.{key} IS NOT NULL AND (
+        CAST(:captured_since AS timestamptz) <= CAST(:moment AS timestamptz)
+        OR known.changed_at IS NOT NULL
+        OR {made}
+    )
+)
+ORDER BY coalesce(live.{key}, undone.entity_id)"""
+
+    # -- designs ------------------------------------------------------------------------------
+
+    def _designs_as_of(self, moment: datetime, id: UUID | None) -> pd.DataFrame:
+        told = self._frame("audit_replayed", entity_type=DESIGN, entity_id=id, moment=moment)
+        live = self._documents(id)
+        rows: dict[str, dict[str, Any]] = {}
+        for row in told.to_dict("records"):
+            key = entity_id(str(row["entity_id"]))
+            document = live.pop(key, {})
+            if not row["existed"]:
+                continue
+            state = json.loads(row["state"])
+            state = {_NAME_OF.get(name, name): value for name, value in state.items()}
+            rows[key] = (
+                ({} if row["complete"] else document)
+                | state
+                | {"id": key, "known_since": row["known_since"], "changed_at": row["changed_at"]}
+            )
+        for key, document in live.items():
+            made = document.get("created_at")
+            if made is None or made <= moment:
+                rows[key] = document
+        cells = [
+            [_cell(name, row.get(name)) for name in _DESIGN_TYPES]
+            for _, row in sorted(rows.items())
+        ]
+        return frames.from_rows(list(_DESIGN_TYPES), cells, _DESIGN_TYPES)
+
+    def _documents(self, id: UUID | None) -> dict[str, dict[str, Any]]:
+        """The documents there are now by id, in the names of `Design`; none without a MongoDB."""
+        if self._mongodb is None:
+            return {}
+        wanted = {} if id is None else {"_id": document_id(entity_id(id))}
+        with self._mongodb.errors():
+            found = list(self._mongodb.collection("designs").find(wanted))
+        return {
+            str(document["_id"]): {
+                _NAME_OF[stored]: value for stored, value in document.items() if stored in _NAME_OF
+            }
+            for document in found
+        }
+
+
+def _value(column: Column) -> str:
+    """The value of `column` at the moment, in the column's own type."""
+    name, told = quoted(column.name), "'" + column.name.replace("'", "''") + "'"
+    if column.name == KEY:
+        return f"coalesce(live.{name}, undone.entity_id)"
+    if column.secret and column.is_text:
+        return f"CAST('{values.REDACTED}' AS text)"
+    if column.secret or column.untold:
+        return f"CASE WHEN false THEN live.{name} END"
+    # A computed value follows others of its row, which may have changed.
+    present = "undone.entity_id IS NULL" if column.generated else "undone.replaced IS NOT TRUE"
+    return (
+        f"CASE WHEN undone.values_before ? {told} THEN (undone.before).{name}"
+        f" WHEN {present} THEN live.{name} END"
+    )
+
+
+def _cell(name: str, value: Any) -> Any:
+    if value is None or value is pd.NaT:
+        return None
+    if _DESIGN_TYPES[name] == "timestamp":
+        return datetime.fromisoformat(value).astimezone(UTC) if isinstance(value, str) else value
+    if isinstance(value, dict | list):
+        return values.redact_json(json.dumps(value, ensure_ascii=False, default=str), name)
+    return str(value) if name == "id" else value

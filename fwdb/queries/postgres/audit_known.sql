@@ -1,0 +1,19 @@
+-- From when on the trail tells of each entity of one type.
+--
+--   psql "$FWDB_POSTGRES_URL" -v entity_type="'User'" -v entity_id=NULL \
+--     -v moment="now()" -f audit_known.sql
+--
+-- Columns
+--   entity_id   string     the entity
+--   known_since timestamp  when it was made, else its first row in the trail
+--   changed_at  timestamp  its last change up to `moment`; null when there is none
+SELECT
+    entity_id,
+    coalesce(min(created_at) FILTER (WHERE CAST(action AS text) = 'CREATE'), min(created_at))
+        AS known_since,
+    max(created_at) FILTER (WHERE created_at <= CAST(:moment AS timestamptz)) AS changed_at
+FROM audit.audit_logs
+WHERE entity_type = CAST(:entity_type AS text)
+    AND CAST(action AS text) <> 'READ'
+    AND (CAST(:entity_id AS uuid) IS NULL OR entity_id = CAST(:entity_id AS uuid))
+GROUP BY entity_id;

@@ -1,0 +1,389 @@
+"""Undoing changes, and what stands in the way of it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from capturing import capture
+
+from fwdb import errors
+from fwdb.audit import Audit
+from fwdb.database import Database
+from fwdb.stores import PostgresStore
+
+TABLES = ("shared.users", "avatar.avatars", "catalog.catalog_items")
+
+
+@pytest.fixture(scope="module")
+def captured(module_db: Database) -> Database:
+    """A migrated database whose tables record themselves."""
+    capture(module_db.postgres)
+    return module_db
+
+
+def clock(store: PostgresStore) -> datetime:
+    return store.rows(sa.text("SELECT clock_timestamp() AS at"))[0]["at"]
+
+
+def state(db: Database) -> dict[str, Any]:
+    """All rows but the time of their last change, and how long the trail is."""
+    found: dict[str, Any] = {
+        table: sorted(
+            row["text"]
+            for row in db.postgres.rows(
+                sa.text(f"SELECT CAST(to_jsonb(t) - 'updated_at' AS text) AS text FROM {table} t")
+            )
+        )
+        for table in TABLES
+    }
+    trail = sa.text("SELECT count(*) AS n FROM audit.audit_logs")
+    return found | {"trail": db.postgres.rows(trail)[0]["n"]}
+
+
+def item(db: Database, **values: Any) -> str:
+    given = {"name": "x", "type": "fabric", "price": 1, "properties": {"a": [1, 2.5]}}
+    return db.catalog_items.create(**given | values).id
+
+
+def person(db: Database, email: str) -> str:
+    return db.users.create(email=email, password_hash="h", first_name="A", last_name="B").id
+
+
+def newest(db: Database, id: str) -> str:
+    return str(db.audit.search(limit=50).query("entity_id == @id")["id"].iloc[0])
+
+
+# -- one entity, one row of the trail -------------------------------------------------------------
+
+
+def test_a_plan_changes_nothing_and_the_deed_is_the_plan(captured):
+    """A dry run says per field what would be written; without it that is what is written."""
+    db = captured
+    id = item(db)
+    to = clock(db.postgres)
+    db.catalog_items.update(id, price=2, name="y")
+    db.catalog_items.update(id, price=3)
+    before = state(db)
+    plan = db.audit.revert("CatalogItem", id, to=to)
+
+    assert state(db) == before
+    assert plan.to_dict("records") == [
+        {"entity_type": "CatalogItem", "entity_id": id, "does": "update", "field": "name",
+         "now": '"y"', "then": '"x"'},
+        {"entity_type": "CatalogItem", "entity_id": id, "does": "update", "field": "price",
+         "now": "3", "then": "1"},
+    ]  # fmt: skip
+    done = db.audit.revert("CatalogItem", id, to=to, dry_run=False)
+    assert done.equals(plan)
+    assert (db.catalog_items.get(id).name, db.catalog_items.get(id).price) == ("x", 1)
+    assert db.audit.revert("CatalogItem", id, to=to).empty
+    assert dict(db.audit.revert("CatalogItem", id, to=to).dtypes) == dict(plan.dtypes)
+
+
+def test_a_revert_is_recorded_as_one_more_change_with_its_reason(captured):
+    """The trail grows, nothing in it goes; a revert can be reverted."""
+    db = captured
+    id = item(db)
+    db.catalog_items.update(id, price=2)
+    user = db.users.first(role="admin").id
+    with db.audit.context(user_id=user):
+        db.audit.revert(event=newest(db, id), dry_run=False)
+    last = db.audit.history("CatalogItem", id).iloc[-1]
+
+    assert last["action"] == "UPDATE"
+    assert json.loads(last["new_values"])["price"] == 1
+    assert last["reason"].startswith("revert of row ")
+    assert last["user_id"] == user
+    db.audit.revert(event=last["id"], dry_run=False)
+    assert db.catalog_items.get(id).price == 2
+
+
+def test_a_removed_row_comes_back_as_it_was(captured):
+    """With its id and every value, to the last digit."""
+    db = captured
+    id = item(db, properties={"a": [1, 2.5], "t": "é"}, description="d")
+    whole = state(db)["catalog.catalog_items"]
+    to = clock(db.postgres)
+    db.catalog_items.delete(id)
+    plan = db.audit.revert("CatalogItem", id, to=to, dry_run=False)
+
+    assert set(plan["does"]) == {"insert"}
+    assert plan["now"].isna().all()
+    assert state(db)["catalog.catalog_items"] == whole
+
+
+def test_a_row_made_since_goes_and_a_soft_deletion_is_undone(captured):
+    """Back before its birth there is no row; back before a soft deletion it is live."""
+    db = captured
+    to = clock(db.postgres)
+    id = item(db)
+    live = clock(db.postgres)
+    db.catalog_items.soft_delete(id)
+    db.audit.revert("CatalogItem", id, to=live, dry_run=False)
+    assert db.catalog_items.get(id).deleted_at is None
+
+    plan = db.audit.revert("CatalogItem", id, to=to, dry_run=False)
+    assert set(plan["does"]) == {"delete"}
+    assert not db.catalog_items.with_deleted().exists(id=id)
+
+
+# -- a transaction --------------------------------------------------------------------------------
+
+
+def test_a_transaction_is_undone_as_a_whole(captured):
+    """Parents and children, in whatever order they must be written."""
+    db = captured
+    other = item(db)
+    leaving = person(db, "leaving@example.com")
+    db.postgres.execute(sa.text("ALTER TABLE shared.users ALTER password_hash DROP NOT NULL"))
+    before = state(db)
+    with db.transaction():
+        made = person(db, "made@example.com")
+        db.avatars.create(user_id=made, name="A", measurements={})
+        db.avatars.create(user_id=leaving, name="B", measurements={})
+        db.catalog_items.update(other, price=9)
+        db.catalog_items.update(other, price=10)
+        number = db.postgres.rows(
+            sa.text("SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS n")
+        )[0]["n"]
+    plan = db.audit.revert(transaction_id=number)
+    db.audit.revert(transaction_id=number, dry_run=False)
+
+    assert {**state(db), "trail": 0} == {**before, "trail": 0}
+    assert plan.drop_duplicates("entity_id")["does"].value_counts().to_dict() == {
+        "delete": 3, "update": 1,
+    }  # fmt: skip
+    reasons = db.audit.search(limit=4)["reason"]
+    assert set(reasons) == {f"revert of transaction {number}"}
+
+
+def test_what_a_transaction_removed_comes_back_parents_first(captured):
+    """A parent went last or first: it is back before its children either way."""
+    db = captured
+    parent = item(db)
+    store = db.postgres
+    store.execute(
+        sa.text(
+            "ALTER TABLE catalog.catalog_items ADD COLUMN IF NOT EXISTS part_of uuid"
+            " REFERENCES catalog.catalog_items ON DELETE CASCADE"
+        )
+    )
+    child = item(db)
+    store.execute(
+        sa.text("UPDATE catalog.catalog_items SET part_of = :parent WHERE id = :child"),
+        {"parent": parent, "child": child},
+    )
+    before = state(db)["catalog.catalog_items"]
+    store.execute(sa.text("DELETE FROM catalog.catalog_items WHERE id = :id"), {"id": parent})
+    number = int(db.audit.search(limit=1)["transaction_id"].iloc[0])
+    assert len(state(db)["catalog.catalog_items"]) == len(before) - 2
+    db.audit.revert(transaction_id=number, dry_run=False)
+
+    assert state(db)["catalog.catalog_items"] == before
+    # To remove the parent now would take the child along, which nobody asked for.
+    made = db.audit.history("CatalogItem", parent).iloc[-1]["id"]
+    with pytest.raises(errors.RevertRefused, match=rf"referred to by .*{child}"):
+        db.audit.revert(event=made)
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+def refused(db: Database, says: str, **asked: Any) -> errors.RevertRefused:
+    """The refusal, after which all is as it was, with and without a dry run."""
+    before = state(db)
+    for dry_run in (True, False):
+        with pytest.raises(errors.RevertRefused, match=says) as refusal:
+            db.audit.revert(**asked, dry_run=dry_run)
+    assert state(db) == before
+    return refusal.value
+
+
+def test_a_newer_change_is_not_overwritten(captured):
+    """Only the same field is in the way; the row of the trail is named."""
+    db = captured
+    id = item(db)
+    db.catalog_items.update(id, price=2)
+    second = newest(db, id)
+    db.catalog_items.update(id, name="elsewhere")
+    assert list(db.audit.revert(event=second)["field"]) == ["price"]
+    db.catalog_items.update(id, price=3)
+    third = newest(db, id)
+    why = refused(db, "price.*was changed again", event=second)
+
+    assert [(row["log_id"], row["field"]) for row in why.rows] == [(third, "price")]
+
+
+def test_a_creation_that_was_changed_since_is_not_undone(captured):
+    """To remove the row would lose the later change, whatever field it is of."""
+    db = captured
+    id = item(db)
+    made = newest(db, id)
+    db.catalog_items.update(id, price=2)
+
+    assert refused(db, "was changed again", event=made).rows[0]["log_id"] == newest(db, id)
+
+
+def test_a_unique_value_taken_meanwhile_is_in_the_way(captured):
+    """The row that has it now is named."""
+    db = captured
+    id = person(db, "first@example.com")
+    db.users.update(id, email="second@example.com")
+    change = newest(db, id)
+    thief = person(db, "first@example.com")
+    why = refused(db, thief, event=change)
+
+    assert why.rows[0]["field"] == "email"
+
+
+def test_a_parent_that_is_gone_is_in_the_way(captured):
+    """A row cannot come back to an owner who is not there."""
+    db = captured
+    owner = person(db, "owner@example.com")
+    avatar = db.avatars.create(user_id=owner, name="A", measurements={}).id
+    db.avatars.delete(avatar)
+    removal = newest(db, avatar)
+    db.users.delete(owner)
+
+    assert (
+        refused(db, "refer to a row of shared.users", event=removal).rows[0]["field"] == "user_id"
+    )
+
+
+def test_a_password_is_not_reverted(captured):
+    """The trail does not have it: neither a change of it nor a removed account comes back."""
+    db = captured
+    id = person(db, "hash@example.com")
+    db.users.update(id, password_hash="other", first_name="N")
+    change = newest(db, id)
+    refused(db, r"\(password_hash\) is redacted", event=change)
+    db.users.delete(id)
+    refused(db, "password_hash.*redacted", event=newest(db, id))
+
+
+def test_an_entity_that_is_gone_or_there_already_is_refused(captured):
+    """An update of a removed row, a removal of a row that is back."""
+    db = captured
+    id = item(db)
+    db.catalog_items.update(id, price=2)
+    update = newest(db, id)
+    gone = db.catalog_items.delete(id)
+    removal = newest(db, id)
+    refused(db, "was changed again by row", event=update)
+    db.catalog_items.create(id=id, name=gone.name, type="fabric")
+    refused(db, "was changed again by row", event=removal)
+
+
+def test_a_change_that_the_trail_does_not_have_is_in_the_way(captured):
+    """Somebody switched the trigger off; what they wrote is not thrown away."""
+    db = captured
+    id = item(db)
+    db.catalog_items.update(id, price=2)
+    with db.postgres.transaction() as connection:
+        off = 'ALTER TABLE catalog.catalog_items {} TRIGGER "00_fwdb_audit"'
+        connection.execute(sa.text(off.format("DISABLE")))
+        db.catalog_items.update(id, price=77)
+        connection.execute(sa.text(off.format("ENABLE ALWAYS")))
+
+    assert refused(db, "unrecorded", event=newest(db, id)).rows[0]["field"] == "price"
+
+
+def test_what_does_not_name_one_thing_to_undo_is_refused(captured):
+    """Each refusal says what revert takes."""
+    audit, now = captured.audit, datetime.now(UTC)
+    nobody = str(uuid.uuid4())
+    for asked in (
+        {},
+        {"to": now},
+        {"entity_type": "User", "to": now},
+        {"event": nobody, "transaction_id": 1},
+        {"entity_type": "User", "id": nobody, "event": nobody},
+        {"event": "42"},
+        {"transaction_id": 0},
+        {"entity_type": "User", "id": nobody, "to": "2026-01-01T00:00"},
+    ):
+        with pytest.raises(errors.ParameterError):
+            audit.revert(**asked)
+    with pytest.raises(errors.NotFound, match="no event in the trail"):
+        audit.revert(event=nobody)
+    with pytest.raises(errors.NotFound, match="no transaction in the trail"):
+        audit.revert(transaction_id=1)
+    with pytest.raises(errors.UnknownName, match="did you mean 'User'"):
+        audit.revert("Usr", nobody, to=now)
+
+
+def test_a_transaction_of_the_follower_is_refused_with_the_reason(captured, monkeypatch):
+    """It is the follower's own and none of MongoDB."""
+    db = captured
+    db.audit.log_update("Design", "65a1b2c3d4e5f60718293a4b", {"name": "a"}, {"name": "b"})
+    db.postgres.execute(
+        sa.text("UPDATE audit.audit_logs SET origin = 'follower' WHERE entity_type = 'Design'")
+    )
+    number = int(db.audit.search(entity_type="Design")["transaction_id"].iloc[0])
+    design = "65a1b2c3d4e5f60718293a4b"
+
+    with pytest.raises(errors.RevertRefused, match=r"follower wrote down.*by its id"):
+        db.audit.revert(transaction_id=number)
+    with pytest.raises(errors.FeatureUnavailable, match="needs MongoDB"):
+        Audit(db.postgres).revert("Design", design, to="1h")
+
+
+# -- designs, and tables without triggers ---------------------------------------------------------
+
+
+def test_a_design_is_reverted_in_one_write_that_checks_its_version(db):
+    """The version grows, the change says why, and a design changed meanwhile is left alone."""
+    design = db.designs.first(status="draft")
+    to = clock(db.postgres)
+    db.designs.update(design.id, name="Later", avatar_id="a")
+    old = {"name": design.name, "avatarId": design.avatar_id}
+    db.audit.log_update("Design", design.id, old, {"name": "Later", "avatarId": "a"})
+    plan = db.audit.revert("Design", design.id, to=to)
+    assert db.designs.get(design.id).name == "Later"
+    db.audit.revert("Design", design.id, to=to, dry_run=False)
+    now = db.designs.get(design.id)
+    document = db.mongodb.collection("designs").find_one({"name": design.name})
+
+    assert set(plan["field"]) == {"name", "avatarId"}
+    assert (now.name, now.avatar_id, now.version) == (design.name, design.avatar_id, 3)
+    assert document["_audit"]["reason"].startswith(f"revert of Design {design.id}")
+    assert now.updated_at > design.updated_at
+
+
+def test_a_removed_design_comes_back_and_a_new_one_goes(db):
+    """Dates and ids are what they were, not text."""
+    made = db.designs.create(user_id=str(uuid.uuid4()), name="N", metadata={"tags": ["x"]})
+    document = db.mongodb.collection("designs").find_one({"name": "N"})
+    db.audit.log_create("Design", made.id, {})
+    alive = clock(db.postgres)
+    db.designs.delete(made.id)
+    db.audit.log_delete("Design", made.id, document)
+    db.audit.revert("Design", made.id, to=alive, dry_run=False)
+    back = db.mongodb.collection("designs").find_one({"_id": document["_id"]})
+
+    ours = ("updatedAt", "version", "_audit")
+    assert {k: v for k, v in back.items() if k not in ours} == {
+        k: v for k, v in document.items() if k not in ours
+    }
+    db.audit.revert(event=db.audit.history("Design", made.id).iloc[-1]["id"], dry_run=False)
+    assert not db.designs.with_deleted().exists(id=made.id)
+
+
+def test_a_table_without_triggers_is_reverted_and_the_revert_recorded(store, audit, actor):
+    """What the application recorded can be undone; the row of the trail is written beside it."""
+    name = "SELECT first_name AS name FROM shared.users WHERE id = :id"
+    audit.log_update("User", actor, {"first_name": "Z"}, {"first_name": "A"})
+    event = audit.recent(1)["id"].iloc[0]
+    plan = audit.revert(event=event)
+
+    assert store.rows(sa.text(name), id=actor)[0]["name"] == "A"
+    assert len(audit.history("User", actor)) == 1
+    audit.revert(event=event, dry_run=False)
+    assert store.rows(sa.text(name), id=actor)[0]["name"] == "Z"
+    assert plan[["field", "now", "then"]].values.tolist() == [["first_name", '"A"', '"Z"']]
+    assert list(audit.history("User", actor)["changed_fields"]) == ["first_name"] * 2

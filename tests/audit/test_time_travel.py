@@ -1,0 +1,427 @@
+"""Going back in time: tables, documents and single entities as they were."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from capturing import capture
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fwdb import errors
+from fwdb.audit import Audit
+from fwdb.database import Database
+from fwdb.stores import PostgresStore
+
+OBJECT_ID = "65a1b2c3d4e5f60718293a4b"
+NOBODY = str(uuid.uuid4())
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def captured(module_db: Database) -> Database:
+    """A migrated database whose tables record themselves."""
+    capture(module_db.postgres)
+    return module_db
+
+
+def clock(store: PostgresStore) -> datetime:
+    return store.rows(sa.text("SELECT clock_timestamp() AS at"))[0]["at"]
+
+
+def copy(store: PostgresStore, table: str = "catalog.catalog_items") -> pd.DataFrame:
+    return store.frame(sa.text(f"SELECT * FROM {table} ORDER BY id"))
+
+
+ITEM = (
+    "INSERT INTO catalog.catalog_items (name, type, price) VALUES ('x', 'fabric', 1) RETURNING id"
+)
+
+
+def new_item(db: Database) -> str:
+    return str(db.postgres.rows(sa.text(ITEM))[0]["id"])
+
+
+def change(db: Database, id: str, **values: Any) -> None:
+    db.catalog_items.with_deleted().update(id, **values)
+
+
+# -- the whole table ------------------------------------------------------------------------------
+
+STEP = st.tuples(
+    st.sampled_from(["insert", "update", "soft delete", "restore", "delete", "rekey", "sweep"]),
+    st.integers(0, 5),
+    st.integers(0, 3),
+)
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=st.lists(STEP, min_size=3, max_size=14))
+def test_the_table_at_each_moment_is_the_copy_kept_then(captured, steps):
+    """Whatever happens, also to rows older than the trail, each moment can be gone back to."""
+    store = captured.postgres
+    moments = [(clock(store), copy(store))]
+    for kind, which, value in steps:
+        ids = list(copy(store)["id"])
+        id = ids[which % len(ids)]
+        statement = {
+            "insert": f"INSERT INTO catalog.catalog_items (name, type, properties, description)"
+            f" VALUES ('n{value}', 'fabric', '{{\"a\": [{value}, 1.50]}}', NULL)",
+            "update": f"UPDATE catalog.catalog_items SET price = price + {value + 1},"
+            f" description = nullif('d{value}', 'd0') WHERE id = '{id}'",
+            "soft delete": f"UPDATE catalog.catalog_items SET deleted_at = clock_timestamp()"
+            f" WHERE id = '{id}' AND deleted_at IS NULL",
+            "restore": f"UPDATE catalog.catalog_items SET deleted_at = NULL"
+            f" WHERE id = '{id}' AND deleted_at IS NOT NULL",
+            "delete": f"DELETE FROM catalog.catalog_items WHERE id = '{id}' AND {len(ids)} > 2",
+            # What a primary-key change is in the trail: the old one goes, the new one comes.
+            "rekey": f"WITH gone AS (DELETE FROM catalog.catalog_items WHERE id = '{id}' RETURNING"
+            " *) INSERT INTO catalog.catalog_items (id, name, type)"
+            " SELECT gen_random_uuid(), name, type FROM gone",
+            "sweep": f"UPDATE catalog.catalog_items SET is_premium = NOT is_premium,"
+            f" price = {value} WHERE price <> {value}",
+        }[kind]
+        store.execute(sa.text(statement))
+        moments.append((clock(store), copy(store)))
+
+    for at, table in moments:
+        was = captured.audit.as_of("CatalogItem", at)
+        pd.testing.assert_frame_equal(was[list(table.columns)], table)
+        assert (was["known_since"] <= at).all()
+
+
+def test_a_row_that_came_back_under_its_id_has_two_lives(captured):
+    """Fields of the second life are not those of the first."""
+    store, id = captured.postgres, str(uuid.uuid4())
+    insert = (
+        "INSERT INTO catalog.catalog_items (id, name, type, description) VALUES (:id, :n, :t, :d)"
+    )
+    before = clock(store)
+    store.execute(sa.text(insert), {"id": id, "n": "one", "t": "fabric", "d": "first"})
+    first = clock(store)
+    store.execute(sa.text("DELETE FROM catalog.catalog_items WHERE id = :id"), {"id": id})
+    between = clock(store)
+    store.execute(sa.text(insert), {"id": id, "n": "two", "t": "pattern", "d": None})
+    seen = [
+        captured.audit.as_of("CatalogItem", at, id=id)["name"].tolist()
+        for at in (before, first, between, clock(store))
+    ]
+
+    assert seen == [[], ["one"], [], ["two"]]
+    assert captured.audit.as_of("CatalogItem", first, id=id)["description"].tolist() == ["first"]
+
+
+def test_types_are_those_of_the_table_also_without_rows(captured):
+    """A frame of the past can be put beside one of the present."""
+    audit, store = captured.audit, captured.postgres
+    full, empty = (
+        audit.as_of("CatalogItem", clock(store)),
+        audit.as_of("CatalogItem", clock(store), id=NOBODY),
+    )
+
+    assert not full.empty
+    assert empty.empty
+    assert dict(full.dtypes) == dict(empty.dtypes)
+    assert list(full.columns) == [*copy(store).columns, "known_since", "changed_at"]
+    assert str(full["price"].dtype) == "Int64"
+    assert str(full["created_at"].dtype) == "datetime64[us, UTC]"
+
+
+def test_a_password_stays_redacted_in_the_past(captured):
+    """Neither the present hash nor the one of then is shown."""
+    store = captured.postgres
+    before = clock(store)
+    store.execute(sa.text("UPDATE shared.users SET password_hash = 'another', role = role"))
+    for at in (before, clock(store)):
+        assert set(captured.audit.as_of("User", at)["password_hash"]) == {"[redacted]"}
+
+
+def test_what_the_trail_does_not_reach_is_said(captured):
+    """Values from before the trail are the oldest known ones, and their rows say so."""
+    store = captured.postgres
+    long_ago = clock(store) - timedelta(days=1)
+    store.execute(
+        sa.text("UPDATE avatar.avatars SET created_at = :at WHERE name = 'Male Avatar'"),
+        {"at": long_ago - timedelta(days=1)},
+    )
+    was = captured.audit.as_of("Avatar", long_ago)
+
+    # The other one says itself that it was made later.
+    assert list(was["name"]) == ["Male Avatar"]
+    assert (was["known_since"] > long_ago).all()
+
+
+def test_values_of_either_spelling_lead_back(store, audit, put):
+    """An application records its changes by itself, in its own names; no trigger is needed."""
+    id = str(
+        store.rows(
+            sa.text(
+                "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
+                " VALUES ('bea@example.com', 'x', 'Bea', 'C') RETURNING id"
+            )
+        )[0]["id"]
+    )
+    at = NOW - timedelta(hours=2)
+    put(
+        [
+            {"entity_id": id, "action": "CREATE", "created_at": at,
+             "new_values": json.dumps({"firstName": "Al", "passwordHash": "x"})},
+            {"entity_id": id, "created_at": at + timedelta(hours=1),
+             "old_values": json.dumps({"firstName": "Al"}),
+             "new_values": json.dumps({"firstName": "Bea"})},
+        ]
+    )  # fmt: skip
+    names = [
+        audit.as_of("User", at + timedelta(minutes=m), id=id)["first_name"].tolist()
+        for m in (-1, 1, 61)
+    ]
+
+    assert names == [[], ["Al"], ["Bea"]]
+
+
+# -- designs --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def follow(put: Callable[..., None]) -> Callable[..., None]:
+    """Writes rows as the follower does."""
+
+    def write(at: datetime, action: str, old: object, new: object, id: str = OBJECT_ID) -> None:
+        from fwdb.models import entity_uuid
+
+        put(
+            [
+                {
+                    "entity_type": "Design",
+                    "entity_id": str(entity_uuid(id)),
+                    "action": action,
+                    "old_values": None if old is None else json.dumps(old),
+                    "new_values": None if new is None else json.dumps(new),
+                    "created_at": at,
+                }
+            ]
+        )
+
+    return write
+
+
+def test_a_design_is_replayed_from_the_trail(audit, follow):
+    """Its id comes back as the ObjectId it is; a removal ends it."""
+    at = NOW - timedelta(hours=4)
+    whole = {"name": "A", "status": "draft", "userId": NOBODY, "version": 1}
+    follow(at, "CREATE", None, whole)
+    follow(at + timedelta(hours=1), "UPDATE", {"status": "draft"}, {"status": "published"})
+    follow(at + timedelta(hours=2), "DELETE", {**whole, "status": "published"}, None)
+    seen = [audit.as_of("Design", at + timedelta(minutes=m)) for m in (-1, 1, 61, 121)]
+
+    assert [list(frame["status"]) for frame in seen] == [[], ["draft"], ["published"], []]
+    assert list(seen[1]["id"]) == [OBJECT_ID]
+    assert list(seen[1]["user_id"]) == [NOBODY]
+    assert dict(seen[0].dtypes) == dict(seen[1].dtypes)
+    assert str(seen[0]["version"].dtype) == "Int64"
+
+
+def test_a_design_older_than_the_trail_takes_the_rest_from_the_document(db):
+    """What the trail tells goes back; what never changed is as it is."""
+    design = db.designs.first(status="draft")
+    db.audit.log_update("Design", design.id, {"name": "Before"}, {"name": design.name})
+    was = db.audit.as_of("Design", clock(db.postgres) - timedelta(minutes=5), id=design.id)
+    now = db.audit.as_of("Design", clock(db.postgres), id=design.id)
+    all_of_them = db.audit.as_of("Design", clock(db.postgres))
+
+    assert list(was["name"]) == ["Before"]
+    assert list(was["user_id"]) == [design.user_id]
+    assert list(now["name"]) == [design.name]
+    assert len(all_of_them) == db.designs.count()
+    assert all_of_them["known_since"].notna().sum() == 1
+
+
+# -- one entity -----------------------------------------------------------------------------------
+
+
+def test_a_timeline_has_a_row_for_each_changed_field(captured):
+    """Oldest first, with who and what the server knew."""
+    audit, store = captured.audit, captured.postgres
+    id = new_item(captured)
+    user = captured.users.first(role="admin").id
+    with audit.context(user_id=user, reason="sale"):
+        change(captured, id, price=7, description="cheap")
+    captured.catalog_items.soft_delete(id)
+    life = audit.timeline("CatalogItem", id)
+    updates = life[life["action"] == "UPDATE"]
+
+    assert list(life["action"].unique()) == ["CREATE", "UPDATE", "DELETE"]
+    assert life["changed_at"].is_monotonic_increasing
+    assert list(updates["field"]) == ["description", "price"]
+    assert list(updates["before"]) == ["null", "1"]
+    assert list(updates["after"]) == ['"cheap"', "7"]
+    assert set(updates["reason"]) == {"sale"}
+    assert set(updates["user_id"]) == {user}
+    assert list(life[life["action"] == "DELETE"]["field"]) == ["deleted_at"]
+    assert life["db_user"].notna().all()
+    assert audit.timeline("CatalogItem", NOBODY).dtypes.equals(life.dtypes)
+    assert clock(store) > life["changed_at"].max()
+
+
+def test_a_difference_skips_what_came_back(captured):
+    """Two changes there and back are none; the last one says who."""
+    audit, store = captured.audit, captured.postgres
+    id = new_item(captured)
+    since = clock(store)
+    for price in (2, 3, 1):
+        change(captured, id, price=price)
+    change(captured, id, name="y")
+    change(captured, id, name="z")
+    found = audit.diff("CatalogItem", id, since)
+
+    assert list(found["field"]) == ["name"]
+    assert found.loc[0, ["before", "after", "changes"]].tolist() == ['"x"', '"z"', 2]
+    assert str(found["changes"].dtype) == "int64"
+    nothing = audit.diff("CatalogItem", id, clock(store))
+    assert nothing.empty
+    assert dict(nothing.dtypes) == dict(found.dtypes)
+
+
+def test_a_difference_over_a_birth_and_a_removal_has_gaps(captured):
+    """Missing is not null: before the birth there was no field."""
+    audit, store = captured.audit, captured.postgres
+    since = clock(store)
+    id = new_item(captured)
+    born = clock(store)
+    captured.catalog_items.delete(id)
+
+    assert audit.diff("CatalogItem", id, since).empty
+    made = audit.diff("CatalogItem", id, since, born).set_index("field")
+    assert made["before"].isna().all()
+    assert made.loc["description", "after"] == "null"
+    gone = audit.diff("CatalogItem", id, born)
+    assert gone["after"].isna().all()
+
+
+def test_who_changed_a_field_is_found_in_both_spellings(audit, put, actor):
+    """One question over rows of fwdb and of the service."""
+    ids = [str(uuid.uuid4()) for _ in range(2)]
+    at = NOW - timedelta(hours=1)
+    put(
+        [
+            {"entity_id": ids[0], "created_at": at, "user_id": actor,
+             "old_values": '{"first_name": "a", "role": "u"}',
+             "new_values": '{"first_name": "b", "role": "v"}'},
+            {"entity_id": ids[1], "created_at": at + timedelta(minutes=1),
+             "old_values": '{"firstName": "c", "email": "e"}',
+             "new_values": '{"firstName": "d", "email": "e"}'},
+        ]
+    )  # fmt: skip
+    found = audit.who_changed("first_name", entity_type="User")
+
+    assert list(found["entity_id"]) == [ids[1], ids[0]]
+    assert list(found["after"]) == ['"d"', '"b"']
+    assert found["user_id"].fillna("nobody").tolist() == ["nobody", actor]
+    assert list(audit.who_changed("firstName", limit=1)["entity_id"]) == [ids[1]]
+    assert list(audit.who_changed("first_name", entity_type="User", id=ids[0])["before"]) == ['"a"']
+    assert audit.who_changed("first_name", until=at).empty
+
+
+def test_a_secret_is_not_shown_by_any_question(audit, put):
+    """What the service stored in plain is redacted field by field too."""
+    id = str(uuid.uuid4())
+    put(
+        [
+            {"entity_id": id, "created_at": NOW - timedelta(hours=1),
+             "old_values": '{"passwordHash": "hunter2"}',
+             "new_values": '{"passwordHash": "hunter3"}'}
+        ]
+    )  # fmt: skip
+    for frame in (
+        audit.timeline("User", id),
+        audit.diff("User", id, NOW - timedelta(hours=2)),
+        audit.who_changed("passwordHash"),
+    ):
+        assert list(frame["field"]) == ["passwordHash"]
+        assert "hunter" not in frame.to_csv()
+
+
+def test_filters_take_lists_and_single_values_alike(audit, put, actor):
+    """One mechanism: a singular is a list of one."""
+    at = NOW - timedelta(hours=1)
+    put(
+        [
+            {"created_at": at, "action": action, "entity_type": kind, "user_id": actor}
+            for action in ("CREATE", "READ", "DELETE")
+            for kind in ("User", "Avatar", "Design")
+        ]
+    )
+    two = audit.search(actions=["create", "DELETE"], entity_types=["User", "Design"])
+
+    assert sorted(zip(two["action"], two["entity_type"], strict=True)) == [
+        ("CREATE", "Design"), ("CREATE", "User"), ("DELETE", "Design"), ("DELETE", "User"),
+    ]  # fmt: skip
+    assert len(audit.search(users=[actor, NOBODY])) == len(audit.search(user_id=actor)) == 9
+    assert len(audit.search(action="READ")) == len(audit.search(actions="READ")) == 3
+    assert audit.search(users=[NOBODY]).empty
+
+
+def test_what_the_server_knew_is_among_the_columns(audit, store):
+    """On a table that nobody migrated these columns are there and missing."""
+    audit.log_read("User", NOBODY)
+    row = audit.recent(1).iloc[0]
+    migrated = store.rows(
+        sa.text(
+            "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('audit.audit_logs')"
+            " AND attname = 'origin'"
+        )
+    )
+
+    assert str(audit.recent(1)["transaction_id"].dtype) == "Int64"
+    if migrated:
+        assert row["origin"] == "application"
+        assert row["transaction_id"] > 0
+        assert row["db_user"]
+    else:
+        assert row[["transaction_id", "origin", "db_user", "client_address"]].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda a: a.as_of("Usr", "1h"), "no entity type 'Usr'; did you mean 'User'"),
+        (lambda a: a.timeline("Desing", NOBODY), "did you mean 'Design'"),
+        (lambda a: a.who_changed("emial"), "no field 'emial'.*did you mean 'email'"),
+        (lambda a: a.who_changed("pric", entity_type="CatalogItem"), "in CatalogItem.*'price'"),
+        (lambda a: a.search(actions=["READ", "REDA"]), "no action 'REDA'; did you mean 'READ'"),
+        (lambda a: a.search(entity_types=["User", "Avatr"]), "did you mean 'Avatar'"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(audit, ask, says):
+    """A misspelt name must not look like an empty answer."""
+    with pytest.raises(errors.UnknownName, match=says):
+        ask(audit)
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda a: a.as_of("User", "2999-01-01T00:00Z"), "'at' .*in the future.*24h"),
+        (lambda a: a.as_of("User", "2026-01-01T00:00"), "without a zone; add one"),
+        (lambda a: a.as_of("User", "1h", id="42"), "24 hexadecimal digits"),
+        (lambda a: a.diff("User", NOBODY, "1h", "2h"), "is after 'until'"),
+        (lambda a: a.diff("User", NOBODY, None), "'since' is missing"),
+        (lambda a: a.who_changed("email", id=NOBODY), "'id' needs 'entity_type'"),
+        (lambda a: a.search(action="READ", actions=["READ"]), "both given"),
+        (lambda a: a.search(users=[]), "empty list"),
+        (lambda a: a.search(users=["ana"]), "UUID of a user"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_the_form_to_use(audit: Audit, ask, says):
+    """Each refusal says what to write."""
+    with pytest.raises(errors.ParameterError, match=says):
+        ask(audit)

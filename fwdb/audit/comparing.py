@@ -21,6 +21,7 @@ from fwdb.stores.changes import ChangeFeed, ClusterTime, documents
 __all__ = ["Found", "compare", "earlier", "seen"]
 
 _BATCH = 1000
+_WAIT_MS = 50  # for the answer that nothing more has changed
 _MEMORY = "64MB"  # for the sorts of one comparison
 
 # A row a document: its whole image as the trail keeps it.
@@ -171,7 +172,7 @@ def earlier(mongodb: MongoStore, collection: str, time: ClusterTime) -> dict[UUI
     So documents that were read one after the other become a picture of one moment.
     """
     changed: dict[UUID, Found | None] = {}
-    feed = ChangeFeed(mongodb, collection, at=time)
+    feed = ChangeFeed(mongodb, collection, at=time, wait_ms=_WAIT_MS)
     try:
         idle = False
         while not idle and feed.alive:

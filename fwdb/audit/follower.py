@@ -32,6 +32,7 @@ _log = logging.getLogger("fwdb.audit")
 
 COLLECTION = "designs"
 BATCH = 1000  # events of one transaction
+WAIT_MS, ONCE_WAIT_MS = 250, 50  # that the server waits for an event before it says there is none
 READ_SECONDS = 0.25  # for which a batch may grow while events come slowly
 # Reading again by time begins so much earlier. SecantusDB killed without --sync-on-commit lost the
 # last 0.2 s; what it lost within this time is noticed, because it is not read again.
@@ -43,6 +44,8 @@ LONGEST_CONFLICT_SECONDS = 5.0
 _COMPARE_MS = 600_000
 
 AFTER_GAP = "found after a gap"
+
+ENDED = "ended"  # in place of the id of a collection that was dropped
 
 _DOCUMENTS = {"insert", "update", "replace", "delete"}
 _ENDS = {"drop", "rename", "dropDatabase"}
@@ -88,6 +91,7 @@ class Follower:
         self._events = self._changes = self._gaps = 0
         self._state = State()
         self.ready = threading.Event()  # set when changes from now on will be recorded
+        self._wait_ms = WAIT_MS
         self._saved = 0.0
         self._caught_up = False
         # Rows of the time that is read again and has not come again so far.
@@ -122,6 +126,7 @@ class Follower:
 
     def _follow(self, *, once: bool, stop: threading.Event) -> None:
         target = present(self._mongodb, COLLECTION).time
+        self._wait_ms = ONCE_WAIT_MS if once else WAIT_MS
         feed: ChangeFeed | None = None
         quiet = 0
         try:
@@ -178,7 +183,7 @@ class Follower:
         if state.token is not None and (feed := self._by_token(state.token)) is not None:
             return feed
         begin = max(state.time.back(OVERLAP_SECONDS), state.floor)
-        feed = ChangeFeed(self._mongodb, COLLECTION, at=begin)
+        feed = ChangeFeed(self._mongodb, COLLECTION, at=begin, wait_ms=self._wait_ms)
         state.event, state.ordinal = None, -1  # it begins before or with a cluster time
         self._again_until = state.time
         found = self._ledger.store.rows(
@@ -193,7 +198,7 @@ class Follower:
     def _by_token(self, token: str) -> ChangeFeed | None:
         """A feed behind `token`; None where the server does not know it or gives it out twice."""
         try:
-            feed = ChangeFeed(self._mongodb, COLLECTION, after=token)
+            feed = ChangeFeed(self._mongodb, COLLECTION, after=token, wait_ms=self._wait_ms)
         except PermissionDenied:
             return None  # SecantusDB, of a token with the namespace of a command
         except HistoryLost:
@@ -206,11 +211,17 @@ class Follower:
         return None
 
     def _look(
-        self, note: str, reason: str | None, at: tuple[ClusterTime, datetime] | None = None
+        self,
+        note: str,
+        reason: str | None,
+        at: tuple[ClusterTime, datetime] | None = None,
+        *,
+        perhaps: bool = False,
     ) -> None:
         """Compare the collection with the trail, and go on from the time of that.
 
-        That is now, or `at` where MongoDB still has all changes since.
+        That is now, or `at` where MongoDB still has all changes since. `perhaps` there is no
+        gap: then one is recorded only where documents differ.
         """
         state, since = self._state, None if self._state.time is None else self._state.time.at
         now = present(self._mongodb, COLLECTION)
@@ -226,6 +237,7 @@ class Follower:
             note,
             corrections=lambda: earlier(self._mongodb, COLLECTION, state.floor),
             gap=None if reason is None else (since, reason),
+            perhaps=perhaps,
         )
 
     def _move(self, time: ClusterTime, collection_id: str | None) -> None:
@@ -245,16 +257,17 @@ class Follower:
         *,
         corrections: Callable[[], Mapping[UUID, Found | None]] = dict,
         gap: tuple[datetime | None, str] | None = None,
-        event_at: datetime | None = None,
+        perhaps: bool = False,
     ) -> None:
         """Record how the documents `found` differ from the trail, and the state."""
         with self._ledger.store.transaction(timeout_ms=_COMPARE_MS):
             added = compare(
                 self._ledger, found, time=at[0], at=at[1], note=note, corrections=corrections
             )
+            gap = None if perhaps and not added else gap
             if gap is not None:
                 self._ledger.gap(since=gap[0], until=at[1], reason=gap[1], differences=added)
-            self._ledger.save(self._state, changes=added, event_at=event_at)
+            self._ledger.save(self._state, changes=added)
         self._changes += added
         if gap is not None:
             self._gaps += 1
@@ -322,12 +335,15 @@ class Follower:
             return False
         self._write(rows, events, newest)
         lost = len(self._missing)
-        until = self._again_until
-        since, behind = until.back(OVERLAP_SECONDS).at, row_id(until.next, 0, bytes(8))
-        at = self._ledger.store.rows(NEWEST, since=since, behind=str(behind))[0]["at"]
         reason = f"the server lost {lost} recorded changes, as after a crash"
-        self._look(AFTER_GAP, reason, (until, at))
+        self._look(AFTER_GAP, reason, self._moment(self._again_until))
         return True
+
+    def _moment(self, time: ClusterTime) -> tuple[ClusterTime, datetime]:
+        """`time` and a clock time that is not before the rows up to then."""
+        since, behind = time.back(OVERLAP_SECONDS).at, row_id(time.next, 0, bytes(8))
+        newest = self._ledger.store.rows(NEWEST, since=since, behind=str(behind))[0]["at"]
+        return time, max(time.at, newest or time.at)
 
     def _ended(self, event: ChangeEvent) -> None:
         """The collection went: all documents that the trail knows did, at that moment."""
@@ -335,20 +351,25 @@ class Follower:
         if event.to == COLLECTION:
             self._look(AFTER_GAP, "another collection was renamed to this one")
             return
-        self._move(event.time, None)
+        self._move(event.time, ENDED)
         self._compare((), (event.time, event.at), f"collection {said}")
 
     def _replaced(self, *, quiet: bool) -> bool:
         """Whether the collection is another one and no event said so; it is compared then."""
         state, now = self._state, present(self._mongodb, COLLECTION)
-        known = state.collection_id is None or state.collection_id == now.collection_id
-        if known or not quiet or self._strange is None:
+        known = now.collection_id == (None if state.collection_id == ENDED else state.collection_id)
+        if known or state.collection_id is None or not quiet or self._strange is None:
             # The event that says so may be on its way: it is believed when asked again.
-            self._strange = None if known else now.collection_id or "none"
-            state.collection_id = state.collection_id or now.collection_id
+            self._strange = None if known else now.collection_id or ENDED
+            if state.collection_id is None:
+                state.collection_id, self._strange = now.collection_id, None
             return False
         self._strange = None
-        self._look(AFTER_GAP, "the collection was replaced by another")
+        assert state.time is not None, "it was followed up to here"
+        # After an end that was told, one that is as the trail says was made anew, event by event.
+        told = state.collection_id == ENDED
+        reason = "the collection was replaced by another"
+        self._look(AFTER_GAP, reason, self._moment(state.time), perhaps=told)
         return True
 
 

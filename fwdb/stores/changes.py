@@ -154,7 +154,7 @@ class ChangeFeed:
         *,
         at: ClusterTime | None = None,
         after: str | None = None,
-        wait_ms: int = 250,
+        wait_ms: int,
     ) -> None:
         self._store = store
         self._parts: list[Document] = []

@@ -277,30 +277,31 @@ class Follower:
 
     def _take(self, events: Sequence[ChangeEvent], feed: ChangeFeed, *, idle: bool) -> bool:
         """Record `events` and the position; whether the feed has to be opened anew."""
-        state = self._state
+        state, again_until = self._state, self._again_until
         rows: list[Row] = []
-        newest: datetime | None = None
-        for number, event in enumerate(events):
-            if event.time > self._again_until and self._lost_some(rows, number, newest):
-                return True
+        fresh: list[ChangeEvent] = []
+        for event in events:
+            if event.time > again_until:
+                if self._lost_some(rows, fresh):
+                    return True
+                fresh.append(event)
             state.ordinal = state.ordinal + 1 if event.time == state.event else 0
             state.event, state.token = event.time, event.token
             state.time = event.time if state.time is None else max(state.time, event.time)
-            newest = event.at
             if event.operation in _DOCUMENTS:
                 if (found := self._row(event)) is not None:
                     rows.append(found)
             elif event.operation in _ENDS:
-                self._write(rows, number + 1, newest)
+                self._write(rows, fresh)
                 self._ended(event)
                 return True
-        if idle and self._lost_some(rows, len(events), newest):
+        if idle and self._lost_some(rows, fresh):
             return True
         if idle and feed.passed is not None and (state.time is None or feed.passed > state.time):
             state.time, state.token = feed.passed, feed.token
         changed = idle != self._caught_up or (idle and self._strange is not None)
-        if rows or events or changed or time.monotonic() - self._saved > SAVE_SECONDS:
-            self._write(rows, len(events), newest, caught_up=idle)
+        if rows or fresh or changed or time.monotonic() - self._saved > SAVE_SECONDS:
+            self._write(rows, fresh, caught_up=idle)
             return idle and self._replaced(quiet=not events)
         return False
 
@@ -316,24 +317,24 @@ class Follower:
         return found
 
     def _write(
-        self,
-        rows: Sequence[Row],
-        events: int,
-        newest: datetime | None,
-        *,
-        caught_up: bool = False,
+        self, rows: Sequence[Row], fresh: Sequence[ChangeEvent], *, caught_up: bool = False
     ) -> None:
+        """Store `rows` and the state; `fresh` are the events read for the first time."""
         self._changes += self._ledger.write(
-            self._state, rows, events=events, event_at=newest, caught_up=caught_up
+            self._state,
+            rows,
+            events=len(fresh),
+            event_at=fresh[-1].at if fresh else None,
+            caught_up=caught_up,
         )
-        self._events += events
+        self._events += len(fresh)
         self._saved, self._caught_up = time.monotonic(), caught_up
 
-    def _lost_some(self, rows: list[Row], events: int, newest: datetime | None) -> bool:
+    def _lost_some(self, rows: Sequence[Row], fresh: Sequence[ChangeEvent]) -> bool:
         """Whether rows are in the trail whose events the server does not have any more."""
         if not self._missing:
             return False
-        self._write(rows, events, newest)
+        self._write(rows, fresh)
         lost = len(self._missing)
         reason = f"the server lost {lost} recorded changes, as after a crash"
         self._look(AFTER_GAP, reason, self._moment(self._again_until))

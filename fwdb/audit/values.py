@@ -59,16 +59,18 @@ def image(entity: object) -> Values:
     return {name: _redacted(name, value) for name, value in _plain_fields(entity).items()}
 
 
-def changes(old: object, new: object) -> tuple[Values, Values] | None:
+def changes(
+    old: object, new: object, *, bookkeeping: frozenset[str] = _BOOKKEEPING
+) -> tuple[Values, Values] | None:
     """The fields that differ, as they were and as they are, or None when nothing changed.
 
-    A field that one side lacks is null there. `updated_at` and `version` are kept beside other
-    changes and are none by themselves. A secret that changed is ``[redacted]`` before and
-    ``[redacted: changed]`` after.
+    A field that one side lacks is null there. `bookkeeping`, by default `updated_at` and
+    `version`, is kept beside other changes and is none by itself. A secret that changed is
+    ``[redacted]`` before and ``[redacted: changed]`` after.
     """
     before, after = _plain_fields(old), _plain_fields(new)
     names = [name for name in {**before, **after} if not _same(before.get(name), after.get(name))]
-    if not set(names) - _BOOKKEEPING:
+    if not set(names) - bookkeeping:
         return None
     return (
         {name: _redacted(name, before.get(name)) for name in names},

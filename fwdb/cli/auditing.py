@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import time
+import threading
+from dataclasses import fields
 from typing import Annotated
 
 import typer
 
 from fwdb import errors
 from fwdb.cli.program import audit_app, database, print_counts, print_frame, say
+from fwdb.cli.program import (
+    audit_app,
+    database,
+    ended_by_signals,
+    print_counts,
+    print_frame,
+    say,
+    stdout,
+)
 
 
 @audit_app.command("trail")
@@ -63,3 +74,25 @@ def audit_drain(
             time.sleep(interval)
         drained = db.audit.drain(progress=say)
     print_counts("drained", {"changes": drained.moved, "left": drained.left})
+@audit_app.command("follow")
+def audit_follow(
+    once: Annotated[bool, typer.Option("--once", help="Up to the present, then end.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only say how far it is.")] = False,
+) -> None:
+    """Record the changes of designs in MongoDB.
+
+    Every change becomes a row of the trail, exactly once, also after a crash. Runs until Ctrl-C,
+    or once; one at a time.
+    """
+    if status:
+        with database(role="report") as db:
+            found = db.audit.follower()
+            for name in (field.name for field in fields(found)):
+                stdout.print(f"{name:<14} {getattr(found, name)}")
+        return
+    stop = threading.Event()
+    with database(role="owner", application_name="fwdb-follower") as db, ended_by_signals(stop):
+        if not once:
+            say(f"following designs of {db.mongodb.address}; Ctrl-C ends it")
+        followed = db.audit.follow(once=once, stop=stop, progress=say)
+    print_counts("followed", followed)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -70,6 +72,24 @@ def database(*, role: Role = "app", application_name: str = "fwdb") -> Iterator[
 
     with connect(role=role, application_name=application_name, progress=say) as db:
         yield db
+
+
+@contextmanager
+def ended_by_signals(ended: threading.Event) -> Iterator[None]:
+    """The first Ctrl-C, or SIGTERM of a service manager, sets `ended`; a second one kills."""
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+
+    def end(kind: int, _: object) -> None:
+        ended.set()
+        signal.signal(kind, before[signal.Signals(kind)])
+
+    for kind in before:
+        signal.signal(kind, end)
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def say(sentence: str) -> None:

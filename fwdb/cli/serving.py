@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from fwdb import errors
-from fwdb.cli.program import Json, app, database, say, stdout
+from fwdb.cli.program import Json, app, database, ended_by_signals, say, stdout
 
 
 @app.command()
@@ -44,7 +41,7 @@ def serve(
     Samples both servers into the history too, as `fwdb monitor` does. Runs until Ctrl-C.
     """
     ended = threading.Event()
-    with database(application_name="fwdb-serve") as db, _ended_by_signals(ended):
+    with database(application_name="fwdb-serve") as db, ended_by_signals(ended):
         server = db.metrics.serve(port, host=host)
         # What is imported by now stays; looking through it for garbage would take 60 ms of a
         # scrape now and then.
@@ -58,24 +55,6 @@ def serve(
             say(f"nothing is sampled: {error}")
             ended.wait()
     say("stopped.")
-
-
-@contextmanager
-def _ended_by_signals(ended: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C, or SIGTERM of a service manager, sets `ended`; a second one kills."""
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
-
-    def end(kind: int, _: object) -> None:
-        ended.set()
-        signal.signal(kind, before[signal.Signals(kind)])
-
-    for kind in before:
-        signal.signal(kind, end)
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
 
 @app.command()

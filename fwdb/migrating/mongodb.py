@@ -16,6 +16,7 @@ from typing import Any
 
 from fwdb import config
 from fwdb.errors import FwdbError, QueryError
+from fwdb.migrating import images
 from fwdb.migrating.changes import Change, Difference
 from fwdb.stores import MongoStore
 
@@ -40,6 +41,7 @@ class Declaration:
     collection: str
     validation: Document
     indexes: tuple[Document, ...]
+    images: bool  # whether the server keeps documents as they were before each change
     checksum: str
 
 
@@ -59,6 +61,7 @@ def declarations() -> list[Declaration]:
                     for option in ("validator", "validationLevel", "validationAction")
                 },
                 indexes=tuple(content["indexes"]),
+                images=bool(content.get(images.OPTION, {}).get("enabled")),
                 checksum=hashlib.sha256(plain).hexdigest(),
             )
         )
@@ -76,6 +79,10 @@ def apply(mongodb: MongoStore, report: Report) -> None:
         record = _record(mongodb, declared)
         ours = _apply_validator(mongodb, declared, record, report)
         missing = list(_apply_indexes(mongodb, declared, record, report))
+        if declared.images:
+            missing += images.apply(
+                mongodb, name := declared.collection, _options(mongodb, name) or {}, record, report
+            )
         if _is_recorded(record, declared) and record.get("not_available") == missing:
             continue
         _report_violations(mongodb, declared, report)
@@ -106,6 +113,8 @@ def differences(mongodb: MongoStore) -> list[Difference]:
             continue
         found += _validator_differences(declared, there)
         found += _index_differences(mongodb, declared, record)
+        if declared.images:
+            found += images.differences(name, there, record)
         if (count := _violations(mongodb, declared)) > 0:
             found.append(_difference(name, _violation_sentence(declared, count), "warning"))
     return found

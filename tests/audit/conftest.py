@@ -47,6 +47,12 @@ CREATE INDEX ON audit.audit_logs (created_at DESC);
 """
 
 
+@pytest.fixture
+def existing_schema() -> str:
+    """What makes a trail as the existing service does."""
+    return EXISTING
+
+
 @pytest.fixture(scope="session", params=["own", "existing"])
 def made(request: pytest.FixtureRequest, servers: Any) -> Iterator[PostgresStore]:
     """A database made by our migrations, and one that the existing service made."""

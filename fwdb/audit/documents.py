@@ -1,0 +1,307 @@
+"""Events of MongoDB as rows of the trail: what changed in a document, and who says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from bson import ObjectId, json_util
+
+from fwdb.audit import values
+from fwdb.errors import ParameterError
+from fwdb.models import entity_uuid
+from fwdb.stores.changes import ChangeEvent, ClusterTime
+
+__all__ = [
+    "FOUND_ORDINAL",
+    "MARK",
+    "Row",
+    "after",
+    "announced",
+    "applied",
+    "document_uuid",
+    "found_prefix",
+    "is_found",
+    "payload",
+    "plain",
+    "row",
+    "row_id",
+]
+
+Document = dict[str, Any]
+
+MARK = "_audit"  # the field in which a writer says who it is: by, ip, userAgent, reason, nonce
+# Follows every change; alone it is none. `version` alone is one: a document goes back exactly.
+_BOOKKEEPING = frozenset({"updatedAt"})
+_IDS = uuid5(NAMESPACE_URL, "fwdb:document")
+FOUND_ORDINAL = 0xFFFF  # of rows that no event stands behind: the last of their cluster time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row of the trail, without what the server adds to it."""
+
+    id: UUID
+    created_at: datetime
+    action: str
+    entity_id: UUID
+    old_values: values.Values | None
+    new_values: values.Values | None
+    metadata: str | None = None
+    user_id: str | None = None
+    ip_address: str | None = None
+    user_agent: str | None = None
+    reason: str | None = None
+
+    def json(self) -> dict[str, Any]:
+        """The row as `json_to_recordset` reads it."""
+        return {
+            "id": str(self.id),
+            "created_at": self.created_at.isoformat(),
+            "action": self.action,
+            "entity_id": str(self.entity_id),
+            "old_values": self.old_values,
+            "new_values": self.new_values,
+            "metadata": self.metadata,
+            "user_id": self.user_id,
+            "ip_address": self.ip_address,
+            "user_agent": self.user_agent,
+            "reason": self.reason,
+        }
+
+
+def row(
+    event: ChangeEvent, after: Document | None, ordinal: int, *, marked: str | None = None
+) -> Row | None:
+    """The row for an event of a document; None when it changed nothing that the trail keeps.
+
+    `after` is what `after(event)` says, `ordinal` the number of the event among those of its
+    cluster time. `marked` is the nonce that the event directly before set on this document to say
+    who deletes it.
+    """
+    entity_id, note = document_uuid(event.key)
+    notes = [note] if note else []
+    blind = event.before is None and event.operation != "insert"
+    if blind:
+        notes.append("values before are not known: the server kept no pre-image")
+    change = _values(event.operation, plain(event.before), plain(after))
+    if change is None:
+        return None
+    action, old, new = change
+    who, refused = _who(_writer(event, after, marked))
+    return Row(
+        id=row_id(event.time, ordinal, event.digest),
+        created_at=event.at,
+        action=action,
+        entity_id=entity_id,
+        old_values=old,
+        new_values=new,
+        metadata="; ".join([*notes, *refused]) or None,
+        **who,
+    )
+
+
+def after(event: ChangeEvent) -> Document | None:
+    """The document after `event`, or what is known of it without the document before an update.
+
+    It is computed from the document before and the description of the update. A document looked
+    up now could be a later one.
+    """
+    if event.operation != "update":
+        return event.after
+    if event.before is not None:
+        return applied(event.before, event)
+    fields = {**dict.fromkeys(event.removed), **event.updated}
+    return {name: value for name, value in fields.items() if "." not in name}
+
+
+def _values(
+    operation: str, before: Document | None, after: Document | None
+) -> tuple[str, values.Values | None, values.Values | None] | None:
+    if operation == "insert":
+        return "CREATE", None, values.image(after or {})
+    if operation == "delete":
+        return "DELETE", None if before is None else values.image(before), None
+    if before is None:
+        return "UPDATE", None, values.image(after or {})
+    differing = values.changes(before, after, bookkeeping=_BOOKKEEPING)
+    if differing is None:
+        return None
+    deleted = before.get("deletedAt") is None and (after or {}).get("deletedAt") is not None
+    return "DELETE" if deleted else "UPDATE", *differing
+
+
+def row_id(time: ClusterTime, ordinal: int, digest: bytes) -> UUID:
+    """The id of the row of an event: the same whenever the event is read, in order of time.
+
+    A UUID of version 8: 32 bits of seconds and 28 of the number within the second, then, behind
+    the two bits of the variant, 16 of the ordinal and 46 of the digest. The digest keeps a change
+    apart from another that gets its cluster time after a server lost the first one.
+    """
+    front = (time.seconds & 0xFFFF_FFFF) << 28 | time.increment & 0xFFF_FFFF
+    back = (ordinal & 0xFFFF) << 46 | int.from_bytes(digest[:8], "big") >> 18
+    return UUID(int=(front >> 12) << 80 | 8 << 76 | (front & 0xFFF) << 64 | 2 << 62 | back)
+
+
+def document_uuid(key: Any) -> tuple[UUID, str | None]:
+    """The entity id of the document `key`, and a note when the id cannot be read off it.
+
+    An ObjectId and the text of a uuid are kept so that they come back. Any other id, and text
+    that only looks like one of these, gets a uuid made from it; the note then has the id.
+    """
+    kept = isinstance(key, ObjectId)
+    if isinstance(key, str):
+        try:
+            kept = str(UUID(key)) == key
+        except ValueError:
+            kept = False
+    if kept:
+        try:
+            return entity_uuid(str(key)), None
+        except ParameterError:
+            pass  # a uuid that looks like a kept ObjectId
+    text = json_util.dumps(key, json_options=json_util.CANONICAL_JSON_OPTIONS)
+    return uuid5(_IDS, text), f"document id {values.text(text)}"
+
+
+def plain(document: Mapping[str, Any] | None) -> Document | None:
+    """`document` without the mark of its writer."""
+    if document is None:
+        return None
+    return {name: value for name, value in document.items() if name != MARK}
+
+
+# -- what changed -----------------------------------------------------------------------------
+
+
+def applied(before: Mapping[str, Any], event: ChangeEvent) -> Document:
+    """The document after an update, from the one before and the description of the update.
+
+    As https://www.mongodb.com/docs/manual/reference/change-events/update/ has it: arrays are cut
+    first, then fields are removed and set. A part of a path is an index where it meets an array.
+    """
+    after: Any = dict(before)
+    for name, size in event.truncated:
+        path = _path(name, event)
+        after = _put(after, path, list(_get(after, path) or ())[:size])
+    for name in event.removed:
+        after = _remove(after, _path(name, event))
+    for name, value in event.updated.items():
+        after = _put(after, _path(name, event), value)
+    return dict(after)
+
+
+def _path(name: str, event: ChangeEvent) -> Sequence[str | int]:
+    return event.paths.get(name) or name.split(".")
+
+
+def _get(inside: Any, path: Sequence[str | int]) -> Any:
+    for part in path:
+        if isinstance(inside, list):
+            inside = inside[int(part)] if int(part) < len(inside) else None
+        elif isinstance(inside, Mapping):
+            inside = inside.get(str(part))
+        else:
+            return None
+    return inside
+
+
+def _put(inside: Any, path: Sequence[str | int], value: Any) -> Any:
+    """`inside` with `value` at `path`; only what lies on the path is copied."""
+    if not path:
+        return value
+    first, rest = path[0], path[1:]
+    if isinstance(inside, list):
+        index = int(first)
+        items = [*inside, *[None] * (index + 1 - len(inside))]
+        items[index] = _put(items[index], rest, value)
+        return items
+    fields = dict(inside) if isinstance(inside, Mapping) else {}
+    fields[str(first)] = _put(fields.get(str(first)), rest, value)
+    return fields
+
+
+def _remove(inside: Any, path: Sequence[str | int]) -> Any:
+    first, rest = path[0], path[1:]
+    if isinstance(inside, list):
+        index = int(first)
+        if not rest or index >= len(inside):
+            return inside
+        return [*inside[:index], _remove(inside[index], rest), *inside[index + 1 :]]
+    if not isinstance(inside, Mapping) or str(first) not in inside:
+        return inside
+    if not rest:
+        return {name: value for name, value in inside.items() if name != first}
+    return {**inside, str(first): _remove(inside[str(first)], rest)}
+
+
+# -- who --------------------------------------------------------------------------------------
+
+
+def _nonce(document: Mapping[str, Any] | None) -> Any:
+    """The nonce of the mark in `document`, None without one."""
+    mark = (document or {}).get(MARK)
+    return mark.get("nonce") if isinstance(mark, Mapping) else None
+
+
+def _writer(event: ChangeEvent, after: Document | None, marked: str | None) -> Document | None:
+    """The mark that speaks for this event: one that it wrote, or that of its deletion.
+
+    Each writer gives a mark another nonce, so an old one that a change left alone has the same
+    before and after.
+    """
+    if event.operation == "delete":
+        said = marked is not None and str(_nonce(event.before)) == marked
+        return dict(event.before[MARK]) if said and event.before else None
+    nonce = _nonce(after)
+    if nonce is None or nonce == _nonce(event.before):
+        return None
+    return dict((after or {})[MARK])
+
+
+def announced(event: ChangeEvent, after: Document | None) -> str | None:
+    """The nonce of a mark of this event that says: what comes next deletes the document."""
+    mark = _writer(event, after, None)
+    return str(mark["nonce"]) if mark is not None and mark.get("deleting") is True else None
+
+
+def _who(mark: Document | None) -> tuple[dict[str, str | None], list[str]]:
+    """The columns that name the actor; a `by` that is no uuid goes into the metadata."""
+    if mark is None:
+        return {}, []
+    said: dict[str, str | None] = {
+        "ip_address": _text(mark.get("ip"), 45),
+        "user_agent": _text(mark.get("userAgent")),
+        "reason": _text(mark.get("reason")),
+    }
+    by = _text(mark.get("by"))
+    try:
+        return {**said, "user_id": None if by is None else str(UUID(by))}, []
+    except ValueError:
+        return said, [f"actor {by!r} is no uuid"]
+
+
+def _text(value: object, length: int | None = None) -> str | None:
+    return None if value is None else str(values.text(str(value)))[:length]
+
+
+def payload(rows: Sequence[Row]) -> str:
+    """`rows` as one JSON array."""
+    return json.dumps([one.json() for one in rows], ensure_ascii=False)
+
+
+def found_prefix(time: ClusterTime) -> str:
+    """The first 21 digits of the ids of rows that no event stands behind.
+
+    The other 11 are a digest of the entity, so that the same comparison gives the same ids.
+    """
+    return row_id(time, FOUND_ORDINAL, b"\xff" * 8).hex[:21]
+
+
+def is_found(id: UUID) -> bool:
+    """Whether a comparison, and no event, made the row with this id."""
+    return id.hex[16:21] == "bffff"

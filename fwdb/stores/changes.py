@@ -1,0 +1,295 @@
+"""Changes of one MongoDB collection, as events that know nothing of the driver.
+
+The driver's own change stream resumes by itself with a token. Tokens of SecantusDB are numbers
+that it gives out anew after a crash, so that a stream resumed by one skips changes without a word.
+Therefore a `ChangeFeed` ends with the connection, and whoever reads it decides where to go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import bson
+from bson import json_util
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.timestamp import Timestamp
+from pymongo import errors as driver
+
+from fwdb import errors
+
+if TYPE_CHECKING:
+    from fwdb.stores.mongodb import MongoStore
+
+__all__ = [
+    "ChangeEvent",
+    "ChangeFeed",
+    "ClusterTime",
+    "HistoryLost",
+    "Present",
+    "documents",
+    "present",
+]
+
+Document = dict[str, Any]
+
+# What a document holds must never keep its change from being recorded: a date beyond the year
+# 9999 and bytes that are no text are decoded to something.
+_LENIENT: CodecOptions[Document] = CodecOptions(
+    tz_aware=True,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="replace",
+)
+_FETCH = 1000  # events per answer of the server; SecantusDB gives 200 at most
+
+# src/mongo/base/error_codes.yml
+_LOST = {286}  # ChangeStreamHistoryLost
+_BAD_TOKEN = {260, 280, 50811}  # of another collection, or of a server that forgot it
+# What the specification of change streams calls resumable, for servers that set no label.
+_RESUMABLE = {6, 7, 43, 63, 89, 91, 133, 150, 189, 234, 237, 262, 9001, 10107, 11600, 11602}
+_RESUMABLE |= {13388, 13435, 13436}
+
+
+class HistoryLost(errors.QueryError):
+    """The server no longer has the changes from the wanted position on."""
+
+
+class ClusterTime(NamedTuple):
+    """The time of a change in MongoDB: seconds since 1970 and a number within the second."""
+
+    seconds: int
+    increment: int
+
+    @property
+    def at(self) -> datetime:
+        return datetime.fromtimestamp(self.seconds, UTC)
+
+    @property
+    def next(self) -> ClusterTime:
+        return ClusterTime(self.seconds, self.increment + 1)
+
+    def back(self, seconds: int) -> ClusterTime:
+        return ClusterTime(max(0, self.seconds - seconds), 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeEvent:
+    """One event. `operation` is insert, update, replace, delete, drop, rename, invalidate, …
+
+    `at` is when it happened: the server's clock, but not before the second of `time`, so that
+    events of one second keep their order when the clock is set back. `before` is the document
+    before an update, replacement or deletion, None where the server has not kept it; `after` that
+    of an insertion or replacement. `transaction` names the session and number of a transaction.
+    `digest` is of what changed, without `before`: two readings of one event have the same.
+    """
+
+    operation: str
+    time: ClusterTime
+    at: datetime
+    token: str
+    key: Any = None
+    before: Document | None = None
+    after: Document | None = None
+    updated: Mapping[str, Any]
+    removed: tuple[str, ...]
+    truncated: tuple[tuple[str, int], ...]
+    paths: Mapping[str, list[Any]]
+    transaction: str | None
+    to: str | None
+    digest: bytes
+
+
+class Present(NamedTuple):
+    """Where a server is: its cluster time, its clock shortly before, and a collection of it.
+
+    `collection_id` is None while there is no such collection; `images` tells whether the server
+    keeps its documents as they were before each change.
+    """
+
+    time: ClusterTime
+    at: datetime
+    collection_id: str | None
+    images: bool
+
+
+def present(store: MongoStore, collection: str) -> Present:
+    """Where `store` is now."""
+    with store.errors(), store.client.start_session() as session:
+        # The clock first: what happens after `time` must not be earlier than `at`.
+        clock = store.client.admin.command("hello", session=session)["localTime"]
+        found = list(store.database.list_collections(filter={"name": collection}, session=session))
+        time: Timestamp | None = session.operation_time
+    if time is None:
+        raise errors.FeatureUnavailable(
+            "mongodb has change streams in a replica set only; this server is not in one."
+        )
+    uuid = found[0].get("info", {}).get("uuid") if found else None
+    named = None if uuid is None else bytes(uuid).hex() if isinstance(uuid, bytes) else str(uuid)
+    kept = found[0].get("options", {}).get("changeStreamPreAndPostImages", {}) if found else {}
+    return Present(ClusterTime(time.time, time.inc), clock, named, bool(kept.get("enabled")))
+
+
+def documents(store: MongoStore, collection: str) -> Iterator[Document]:
+    """All documents of `collection`, decoded as those of a `ChangeFeed`."""
+    with store.errors():
+        yield from store.collection(collection).with_options(_LENIENT).find({}, comment="fwdb")
+
+
+class ChangeFeed:
+    """The changes of `collection` behind the token `after`, or from the time `at` on.
+
+    Raises `HistoryLost` when the server no longer has them, and `StoreUnavailable` when the
+    connection or the server's cursor is lost; the feed is then at its end.
+    """
+
+    def __init__(
+        self,
+        store: MongoStore,
+        collection: str,
+        *,
+        at: ClusterTime | None = None,
+        after: str | None = None,
+        wait_ms: int,
+    ) -> None:
+        self._store = store
+        self._parts: list[Document] = []
+        self.passed: ClusterTime | None = None  # nothing up to here is still to come
+        self.token: str | None = None  # and of the same place
+        stream: Document = {
+            "fullDocumentBeforeChange": "whenAvailable",
+            "showExpandedEvents": True,  # tells paths from field names that hold a dot
+        }
+        if after is not None:
+            stream["startAfter"] = json_util.loads(after)
+        elif at is not None:
+            stream["startAtOperationTime"] = Timestamp(*at)
+        pipeline: list[Document] = [{"$changeStream": stream}]
+        # Two images of 10 MB do not fit into one event of 16 MB.
+        if store.build_info["versionArray"][0] >= 7:
+            pipeline.append({"$changeStreamSplitLargeEvent": {}})
+        with self._errors():
+            self._cursor = (
+                store.collection(collection)
+                .with_options(_LENIENT)
+                .aggregate(pipeline, batchSize=_FETCH, maxAwaitTimeMS=wait_ms, comment="fwdb")
+            )
+
+    def read(self, limit: int, *, seconds: float) -> tuple[list[ChangeEvent], bool]:
+        """At most `limit` events; and whether the server had no more to give.
+
+        Ends after about `seconds` when they come slowly.
+        """
+        found: list[ChangeEvent] = []
+        deadline = monotonic() + seconds
+        with self._errors():
+            while len(found) < limit and monotonic() < deadline and self._cursor.alive:
+                raw = self._cursor.try_next()
+                if raw is None:
+                    self._note_position()
+                    return found, True
+                whole = self._joined(raw)
+                if whole is not None:
+                    found.append(_event(whole))
+        return found, False
+
+    @property
+    def alive(self) -> bool:
+        """Whether more can come; False after an invalidation."""
+        return bool(self._cursor.alive)
+
+    def close(self) -> None:
+        with self._errors():
+            self._cursor.close()
+
+    def _joined(self, part: Document) -> Document | None:
+        """A whole event; None while parts of it are missing."""
+        split = part.pop("splitEvent", None)
+        if split is None or split["of"] == 1:
+            return part
+        self._parts.append(part)
+        if split["fragment"] < split["of"]:
+            return None
+        whole = {name: value for one in self._parts for name, value in one.items()}
+        self._parts.clear()
+        return whole
+
+    def _note_position(self) -> None:
+        """Quiet streams move on too; the driver keeps their position where no method shows it."""
+        token = getattr(self._cursor, "_postbatchresumetoken", None)
+        passed = _token_time(token, secantus=self._store.is_secantus)
+        if passed is not None:
+            self.passed, self.token = passed, json_util.dumps(token)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        with self._store.errors():
+            try:
+                yield
+            except driver.OperationFailure as error:
+                if error.code in _LOST | _BAD_TOKEN:
+                    raise HistoryLost(
+                        f"mongodb no longer has the wanted changes (code {error.code})."
+                    ) from error
+                if error.code in _RESUMABLE or error.has_error_label("ResumableChangeStreamError"):
+                    raise errors.StoreUnavailable(
+                        f"mongodb ended the change stream (code {error.code}).",
+                        database=self._store.name,
+                    ) from error
+                raise
+
+
+def _event(raw: Document) -> ChangeEvent:
+    time = ClusterTime(raw["clusterTime"].time, raw["clusterTime"].inc)
+    description: Document = raw.get("updateDescription") or {}
+    key = raw.get("documentKey", {}).get("_id")
+    target: Document = raw.get("to") or {}
+    transaction = (
+        f"{bytes(raw['lsid']['id']).hex()}-{raw['txnNumber']}"
+        if "lsid" in raw and "txnNumber" in raw
+        else None
+    )
+    operation = str(raw["operationType"])
+    content = [operation, raw.get("documentKey"), description, raw.get("fullDocument"), transaction]
+    return ChangeEvent(
+        operation=operation,
+        time=time,
+        at=max(raw.get("wallTime", time.at), time.at),
+        token=json_util.dumps(raw["_id"]),
+        key=key,
+        before=raw.get("fullDocumentBeforeChange"),
+        after=raw.get("fullDocument") if operation in {"insert", "replace"} else None,
+        updated=description.get("updatedFields") or {},
+        removed=tuple(description.get("removedFields") or ()),
+        truncated=tuple(
+            (one["field"], one["newSize"]) for one in description.get("truncatedArrays") or ()
+        ),
+        paths=description.get("disambiguatedPaths") or {},
+        transaction=transaction,
+        to=target.get("coll"),
+        digest=hashlib.sha256(bson.encode({"content": content})).digest(),
+    )
+
+
+def _token_time(token: Mapping[str, Any] | None, *, secantus: bool) -> ClusterTime | None:
+    """The cluster time in a resume token, None for one that cannot be read.
+
+    MongoDB's is hexadecimal: 82 for a timestamp, then its eight bytes (src/mongo/db/pipeline/
+    resume_token.h); SecantusDB's is a BSON document.
+    """
+    data = (token or {}).get("_data")
+    if not isinstance(data, str):
+        return None
+    try:
+        if secantus:
+            inner: Any = bson.decode(bytes.fromhex(data)).get("t")
+            return ClusterTime(inner.time, inner.inc) if isinstance(inner, Timestamp) else None
+        if data.startswith("82"):
+            return ClusterTime(int(data[2:10], 16), int(data[10:18], 16))
+    except (ValueError, bson.errors.BSONError):
+        pass
+    return None

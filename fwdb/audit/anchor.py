@@ -39,16 +39,17 @@ class Anchor:
         """What differs from the heads `found` in the database, whose newest seal is `newest`."""
         name = f"the seal file of {self.written_at:%Y-%m-%d %H:%M} UTC"
         about: list[Finding] = []
-        if key is not None and self.signature is not None:
-            if not merkle.same(self.signature, merkle.sign(key, self.content)):
-                whose = f" ({self.key_id})" if self.key_id != merkle.key_id(key) else ""
-                about.append(
-                    Finding(
-                        kind="anchor",
-                        sentence=f"The signature of {name} is not of the key in FWDB_AUDIT_KEY: "
-                        f"it was made with another{whose}, or the file was changed.",
-                    )
+        if key is not None and (
+            self.signature is None
+            or not merkle.same(self.signature, merkle.sign(key, self.content))
+        ):
+            about.append(
+                Finding(
+                    kind="anchor",
+                    sentence=f"{name[0].upper()}{name[1:]} is not signed with FWDB_AUDIT_KEY "
+                    f"({merkle.key_id(key)}) but with {self.key_id or 'no key'}, or was changed.",
                 )
+            )
         for number, head in sorted(self.heads.items()):
             if number <= newest and found.get(number) != head:
                 about.append(

@@ -1,8 +1,8 @@
 """The form of an audit row that is sealed: a line as PostgreSQL's COPY writes it.
 
-Columns in a fixed order, separated by tabs, a null as ``\\N``, backslash, tab and line ends escaped: no
-two rows have the same line. JSON is the text that PostgreSQL has for it, so that 1.10 stays 1.10.
-Times are UTC in ISO form; the session's settings are set, not trusted.
+Columns in a fixed order, separated by tabs, a null as ``\\N``, backslash, tab and line ends
+escaped: no two rows have the same line. JSON is the text that PostgreSQL has for it, so that 1.10
+stays 1.10. Times are UTC in ISO form; the session's settings are set, not trusted.
 """
 
 from __future__ import annotations

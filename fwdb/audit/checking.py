@@ -62,6 +62,7 @@ class Batch:
     _leaves: bytes = b""
     _index: dict[bytes, int] = field(default_factory=dict)
     _seen: bytearray = field(default_factory=bytearray)
+    _odd: list[tuple[int, bytes]] = field(default_factory=list)
     _starts: list[int] = field(default_factory=list)
     _damaged: dict[int, str] = field(default_factory=dict)  # seal -> keys or leaves
     _bad: dict[tuple[int, str], Finding] = field(default_factory=dict)
@@ -102,10 +103,13 @@ class Batch:
         if made == self._leaves[_LEAF * n : _LEAF * n + _LEAF]:
             self.tally.checked += 1
             return
-        self._look_closer(n, fields, header, actor, values)
+        # Looked at when all have come: that may ask the database, which is busy with the rows.
+        self._odd.append((n, line))
 
     def finish(self) -> list[Finding]:
         """The findings, those about rows that did not come as well."""
+        for place, line in self._odd:
+            self._look_closer(place, *canonical.split(line))
         n = self._seen.find(0)
         while n >= 0:
             self._missing(n)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -102,14 +103,13 @@ def test_what_is_recorded_is_sealed_once_and_found_as_it_was(audit, put, monkeyp
     assert "FWDB_AUDIT_KEY" in found.not_proven[0]
 
 
-def test_a_table_that_fwdb_found_is_sealed_too(postgres_database, monkeypatch):
+def test_a_table_that_fwdb_found_is_sealed_too(postgres_database, existing, monkeypatch):
     """Unpartitioned, with an enum and rows from before that have no transaction."""
     from fwdb import migrating
-    from tests.audit.conftest import EXISTING
 
     monkeypatch.setattr(sealing, "ROWS", 3)
-    with PostgresStore(postgres_database()) as store:
-        do(store, EXISTING)
+    with closing(PostgresStore(postgres_database())) as store:
+        do(store, existing)
         insert = (
             "INSERT INTO audit.audit_logs (entity_type, entity_id, action) SELECT 'User',"
             " gen_random_uuid(), 'READ' FROM generate_series(1, 7)"
@@ -173,7 +173,7 @@ def test_what_is_in_a_journal_holds_the_sealer_back(audit, store, put):
 def test_while_writers_go_on_no_row_is_left_out_and_none_sealed_twice(audit, store):
     """Slow and quick transactions, some rolled back, with two sealers at once."""
     done = threading.Event()
-    troubles: list[BaseException] = []
+    troubles: list[Exception] = []
     insert = sa.text(
         "INSERT INTO audit.audit_logs (entity_type, entity_id, action)"
         " SELECT 'User', gen_random_uuid(), 'READ' FROM generate_series(1, :rows)"
@@ -186,14 +186,14 @@ def test_while_writers_go_on_no_row_is_left_out_and_none_sealed_twice(audit, sto
                     for _ in range(rows):
                         connection.execute(insert, {"rows": rows})
                     (connection.rollback if n % 5 == 4 else connection.commit)()
-        except BaseException as error:  # told by the test
+        except Exception as error:  # noqa: BLE001  told by the test
             troubles.append(error)
 
     def seal() -> None:
         try:
             while not done.is_set():
                 audit.seal()
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001  told by the test
             troubles.append(error)
 
     writers = [threading.Thread(target=write, args=(n,)) for n in (1, 3, 7)]
@@ -351,7 +351,7 @@ def test_a_trail_ahead_of_its_server_is_said_with_what_to_do(audit, store, put):
 
 
 def test_a_database_without_seals_says_migrate(postgres_database):
-    with PostgresStore(postgres_database()) as store:
+    with closing(PostgresStore(postgres_database())) as store:
         for question in (Audit(store).seal, Audit(store).verify):
             with pytest.raises(errors.FeatureUnavailable, match="fwdb migrate"):
                 question()
@@ -398,16 +398,12 @@ def test_erased_values_are_gone_also_after_the_actor(audit, store, put):
     assert [run["rows"] for run in found.erasures] == [1, 1]
 
 
-def test_rows_that_were_altered_or_run_are_not_erased(audit, store, put):
+def test_rows_that_were_altered_are_not_erased(audit, store, put):
     """Nothing changes then: neither the altered row nor the others."""
     user = str(uuid.uuid4())
     put(3, user=user)
     audit.seal()
-    do(
-        store,
-        "UPDATE audit.audit_logs SET metadata = 'x' WHERE id = (SELECT min(id::text)::uuid"
-        " FROM audit.audit_logs)".replace("::", " :: ").replace(" :: ", "\\:\\:"),
-    )
+    do(store, "UPDATE audit.audit_logs SET metadata = 'x' WHERE metadata LIKE '%1'")
     with pytest.raises(errors.SealError, match="not as it was sealed"):
         audit.erase(user_id=user, reason="x")
 
@@ -434,6 +430,8 @@ def test_what_cannot_be_erased_is_refused_with_the_form_to_use(audit, given, sai
 # -- the form and the tree --------------------------------------------------------------------
 
 
+# PostgreSQL has no NUL in texts.
+TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)
 ROW = {
     "metadata": st.none() | st.text(st.characters(exclude_characters="\0", codec="utf-8")),
     "reason": st.none()
@@ -450,6 +448,7 @@ def form(module_db: Any) -> PostgresStore:
     return module_db.postgres
 
 
+@settings(max_examples=25)
 @given(st.lists(st.fixed_dictionaries(ROW), min_size=1, max_size=5))
 def test_a_row_has_the_same_form_from_the_table_and_from_a_file(form, drawn):
     """Byte by byte, whatever it holds."""

@@ -11,7 +11,7 @@ from hashlib import sha256
 
 from fwdb.audit import canonical, merkle, seals
 from fwdb.audit.canonical import NULL
-from fwdb.audit.findings import Finding
+from fwdb.audit.findings import OF_ROWS, Finding
 from fwdb.audit.seals import Seal
 from fwdb.models import entity_id
 
@@ -114,7 +114,8 @@ class Batch:
         while n >= 0:
             self._missing(n)
             n = self._seen.find(0, n + 1)
-        return self.findings + [found for _, found in sorted(self._bad.items())]
+        ordered = sorted(self._bad, key=lambda key: (key[0], OF_ROWS.index(key[1])))
+        return self.findings + [self._bad[key] for key in ordered]
 
     def place(self, fields: Sequence[bytes]) -> int | None:
         """The place of a line's row, None if the seals do not know it."""

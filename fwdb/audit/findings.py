@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["Finding", "Verification"]
+__all__ = ["OF_ROWS", "Finding", "Verification"]
 
 # What happened to a row; all other kinds are about seals, files and what belongs to them.
 OF_ROWS = ("altered", "missing", "inserted", "moved")

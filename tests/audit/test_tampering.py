@@ -219,7 +219,7 @@ ROW_TAMPERING = {
     "a row erased without a record": (
         "UPDATE audit.audit_logs SET old_values = NULL, new_values = NULL, metadata = NULL WHERE "
         + LIVE + "; UPDATE audit.seals SET salts = overlay(salts PLACING"
-        " decode(repeat('00', 96), 'hex') FROM 1)", LIVE, "altered"),
+        " decode(repeat('00', 32), 'hex') FROM 33) WHERE number = 6", LIVE, "altered"),
 }  # fmt: skip
 
 
@@ -240,7 +240,8 @@ INSERTED = {
         "SELECT max(transaction_id), max(created_at) FROM audit.audit_logs"
         " WHERE metadata LIKE 'row 1-%'"
     ),
-    "without a transaction": f"SELECT NULL, created_at FROM audit.audit_logs WHERE {LIVE}",
+    "without a transaction": "SELECT CAST(NULL AS bigint), created_at FROM audit.audit_logs"
+    f" WHERE {LIVE}",
     "into a month without any": "SELECT 5, now() - interval '3 months'",
     "into a month that was dropped": "SELECT 5, now() - interval '2 months'",
     "for a transaction to come": "SELECT 9000000000, now()",
@@ -376,7 +377,7 @@ ERASURE_TAMPERING = {
         "WITH forged AS (UPDATE audit.audit_logs SET user_id = NULL, ip_address = NULL, user_agent"
         " = NULL, application_name = NULL, client_address = NULL, reason = NULL"
         f" WHERE {LIVE} RETURNING id) INSERT INTO audit.erasures (log_id, part, seal, erasure_id,"
-        " digest) SELECT id, 'actor', 5, gen_random_uuid(), sha256('x') FROM forged"
+        " digest) SELECT id, 'actor', 6, gen_random_uuid(), sha256('x') FROM forged"
     ),
 }
 
@@ -415,7 +416,7 @@ def altered(table: pa.Table) -> pa.Table:
     place = table.column_names.index("metadata")
     changed = pc.replace_with_mask(
         table["metadata"].combine_chunks(), pc.equal(table["metadata"], "row 2-1").combine_chunks(),
-        pa.scalar("x"),
+        pa.scalar("x", table["metadata"].type),
     )  # fmt: skip
     return table.set_column(place, "metadata", changed)
 

@@ -42,7 +42,7 @@ def upgrade() -> None:
         about="Seals over the rows of audit.audit_logs, each of one month.",
         key="number",
     )
-    fw.index("ix_seals_month_number", SEALS, ["month", "number"])
+    _index("ix_seals_month_number", "seals", ["month", "number"])
     # Random bytes do not get smaller; compressing them costs as much as hashing.
     op.execute(
         f"ALTER TABLE {SEALS} ALTER COLUMN salts SET STORAGE EXTERNAL,"
@@ -65,8 +65,8 @@ def upgrade() -> None:
         about="Parts of audit rows that were erased, with the digests that the seals hold.",
         key="log_id",
     )
-    fw.index("ix_erasures_seal", ERASURES, ["seal"])
-    fw.index("ix_erasures_erasure_id", ERASURES, ["erasure_id"])
+    _index("ix_erasures_seal", "erasures", ["seal"])
+    _index("ix_erasures_erasure_id", "erasures", ["erasure_id"])
     fw.protect(ERASURES)
 
 
@@ -77,3 +77,7 @@ def downgrade() -> None:
 
 def _bytes(name: str, comment: str) -> sa.Column[bytes]:
     return sa.Column(name, sa.LargeBinary, nullable=False, comment=comment)
+
+
+def _index(name: str, table: str, columns: list[str]) -> None:
+    op.create_index(name, table, columns, schema="audit", if_not_exists=True)

@@ -1,9 +1,12 @@
-"""The audit trail: what changed, who did it, when; written with the change, asked as frames."""
+"""The audit trail: who did what to what, when."""
 
 from __future__ import annotations
 
 from fwdb.audit.draining import Drained
+from fwdb.audit.erasing import Erasure
+from fwdb.audit.findings import Finding, Verification
 from fwdb.audit.retention import Retention
+from fwdb.audit.sealing import Sealed
 from fwdb.audit.trail import Audit
 
-__all__ = ["Audit", "Drained", "Retention"]
+__all__ = ["Audit", "Drained", "Erasure", "Finding", "Retention", "Sealed", "Verification"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fwdb.audit.anomalies import Anomalies
 from fwdb.audit.draining import Draining
 from fwdb.audit.following import Following
+from fwdb.audit.proof import Proof
 from fwdb.audit.recording import Recording
 from fwdb.audit.retention import Keeping
 from fwdb.audit.reverting import Reverting
@@ -13,7 +14,7 @@ from fwdb.audit.time_travel import TimeTravel
 __all__ = ["Audit"]
 
 
-class Audit(Draining, Following, Recording, Reverting, Anomalies, TimeTravel, Keeping):
+class Audit(Draining, Following, Recording, Reverting, Anomalies, TimeTravel, Keeping, Proof):
     """Who did what to what, and when: the table `audit.audit_logs`.
 
     The `log_…` methods belong inside ``with db.transaction()`` beside the change they describe:

@@ -47,9 +47,9 @@ CREATE INDEX ON audit.audit_logs (created_at DESC);
 """
 
 
-@pytest.fixture
-def existing_schema() -> str:
-    """What makes a trail as the existing service does."""
+@pytest.fixture(scope="session")
+def existing() -> str:
+    """The statements that make the trail of the existing service."""
     return EXISTING
 
 

@@ -454,10 +454,10 @@ def test_a_store_that_is_down_at_the_start_is_said(db, down):
         assert status.lag_seconds.status == "not_measured"
 
 
-def test_an_adopted_trail_takes_the_rows(db, postgres_database, existing_schema):
+def test_an_adopted_trail_takes_the_rows(db, postgres_database, existing):
     """Its `action` is an enum, and its key refuses a user who does not exist."""
     store = PostgresStore(postgres_database())
-    store.execute(sa.text(existing_schema))
+    store.execute(sa.text(existing))
     migrating.migrate(store, None)
     user = store.rows(
         sa.text("INSERT INTO shared.users (email) VALUES ('a@example.com') RETURNING id")

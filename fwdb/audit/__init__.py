@@ -1,4 +1,4 @@
-"""The audit trail: who did what to what, when."""
+"""The audit trail: what changed, who did it, when; written with the change, asked as frames."""
 
 from __future__ import annotations
 

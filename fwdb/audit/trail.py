@@ -14,7 +14,7 @@ from fwdb.audit.time_travel import TimeTravel
 __all__ = ["Audit"]
 
 
-class Audit(Draining, Following, Recording, Reverting, Anomalies, TimeTravel, Keeping, Proof):
+class Audit(Reverting, Draining, Following, Recording, Anomalies, TimeTravel, Keeping, Proof):
     """Who did what to what, and when: the table `audit.audit_logs`.
 
     The `log_…` methods belong inside ``with db.transaction()`` beside the change they describe:

@@ -78,6 +78,8 @@ def audit_drain(
             time.sleep(interval)
         drained = db.audit.drain(progress=say)
     print_counts("drained", {"changes": drained.moved, "left": drained.left})
+
+
 @audit_app.command("follow")
 def audit_follow(
     once: Annotated[bool, typer.Option("--once", help="Up to the present, then end.")] = False,
@@ -100,6 +102,8 @@ def audit_follow(
             say(f"following designs of {db.mongodb.address}; Ctrl-C ends it")
         followed = db.audit.follow(once=once, stop=stop, progress=say)
     print_counts("followed", followed)
+
+
 @audit_app.command("seal")
 def audit_seal(
     interval: Annotated[

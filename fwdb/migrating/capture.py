@@ -100,11 +100,12 @@ class AuditTable(MigrateOperation):
         Called again it changes what is given and keeps the rest; without any, it fits the capture
         to the columns. Raises `MigrationError` for a table that cannot be captured.
         """
-        if redact is not None and not isinstance(redact, Mapping):
-            redact = dict.fromkeys(redact, "mask")
-        operations.invoke(
-            cls(table, entity_type=entity_type, redact=redact, ignore=ignore, mode=mode)
-        )
+        how: Mapping[str, Redaction] | None
+        if redact is None or isinstance(redact, Mapping):
+            how = redact
+        else:
+            how = dict.fromkeys(redact, "mask")
+        operations.invoke(cls(table, entity_type=entity_type, redact=how, ignore=ignore, mode=mode))
 
     def reverse(self) -> MigrateOperation:
         return UnauditTable(self.table)

@@ -91,7 +91,7 @@ def each_line(
     feed: Callable[[bytes], Any],
 ) -> None:
     """Give `feed` each row of `statement` as a line of COPY's text format, in UTF-8."""
-    driver = _driver(connection)
+    driver = driver_of(connection)
     query = _literal(connection, driver, statement, parameters)
     copy = sql.SQL("COPY ({}\n) TO STDOUT (FORMAT text, ENCODING 'UTF8')").format(query)
     # The server sends one message for each row, and the line end with it.
@@ -99,7 +99,7 @@ def each_line(
 
 
 def _copy_out(connection: Connection, copy: bytes, write: Callable[[memoryview], Any]) -> None:
-    driver = _driver(connection)
+    driver = driver_of(connection)
     try:
         driver.wait(_receive(driver, copy, write))
     except BaseException:  # Ctrl-C too

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from fwdb.migrating import operations as fw
 
 revision = "0011"
-down_revision = "0007"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 

@@ -72,7 +72,8 @@ DECLARE
     other record;
 BEGIN
     FOR other IN
-        SELECT DISTINCT acl.grantee FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS acl
+        SELECT DISTINCT acl.grantee
+        FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS acl
         WHERE c.oid = CAST('{relation}' AS regclass) AND acl.grantee <> c.relowner
     LOOP
         EXECUTE format('REVOKE ALL ON {relation} FROM %s', CASE other.grantee

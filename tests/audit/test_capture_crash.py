@@ -15,7 +15,7 @@ import uuid
 
 import psycopg
 import pytest
-from capture_helpers import THINGS, Captured
+from capture_helpers import Captured
 from embedded_helpers import FULL, kill, pid, shared
 
 from fwdb import embedded, migrating

@@ -1,6 +1,7 @@
 """Capture of changes by triggers: the Alembic operations, and keeping triggers up to their tables.
 
-The functions that write the triggers are in the database (`capture.sql`), so that a DBA can call
+The functions that write the triggers are in the database (`capture.sql`,
+`capture_trail.sql`), so that a DBA can call
 them, and a script for psql needs no look at the database.
 """
 
@@ -25,11 +26,14 @@ __all__ = ["AuditTable", "UnauditTable", "functions", "install", "outdated", "re
 Mode = Literal["direct", "journal"]
 Redaction = Literal["omit", "mask", "fingerprint"]
 
-_SQL = Path(__file__).with_name("capture.sql").read_text("utf-8")
+_SQL = "\n".join(
+    Path(__file__).with_name(name).read_text("utf-8")
+    for name in ("capture_trail.sql", "capture.sql")
+)
 
 
 def functions() -> list[str]:
-    """Name and argument types of each function of `capture.sql`, in its order."""
+    """Name and argument types of each function of the two files, in their order."""
     found = re.findall(
         r"^CREATE FUNCTION ([\w.]+)\((.*?)\)\s*(?:RETURNS|LANGUAGE)", _SQL, re.M | re.S
     )
@@ -100,11 +104,9 @@ class AuditTable(MigrateOperation):
         Called again it changes what is given and keeps the rest; without any, it fits the capture
         to the columns. Raises `MigrationError` for a table that cannot be captured.
         """
-        how: Mapping[str, Redaction] | None
-        if redact is None or isinstance(redact, Mapping):
-            how = redact
-        else:
-            how = dict.fromkeys(redact, "mask")
+        how: Mapping[str, Redaction] | None = None
+        if redact is not None:
+            how = redact if isinstance(redact, Mapping) else dict.fromkeys(redact, "mask")
         operations.invoke(cls(table, entity_type=entity_type, redact=how, ignore=ignore, mode=mode))
 
     def reverse(self) -> MigrateOperation:

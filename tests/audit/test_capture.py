@@ -73,8 +73,7 @@ def test_merge_is_recorded(captured):
     one, other = thing(captured, "one"), thing(captured, "other")
     captured.run(
         "MERGE INTO shop.things AS t"
-        " USING (VALUES (CAST(:one AS uuid)), (CAST(:other AS uuid)), (gen_random_uuid()))"
-        " AS s (id)"
+        " USING (SELECT unnest(ARRAY[CAST(:one AS uuid), :other, gen_random_uuid()])) AS s (id)"
         " ON t.id = s.id WHEN MATCHED AND t.name = 'one' THEN UPDATE SET name = 'merged'"
         " WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT (id, name) VALUES (s.id, 'new')",
         one=one,

@@ -88,9 +88,7 @@ def test_the_application_adds_to_the_trail_only_by_what_it_does(captured, app):
             " CREATE TRIGGER forged AFTER INSERT ON mine FOR EACH ROW"
             " EXECUTE FUNCTION audit.capture_shop_things()",
         ]:
-            with pytest.raises(
-                (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectNotInPrerequisiteState)
-            ):
+            with pytest.raises(REFUSED):
                 connection.execute(statement)
         # Without a journal the view is one that could be written through.
         captured.capture(mode="direct")

@@ -1,0 +1,174 @@
+-- What capture stands on: ids, facts of a table, the journals, the view of the whole trail, and the
+-- drain.
+
+-- Ids in the order of the changes, on any version of the server: of version 7, milliseconds,
+-- microseconds, then a number of the sequence. Random ids cost a system call each.
+CREATE FUNCTION audit.time_id(timestamptz, bigint) RETURNS uuid LANGUAGE sql STABLE AS $$
+SELECT CAST(
+    '0' || to_hex(CAST(date_part('epoch', $1) * 1000000 AS bigint) / 1000 << 16
+                  | 28672 | CAST(date_part('epoch', $1) * 1000000 AS bigint) % 1000 * 4)
+    || to_hex((-9223372036854775808) | $2) AS uuid)
+$$;
+
+CREATE FUNCTION audit.columns_of(regclass, OUT names text[], OUT numbers int[])
+LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+SELECT array_agg(CAST(attname AS text) ORDER BY attnum), array_agg(CAST(attnum AS int) ORDER BY attnum)
+FROM pg_attribute
+WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'
+$$;
+
+-- The name of the uuid that is the primary key, or null.
+CREATE FUNCTION audit.key_of(regclass) RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog AS $$
+SELECT a.attname
+FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+WHERE i.indrelid = $1 AND i.indisprimary AND i.indnkeyatts = 1
+    AND a.atttypid = CAST('uuid' AS regtype)
+$$;
+
+CREATE FUNCTION audit.relation_name(regclass) RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog AS $$
+SELECT format('%I.%I', n.nspname, c.relname)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1
+$$;
+
+-- Why a table cannot be captured, as a sentence, or null.
+CREATE FUNCTION audit.refusal(regclass) RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog AS $$
+SELECT CASE
+    WHEN c.relkind NOT IN ('r', 'p') THEN format('%s is not a table.', $1)
+    WHEN c.relnamespace = CAST('audit' AS regnamespace)
+        THEN format('%s belongs to the trail, which does not record itself.', $1)
+    WHEN c.relispartition
+        THEN format('%s is a partition; capture the table that it is part of.', $1)
+    WHEN audit.key_of($1) IS NULL
+        THEN format('%s has no primary key of one uuid column, by which the trail names rows.', $1)
+    WHEN EXISTS (
+        SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+        CROSS JOIN unnest(ARRAY['CREATE', 'UPDATE', 'DELETE']) AS label
+        WHERE a.attrelid = CAST('audit.audit_logs' AS regclass) AND a.attname = 'action'
+            AND t.typtype = 'e'
+            AND NOT EXISTS (SELECT FROM pg_enum WHERE enumtypid = t.oid AND enumlabel = label)
+    ) THEN 'the enum of audit.audit_logs.action lacks CREATE, UPDATE or DELETE; add it.'
+END
+FROM pg_class AS c WHERE c.oid = $1
+$$;
+
+-- HMAC-SHA256 (RFC 2104), its first 128 bits: whether two values are equal, and nothing else.
+CREATE FUNCTION audit.fingerprint(text) RETURNS jsonb LANGUAGE sql STABLE
+SET search_path = pg_catalog AS $$
+SELECT to_jsonb(coalesce((
+    SELECT '[fingerprint ' || left(encode(
+        sha256(outer_pad || sha256(inner_pad || convert_to($1, 'UTF8'))), 'hex'), 32) || ']'
+    FROM audit.fingerprint_key), '[redacted]'))
+$$;
+
+-- A trigger function that anybody may name in CREATE TRIGGER could be put on any table, and forge.
+CREATE FUNCTION audit.protect_function(regprocedure) RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog AS $$
+DECLARE
+    other record;
+BEGIN
+    FOR other IN
+        SELECT DISTINCT acl.grantee
+        FROM pg_proc AS p
+        CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS acl
+        WHERE p.oid = $1 AND acl.grantee <> p.proowner
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', $1, CASE other.grantee
+            WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(other.grantee)) END);
+    END LOOP;
+END $$;
+
+-- The rows of a journal as rows of audit.audit_logs, as the list of a SELECT FROM it AS j.
+CREATE FUNCTION audit.journal_list(audit.captured) RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog AS $$
+SELECT string_agg(format('CAST(%s AS %s)', CASE
+    WHEN a.attname = 'id' THEN 'audit.time_id(j.created_at, j.number)'
+    WHEN a.attname = 'entity_type' THEN quote_literal($1.entity_type)
+    WHEN a.attname = 'origin' THEN quote_literal('trigger')
+    -- As for a row that was there when its user was removed.
+    WHEN a.attname = 'user_id' AND to_regclass('shared.users') IS NOT NULL
+        THEN '(SELECT u.id FROM shared.users AS u WHERE u.id = j.user_id)'
+    WHEN j.attname IS NULL THEN 'NULL'
+    ELSE format('j.%I', a.attname) END, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum)
+FROM pg_attribute AS a
+LEFT JOIN pg_attribute AS j ON j.attname = a.attname AND j.attnum > 0
+    AND j.attrelid = to_regclass('audit.journal_' || $1.name)
+WHERE a.attrelid = CAST('audit.audit_logs' AS regclass) AND a.attnum > 0 AND NOT a.attisdropped
+$$;
+
+CREATE FUNCTION audit.log_columns() RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum)
+FROM pg_attribute
+WHERE attrelid = CAST('audit.audit_logs' AS regclass) AND attnum > 0 AND NOT attisdropped
+$$;
+
+-- Writes the view audit.trail; to be called again when audit.audit_logs gets a column.
+CREATE FUNCTION audit.make_trail() RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog AS $$
+DECLARE
+    journals text;
+    other record;
+BEGIN
+    SELECT string_agg(format(' UNION ALL SELECT %s FROM audit.journal_%s AS j',
+                             audit.journal_list(c), c.name), '' ORDER BY c.name)
+    INTO journals FROM audit.captured AS c WHERE c.mode = 'journal';
+    EXECUTE format('CREATE OR REPLACE VIEW audit.trail AS SELECT %s FROM audit.audit_logs%s',
+                   audit.log_columns(), journals);
+    COMMENT ON VIEW audit.trail IS
+        'The audit trail with what is still in the journals. Made by fwdb.';
+    FOR other IN
+        SELECT DISTINCT acl.grantee
+        FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS acl
+        WHERE c.oid = CAST('audit.audit_logs' AS regclass)
+            AND acl.grantee <> c.relowner AND acl.privilege_type = 'SELECT'
+    LOOP
+        EXECUTE format('GRANT SELECT ON audit.trail TO %s', CASE other.grantee
+            WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(other.grantee)) END);
+    END LOOP;
+    PERFORM audit.protect('audit.trail');
+END $$;
+
+-- Moves rows of one journal into audit.audit_logs, by the blocks from $2 up to but without $3, and
+-- returns their number. Only transactions before which none is open, unless $4. A row is in the
+-- journal or in the table, never in both: it is one statement.
+CREATE FUNCTION audit.drain(text, int, int, boolean DEFAULT false) RETURNS bigint LANGUAGE plpgsql
+SET search_path = pg_catalog SET TimeZone = 'UTC' AS $$
+DECLARE
+    which audit.captured;
+    moved bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('audit.drain'));
+    SELECT * INTO STRICT which FROM audit.captured AS c WHERE c.name = $1 AND c.mode = 'journal';
+    EXECUTE format(
+        'WITH j AS (DELETE FROM audit.journal_%s WHERE ctid >= %L AND ctid < %L %s RETURNING *)'
+        ' INSERT INTO audit.audit_logs (%s) SELECT %s FROM j ORDER BY j.created_at, j.number',
+        which.name, format('(%s,0)', $2), format('(%s,0)', $3),
+        CASE WHEN $4 THEN '' ELSE format('AND transaction_id < %s', audit.settled()) END,
+        audit.log_columns(), audit.journal_list(which));
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    RETURN moved;
+END $$;
+
+-- The oldest transaction that may still be open: rows of those before it are all there.
+CREATE FUNCTION audit.settled() RETURNS bigint LANGUAGE sql VOLATILE
+SET search_path = pg_catalog AS $$
+SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
+$$;
+
+-- The oldest transaction of which a row may still come into audit.audit_logs: one that is open, or
+-- one whose rows are in a journal.
+CREATE FUNCTION audit.undrained() RETURNS bigint LANGUAGE plpgsql
+SET search_path = pg_catalog AS $$
+DECLARE
+    oldest bigint := audit.settled();
+    journal text;
+    first bigint;
+BEGIN
+    FOR journal IN SELECT name FROM audit.captured WHERE mode = 'journal' LOOP
+        EXECUTE format('SELECT min(transaction_id) FROM audit.journal_%s', journal) INTO first;
+        oldest := least(oldest, first);
+    END LOOP;
+    RETURN oldest;
+END $$;

@@ -35,7 +35,7 @@ def run_workload(*, seconds: float, seed: int, progress: Progress) -> seeding.Wo
 def run_demo(*, scale: int, seconds: float, out: Path, progress: Progress) -> Path:
     """Servers, schema, data, load and reports; the page that lists the reports."""
     prepare(progress)
-    with connect(progress=progress) as db:
+    with connect(role="owner", progress=progress) as db:
         progress(f"adding {scale} users with a year of history")
         db.seeder.seed_scale(scale, progress=progress)
     progress(f"running load for {seconds:g} s")

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from fwdb.database import Database
-from fwdb.errors import InvalidData, ParameterError
+from fwdb.errors import FeatureUnavailable, InvalidData, NotFound, ParameterError
 from fwdb.repositories import MongoRepository
 
 
@@ -127,3 +127,79 @@ def test_elements_of_lists_are_found(designs):
     assert designs.count(layers__contains=[{"type": "fabric", "position": {"x": 1}}]) == 0
     with pytest.raises(ParameterError, match="keys are text"):
         designs.count(layers__contains=[{"$where": "1"}])
+
+
+# -- who --------------------------------------------------------------------------------------
+
+ANA = "0190a1b2-c3d4-7e5f-8a6b-00000000000a"
+
+
+def marks(db: Database) -> list[Any]:
+    """The field of each document that says who changed it."""
+    return [document.get("_audit") for document in db.mongodb.collection("designs").find()]
+
+
+def test_every_write_says_who_acts(db, designs):
+    """In a field that no entity and no frame shows, with another number each time."""
+    seen = []
+    said = {"by": ANA, "ip": "192.0.2.7", "userAgent": "x", "reason": "ticket 7"}
+    with db.audit.context(user_id=ANA, ip_address="192.0.2.7", user_agent="x", reason="ticket 7"):
+        made = designs.create(user_id="u", name="One")
+        seen += marks(db)
+        for write in (
+            lambda: designs.update(made.id, name="Two"),
+            lambda: designs.upsert(id=made.id, user_id="u", name="Three"),
+            lambda: designs.soft_delete(made.id),
+            lambda: designs.restore(made.id),
+        ):
+            write()
+            seen += marks(db)
+        designs.delete(made.id)
+        designs.create_many({"user_id": "u", "name": f"{n}"} for n in range(2))
+        designs.upsert(id=str(uuid4()), user_id="u", name="New")
+        seen += marks(db)
+
+    assert [{k: v for k, v in mark.items() if k != "nonce"} for mark in seen] == [said] * 8
+    assert len({mark["nonce"] for mark in seen}) == 8
+    assert "_audit" not in designs.frame().columns
+    assert not hasattr(designs.first(), "_audit")
+
+
+def test_nothing_is_said_when_nobody_acts(db, designs):
+    """A change leaves the mark of an earlier one as it is, by which it is known to be old."""
+    made = designs.create(user_id="u", name="One")
+    assert marks(db) == [None]
+    with db.audit.context(user_id=ANA):
+        designs.update(made.id, name="Two")
+    (mark,) = marks(db)
+    designs.update(made.id, name="Three")
+    assert marks(db) == [mark]
+
+
+def test_a_removal_is_announced_in_the_same_transaction(db, designs):
+    """Who follows the changes sees the mark first, and then what was removed with it."""
+    with db.audit.context(user_id=ANA):
+        made = designs.create(user_id="u", name="One")
+        with db.mongodb.collection("designs").watch() as changes:
+            designs.delete(made.id)
+            first, second = changes.next(), changes.next()
+
+    assert (first["operationType"], second["operationType"]) == ("update", "delete")
+    assert first["updateDescription"]["updatedFields"].keys() == {"_audit"}
+    assert first["updateDescription"]["updatedFields"]["_audit"]["deleting"] is True
+    assert first["txnNumber"] == second["txnNumber"]
+    with db.audit.context(user_id=ANA), pytest.raises(NotFound):
+        designs.delete(made.id)
+
+
+def test_a_removal_on_a_server_without_transactions(db, designs, monkeypatch):
+    """The mark and the removal are two steps then."""
+    made = designs.create(user_id="u", name="One")
+
+    def refuse() -> Any:
+        raise FeatureUnavailable("mongodb has transactions in a replica set only.")
+
+    monkeypatch.setattr(db.mongodb, "transaction", refuse)
+    with db.audit.context(user_id=ANA):
+        assert designs.delete(made.id).name == "One"
+    assert designs.count() == 0

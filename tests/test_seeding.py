@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from fwdb import config, errors, migrating
 from fwdb.database import Database
-from fwdb.models import audit_logs, avatars, catalog_items, users
+from fwdb.models import avatars, catalog_items, users
 from fwdb.seeding import Counts, Seeder, volume
 from fwdb.stores import MongoStore, PostgresStore
 
@@ -58,14 +58,20 @@ def rows(db: Database, table: sa.Table, order: str) -> list[dict]:
     return db.postgres.rows(sa.select(table).order_by(order))
 
 
-def counted(db: Database) -> Counts:
-    """What is in the databases."""
+def counted(db: Database, *, captured: bool = False) -> Counts:
+    """What is in the databases; of the trail only what was loaded, unless `captured`."""
     number = sa.func.count().label("n")
     tables = {
         table.name: db.postgres.rows(sa.select(number).select_from(table))[0]["n"]
-        for table in (users, avatars, catalog_items, audit_logs)
+        for table in (users, avatars, catalog_items)
     }
-    return Counts(**tables, designs=db.mongodb.collection("designs").count_documents({}))
+    loaded = "" if captured else " WHERE reason IS NULL"
+    trail = sa.text(f"SELECT count(*) AS n FROM audit.audit_logs{loaded}")
+    return Counts(
+        **tables,
+        audit_logs=db.postgres.rows(trail)[0]["n"],
+        designs=db.mongodb.collection("designs").count_documents({}),
+    )
 
 
 # -- seed data --------------------------------------------------------------------------------
@@ -251,6 +257,41 @@ def test_a_database_of_the_existing_service_can_be_seeded(
         assert (added.users, added.audit_logs) == (10, 200)
 
 
+def captured(db: Database) -> list[dict]:
+    """What the triggers wrote: kind, action and reason, and how many."""
+    if not db.postgres.has_function("audit.capture_shared_users"):
+        pytest.skip("this database captures nothing")
+    return db.postgres.rows(
+        sa.text(
+            "SELECT entity_type, action, reason, count(*) AS n FROM audit.trail"
+            " WHERE origin = 'trigger' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+        )
+    )
+
+
+def test_seed_data_is_captured_as_such(empty):
+    """The trail says where the first rows came from, and designs carry it for the follower."""
+    empty.seeder.seed_all()
+
+    documents = list(empty.mongodb.collection("designs").find())
+    assert [document["_audit"]["reason"] for document in documents] == ["seed data"] * 2
+    assert captured(empty) == [
+        {"entity_type": kind, "action": "CREATE", "reason": "seed data", "n": n}
+        for kind, n in (("Avatar", 2), ("CatalogItem", 4), ("User", 3))
+    ]
+
+
+def test_a_year_of_history_is_not_captured_again(empty):
+    """Each row of the volume has its past in the trail already; later changes are captured."""
+    added = empty.seeder.seed_scale(20, audit_rows=500, until=UNTIL)
+    assert captured(empty) == []
+    assert counted(empty, captured=True).audit_logs == added.audit_logs
+
+    empty.postgres.execute(sa.update(users).values(role="admin").where(users.c.role == "designer"))
+    (changed,) = captured(empty)
+    assert (changed["entity_type"], changed["action"]) == ("User", "UPDATE")
+
+
 # -- clearing ---------------------------------------------------------------------------------
 
 
@@ -268,12 +309,25 @@ def test_clear_all_removes_every_row_and_nothing_else(db):
     db.postgres.execute(sa.update(users).where(users.c.id == first).values(created_by=other))
     db.postgres.execute(sa.update(users).where(users.c.id == other).values(created_by=first))
     db.seeder.seed_scale(20, audit_rows=500)
-    before = counted(db)
+    before = counted(db, captured=True)
 
     assert db.seeder.clear_all(confirm=True) == before
-    assert counted(db) == Counts()
+    assert counted(db, captured=True) == Counts()
     assert migrating.migrate(db.postgres, db.mongodb) == []
     assert db.seeder.seed_all() == SEED
+
+
+def test_what_is_held_is_not_cleared(db):
+    """A legal hold on a month outweighs the wish to start anew; nothing is removed."""
+    table = "(month date, released_at timestamptz)"
+    db.postgres.execute(sa.text(f"CREATE TABLE IF NOT EXISTS audit.holds {table}"))
+    db.postgres.execute(sa.text("INSERT INTO audit.holds (month) VALUES ('2026-11-01')"))
+    before = counted(db)
+
+    with pytest.raises(errors.ParameterError, match=r"1 month of the audit trail must be kept"):
+        db.seeder.clear_all(confirm=True)
+
+    assert counted(db) == before
 
 
 # -- volume -----------------------------------------------------------------------------------

@@ -38,7 +38,6 @@ _BATCH = 1_000  # documents per insert
 _COLLECTION = "designs"
 _LIVE: Document = {"deletedAt": None}  # absent or null
 _REQUIRED = ("user_id", "name")
-_MARK = "_audit"  # who made the last change that says so; see `fwdb.stores.actor.marker`
 _REMOVE_ROUNDS = 3  # each further round means that another session wrote the document meanwhile
 _UPSERT_ROUNDS = 3  # each further round means that another session removed the document in between
 
@@ -206,8 +205,8 @@ class MongoRepository(Repository[Design]):
         raise StaleVersion("the design came and went while it was written; try again.")
 
     def delete(self, id: str) -> Design:
-        here, mark = {"_id": document_id(self._id(id))}, actor.marker()
-        found = self._remove(here) if mark is None else self._remove_named(here, mark)
+        here, mark = {"_id": document_id(self._id(id))}, actor.marked(deleting=True)
+        found = self._remove_named(here, mark) if mark else self._remove(here)
         if found is None:
             raise NotFound(self._noun, id)
         return self._entity(design_fields(found))
@@ -227,7 +226,7 @@ class MongoRepository(Repository[Design]):
         def work() -> Document | None:
             with self._store.errors():
                 self._store.collection(_COLLECTION).update_one(
-                    here, {"$set": {_MARK: mark}}, session=self._store.session
+                    here, {"$set": mark}, session=self._store.session
                 )
             return self._remove(here)
 
@@ -275,17 +274,11 @@ class MongoRepository(Repository[Design]):
             **known,
         }
         document = design_document({name: v for name, v in values.items() if v is not None})
-        return document | _marked()
-
-
-def _marked() -> Document:
-    """The field that says who acts; nothing when nobody does."""
-    mark = actor.marker()
-    return {} if mark is None else {_MARK: mark}
+        return document | actor.marked()
 
 
 def _change_of(values: Mapping[str, Any]) -> Document:
-    document = design_document({"updated_at": _now(), **values}) | _marked()
+    document = design_document({"updated_at": _now(), **values}) | actor.marked()
     change: Document = {
         "$set": {name: value for name, value in document.items() if value is not None},
         "$inc": {"version": 1},

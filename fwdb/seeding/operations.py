@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from fwdb.errors import DuplicateKey, FwdbError, ParameterError, QueryTimeout, Transient
 from fwdb.models import audit_logs, avatars, catalog_items, design_document, users
 from fwdb.seeding import words
-from fwdb.stores import MongoStore, PostgresStore
+from fwdb.stores import MongoStore, PostgresStore, actor
 
 _SAMPLE = 200  # rows of each kind that the workload works on
 _SLOW_LIMIT_MS = 2000  # a slow statement ends by then, so that a stop does not wait for it
@@ -52,14 +53,10 @@ _ENDLESS = sa.text("SELECT count(*) FROM generate_series(1, 100000000) AS n WHER
 
 
 class Trail(Protocol):
-    """The part of `fwdb.audit.Audit` that the workload writes to."""
+    """The part of `fwdb.audit.Audit` that the workload needs; changes are captured without it."""
 
     @property
-    def log_create(self) -> Callable[..., object]: ...
-    @property
-    def log_update(self) -> Callable[..., object]: ...
-    @property
-    def log_delete(self) -> Callable[..., object]: ...
+    def context(self) -> Callable[..., AbstractContextManager[None]]: ...
     @property
     def log_read(self) -> Callable[..., object]: ...
 
@@ -113,7 +110,7 @@ class Operations:
         )
 
     def writing(self) -> tuple[Operation, ...]:
-        """Changes in PostgreSQL, each with its audit row, and some that are refused."""
+        """Changes in PostgreSQL, each by somebody, and some that are refused."""
         return (
             Operation("change_price", 40, self._change_price),
             Operation("create_avatar", 10, self._create_avatar),
@@ -185,20 +182,9 @@ class Operations:
 
     def _change_price(self, rng: random.Random) -> None:
         id, price = rng.choice(self._items), rng.randrange(0, 5000, 10)
-        table = catalog_items
-        # Locked for the short time between reading the old price and writing the new one.
-        old = sa.select(table.c.price).where(table.c.id == id).with_for_update()
-
-        def work() -> None:
-            before = self._postgres.rows(old)
-            if before:
-                change = sa.update(table).where(table.c.id == id).values(price=price)
-                self._postgres.execute(change)
-                self._audit.log_update(
-                    "CatalogItem", id, before[0], {"price": price}, **self._who(rng)
-                )
-
-        self._postgres.run(work)
+        change = sa.update(catalog_items).where(catalog_items.c.id == id).values(price=price)
+        with self._audit.context(**self._who(rng)):
+            self._postgres.run(lambda: self._postgres.execute(change))
 
     def _create_avatar(self, rng: random.Random) -> None:
         made = self._new_avatar(rng)
@@ -209,27 +195,24 @@ class Operations:
         """Id and owner of an avatar made now."""
         who = self._who(rng)
         values = {"user_id": who["user_id"], "name": "Trying on", "gender": "unisex"}
-        with self._postgres.transaction():
-            inserted = sa.insert(avatars).values(**values, measurements={"height": 170})
+        inserted = sa.insert(avatars).values(**values, measurements={"height": 170})
+        with self._audit.context(**who):
             id = str(self._postgres.rows(inserted.returning(avatars.c.id))[0]["id"])
-            self._audit.log_create("Avatar", id, values, **who)
         return id, who["user_id"]
 
     def _delete_avatar(self, rng: random.Random) -> None:
         with self._lock:
             made = self._made.pop() if self._made else None
         id, owner = made or self._new_avatar(rng)
-        with self._postgres.transaction():
-            gone = sa.update(avatars).where(avatars.c.id == id).values(deleted_at=sa.func.now())
+        gone = sa.update(avatars).where(avatars.c.id == id).values(deleted_at=sa.func.now())
+        with self._audit.context(**self._who(rng) | {"user_id": owner}):
             self._postgres.execute(gone)
-            old = {"user_id": owner, "name": "Trying on", "gender": "unisex"}
-            self._audit.log_delete("Avatar", id, old, **(self._who(rng) | {"user_id": owner}))
 
     def _read_profile(self, rng: random.Random) -> None:
         id = rng.choice(self._users)
-        with self._postgres.transaction():
+        with self._audit.context(**self._who(rng)), self._postgres.transaction():
             self._postgres.rows(self._one(users, id))
-            self._audit.log_read("User", id, **self._who(rng))
+            self._audit.log_read("User", id)
 
     # -- refused ------------------------------------------------------------------------------
 
@@ -288,17 +271,13 @@ class Operations:
             )
 
     def _edit_design(self, rng: random.Random) -> None:
-        id = rng.choice(self._designs)
         status = design_document({"status": rng.choice(["draft", "published", "archived"])})
         now = design_document({"updated_at": datetime.now(UTC)})
-        # The audit row is kept only if the document was changed: an error rolls it back.
-        with self._postgres.transaction(), self._mongodb.errors():
-            before = self._mongodb.collection("designs").find_one_and_update(
-                {"_id": id}, {"$set": status | now, "$inc": {"version": 1}}
+        with self._audit.context(**self._who(rng)), self._mongodb.errors():
+            self._mongodb.collection("designs").update_one(
+                {"_id": rng.choice(self._designs)},
+                {"$set": status | now | actor.marked(), "$inc": {"version": 1}},
             )
-            if before is not None:
-                old = {name: before.get(name) for name in status}
-                self._audit.log_update("Design", str(id), old, status, **self._who(rng))
 
     def _create_design(self, rng: random.Random) -> None:
         who, now = self._who(rng), datetime.now(UTC)
@@ -306,9 +285,8 @@ class Operations:
         values: dict[str, Any] = {"user_id": who["user_id"], "name": name, "status": "draft"}
         rest = {"layers": [], "catalog_item_ids": [], "version": 1}
         document = design_document(values | rest | {"created_at": now, "updated_at": now})
-        with self._postgres.transaction(), self._mongodb.errors():
-            made = self._mongodb.collection("designs").insert_one(document)
-            self._audit.log_create("Design", str(made.inserted_id), values, **who)
+        with self._audit.context(**who), self._mongodb.errors():
+            self._mongodb.collection("designs").insert_one(document | actor.marked())
 
     def _store_design_twice(self, rng: random.Random) -> None:
         again = design_document({"user_id": self._users[0], "name": "Again", "status": "draft"})

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from fwdb.errors import ParameterError
-from fwdb.models import audit_logs, avatars, catalog_items, design_document, users
-from fwdb.seeding import data, volume
-from fwdb.stores import MongoStore, PostgresStore
+from fwdb.models import avatars, catalog_items, design_document, users
+from fwdb.seeding import data, trail, volume
+from fwdb.stores import MongoStore, PostgresStore, actor
 
 Progress = Callable[[str], None]
 
@@ -142,9 +142,10 @@ class Seeder:
         for each user and at most 5,000, because the built-in MongoDB reads the whole collection
         for most questions. The history ends at `until`, by default the start of today in UTC.
 
-        PostgreSQL gets all rows or none; when it gets none, the designs are removed again.
-        `progress` is called with a sentence now and then. Raises `ParameterError` for a number
-        out of range.
+        PostgreSQL gets all rows or none; when it gets none, the designs are removed again. The
+        rows bring their history along, so they are not captured: this wants the role of the
+        owner, and others who write these tables wait. `progress` is called with a sentence now
+        and then. Raises `ParameterError` for a number out of range, `PermissionDenied`.
         """
         plan = volume.Plan.of(scale, seed=seed, audit_rows=audit_rows, until=until)
         tell = progress or (lambda sentence: None)
@@ -155,27 +156,21 @@ class Seeder:
                 tell(f"the users of seed {seed} are there already; another --seed adds others")
                 return counts
             inserted: list[Any] = []
-            self._add_months(plan.until)
+            # A year of history: 366 days and what two time zones may differ in.
+            trail.add_months(self.postgres, plan.until - timedelta(days=367), plan.until)
             try:
-                for part in volume.parts(plan):
-                    tell(
-                        f"adding {len(part.users):,} users and {len(part.audit_logs):,} audit rows"
-                    )
-                    counts += self._load(part, inserted)
+                with trail.uncaptured(self.postgres, "seed_scale"):
+                    for part in volume.parts(plan):
+                        tell(
+                            f"adding {len(part.users):,} users and "
+                            f"{len(part.audit_logs):,} audit rows"
+                        )
+                        counts += self._load(part, inserted)
             except BaseException:
                 # Also on Ctrl-C: the rows of PostgreSQL go by rollback, the documents here.
                 self._remove_designs("_id", inserted)
                 raise
         return counts
-
-    def _add_months(self, until: datetime) -> None:
-        """The months of the trail that a year of history up to `until` falls into."""
-        made = self.postgres.rows(sa.text("SELECT to_regproc('audit.add_partitions') AS name"))
-        if made[0]["name"] is not None:
-            months = sa.func.audit.add_partitions(
-                sa.cast(until - timedelta(days=367), sa.Date), sa.cast(until, sa.Date)
-            )
-            self.postgres.rows(sa.select(months))
 
     def _load(self, part: volume.Part, inserted: list[Any]) -> Counts:
         """Add the rows and documents of `part`, and the ids of the documents to `inserted`."""
@@ -209,9 +204,10 @@ class Seeder:
     def clear_all(self, *, confirm: bool = False) -> Counts:
         """Remove every user, avatar, catalog item, audit row and design, seeded or not.
 
-        The history of monitoring and the schema stay. PostgreSQL is emptied in one transaction,
-        after MongoDB; by DELETE, because the application's role may not TRUNCATE. Raises
-        `ParameterError` unless `confirm` is true.
+        The trail goes with its seals, gaps and archive list, and the removal leaves no trace in
+        it; the history of monitoring and the schema stay. PostgreSQL is emptied in one
+        transaction, after MongoDB, by the role of the owner. Raises `ParameterError` unless
+        `confirm` is true or while a month of the trail is held, `PermissionDenied`.
         """
         if not confirm:
             raise ParameterError(
@@ -220,22 +216,33 @@ class Seeder:
                 "to mean it.",
                 name="confirm",
             )
-        with self._locked(_SEED_LOCK, timeout_ms=0), self._locked(_SCALE_LOCK):
+        with (
+            self._locked(_SEED_LOCK, timeout_ms=0),
+            self._locked(_SCALE_LOCK),
+            trail.uncaptured(self.postgres, "clear_all"),
+        ):
+            logs = trail.empty(self.postgres)
             with self.mongodb.errors():
                 designs = self.mongodb.collection("designs").delete_many({}).deleted_count
             # All users go in one statement, so their references to each other hold nothing back.
             rows = {
                 table.name: self.postgres.execute(sa.delete(table)).rowcount
-                for table in (audit_logs, avatars, catalog_items, users)
+                for table in (avatars, catalog_items, users)
             }
-        return Counts(**rows, designs=designs)
+        return Counts(**rows, audit_logs=logs, designs=designs)
 
     # -- parts of the above -------------------------------------------------------------------
 
     @contextmanager
     def _locked(self, key: int, *, timeout_ms: int | None = None) -> Iterator[None]:
-        """A transaction in which no other seeder is at work; joins one that is open."""
-        with self.postgres.transaction(timeout_ms=timeout_ms) as connection:
+        """A transaction in which no other seeder is at work; joins one that is open.
+
+        What is captured in it has the reason ``seed data``.
+        """
+        with (
+            actor.acting(actor.Actor(reason="seed data")),
+            self.postgres.transaction(timeout_ms=timeout_ms) as connection,
+        ):
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
             yield
 
@@ -299,7 +306,10 @@ class Seeder:
         key = design_document({"user_id": owner, "name": design["name"]})
         with self.mongodb.errors():
             result = self.mongodb.collection("designs").update_one(
-                key, {"$setOnInsert": document}, upsert=True, session=self.mongodb.session
+                key,
+                {"$setOnInsert": document | actor.marked()},
+                upsert=True,
+                session=self.mongodb.session,
             )
         return result.upserted_id is not None
 

@@ -62,8 +62,9 @@ def run_workload(
     each of its operations once and then chooses by how common they are; `seed` decides which, the
     threads' race the order. Between three and seven tenths of the time a crowd holds connections
     until the pool of `postgres` is nearly full, for a while more than full, provided that it has
-    at most 24 connections: make the store with the settings of `POOL`. Changes write their
-    audit rows in the same transaction. Refused operations are part of it and counted.
+    at most 24 connections: make the store with the settings of `POOL`. Who changes what is said
+    to both stores, and readings of profiles are recorded. Refused operations are part of it and
+    counted.
 
     Setting `stop`, or Ctrl-C, ends it after the statements that are running, two seconds at
     most; no transaction stays open. An error that was not meant to happen ends it too and is

@@ -1,6 +1,7 @@
 """The two databases behind one shape: the only modules that touch drivers and pools."""
 
 from fwdb.stores.breaker import CircuitBreaker
+from fwdb.stores.capture import without_capture
 from fwdb.stores.commands import CommandStats
 from fwdb.stores.durations import BOUNDS_MS, Durations, percentile_bound_ms
 from fwdb.stores.mongodb import MongoStore
@@ -19,4 +20,5 @@ __all__ = [
     "PostgresStore",
     "QueryStats",
     "percentile_bound_ms",
+    "without_capture",
 ]

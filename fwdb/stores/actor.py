@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 from uuid import uuid4
 
-__all__ = ["Actor", "acting", "current", "listening", "marker"]
+__all__ = ["Actor", "acting", "current", "listening", "marked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ def acting(actor: Actor) -> Iterator[Actor]:
     finally:
         _current.reset(token)
         for tell in hearing:
-            tell(before)
+            if tell in _listeners.open:  # a block that was left late may outlive its transaction
+                tell(before)
 
 
 @contextmanager
@@ -94,18 +96,18 @@ def listening(tell: _Tell) -> Iterator[None]:
         _listeners.open.remove(tell)
 
 
-def marker() -> dict[str, str] | None:
-    """The field ``_audit`` of a document that is changed now, or None when nobody acts.
+def marked(*, deleting: bool = False) -> dict[str, Any]:
+    """The field ``_audit`` of a document that is changed now; nothing when nobody acts.
 
-    ``nonce`` is another one each time: who follows the changes tells by it that the marker came
-    with the change, and is not left from an earlier one.
+    `deleting` announces a removal, which itself can carry nothing.
+
+    Its ``nonce`` is another one each time: who follows the changes tells by it that the field
+    came with the change, and is not left from an earlier one.
     """
-    actor = current()
-    if actor is None:
-        return None
-    said = {
-        stored: value
-        for name, stored in _STORED.items()
-        if (value := getattr(actor, name)) is not None
-    }
-    return {**said, "nonce": uuid4().hex}
+    who = current()
+    if who is None:
+        return {}
+    said = {stored: getattr(who, name) for name, stored in _STORED.items()}
+    given = {stored: value for stored, value in said.items() if value is not None}
+    more = {"deleting": True} if deleting else {}
+    return {"_audit": {**given, "nonce": uuid4().hex, **more}}

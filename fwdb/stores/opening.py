@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
+import psycopg
 import sqlalchemy as sa
-from psycopg.pq import TransactionStatus
+from psycopg import generators
+from psycopg.abc import PQGen
+from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Executable
 
@@ -16,8 +20,7 @@ from fwdb.stores.timings import OWN
 
 # With parameters and not SET LOCAL, whose every value would be a statement of its own in
 # pg_stat_statements. Local to the transaction: nothing is left for who gets the connection next.
-_SET = f"SELECT set_config(%s, %s, true) {OWN}"
-_READ_ONLY = f"SET TRANSACTION READ ONLY {OWN}"
+_SET = f"SELECT set_config($1, $2, true) {OWN}".encode()
 
 
 def begin(
@@ -31,18 +34,14 @@ def begin(
 
     With nothing to say nothing is sent: the driver sends BEGIN before the first statement.
     """
-    first: list[tuple[str, Sequence[str]]] = []
-    if read_only:
-        first.append((_READ_ONLY, ()))
+    settings = []
     if timeout_ms is not None:
-        first.append((_SET, ("statement_timeout", str(timeout_ms))))
+        settings.append(("statement_timeout", str(timeout_ms)))
     if who is not None:
-        first.append((_SET, _named(who)))
-    if first:
+        settings.append(_named(who))
+    if settings or read_only:
         driver = driver_of(connection)
-        with driver.pipeline():
-            for statement, values in first:
-                driver.execute(statement, values)
+        driver.wait(_begin(driver, settings, read_only))
 
 
 def hearing(
@@ -58,12 +57,48 @@ def hearing(
         if connection.invalidated:
             return
         driver = driver_of(connection)
-        if driver.info.transaction_status in {TransactionStatus.IDLE, TransactionStatus.INTRANS}:
-            # The BEGIN of a transaction that has done nothing yet goes along.
-            with errors(), driver.pipeline():
-                driver.execute(_SET, _named(who))
+        with errors():
+            match driver.info.transaction_status:
+                case TransactionStatus.IDLE:  # nothing was done in it yet
+                    driver.wait(_begin(driver, [_named(who)], False))
+                case TransactionStatus.INTRANS:
+                    driver.wait(_send(driver, [(_SET, _named(who))]))
 
     return listening(tell)
+
+
+def _begin(
+    driver: psycopg.Connection[Any], settings: Sequence[tuple[str, str]], read_only: bool
+) -> PQGen[None]:
+    words = ["BEGIN"]
+    if driver.isolation_level is not None:
+        words.append(f"ISOLATION LEVEL {driver.isolation_level.name.replace('_', ' ')}")
+    if read_only:
+        words.append("READ ONLY")
+    first = (" ".join(words).encode(), ())
+    yield from _send(driver, [first, *((_SET, setting) for setting in settings)])
+
+
+def _send(
+    driver: psycopg.Connection[Any], statements: Sequence[tuple[bytes, Sequence[str]]]
+) -> PQGen[None]:
+    """Send `statements` with their parameters at once, then read all answers.
+
+    psycopg's own pipeline waits for the answer to BEGIN before it sends the next statement.
+    """
+    pgconn = driver.pgconn
+    pgconn.enter_pipeline_mode()
+    for statement, values in statements:
+        pgconn.send_query_params(statement, [value.encode() for value in values])
+    pgconn.pipeline_sync()
+    yield from generators.send(pgconn)
+    answers = []
+    for _ in (*statements, "the answer to sync"):
+        answers += yield from generators.fetch_many(pgconn)
+    pgconn.exit_pipeline_mode()
+    for answer in answers:
+        if answer.status == ExecStatus.FATAL_ERROR:
+            raise psycopg.errors.error_from_result(answer, encoding=driver.info.encoding)
 
 
 def _named(who: Actor | None) -> tuple[str, str]:

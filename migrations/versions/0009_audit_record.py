@@ -16,10 +16,25 @@ branch_labels = None
 depends_on = None
 
 RECORD = ("audit.record", "text, uuid, text, jsonb, jsonb, text, uuid, text, text, text")
+JOURNALS = ("audit.journals_of", "text")
 READS = ("audit.record_reads", "text, uuid[], text, uuid, text, text, text")
 
 
 def upgrade() -> None:
+    fw.function(
+        JOURNALS[0],
+        """
+RETURNS SETOF text LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
+BEGIN
+    IF to_regclass('audit.captured') IS NOT NULL THEN
+        RETURN QUERY EXECUTE $sql$
+            SELECT 'journal_' || name FROM audit.captured
+            WHERE mode = 'journal' AND entity_type = $1$sql$ USING $1;
+    END IF;
+END $$""",
+        about="The journals to which changes of entities of a kind go first.",
+        takes=JOURNALS[1],
+    )
     fw.function(
         RECORD[0],
         """
@@ -38,7 +53,13 @@ DECLARE
     agent ALIAS FOR $9;
     why ALIAS FOR $10;
     found audit.audit_logs;
+    xid bigint := CAST(CAST(pg_current_xact_id() AS text) AS bigint);
+    journal text;
 BEGIN
+    IF $3 NOT IN ('CREATE', 'UPDATE', 'DELETE', 'READ') THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'the action of an entry is CREATE, UPDATE, DELETE or READ';
+    END IF;
     IF $3 <> 'READ' THEN
         -- What a trigger has written of this change in this transaction, which nobody sees yet.
         -- The first that names nobody; the last when all do. The bound on time leaves the other
@@ -47,7 +68,7 @@ BEGIN
         FROM audit.audit_logs AS log
         WHERE log.entity_id = entity AND log.entity_type = kind AND log.action = what
             AND log.origin = 'trigger'
-            AND log.transaction_id = CAST(CAST(pg_current_xact_id() AS text) AS bigint)
+            AND log.transaction_id = xid
             AND log.created_at > now() - interval '1 day'
         ORDER BY log.user_id IS NOT NULL,
             CASE WHEN log.user_id IS NULL THEN log.created_at END,
@@ -64,6 +85,34 @@ BEGIN
             RETURNING log.* INTO found;
             RETURN found;
         END IF;
+        -- A journal has no index: this reads what is not drained yet.
+        FOR journal IN SELECT name FROM audit.journals_of(kind) AS name LOOP
+            EXECUTE format($sql$
+                UPDATE audit.%1$I AS log
+                SET user_id = coalesce(user_id, $4), ip_address = coalesce(ip_address, $5),
+                    user_agent = coalesce(user_agent, $6), reason = coalesce(reason, $7),
+                    metadata = coalesce(metadata, $8)
+                WHERE ctid = (
+                    SELECT ctid FROM audit.%1$I
+                    WHERE transaction_id = $1 AND entity_id = $2 AND action = $3
+                    ORDER BY user_id IS NOT NULL,
+                        CASE WHEN user_id IS NULL THEN created_at END, created_at DESC, number DESC
+                    LIMIT 1)
+                RETURNING audit.time_id(created_at, number), user_id, entity_id, old_values,
+                    new_values, metadata, ip_address, user_agent, created_at, transaction_id,
+                    reason, db_user, application_name, client_address$sql$, journal)
+            INTO found.id, found.user_id, found.entity_id, found.old_values, found.new_values,
+                found.metadata, found.ip_address, found.user_agent, found.created_at,
+                found.transaction_id, found.reason, found.db_user, found.application_name,
+                found.client_address
+            USING xid, entity, $3, actor, address, agent, why, remark;
+            IF found.id IS NOT NULL THEN
+                found.entity_type := kind;
+                found.action := what;
+                found.origin := 'trigger';
+                RETURN found;
+            END IF;
+        END LOOP;
     END IF;
     -- clock_timestamp(), so that the changes of one transaction keep their order.
     INSERT INTO audit.audit_logs (
@@ -122,5 +171,5 @@ END $$""")
 
 
 def downgrade() -> None:
-    for name, takes in (RECORD, READS):
+    for name, takes in (RECORD, READS, JOURNALS):
         fw.drop_function(name, takes)

@@ -1,0 +1,285 @@
+"""Recording beside triggers, and by a role that may only add through a function."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from fwdb import errors, migrating
+from fwdb.audit import Audit
+from fwdb.database import Database
+from fwdb.stores import PostgresStore
+
+ANA, BOB = str(uuid.uuid4()), str(uuid.uuid4())
+BY_THE_SERVICE = Path(__file__).parents[1] / "data" / "fashion_wallet.sql"
+_ROWS = sa.text(
+    "SELECT CAST(id AS text) AS id, CAST(user_id AS text) AS user_id, action,"
+    " origin, reason, metadata, ip_address, db_user, new_values,"
+    " transaction_id = CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS own"
+    " FROM audit.audit_logs WHERE entity_id = CAST(:id AS uuid) ORDER BY created_at, id"
+)
+
+
+@pytest.fixture(params=["own", "adopted"])
+def store(
+    request: pytest.FixtureRequest, postgres_database: Callable[..., str]
+) -> Iterator[PostgresStore]:
+    """A database of ours, and one of the service that was migrated: an enum, no months."""
+    if request.param == "own":
+        store = PostgresStore(postgres_database(template=request.getfixturevalue("template")))
+    else:
+        store = PostgresStore(postgres_database())
+        with store.transaction() as connection:
+            connection.exec_driver_sql(BY_THE_SERVICE.read_text())
+        migrating.migrate(store, None)
+    for id in (ANA, BOB):  # the service's table has a foreign key
+        store.execute(
+            sa.text(
+                "INSERT INTO shared.users (id, email, password_hash, first_name, last_name)"
+                " VALUES (:id, :email, '-', 'A', 'B')"
+            ),
+            {"id": id, "email": f"{id}@example.com"},
+        )
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def audit(store: PostgresStore) -> Audit:
+    return Audit(store)
+
+
+def rows(store: PostgresStore, id: str) -> list[dict[str, Any]]:
+    """The rows of one entity, in the order of the changes."""
+    return store.rows(_ROWS, id=id)
+
+
+def trigger_writes(
+    store: PostgresStore, id: str, action: str = "UPDATE", user_id: str | None = None
+) -> str:
+    """What capture leaves of a change; the id of the row."""
+    written = store.rows(
+        sa.text(
+            "INSERT INTO audit.audit_logs (user_id, entity_type, entity_id, action, new_values,"
+            f" origin, created_at) VALUES (:user_id, 'CatalogItem', :id, '{action}',"
+            ' \'{"price": 1, "type": "fabric"}\', \'trigger\', clock_timestamp()) RETURNING id'
+        ),
+        id=id,
+        user_id=user_id,
+    )
+    return str(written[0]["id"])
+
+
+def test_a_row_says_what_the_server_knows(audit, store):
+    """Beside the claimed actor stand the account and the transaction; the origin is no choice."""
+    id = str(uuid.uuid4())
+    with store.transaction():
+        with audit.context(user_id=ANA, ip_address="192.0.2.7", reason="ticket 7"):
+            written = audit.log_create("CatalogItem", id, {"price": 1}, metadata={"n": 1})
+        (row,) = rows(store, id)
+        assert row["own"]
+
+    assert (written.user_id, written.ip_address) == (ANA, "192.0.2.7")
+    assert (row["origin"], row["reason"]) == ("application", "ticket 7")
+    assert row["db_user"] == store.rows(sa.text("SELECT session_user AS who"))[0]["who"]
+
+
+def test_what_is_given_wins_over_the_context(audit, store):
+    """A job may record for another; what it does not say comes from the context."""
+    with audit.context(user_id=ANA, ip_address="192.0.2.7", user_agent="job"):
+        written = audit.log_read("User", ANA, user_id=BOB)
+
+    assert (written.user_id, written.ip_address, written.user_agent) == (BOB, "192.0.2.7", "job")
+
+
+def test_a_change_that_a_trigger_recorded_is_not_recorded_twice(audit, store):
+    """Its row gets what it lacks, keeps what it has, and comes back."""
+    id = str(uuid.uuid4())
+    with store.transaction():
+        made = trigger_writes(store, id)
+        written = audit.log_update(
+            "CatalogItem", id, {"price": 0}, {"price": 1}, user_id=ANA, metadata="sale"
+        )
+        again = audit.log_update("CatalogItem", id, {"price": 0}, {"price": 1}, user_id=BOB)
+
+    (row,) = rows(store, id)
+    assert written is not None
+    assert again is not None
+    assert written.id == again.id == made == row["id"]
+    assert row["user_id"] == ANA
+    assert (row["origin"], row["metadata"]) == ("trigger", "sale")
+    assert written.new_values == {"price": 1, "type": "fabric"}
+
+
+def test_several_changes_of_one_entity_are_told_apart(audit, store):
+    """Each call completes the first row that names nobody, so the order of calls is kept."""
+    id = str(uuid.uuid4())
+    with store.transaction():
+        for _ in range(2):
+            trigger_writes(store, id)
+        for who in (ANA, BOB):
+            audit.log_update("CatalogItem", id, {"price": 0}, {"price": 1}, user_id=who)
+
+    assert [row["user_id"] for row in rows(store, id)] == [ANA, BOB]
+
+
+def test_only_the_same_change_of_this_transaction_counts(audit, store):
+    """Another action, another entity and a row of an earlier transaction are left as they are."""
+    id, other = str(uuid.uuid4()), str(uuid.uuid4())
+    trigger_writes(store, id)
+    with store.transaction():
+        trigger_writes(store, other)
+        trigger_writes(store, id, "DELETE")
+        audit.log_update("CatalogItem", id, {"price": 0}, {"price": 1}, user_id=ANA)
+
+    found = [(row["action"], row["origin"], row["user_id"]) for row in rows(store, id)]
+    assert found == [
+        ("UPDATE", "trigger", None),
+        ("DELETE", "trigger", None),
+        ("UPDATE", "application", ANA),
+    ]
+    assert rows(store, other)[0]["user_id"] is None
+
+
+def test_an_action_that_is_none_is_refused(store):
+    """The function takes from anybody what the table would take from its owner only."""
+    call = sa.text(
+        "SELECT audit.record('User', gen_random_uuid(), 'FORGED', NULL, NULL, NULL, NULL, NULL,"
+        " NULL, NULL)"
+    )
+    with pytest.raises(errors.FwdbError):
+        store.rows(call)
+
+
+def test_a_user_who_is_not_there_keeps_no_change_from_being_recorded(audit, store):
+    """Except where the table of the service has a foreign key, which says so."""
+    stranger, id = str(uuid.uuid4()), str(uuid.uuid4())
+    if len(store.rows(sa.text("SELECT 1 FROM pg_constraint WHERE contype = 'f' AND conrelid ="
+                              " CAST('audit.audit_logs' AS regclass)"))):  # fmt: skip
+        with pytest.raises(errors.ForeignKeyViolation):
+            audit.log_read("User", id, user_id=stranger)
+    else:
+        assert audit.log_read("User", id, user_id=stranger).user_id == stranger
+
+
+# -- roles ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def accounts(postgres_database: Callable[..., str]) -> Iterator[dict[str, PostgresStore]]:
+    """Stores of an owner, an application and a reader, over a database that the owner migrated."""
+    admin = PostgresStore(postgres_database())
+    name, tag = admin.url.database, os.getpid()
+    roles = {role: f"{role}_{tag}" for role in ("owner", "app", "reader")}
+    for role in roles.values():
+        admin.execute(sa.text(f"CREATE ROLE {role} LOGIN PASSWORD 'x'"))
+    admin.execute(sa.text(f"ALTER DATABASE {name} OWNER TO {roles['owner']}"))
+    given = f"ALTER DEFAULT PRIVILEGES FOR ROLE {roles['owner']} GRANT "
+    for grant in (
+        f"USAGE ON SCHEMAS TO {roles['app']}, {roles['reader']}",
+        f"SELECT, INSERT, UPDATE, DELETE ON TABLES TO {roles['app']}",
+        f"SELECT ON TABLES TO {roles['reader']}",
+    ):
+        admin.execute(sa.text(given + grant))
+    stores = {
+        role: PostgresStore(
+            admin.url.set(username=name, password="x").render_as_string(hide_password=False)
+        )
+        for role, name in roles.items()
+    }
+    migrating.migrate(stores["owner"], None)
+    yield stores
+    for store in stores.values():
+        store.close()
+    for role in roles.values():
+        admin.execute(sa.text(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}"))
+        admin.execute(sa.text(f"DROP ROLE {role}"))
+    admin.close()
+
+
+def test_the_application_adds_through_the_function_alone(accounts):
+    """It can neither write the table nor change a row, and its account stands in what it adds."""
+    app, id = accounts["app"], str(uuid.uuid4())
+    audit = Audit(app)
+    audit.log_create("Avatar", id, {"name": "x"}, user_id=ANA)
+    assert audit.log_read("Avatar", id).user_id is None
+
+    for forbidden in (
+        "INSERT INTO audit.audit_logs (entity_type, entity_id, action) VALUES ('User', :id, '-')",
+        "UPDATE audit.audit_logs SET user_id = NULL WHERE entity_id = :id",
+        "DELETE FROM audit.audit_logs WHERE entity_id = :id",
+    ):
+        with pytest.raises(errors.PermissionDenied):
+            app.execute(sa.text(forbidden), {"id": id})
+    found = rows(accounts["owner"], id)
+    assert [row["action"] for row in found] == ["CREATE", "READ"]
+    assert {row["db_user"] for row in found} == {app.url.username}
+
+
+def test_a_reader_adds_nothing(accounts):
+    """Who may not change data may not fill the trail either."""
+    with pytest.raises(errors.PermissionDenied):
+        Audit(accounts["reader"]).log_read("Avatar", uuid.uuid4())
+
+
+@pytest.mark.parametrize("doing", ["seed_scale", "clear_all"])
+def test_only_the_owner_writes_history(accounts, mongodb_database, doing):
+    """The refusal names the remedy and comes before anything is done."""
+    from fwdb import config
+    from fwdb.stores import MongoStore
+
+    with Database(
+        accounts["app"], MongoStore(mongodb_database), settings=config.settings()
+    ) as database:
+        database.seeder.seed_all()
+        work = {
+            "seed_scale": lambda: database.seeder.seed_scale(1, audit_rows=10),
+            "clear_all": lambda: database.seeder.clear_all(confirm=True),
+        }[doing]
+        with pytest.raises(errors.PermissionDenied, match=r"connect with role='owner'"):
+            work()
+        assert database.users.count() == 3
+        assert database.designs.count() == 2
+
+
+# -- beside capture -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["direct", "journal"])
+def test_what_capture_recorded_is_completed(db, mode):
+    """A call beside a captured change adds no row; who and why get into that of the trigger."""
+    if not db.postgres.has_function("audit.capture"):
+        pytest.skip("this database captures nothing")
+    db.postgres.rows(
+        sa.text("SELECT CAST(audit.capture('catalog.catalog_items', mode => :mode) AS text)"),
+        mode=mode,
+    )
+    item = db.catalog_items.create(name="Coat", type="fabric")
+    with db.transaction():
+        new = db.catalog_items.update(item.id, price=5)
+        written = db.audit.log_update("CatalogItem", item.id, item, new, user_id=ANA, metadata="m")
+        gone = db.catalog_items.soft_delete(item.id)
+        db.audit.log_delete("CatalogItem", item.id, gone, user_id=BOB)
+
+    trail = db.postgres.rows(
+        sa.text(
+            "SELECT CAST(id AS text) AS id, CAST(action AS text) AS action, origin, metadata,"
+            " CAST(user_id AS text) AS user_id FROM audit.trail"
+            " WHERE entity_id = CAST(:id AS uuid) ORDER BY created_at"
+        ),
+        id=item.id,
+    )
+    assert written is not None
+    assert [(row["action"], row["origin"]) for row in trail] == [
+        ("CREATE", "trigger"), ("UPDATE", "trigger"), ("DELETE", "trigger"),
+    ]  # fmt: skip
+    assert (trail[1]["id"], trail[1]["metadata"]) == (written.id, "m")
+    assert (written.user_id, written.action) == (ANA, "UPDATE")
+    assert written.new_values is not None
+    assert written.new_values["price"] == 5

@@ -96,7 +96,7 @@ class Designs:
         def work() -> bool:
             designs, session = self._store.collection("designs"), self._store.session
             with self._store.errors():
-                mark = {"$set": {"_audit": actor.marker()}}
+                mark = {"$set": actor.marked(deleting=True)}
                 if not designs.update_one(held, mark, session=session).matched_count:
                     return False
                 return designs.delete_one(held, session=session).deleted_count == 1
@@ -112,7 +112,7 @@ class Designs:
         # A date of MongoDB has milliseconds.
         now = datetime.now(UTC)
         now = now.replace(microsecond=now.microsecond // 1000 * 1000)
-        return {"updatedAt": now, "_audit": actor.marker()}
+        return {"updatedAt": now, **actor.marked()}
 
 
 def _bson(name: str, value: Any) -> Any:

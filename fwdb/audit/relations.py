@@ -87,12 +87,12 @@ def relation(store: PostgresStore, entity_type: str) -> Relation:
         raise UnknownName("table of the entity type", entity_type, [*_TABLES, DESIGN])
     name = rules["relation"] if rules is not None else str(_TABLES[entity_type].fullname)
     redact: Mapping[str, str] = (rules or {}).get("redact") or {}
-    ignored: list[str] = (rules or {}).get("ignore") or []
     columns = tuple(
         Column(
             **row,
             secret=values.is_secret(row["name"]) or redact.get(row["name"], "omit") != "omit",
-            untold=redact.get(row["name"]) == "omit" or row["name"] in ignored,
+            # A column to be ignored is recorded beside others that change.
+            untold=redact.get(row["name"]) == "omit",
         )
         for row in store.rows("audit_columns", relation=name)
     )
@@ -119,7 +119,7 @@ def _capture(
         return None, None
     captured: sa.TableClause = sa.table(
         "captured",
-        *map(sa.column, ("relation", "entity_type", "redact", "ignore", "generated_at")),
+        *map(sa.column, ("relation", "entity_type", "redact", "generated_at")),
         schema="audit",
     )
     found = store.rows(

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from capturing import capture
+from capturing import capture, unrecorded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -149,27 +149,30 @@ def test_what_the_trail_does_not_reach_is_said(captured):
     """Values from before the trail are the oldest known ones, and their rows say so."""
     store = captured.postgres
     long_ago = clock(store) - timedelta(days=1)
-    store.execute(
-        sa.text("UPDATE avatar.avatars SET created_at = :at WHERE name = 'Male Avatar'"),
-        {"at": long_ago - timedelta(days=1)},
+    insert = sa.text(
+        "INSERT INTO shared.users (email, password_hash, first_name, last_name, created_at)"
+        " VALUES (:email, 'x', 'A', 'B', :at)"
     )
-    was = captured.audit.as_of("Avatar", long_ago)
+    with unrecorded(store):
+        for email, days in (("older@example.com", 2), ("newer@example.com", 0)):
+            at = clock(store) - timedelta(days=days)
+            store.execute(insert, {"email": email, "at": at})
+    was = captured.audit.as_of("User", long_ago)
 
-    # The other one says itself that it was made later.
-    assert list(was["name"]) == ["Male Avatar"]
+    # The newer one says itself that it was made later; the others have their creation recorded or
+    # say so too.
+    assert list(was["email"]) == ["older@example.com"]
     assert (was["known_since"] > long_ago).all()
 
 
 def test_values_of_either_spelling_lead_back(store, audit, put):
     """An application records its changes by itself, in its own names; no trigger is needed."""
-    id = str(
-        store.rows(
-            sa.text(
-                "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
-                " VALUES ('bea@example.com', 'x', 'Bea', 'C') RETURNING id"
-            )
-        )[0]["id"]
+    made = sa.text(
+        "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
+        " VALUES ('bea@example.com', 'x', 'Bea', 'C') RETURNING id"
     )
+    with unrecorded(store):
+        id = str(store.rows(made)[0]["id"])
     at = NOW - timedelta(hours=2)
     put(
         [

@@ -30,7 +30,7 @@ CROSS JOIN LATERAL (
         CAST(entity_type AS text) AS entity_type,
         CAST(action AS text) AS action,
         count(*) AS events
-    FROM audit.audit_logs AS audit_logs
+    FROM audit.audit_logs AS log
     WHERE created_at >= greatest(starts AT TIME ZONE 'UTC', CAST(:since AS timestamptz))
         AND created_at < least(
             (starts + CAST('1 ' || CAST(:bucket AS text) AS interval)) AT TIME ZONE 'UTC',
@@ -39,6 +39,6 @@ CROSS JOIN LATERAL (
         AND (CAST(:entity_type AS text) IS NULL OR entity_type = CAST(:entity_type AS text))
         AND (CAST(:user_id AS uuid) IS NULL OR user_id = CAST(:user_id AS uuid))
         AND (CAST(:action AS text) IS NULL OR CAST(action AS text) = CAST(:action AS text))
-    GROUP BY audit_logs.entity_type, audit_logs.action
+    GROUP BY log.entity_type, log.action
 ) AS counted
 ORDER BY 1, 2, 3;

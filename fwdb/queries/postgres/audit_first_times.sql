@@ -26,9 +26,9 @@ WITH kinds AS MATERIALIZED (
         CAST(entity_type AS text) AS entity_type,
         CAST(action AS text) AS action,
         min(created_at) AS first_at
-    FROM audit.audit_logs
+    FROM audit.audit_logs AS log
     WHERE user_id IS NOT NULL AND created_at < CAST(:until AS timestamptz)
-    GROUP BY user_id, audit_logs.entity_type, audit_logs.action
+    GROUP BY user_id, log.entity_type, log.action
 ), actors AS MATERIALIZED (
     SELECT user_id, min(first_at) AS first_at
     FROM kinds

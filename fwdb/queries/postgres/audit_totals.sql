@@ -16,13 +16,13 @@ WITH counted AS (
         count(*) FILTER (WHERE user_id IS NULL) AS without_actor,
         min(created_at) AS first_at,
         max(created_at) AS last_at
-    FROM audit.audit_logs AS audit_logs
+    FROM audit.audit_logs AS log
     WHERE created_at >= CAST(:since AS timestamptz)
         AND created_at < CAST(:until AS timestamptz)
         AND (CAST(:entity_type AS text) IS NULL OR entity_type = CAST(:entity_type AS text))
         AND (CAST(:user_id AS uuid) IS NULL OR user_id = CAST(:user_id AS uuid))
         AND (CAST(:action AS text) IS NULL OR CAST(action AS text) = CAST(:action AS text))
-    GROUP BY audit_logs.action
+    GROUP BY log.action
 )
 SELECT
     listed.action,

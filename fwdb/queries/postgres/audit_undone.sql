@@ -13,49 +13,58 @@
 --   existed        boolean  whether it was there; null where the table says so, having it or not
 --   replaced       boolean  the row of the table is of a later life of this id
 --   values_before  string   JSON of the fields that were different
-WITH later AS MATERIALIZED (
+WITH later AS (
     SELECT
         entity_id,
+        created_at,
+        id,
         CAST(action AS text) = 'CREATE' AS made,
         -- A soft deletion has both values and is a change.
         CAST(action AS text) = 'DELETE' AND new_values IS NULL AS removed,
-        CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END AS old_values,
-        row_number() OVER (PARTITION BY entity_id ORDER BY created_at, id) AS place
+        CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END AS old_values
     FROM audit.audit_logs
     WHERE entity_type = CAST(:entity_type AS text)
         AND created_at > CAST(:moment AS timestamptz)
         AND CAST(action AS text) <> 'READ'
         AND (CAST(:entity_id AS uuid) IS NULL OR entity_id = CAST(:entity_id AS uuid))
-), ends AS (
+), placed AS (
     SELECT
-        entity_id,
-        min(place) FILTER (WHERE made) AS made_at,
-        min(place) FILTER (WHERE removed) AS removed_at
+        later.*,
+        -- How often the entity had come or gone since the moment when this happened.
+        count(*) FILTER (WHERE made OR removed) OVER (PARTITION BY entity_id)
+        - count(*) FILTER (WHERE made OR removed) OVER (
+            PARTITION BY entity_id ORDER BY created_at DESC, id DESC ROWS UNBOUNDED PRECEDING
+        ) AS turns
     FROM later
-    GROUP BY entity_id
+), undone AS (
+    SELECT
+        placed.entity_id,
+        bool_or(placed.removed) FILTER (WHERE placed.turns = 0 AND (made OR removed)) AS existed,
+        bool_or(placed.made) AS replaced,
+        coalesce(
+            -- Of equal keys the last one stays, which is the first change. The order is that of
+            -- the window, so that nothing is sorted twice.
+            jsonb_object_agg(
+                fields.field, fields.value ORDER BY placed.created_at DESC, placed.id DESC
+            ) FILTER (WHERE fields.field IS NOT NULL),
+            '{}'
+        ) AS values_before
+    FROM placed
+    LEFT JOIN LATERAL jsonb_each(CASE WHEN placed.turns = 0 THEN placed.old_values END)
+        AS fields (field, value) ON true
+    GROUP BY placed.entity_id
 )
 SELECT
     entity_id,
+    existed,
+    replaced,
     CASE
-        WHEN ends.made_at < coalesce(ends.removed_at, ends.made_at + 1) THEN false
-        WHEN ends.removed_at IS NOT NULL THEN true
-    END AS existed,
-    ends.made_at IS NOT NULL AS replaced,
-    coalesce(
-        -- Of equal keys the last one stays, which is the first change.
-        jsonb_object_agg(fields.field, fields.value ORDER BY later.place DESC)
-            FILTER (WHERE fields.field IS NOT NULL),
-        '{}'
-    ) AS values_before
-FROM ends
-JOIN later USING (entity_id)
-LEFT JOIN LATERAL (
-    SELECT changed.field, changed.value
-    FROM jsonb_each(later.old_values) AS changed (field, value)
-    UNION ALL
-    -- The existing service writes firstName for first_name.
-    SELECT lower(regexp_replace(changed.field, '([A-Z])', '_\1', 'g')), changed.value
-    FROM jsonb_each(later.old_values) AS changed (field, value)
-    WHERE changed.field ~ '[A-Z]'
-) AS fields ON later.place <= coalesce(ends.removed_at, later.place)
-GROUP BY entity_id, ends.made_at, ends.removed_at;
+        WHEN CAST(values_before AS text) ~ '[a-z][A-Z]' THEN coalesce((
+            -- The existing service writes firstName for first_name.
+            SELECT jsonb_object_agg(lower(regexp_replace(key, '([A-Z])', '_\1', 'g')), value)
+            FROM jsonb_each(values_before)
+            WHERE key ~ '[A-Z]'
+        ), '{}') || values_before
+        ELSE values_before
+    END AS values_before
+FROM undone;

@@ -57,7 +57,7 @@ def measure(db: Database, events: int) -> None:
         feed = ChangeFeed(db.mongodb, "designs", at=start.next, wait_ms=50)
         count = 0
         while count < events:
-            count += len(feed.read(1000, seconds=1)[0])
+            count += len(feed.read(1000, seconds=1).events)
         read.append(events / (time.perf_counter() - began))
         feed.close()
         began, used = time.perf_counter(), time.process_time()

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from fwdb import errors, migrating
-from fwdb.migrating import mongodb
+from fwdb.migrating import images, mongodb
 from fwdb.stores import MongoStore
 
 GOOD = {"userId": "u", "name": "N", "status": "draft"}
@@ -170,3 +171,38 @@ def test_a_database_before_migration_has_drifted(store):
 
     assert [d.severity for d in drift] == ["error", "error"]
     assert store.database.list_collection_names() == []
+
+
+def test_documents_are_kept_as_they_were_before_changes(store):
+    """The audit trail takes old values from them; one that lost the option is drift."""
+    changes = migrating.migrate(None, store)
+    store.database.command({"collMod": "designs", images.OPTION: {"enabled": False}})
+    drift = [d.sentence for d in migrating.drift(None, store) if d.severity == "warning"]
+    again = migrating.migrate(None, store)
+
+    assert ("images", "designs") in kinds(changes)
+    assert kinds(again) == [("images", "designs")]
+    assert [sentence.partition(",")[0] for sentence in drift] == [
+        "designs keeps no documents before changes"
+    ]
+
+
+def test_an_account_that_may_not_have_documents_kept_goes_on_without(store):
+    """It is said once, and kept with the reason."""
+    migrating.migrate(None, store)
+    name = store.database.name
+    store.client.admin.command(
+        "createUser", f"{name}_reader", pwd="secret", roles=[{"role": "read", "db": name}]
+    )
+    url = make_url(store.url).set(username=f"{name}_reader", password="secret")
+    reader = MongoStore(url.render_as_string(hide_password=False))
+    said: list = []
+    found = images.apply(reader, "designs", {}, {}, said.append)
+    images.apply(reader, "designs", {}, {"not_available": found}, said.append)
+    reader.close()
+    store.client.admin.command("dropUser", f"{name}_reader")
+
+    assert [entry["name"] for entry in found] == [images.OPTION]
+    assert len(said) == 1
+    (difference,) = images.differences("designs", {}, {"not_available": found})
+    assert found[0]["reason"] in difference.sentence

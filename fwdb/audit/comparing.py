@@ -174,15 +174,15 @@ def earlier(mongodb: MongoStore, collection: str, time: ClusterTime) -> dict[UUI
     changed: dict[UUID, Found | None] = {}
     feed = ChangeFeed(mongodb, collection, at=time, wait_ms=_WAIT_MS)
     try:
-        idle = False
-        while not idle and feed.alive:
-            events, idle = feed.read(_BATCH, seconds=1)
-            for event in events:
+        batch = feed.read(_BATCH, seconds=1)
+        while batch.events:
+            for event in batch.events:
                 if event.operation == "insert":
                     changed.setdefault(document_uuid(event.key)[0], None)
                 elif event.before is not None:
                     one = Found.of(event.key, event.before)
                     changed.setdefault(one.entity_id, one)
+            batch = feed.read(_BATCH, seconds=1)
     finally:
         feed.close()
     return changed

@@ -6,6 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -17,14 +19,20 @@ from fwdb.audit.documents import Row, after, announced, document_uuid, is_found,
 from fwdb.audit.followers import BEGINNING, Ledger, State
 from fwdb.errors import (
     Conflict,
-    FwdbError,
     PermissionDenied,
     QueryTimeout,
     StoreUnavailable,
     Transient,
 )
 from fwdb.stores import MongoStore, PostgresStore
-from fwdb.stores.changes import ChangeEvent, ChangeFeed, ClusterTime, HistoryLost, present
+from fwdb.stores.changes import (
+    ChangeBatch,
+    ChangeEvent,
+    ChangeFeed,
+    ClusterTime,
+    HistoryLost,
+    present,
+)
 
 __all__ = ["COLLECTION", "Followed", "Follower"]
 
@@ -127,31 +135,26 @@ class Follower:
     def _follow(self, *, once: bool, stop: threading.Event) -> None:
         target = present(self._mongodb, COLLECTION).time
         self._wait_ms = ONCE_WAIT_MS if once else WAIT_MS
-        feed: ChangeFeed | None = None
         quiet = 0
-        try:
-            while not stop.is_set():
-                if feed is None:
-                    feed = self._open()
-                    self.ready.set()
-                events, idle = feed.read(BATCH, seconds=READ_SECONDS)
-                try:
-                    again = self._take(events, feed, idle=idle)
-                finally:
-                    if not feed.alive:
-                        feed = None
-                if again and feed is not None:
-                    feed.close()
-                    feed = None
-                # An answer without events may come from a server that is still looking.
-                quiet = quiet + 1 if idle and not events else 0
-                passed = self._state.time is not None and self._state.time >= target
-                done = idle and (passed or quiet > 1) and self._strange is None
-                if once and done and feed is not None:
-                    return
-        finally:
-            if feed is not None and feed.alive:
-                _close(feed)
+        while not stop.is_set():
+            feed = self._open()
+            self.ready.set()
+            # The next batch is read while the one before is written.
+            with closing(feed), ThreadPoolExecutor(1, "fwdb-changes") as reader:
+                alive, again = True, False
+                ahead = reader.submit(feed.read, BATCH, seconds=READ_SECONDS)
+                while alive and not again and not stop.is_set():
+                    batch = ahead.result()
+                    if batch.alive:
+                        ahead = reader.submit(feed.read, BATCH, seconds=READ_SECONDS)
+                    again = self._take(batch)
+                    alive = batch.alive
+                    # An answer without events may come from a server that is still looking.
+                    quiet = quiet + 1 if batch.idle and not batch.events else 0
+                    passed = self._state.time is not None and self._state.time >= target
+                    done = batch.idle and (passed or quiet > 1) and self._strange is None
+                    if once and done and not again:
+                        return
 
     # -- where to begin -----------------------------------------------------------------------
 
@@ -275,12 +278,12 @@ class Follower:
 
     # -- what comes ---------------------------------------------------------------------------
 
-    def _take(self, events: Sequence[ChangeEvent], feed: ChangeFeed, *, idle: bool) -> bool:
-        """Record `events` and the position; whether the feed has to be opened anew."""
-        state, again_until = self._state, self._again_until
+    def _take(self, batch: ChangeBatch) -> bool:
+        """Record the events and the position; whether the feed has to be opened anew."""
+        state, again_until, idle = self._state, self._again_until, batch.idle
         rows: list[Row] = []
         fresh: list[ChangeEvent] = []
-        for event in events:
+        for event in batch.events:
             if event.time > again_until:
                 if self._lost_some(rows, fresh):
                     return True
@@ -297,12 +300,13 @@ class Follower:
                 return True
         if idle and self._lost_some(rows, fresh):
             return True
-        if idle and feed.passed is not None and (state.time is None or feed.passed > state.time):
-            state.time, state.token = feed.passed, feed.token
+        passed = batch.passed
+        if passed is not None and (state.time is None or passed > state.time):
+            state.time, state.token = passed, batch.token
         changed = idle != self._caught_up or (idle and self._strange is not None)
         if rows or fresh or changed or time.monotonic() - self._saved > SAVE_SECONDS:
             self._write(rows, fresh, caught_up=idle)
-            return idle and self._replaced(quiet=not events)
+            return idle and self._replaced(quiet=not batch.events)
         return False
 
     def _row(self, event: ChangeEvent) -> Row | None:
@@ -372,10 +376,3 @@ class Follower:
         reason = "the collection was replaced by another"
         self._look(AFTER_GAP, reason, self._moment(state.time), perhaps=told)
         return True
-
-
-def _close(feed: ChangeFeed) -> None:
-    try:
-        feed.close()
-    except FwdbError as error:
-        _log.info("closing the change stream: %s", error)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fwdb.stores.mongodb import MongoStore
 
 __all__ = [
+    "ChangeBatch",
     "ChangeEvent",
     "ChangeFeed",
     "ClusterTime",
@@ -140,6 +141,20 @@ def documents(store: MongoStore, collection: str) -> Iterator[Document]:
         yield from store.collection(collection).with_options(_LENIENT).find({}, comment="fwdb")
 
 
+class ChangeBatch(NamedTuple):
+    """What one reading gave.
+
+    `idle`: the server had nothing more to give; `passed` and `token` are then where it has looked
+    up to, if it says so. `alive`: whether more can come.
+    """
+
+    events: list[ChangeEvent]
+    idle: bool
+    passed: ClusterTime | None
+    token: str | None
+    alive: bool
+
+
 class ChangeFeed:
     """The changes of `collection` behind the token `after`, or from the time `at` on.
 
@@ -158,8 +173,6 @@ class ChangeFeed:
     ) -> None:
         self._store = store
         self._parts: list[Document] = []
-        self.passed: ClusterTime | None = None  # nothing up to here is still to come
-        self.token: str | None = None  # and of the same place
         stream: Document = {
             "fullDocumentBeforeChange": "whenAvailable",
             "showExpandedEvents": True,  # tells paths from field names that hold a dot
@@ -179,28 +192,19 @@ class ChangeFeed:
                 .aggregate(pipeline, batchSize=_FETCH, maxAwaitTimeMS=wait_ms, comment="fwdb")
             )
 
-    def read(self, limit: int, *, seconds: float) -> tuple[list[ChangeEvent], bool]:
-        """At most `limit` events; and whether the server had no more to give.
-
-        Ends after about `seconds` when they come slowly.
-        """
+    def read(self, limit: int, *, seconds: float) -> ChangeBatch:
+        """At most `limit` events; it ends after about `seconds` when they come slowly."""
         found: list[ChangeEvent] = []
         deadline = monotonic() + seconds
         with self._errors():
             while len(found) < limit and monotonic() < deadline and self._cursor.alive:
                 raw = self._cursor.try_next()
                 if raw is None:
-                    self._note_position()
-                    return found, True
+                    return ChangeBatch(found, True, *self._position(), bool(self._cursor.alive))
                 whole = self._joined(raw)
                 if whole is not None:
                     found.append(_event(whole))
-        return found, False
-
-    @property
-    def alive(self) -> bool:
-        """Whether more can come; False after an invalidation."""
-        return bool(self._cursor.alive)
+        return ChangeBatch(found, False, None, None, bool(self._cursor.alive))
 
     def close(self) -> None:
         with self._errors():
@@ -218,12 +222,11 @@ class ChangeFeed:
         self._parts.clear()
         return whole
 
-    def _note_position(self) -> None:
+    def _position(self) -> tuple[ClusterTime | None, str | None]:
         """Quiet streams move on too; the driver keeps their position where no method shows it."""
         token = getattr(self._cursor, "_postbatchresumetoken", None)
         passed = _token_time(token, secantus=self._store.is_secantus)
-        if passed is not None:
-            self.passed, self.token = passed, json_util.dumps(token)
+        return passed, None if passed is None else json_util.dumps(token)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     postgres_bin: Path | None = None
     mongod: str | None = None
 
+    # With it seals are signed; it must lie where a superuser of the database cannot read it.
+    audit_key: SecretStr | None = Field(None, min_length=16)
+
     report_dir: Path | None = None
     # Secret, because it may hold the password of a proxy before the gateway.
     pushgateway: SecretStr | None = None

@@ -21,6 +21,7 @@
      ├─ QueryError                any other refusal by a database
      ├─ MigrationError            the schema cannot be brought to the wanted state
      ├─ EmbeddedError             a built-in server cannot be started, found or stopped
+     ├─ SealError                 the audit trail cannot be sealed, or a seal file not be read
      ├─ MetricsError              metrics cannot be served or written
      └─ ReportError               a report could not be made
 
@@ -53,6 +54,7 @@ __all__ = [
     "QueryError",
     "QueryTimeout",
     "ReportError",
+    "SealError",
     "StaleVersion",
     "StoreUnavailable",
     "Transient",
@@ -179,6 +181,10 @@ class MigrationError(FwdbError):
 
 class EmbeddedError(FwdbError):
     """A built-in server cannot be started, found or stopped."""
+
+
+class SealError(FwdbError):
+    """The audit trail cannot be sealed, or a file with its seals cannot be read or written."""
 
 
 class MetricsError(FwdbError):

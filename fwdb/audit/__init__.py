@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from fwdb.audit.erasing import Erasure
+from fwdb.audit.findings import Finding, Verification
 from fwdb.audit.retention import Retention
+from fwdb.audit.sealing import Sealed
 from fwdb.audit.trail import Audit
 
-__all__ = ["Audit", "Retention"]
+__all__ = ["Audit", "Erasure", "Finding", "Retention", "Sealed", "Verification"]

@@ -79,14 +79,33 @@ def from_copy(
             )
     copy = sql.SQL("COPY ({}\n) TO STDOUT (FORMAT csv)").format(query)
     buffer = io.BytesIO()
+    _copy_out(connection, copy.as_bytes(driver), buffer.write)
+    table = _parse(buffer, types) if buffer.tell() else pa.schema(types).empty_table()
+    return _to_pandas(table, _never_null(statement))
+
+
+def each_line(
+    connection: Connection,
+    statement: Executable,
+    parameters: Mapping[str, Any],
+    feed: Callable[[bytes], Any],
+) -> None:
+    """Give `feed` each row of `statement` as a line of COPY's text format, in UTF-8."""
+    driver = _driver(connection)
+    query = _literal(connection, driver, statement, parameters)
+    copy = sql.SQL("COPY ({}\n) TO STDOUT (FORMAT text, ENCODING 'UTF8')").format(query)
+    # The server sends one message for each row, and the line end with it.
+    _copy_out(connection, copy.as_bytes(driver), lambda row: feed(bytes(row)[:-1]))
+
+
+def _copy_out(connection: Connection, copy: bytes, write: Callable[[memoryview], Any]) -> None:
+    driver = _driver(connection)
     try:
-        driver.wait(_receive(driver, copy.as_bytes(driver), buffer.write))
+        driver.wait(_receive(driver, copy, write))
     except BaseException:  # Ctrl-C too
         if driver.closed or driver.info.transaction_status == TransactionStatus.ACTIVE:
             connection.invalidate()  # rows of this answer would be taken for those of the next
         raise
-    table = _parse(buffer, types) if buffer.tell() else pa.schema(types).empty_table()
-    return _to_pandas(table, _never_null(statement))
 
 
 def _receive(

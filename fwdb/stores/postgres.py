@@ -276,6 +276,16 @@ class PostgresStore:
             with self.times.timed("copy"):
                 return frames.from_copy(connection, statement, parameters)
 
+    def lines(
+        self, statement: Executable, feed: Callable[[bytes], Any], /, **parameters: Any
+    ) -> None:
+        """Give `feed` each row as a line of COPY's text format, without its line end.
+
+        As the rows arrive, so that the server goes on while one is looked at; none is kept.
+        """
+        with self.connection() as connection, self.times.timed("copy"):
+            frames.each_line(connection, statement, parameters, feed)
+
     def execute(
         self,
         statement: Executable,

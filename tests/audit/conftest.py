@@ -47,6 +47,12 @@ CREATE INDEX ON audit.audit_logs (created_at DESC);
 """
 
 
+@pytest.fixture(scope="session")
+def existing() -> str:
+    """The statements that make the trail of the existing service."""
+    return EXISTING
+
+
 @pytest.fixture(scope="session", params=["own", "existing"])
 def made(request: pytest.FixtureRequest, servers: Any) -> Iterator[PostgresStore]:
     """A database made by our migrations, and one that the existing service made."""

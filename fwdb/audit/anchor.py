@@ -1,0 +1,176 @@
+"""The seal file: the heads, for an auditor who keeps them where the database cannot be written."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fwdb.audit import merkle, seals
+from fwdb.audit.findings import Finding
+from fwdb.errors import SealError
+from fwdb.stores import PostgresStore
+
+__all__ = ["Anchor", "read", "write"]
+
+FORMAT, VERSION = "fwdb audit seals", 1
+_MOST_HEADS = 1000  # 80 kB, however long the chain; the newest is always among them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """What a seal file says: the number of seals and of rows, and heads by number."""
+
+    path: Path
+    seals: int
+    rows: int
+    written_at: datetime
+    heads: dict[int, str]
+    key_id: str | None
+    content: bytes
+    signature: bytes | None
+
+    def findings(self, found: dict[int, str], newest: int, key: bytes | None) -> list[Finding]:
+        """What differs from the heads `found` in the database, whose newest seal is `newest`."""
+        name = f"the seal file of {self.written_at:%Y-%m-%d %H:%M} UTC"
+        about: list[Finding] = []
+        if key is not None and (
+            self.signature is None
+            or not merkle.same(self.signature, merkle.sign(key, self.content))
+        ):
+            about.append(
+                Finding(
+                    kind="anchor",
+                    sentence=f"{name[0].upper()}{name[1:]} is not signed with FWDB_AUDIT_KEY "
+                    f"({merkle.key_id(key)}) but with {self.key_id or 'no key'}, or was changed.",
+                )
+            )
+        for number, head in sorted(self.heads.items()):
+            if number <= newest and found.get(number) != head:
+                about.append(
+                    Finding(
+                        kind="anchor",
+                        seal=number,
+                        sentence=f"Seal {number} is another than in {name}: the trail up to it "
+                        "was sealed anew.",
+                    )
+                )
+                break
+        if newest < self.seals:
+            about.append(
+                Finding(
+                    kind="anchor",
+                    seal=newest + 1,
+                    sentence=f"There are {newest:,} seals, and {name} knows {self.seals:,} over "
+                    f"{self.rows:,} rows: the newest were removed, or the database was set back.",
+                )
+            )
+        return about
+
+
+def write(store: PostgresStore, path: Path, key: bytes | None) -> Anchor:
+    """Write the seal file; see `Audit.seal_file`."""
+    seals.require(store)
+    newest = seals.last(store)
+    if newest is None:
+        raise SealError("nothing is sealed yet; run 'fwdb audit seal' first.")
+    step = 1
+    while newest.number / step > _MOST_HEADS:
+        step *= 2
+    heads = seals.heads(store, step=step, newest=newest.number)
+    body: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "database": store.address,
+        "seals": newest.number,
+        "rows": newest.total_rows,
+        "sealed_at": newest.sealed_at.isoformat(),
+        "head": newest.head.hex(),
+        "heads": {str(number): head for number, head in heads.items()},
+        "key_id": None if key is None else merkle.key_id(key),
+    }
+    content = _content(body)
+    signature = None if key is None else merkle.sign(key, content).hex()
+    _place(
+        path,
+        json.dumps(
+            {**body, "signature": signature, "checksum": sha256(content).hexdigest()}, indent=2
+        )
+        + "\n",
+    )
+    return read(path)
+
+
+def read(path: Path) -> Anchor:
+    """What the file says. Raises `SealError` for one that is missing, damaged or no seal file."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SealError(
+            f"the seal file {path} cannot be read ({(error.strerror or str(error)).lower()})."
+        ) from error
+    except ValueError:
+        raise SealError(f"the seal file {path} is damaged: it is no JSON.") from None
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise SealError(f"{path} is no seal file of fwdb; 'fwdb audit seal --export' writes one.")
+    if body.get("version") != VERSION:
+        raise SealError(
+            f"the seal file {path} is of version {body.get('version')}, and this release of fwdb "
+            f"reads {VERSION}; take a newer one."
+        )
+    try:
+        checksum, signature = body.pop("checksum"), body.pop("signature")
+        content = _content(body)
+        if sha256(content).hexdigest() != checksum:
+            raise ValueError("checksum")
+        heads = {int(number): str(head) for number, head in body["heads"].items()}
+        if heads[body["seals"]] != body["head"]:
+            raise ValueError("head")
+        return Anchor(
+            path=path,
+            seals=int(body["seals"]),
+            rows=int(body["rows"]),
+            written_at=datetime.fromisoformat(body["written_at"]),
+            heads=heads,
+            key_id=body["key_id"],
+            content=content,
+            signature=None if signature is None else bytes.fromhex(signature),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise SealError(
+            f"the seal file {path} is damaged: its content is not that of its checksum; take "
+            "another copy."
+        ) from None
+
+
+def _content(body: dict[str, Any]) -> bytes:
+    """What checksum and signature are made of."""
+    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _place(path: Path, text: str) -> None:
+    """Put `text` at `path`, whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(draft, 0o644)  # nothing in it is secret, and an auditor copies it
+            os.replace(draft, path)
+        except BaseException:
+            os.unlink(draft)
+            raise
+    except OSError as error:
+        raise SealError(
+            f"the seal file cannot be written to {path} "
+            f"({(error.strerror or str(error)).lower()}); choose another place."
+        ) from error

@@ -1,0 +1,108 @@
+"""The chain of seals: each follows from the one before it, and the key signed it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+
+from fwdb.audit import merkle, seals
+from fwdb.audit.findings import Finding
+from fwdb.audit.seals import Key, Seal
+from fwdb.stores import PostgresStore
+
+__all__ = ["Chain", "follow"]
+
+
+@dataclass(slots=True)
+class Chain:
+    """What one pass over all seals gave, without anything of their rows.
+
+    `months` are the sealed months in order, `heads` those that were asked for, `unsigned` the
+    number of seals before the first that the key signed.
+    """
+
+    newest: Seal | None = None
+    months: list[date] = field(default_factory=list)
+    heads: dict[int, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    seals: int = 0
+    unsigned: int = 0
+
+
+def follow(store: PostgresStore, key: bytes | None, wanted: frozenset[int]) -> Chain:
+    """Look at every seal in order."""
+    chain = Chain()
+    head, rows, last_in_month = merkle.EMPTY, 0, dict[date, Key]()
+    for seal in seals.read(store):
+        number = chain.newest.number + 1 if chain.newest else 1
+        trouble = _order(seal, number) or _content(seal, head, rows, chain.newest, last_in_month)
+        if trouble:
+            chain.findings.append(
+                Finding(kind="chain", sentence=trouble, seal=seal.number, month=seal.month)
+            )
+        if key is not None:
+            _signed(chain, seal, key)
+        if seal.number in wanted:
+            chain.heads[seal.number] = seal.head.hex()
+        head, rows, last_in_month[seal.month] = seal.head, seal.total_rows, seal.last
+        chain.newest = seal
+        chain.seals += 1
+    chain.months = sorted(last_in_month)
+    if key is not None and chain.newest is not None and not chain.newest.signed_with(key):
+        chain.findings.append(_not_ours(chain.newest, key))
+    return chain
+
+
+def _order(seal: Seal, number: int) -> str | None:
+    if seal.number == number:
+        return None
+    if seal.number < number:
+        return f"Seal {seal.number} is there twice."
+    gone = f"Seal {number} is" if seal.number == number + 1 else (
+        f"Seals {number} to {seal.number - 1} are"
+    )  # fmt: skip
+    return f"{gone} missing."
+
+
+def _content(
+    seal: Seal, head: bytes, rows: int, before: Seal | None, last_in_month: dict[date, Key]
+) -> str | None:
+    if seal.chained(head) != seal.head:
+        return (
+            f"Seal {seal.number} was changed, or put in another's place: its head does not follow "
+            "from the one before it."
+        )
+    ordered = last_in_month.get(seal.month, (-1, "")) < seal.last and (
+        before is None or before.horizon <= seal.horizon
+    )
+    if seal.total_rows != rows + seal.rows or not ordered:
+        return f"Seal {seal.number} does not go on where the one before it ended."
+    return None
+
+
+def _signed(chain: Chain, seal: Seal, key: bytes) -> None:
+    if seal.signed_with(key):
+        return
+    if seal.signature is not None and seal.key_id == merkle.key_id(key):
+        chain.findings.append(
+            Finding(
+                kind="signature",
+                sentence=f"The signature of seal {seal.number} is not one of the key that it "
+                f"names, {seal.key_id}.",
+                seal=seal.number,
+                month=seal.month,
+            )
+        )
+        return
+    chain.unsigned += 1
+
+
+def _not_ours(newest: Seal, key: bytes) -> Finding:
+    how = "without a key" if newest.signature is None else f"with the key {newest.key_id}"
+    return Finding(
+        kind="signature",
+        sentence=f"The newest seal, {newest.number}, was made {how} and not with FWDB_AUDIT_KEY "
+        f"({merkle.key_id(key)}): set the right key; if it is, the seals are not ours.",
+        seal=newest.number,
+        month=newest.month,
+    )

@@ -1,0 +1,124 @@
+"""Proof: seals over the trail, their verification, and erasure that they survive."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+from fwdb.audit import anchor, erasing, sealing, seals, verifying
+from fwdb.audit.base import AuditBase
+from fwdb.audit.erasing import Erasure
+from fwdb.audit.findings import Verification
+from fwdb.audit.sealing import Sealed
+from fwdb.embedded.home import find_home
+
+__all__ = ["Proof"]
+
+Progress = Callable[[str], None]
+
+
+class Proof(AuditBase):
+    """Whether the trail is as it was recorded; see `Audit`."""
+
+    def seal(self, *, sign: bool = False, progress: Progress | None = None) -> Sealed:
+        """Seal what is not sealed yet: all rows of transactions before the oldest that runs.
+
+        Takes no lock that a writer meets; of two sealers one waits. With FWDB_AUDIT_KEY the new
+        head is signed; `sign` also signs a newest seal that another key, or none, made. Needs the
+        rights of the owner. Raises `SealError` when the newest seal is not sound, the key is not
+        the one it was signed with, or the trail was restored from a dump into a server whose
+        transactions count anew.
+        """
+        return sealing.seal(self._postgres, self._key, sign=sign, progress=progress)
+
+    def run_sealer(
+        self,
+        *,
+        interval: float = 60,
+        stop: threading.Event | None = None,
+        sealed: Callable[[Sealed], None] | None = None,
+    ) -> None:
+        """`seal` every `interval` seconds until `stop` is set; `sealed` hears of each run."""
+        ended = stop or threading.Event()
+        while not ended.is_set():
+            found = self.seal()
+            if sealed is not None:
+                sealed(found)
+            ended.wait(interval)
+
+    def sealed(self) -> Sealed | None:
+        """The newest seal and what is not sealed yet, None where nothing ever was.
+
+        `seals` and `rows`, those of a run, are 0.
+        """
+        return sealing.state(self._postgres, self._key)
+
+    def seal_file(self, path: str | Path) -> Path:
+        """Write the heads of all seals to `path`, for someone who keeps it elsewhere.
+
+        JSON: number of seals and rows, head, time, earlier heads, the name of the key and its
+        signature; nothing secret. Raises `SealError` when nothing is sealed, or the file cannot be
+        written.
+        """
+        return anchor.write(self._postgres, Path(path), self._key).path
+
+    def verify(
+        self, against: str | Path | None = None, *, progress: Progress | None = None
+    ) -> Verification:
+        """Compare every sealed row, seal, archive and erasure with what was sealed.
+
+        `against` is a seal file of earlier. Nothing is raised for what is found: `intact` is
+        False and `findings` say what, `first` the first row that was altered, is missing or was
+        inserted. `not_proven` says what could not be shown. Memory does not grow with the trail.
+        Raises `SealError` for a seal file that cannot be read.
+        """
+        return verifying.verify(
+            self._postgres,
+            self._key,
+            against=None if against is None else Path(against),
+            archive=self._archive,
+            progress=progress,
+        )
+
+    def erase(
+        self,
+        *,
+        user_id: str | UUID | None = None,
+        entity_type: str | None = None,
+        id: str | UUID | None = None,
+        reason: str,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Erasure:
+        """Take personal data out of the trail for good; the seals still hold.
+
+        With `user_id`, who did it, in all rows of that user: the id, address, program, reason.
+        With `entity_type` and `id`, what the rows about that entity hold: old and new values and
+        metadata. That a row was, when, and of which kind, stays. Everything is sealed first; the
+        trail gets a row of its own about the erasure. Raises `SealError` for rows that are not as
+        they were sealed, are not sealed yet, or are in a month that must be kept; nothing is
+        erased then. Archives are not changed: the result names them.
+        """
+        return erasing.erase(
+            self._postgres,
+            self._key,
+            user_id=user_id,
+            entity_type=entity_type,
+            id=id,
+            reason=reason,
+            dry_run=dry_run,
+            archive=self._archive,
+            progress=progress,
+        )
+
+    @property
+    def _key(self) -> bytes | None:
+        return seals.signing_key(self._settings)
+
+    @property
+    def _archive(self) -> Path | None:
+        """Where exported months are."""
+        given: Path | None = getattr(self._settings, "audit_archive", None)
+        return given or find_home() / "audit-archive"

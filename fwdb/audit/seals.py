@@ -1,0 +1,231 @@
+"""The table `audit.seals`: what one seal says, how it is chained, and which rows it covers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from fwdb import config
+from fwdb.audit import canonical, merkle
+from fwdb.errors import FeatureUnavailable
+from fwdb.stores import PostgresStore
+
+__all__ = [
+    "HIGHEST_ID",
+    "KEY_SIZE",
+    "SALTS_SIZE",
+    "Key",
+    "Seal",
+    "content",
+    "following",
+    "heads",
+    "key_of",
+    "last",
+    "microseconds",
+    "moment_of",
+    "pack",
+    "read",
+    "require",
+    "rows_between",
+    "signing_key",
+    "unpack",
+]
+
+Key = tuple[int, str]  # transaction and id: the order of rows within a month
+
+HIGHEST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+SALTS_SIZE = 32  # 16 bytes for each of the two parts
+_KEY = struct.Struct(">16sqq")
+KEY_SIZE = _KEY.size
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_FACTS = (
+    "number, month, rows, total_rows, last_transaction, CAST(last_id AS text) AS last_id, horizon,"
+    " sealed_at, root, head, key_id, signature, keys_digest"
+)
+_CHUNK = 1000  # seals that are read at once: 300 kB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """One row of `audit.seals` without what it holds for each row.
+
+    It covers the rows of `month` after the seal of that month before it, up to
+    (`last_transaction`, `last_id`). `horizon` is the transaction before which no row was left out.
+    """
+
+    number: int
+    month: date
+    rows: int
+    total_rows: int
+    last_transaction: int
+    last_id: str
+    horizon: int
+    sealed_at: datetime
+    root: bytes
+    head: bytes
+    key_id: str | None
+    signature: bytes | None
+    keys_digest: bytes
+
+    @property
+    def last(self) -> Key:
+        """The key of its last row."""
+        return self.last_transaction, self.last_id
+
+    def chained(self, previous: bytes) -> bytes:
+        """The head that follows from `previous` and from what this seal says."""
+        facts = (
+            self.number,
+            self.month,
+            self.rows,
+            self.total_rows,
+            self.last_transaction,
+            self.last_id,
+            self.horizon,
+            microseconds(self.sealed_at),
+            self.key_id or "",
+            self.keys_digest.hex(),
+        )
+        return merkle.chain(previous, "|".join(map(str, facts)).encode(), self.root)
+
+    def signed_with(self, key: bytes) -> bool:
+        """Whether `key` made its signature."""
+        return self.signature is not None and merkle.same(
+            self.signature, merkle.sign(key, self.head)
+        )
+
+
+def signing_key(settings: config.Settings) -> bytes | None:
+    """FWDB_AUDIT_KEY as bytes."""
+    return None if settings.audit_key is None else settings.audit_key.get_secret_value().encode()
+
+
+def require(store: PostgresStore) -> None:
+    """Refuse a database without the table."""
+    found = store.rows(sa.text("SELECT to_regclass('audit.seals') AS name /* fwdb */"))
+    if found[0]["name"] is None:
+        raise FeatureUnavailable("this database has no seals of the trail; run 'fwdb migrate'.")
+
+
+def last(store: PostgresStore, back: int = 0) -> Seal | None:
+    """The newest seal, or the one `back` before it."""
+    found = store.rows(
+        sa.text(f"SELECT {_FACTS} FROM audit.seals ORDER BY number DESC LIMIT 1 OFFSET :back"),
+        back=back,
+    )
+    return Seal(**found[0]) if found else None
+
+
+def heads(store: PostgresStore, *, step: int, newest: int) -> dict[int, str]:
+    """The heads of every `step`-th seal and of the newest, by number."""
+    found = store.rows(
+        sa.text(
+            "SELECT number, encode(head, 'hex') AS head FROM audit.seals"
+            " WHERE (number % :step = 0 AND number <= :newest) OR number = :newest ORDER BY number"
+        ),
+        step=step,
+        newest=newest,
+    )
+    return {row["number"]: row["head"] for row in found}
+
+
+def read(store: PostgresStore, *, month: date | None = None) -> Iterator[Seal]:
+    """All seals, or those of one month, by number; a thousand at a time."""
+    statement = sa.text(
+        f"SELECT {_FACTS} FROM audit.seals WHERE number > :after"
+        + ("" if month is None else " AND month = :month")
+        + f" ORDER BY number LIMIT {_CHUNK}"
+    )
+    after: int | None = -(2**63)
+    while after is not None:
+        given: dict[str, Any] = {"after": after} | ({} if month is None else {"month": month})
+        found = store.rows(statement, **given)
+        yield from (Seal(**row) for row in found)
+        after = found[-1]["number"] if len(found) == _CHUNK else None
+
+
+def content(store: PostgresStore, numbers: Sequence[int]) -> list[tuple[bytes, bytes, bytes]]:
+    """Keys, salts and leaves of these seals, by number."""
+    found = store.rows(
+        sa.text(
+            "SELECT keys, salts, leaves FROM audit.seals"
+            " WHERE number = ANY(CAST(:numbers AS bigint[])) ORDER BY number"
+        ),
+        numbers=list(numbers),
+    )
+    return [(row["keys"], row["salts"], row["leaves"]) for row in found]
+
+
+def following(month: date) -> date:
+    """The first day of the next month."""
+    return (month.replace(day=1) + timedelta(days=32)).replace(day=1)
+
+
+def rows_between(month: date, after: Key, until: Key) -> tuple[sa.TextClause, dict[str, Any]]:
+    """The statement for the rows of `month` behind the key `after` up to `until`, in no order.
+
+    Its conditions serve whichever index there is: ranges of transactions, or, within one
+    transaction, ranges of ids.
+    """
+    conditions = [
+        "created_at >= CAST(:month AS timestamptz)",
+        "created_at < CAST(:following AS timestamptz)",
+        "(coalesce(transaction_id, 0), id) > (CAST(:t0 AS bigint), CAST(:id0 AS uuid))",
+        "(coalesce(transaction_id, 0), id) <= (CAST(:t1 AS bigint), CAST(:id1 AS uuid))",
+    ]
+    if after[0] > 0:  # below, rows without a transaction may be meant
+        conditions.append("transaction_id BETWEEN CAST(:t0 AS bigint) AND CAST(:t1 AS bigint)")
+    if after[0] == until[0]:
+        conditions.append("id > CAST(:id0 AS uuid) AND id <= CAST(:id1 AS uuid)")
+    statement = sa.text(
+        f"SELECT {', '.join(canonical.FIELDS)} FROM audit.audit_logs"
+        f" WHERE {' AND '.join(conditions)}"
+    )
+    return statement, {
+        "month": f"{month} 00:00+00",
+        "following": f"{following(month)} 00:00+00",
+        "t0": after[0],
+        "id0": after[1],
+        "t1": until[0],
+        "id1": until[1],
+    }
+
+
+# -- what a seal keeps of each row ------------------------------------------------------------
+
+
+def key_of(fields: Sequence[bytes]) -> Key:
+    """The key of a line's row."""
+    transaction = fields[5]
+    return (0 if transaction == canonical.NULL else int(transaction)), fields[0].decode()
+
+
+def pack(fields: Sequence[bytes]) -> bytes:
+    """Id, time and transaction of a line's row."""
+    transaction, id = key_of(fields)
+    at = microseconds(datetime.fromisoformat(fields[1].decode()))
+    return _KEY.pack(bytes.fromhex(id.replace("-", "")), at, transaction)
+
+
+def unpack(keys: bytes, position: int) -> tuple[str, datetime, int]:
+    """Id, time and transaction of a sealed row."""
+    id, at, transaction = _KEY.unpack_from(keys, position * KEY_SIZE)
+    text = id.hex()
+    dashed = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return dashed, moment_of(at), transaction
+
+
+def microseconds(at: datetime) -> int:
+    """`at` in microseconds since 1970, exactly."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+def moment_of(at: int) -> datetime:
+    """The time of `microseconds`."""
+    return _EPOCH + timedelta(microseconds=at)

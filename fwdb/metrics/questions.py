@@ -1,4 +1,4 @@
-"""What the probes ask: health, cache, replication, schema."""
+"""What the probes ask: health, cache, replication, schema, the seal of the audit trail."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cached_property
 import sqlalchemy as sa
 
 from fwdb.errors import QueryError
+from fwdb.metrics import audit_seal
 from fwdb.metrics.probes import Probe, Probes, Values
 from fwdb.metrics.series import DATABASES
 from fwdb.monitoring import Health, Measure, Monitor, cache
@@ -57,6 +58,7 @@ class Questions:
             Probe("replication", ("postgres",), self._ask_postgres_replication),
             Probe("replication", ("mongodb",), self._ask_mongodb_replication),
             self._schema_probe(),
+            Probe("audit_seal", ("postgres",), lambda: audit_seal.ask(self.postgres)),
         ]
 
     def _schema_probe(self) -> Probe:

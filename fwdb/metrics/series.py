@@ -16,7 +16,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 DATABASES = ("postgres", "mongodb")
 POOL_STATES = ("total", "active", "idle", "waiting")
-PROBES = ("health", "cache", "replication", "schema")
+PROBES = ("health", "cache", "replication", "schema", "audit_seal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +178,31 @@ SERIES = (
         "counter",
         (),
         "Audit entries that this process could not write.",
+    ),
+    Series(
+        "fwdb_audit_seal_info",
+        "gauge",
+        ("head",),
+        "Always 1; the label begins the hash of the newest seal of the audit trail. Absent, as the "
+        "three below, where nothing was ever sealed.",
+    ),
+    Series(
+        "fwdb_audit_sealed_rows",
+        "gauge",
+        (),
+        "Rows of the audit trail that were sealed, those that left the database since too.",
+    ),
+    Series(
+        "fwdb_audit_unsealed_rows",
+        "gauge",
+        (),
+        "Rows of the audit trail that are newer than the newest seal.",
+    ),
+    Series(
+        "fwdb_audit_seal_age_seconds",
+        "gauge",
+        (),
+        "Seconds since the newest seal was made; one is made only when there is something to seal.",
     ),
     Series(
         "fwdb_probe_success",

@@ -14,6 +14,7 @@ from fwdb.errors import UnknownName
 from fwdb.reports import files, parameters, render, views
 from fwdb.reports.parameters import Parameter, Value, Window
 from fwdb.reports.results import TITLES, Result
+from fwdb.reports.sealed import with_seal
 
 if TYPE_CHECKING:
     from fwdb.database import Database
@@ -144,8 +145,8 @@ def open_report(name: str, *, db: Database | None = None, **given: Any) -> Repor
     window = parameters.window(str(values["since"]), str(values["until"]))
     build: Build = importlib.import_module(f"fwdb.reports.{name}").build
     if db is not None:
-        return Report(build(db, window, values))
+        return Report(with_seal(db, build(db, window, values)))
     from fwdb.database import connect
 
     with connect(role="report", application_name=f"fwdb-report-{name}") as own:
-        return Report(build(own, window, values))
+        return Report(with_seal(own, build(own, window, values)))

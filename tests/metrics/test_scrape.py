@@ -64,7 +64,7 @@ def test_what_is_not_known_is_absent(module_db: Database, scrape):
     assert exposed.each("db_replication_replicas_expected") == []
     assert exposed.each("db_schema_current") == [1]
     assert set(exposed.each("fwdb_probe_success")) == {1}
-    assert len(exposed.each("fwdb_probe_success")) == 7
+    assert len(exposed.each("fwdb_probe_success")) == 8
     assert exposed.each("db_health_status") == [1, 1]
     assert exposed.each("db_health_degraded") == [0, 0]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from fwdb import cli
 from fwdb.database import Database
@@ -272,3 +273,53 @@ def test_every_command_has_help(fwdb: Callable[..., Ran]):
         assert command.callback is not None
         name = (command.name or command.callback.__name__).replace("_", "-")
         assert (command.callback.__doc__ or "").strip(), name
+
+
+def test_the_trail_is_sealed_verified_and_erased(
+    fwdb: Callable[..., Ran], on_db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each says what it did; verify ends with 1 when anything is wrong, or was never sealed."""
+    user = on_db.users.find(limit=1)[0]
+    on_db.audit.log_create("User", user.id, {"name": "Anna"}, user_id=user.id)
+    unsealed = fwdb("audit", "verify")
+    sealed = fwdb("audit", "seal", "--export", "seals.json")
+    counted = fwdb("audit", "erase", "--user-id", user.id, "--reason", "request 7")
+    erased = fwdb("audit", "erase", "--user-id", user.id, "--reason", "request 7", "--yes")
+    sound = fwdb("audit", "verify", "--against", "seals.json")
+    damaged = fwdb("audit", "verify", "--against", "nothing.json")
+    on_db.postgres.execute(sa.text("UPDATE audit.audit_logs SET new_values = '{}'"))
+    altered = fwdb("audit", "verify", "--json")
+
+    assert (unsealed.code, sound.code, damaged.code, altered.code) == (1, 0, 1, 1)
+    assert "Nothing is sealed" in unsealed.out
+    assert "not signed" in sealed.out
+    assert (tmp_path / "seals.json").exists()
+    assert "would erase: 1 rows" in counted.out
+    assert "erased: 1 rows" in erased.out
+    assert "are as they were sealed" in sound.out
+    assert "not proven: " in sound.out
+    assert "cannot be read" in damaged.err
+    found = json.loads(altered.out)
+    assert found["findings"][0]["kind"] == "altered"
+    assert "Anna" not in altered.out
+
+
+def test_the_wrong_key_is_said(
+    fwdb: Callable[..., Ran], on_db: Database, monkeypatch: pytest.MonkeyPatch
+):
+    """And the key itself is in no output."""
+    on_db.audit.log_read("User", on_db.users.find(limit=1)[0].id)
+    monkeypatch.setenv("FWDB_AUDIT_KEY", "the right key of all")
+    sealed = fwdb("audit", "seal")
+    monkeypatch.setenv("FWDB_AUDIT_KEY", "a wrong one, long enough")
+    wrong = fwdb("audit", "verify")
+    again = fwdb("audit", "seal")
+    monkeypatch.setenv("FWDB_AUDIT_KEY", "short")
+    short = fwdb("audit", "verify")
+
+    assert "signed with key" in sealed.out
+    assert (wrong.code, again.code, short.code) == (1, 1, 2)
+    assert "FWDB_AUDIT_KEY" in wrong.out + again.err
+    assert "FWDB_AUDIT_KEY" in short.err
+    for ran in (sealed, wrong, again, short):
+        assert "wrong one" not in ran.out + ran.err

@@ -95,11 +95,8 @@ class Batch:
             return
         self._seen[n] = 1
         salt = self._salts[_SALT * n : _SALT * n + _SALT]
-        made = merkle.leaf(
-            header,
-            sha256(b"\2" + salt[:16] + actor).digest(),
-            sha256(b"\2" + salt[16:] + values).digest(),
-        )
+        of_actor, of_values = merkle.part(salt[:16], actor), merkle.part(salt[16:], values)
+        made = merkle.leaf(header, of_actor, of_values)
         if made == self._leaves[_LEAF * n : _LEAF * n + _LEAF]:
             self.tally.checked += 1
             return

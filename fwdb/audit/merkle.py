@@ -14,11 +14,9 @@ __all__ = [
     "EMPTY",
     "SIZE",
     "chain",
-    "check",
     "key_id",
     "leaf",
     "part",
-    "path",
     "root",
     "same",
     "sign",
@@ -46,33 +44,10 @@ def root(leaves: Sequence[bytes]) -> bytes:
     """
     level = list(leaves)
     while len(level) > 1:
-        level = _above(level)
+        pairs = len(level) & ~1
+        above = [sha256(_NODE + level[n] + level[n + 1]).digest() for n in range(0, pairs, 2)]
+        level = above + level[pairs:]
     return level[0]
-
-
-def _above(level: list[bytes]) -> list[bytes]:
-    paired = len(level) & ~1
-    above = [sha256(_NODE + level[n] + level[n + 1]).digest() for n in range(0, paired, 2)]
-    return above + level[paired:]
-
-
-def path(leaves: Sequence[bytes], position: int) -> list[tuple[str, bytes]]:
-    """What leads from one leaf to the root: ``left`` or ``right`` and the node on that side."""
-    level, found = list(leaves), []
-    while len(level) > 1:
-        beside = position ^ 1
-        if beside < len(level):
-            found.append(("left" if beside < position else "right", level[beside]))
-        level, position = _above(level), position // 2
-    return found
-
-
-def check(leaf: bytes, path: Sequence[tuple[str, bytes]]) -> bytes:
-    """The root to which `path` leads from `leaf`."""
-    for side, node in path:
-        pair = node + leaf if side == "left" else leaf + node
-        leaf = sha256(_NODE + pair).digest()
-    return leaf
 
 
 def chain(previous: bytes, facts: bytes, tree: bytes) -> bytes:

@@ -53,7 +53,7 @@ class Proof(AuditBase):
 
         `seals` and `rows`, those of a run, are 0.
         """
-        return sealing.state(self._postgres)
+        return sealing.state(self._postgres, self._key)
 
     def seal_file(self, path: str | Path) -> Path:
         """Write the heads of all seals to `path`, for someone who keeps it elsewhere.

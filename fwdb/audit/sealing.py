@@ -129,7 +129,7 @@ def seal_here(
     )
 
 
-def state(store: PostgresStore) -> Sealed | None:
+def state(store: PostgresStore, key: bytes | None = None) -> Sealed | None:
     """The newest seal and what is not sealed yet; see `Audit.sealed`."""
     known = store.rows(sa.text("SELECT to_regclass('audit.seals') AS name /* fwdb */"))
     newest = seals.last(store) if known[0]["name"] is not None else None
@@ -143,7 +143,9 @@ def state(store: PostgresStore) -> Sealed | None:
         sealed_at=newest.sealed_at,
         total_rows=newest.total_rows,
         unsealed_rows=unsealed(store, newest),
-        key_id=newest.key_id,
+        key_id=(
+            merkle.key_id(key) if key is not None and newest.signed_with(key) else newest.key_id
+        ),
     )
 
 

@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     mongod: str | None = None
 
     report_dir: Path | None = None
+    audit_archive: Path | None = None
     # Secret, because it may hold the password of a proxy before the gateway.
     pushgateway: SecretStr | None = None
 

@@ -20,6 +20,7 @@
      ├─ QueryTimeout              the statement ran longer than it was allowed to
      ├─ QueryError                any other refusal by a database
      ├─ MigrationError            the schema cannot be brought to the wanted state
+     ├─ ArchiveError              an archived month of the audit trail is missing or damaged
      ├─ EmbeddedError             a built-in server cannot be started, found or stopped
      ├─ MetricsError              metrics cannot be served or written
      └─ ReportError               a report could not be made
@@ -34,6 +35,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "ArchiveError",
     "AuthenticationFailed",
     "CircuitOpen",
     "ConfigError",
@@ -175,6 +177,10 @@ class QueryError(FwdbError):
 
 class MigrationError(FwdbError):
     """The schema cannot be brought to the wanted state."""
+
+
+class ArchiveError(FwdbError):
+    """An archived month of the audit trail is missing, damaged, or cannot be written."""
 
 
 class EmbeddedError(FwdbError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fwdb.audit.retention import Retention
+from fwdb.audit.partitions import Retired
+from fwdb.audit.retention import PartitionsAhead, Retention
 from fwdb.audit.trail import Audit
 
-__all__ = ["Audit", "Retention"]
+__all__ = ["Audit", "PartitionsAhead", "Retention", "Retired"]

@@ -41,7 +41,7 @@ SELECT
                 CASE jsonb_typeof(new_values) WHEN 'object' THEN new_values END
             )
         ) AS fields
-        WHERE old_values -> field IS DISTINCT FROM new_values -> field
+        WHERE (old_values -> field) IS DISTINCT FROM (new_values -> field)
             -- These follow every update and tell nothing by themselves.
             AND field NOT IN ('updated_at', 'updatedAt', 'version')
     ), '') AS changed_fields,

@@ -42,7 +42,7 @@ SELECT
                 CASE jsonb_typeof(new_values) WHEN 'object' THEN new_values END
             )
         ) AS fields
-        WHERE old_values -> field IS DISTINCT FROM new_values -> field
+        WHERE (old_values -> field) IS DISTINCT FROM (new_values -> field)
             -- These follow every update and tell nothing by themselves.
             AND field NOT IN ('updated_at', 'updatedAt', 'version')
     ), '') AS changed_fields,
@@ -61,10 +61,10 @@ WHERE
     AND (CAST(:action AS text) IS NULL OR CAST(action AS text) = CAST(:action AS text))
     AND (
         CAST(:changed_field AS text) IS NULL
-        OR old_values -> CAST(:changed_field AS text)
-            IS DISTINCT FROM new_values -> CAST(:changed_field AS text)
-        OR old_values -> CAST(:changed_field_too AS text)
-            IS DISTINCT FROM new_values -> CAST(:changed_field_too AS text)
+        OR (old_values -> CAST(:changed_field AS text))
+            IS DISTINCT FROM (new_values -> CAST(:changed_field AS text))
+        OR (old_values -> CAST(:changed_field_too AS text))
+            IS DISTINCT FROM (new_values -> CAST(:changed_field_too AS text))
     )
 ORDER BY created_at DESC, id DESC
 LIMIT CAST(:row_limit AS bigint);

@@ -258,7 +258,7 @@ def _remove_rows(
             break
         removed, batches = removed + gone, batches + 1
         say(f"removed {removed:,} of {expired:,} audit rows")
-    kept = sa.select(sa.distinct(month).label("month")).where(past, month.in_(held))
+    kept = sa.select(month.label("month")).distinct().where(past, month.in_(held))
     return Retention(
         older_than=cutoff,
         expired=expired,

@@ -14,9 +14,27 @@ import sqlalchemy as sa
 
 from fwdb import config
 from fwdb.audit import Audit
+from fwdb.database import Database
 from fwdb.stores import PostgresStore
 
 NOW = datetime.now(UTC)
+
+RESET = """
+DO $$ DECLARE
+    month regclass;
+BEGIN
+    FOR month IN
+        SELECT oid FROM pg_class
+        WHERE relnamespace = CAST('audit' AS regnamespace) AND relname LIKE 'audit_logs_20%'
+            AND relkind = 'r'
+    LOOP
+        EXECUTE format('DROP TABLE %s', month);
+    END LOOP;
+    ALTER TABLE audit.audit_logs DROP COLUMN IF EXISTS later;
+    DELETE FROM audit.archives;
+    DELETE FROM audit.holds;
+    PERFORM audit.add_partitions(current_date, CAST(now() + interval '3 months' AS date));
+END $$"""
 
 
 def month(ago: int) -> datetime:
@@ -33,19 +51,19 @@ def days_into(ago: int, days: float) -> datetime:
     return month(ago) + timedelta(days=days)
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
+@pytest.fixture(name="archive")
+def archive_fixture(tmp_path: Path) -> Path:
     """The folder for archived months; it need not exist."""
     return tmp_path / "archive"
 
 
-@pytest.fixture
-def settings(archive: Path) -> config.Settings:
+@pytest.fixture(name="settings")
+def settings_fixture(archive: Path) -> config.Settings:
     return config.settings().model_copy(update={"audit_archive": archive})
 
 
-@pytest.fixture
-def open_trail(settings: config.Settings) -> Iterator[Callable[[str], Audit]]:
+@pytest.fixture(name="open_trail")
+def open_trail_fixture(settings: config.Settings) -> Iterator[Callable[[str], Audit]]:
     """Opens the trail of a database by its URL."""
     opened: list[Audit] = []
 
@@ -58,12 +76,13 @@ def open_trail(settings: config.Settings) -> Iterator[Callable[[str], Audit]]:
         audit._postgres.close()
 
 
-@pytest.fixture
-def audit(
-    template: str, postgres_database: Callable[..., str], open_trail: Callable[[str], Audit]
-) -> Audit:
-    """The trail of a migrated database of this test alone."""
-    return open_trail(postgres_database(template=template))
+@pytest.fixture(name="audit")
+def audit_fixture(module_db: Database, open_trail: Callable[[str], Audit]) -> Audit:
+    """The trail of a migrated database, with the months from now on and no row."""
+    url = module_db.postgres.url.set(drivername="postgresql")
+    audit = open_trail(url.render_as_string(hide_password=False))
+    audit._postgres.execute(sa.text(RESET))
+    return audit
 
 
 def put(audit: Audit, *rows: dict[str, Any] | datetime) -> None:

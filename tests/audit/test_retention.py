@@ -16,15 +16,15 @@ import pytest
 import sqlalchemy as sa
 from retention_helpers import (
     NOW,
-    archive,  # noqa: F401
-    audit,  # noqa: F401
+    archive_fixture,  # noqa: F401
+    audit_fixture,  # noqa: F401
     days_into,
     files,
     month,
     name,
-    open_trail,  # noqa: F401
+    open_trail_fixture,  # noqa: F401
     put,
-    settings,  # noqa: F401
+    settings_fixture,  # noqa: F401
     states,
 )
 from sqlalchemy.engine import make_url
@@ -81,8 +81,11 @@ def test_a_month_begins_and_ends_at_midnight_utc(audit, archive):
     database = audit._postgres.url.database
     audit._postgres.execute(sa.text(f"ALTER DATABASE {database} SET timezone = 'America/New_York'"))
     audit._postgres.close()  # new sessions begin in that zone
-    put(audit, month(15), month(14) - MICROSECOND, month(14), month(15) - MICROSECOND)
-    audit.retain()
+    try:
+        put(audit, month(15), month(14) - MICROSECOND, month(14), month(15) - MICROSECOND)
+        audit.retain()
+    finally:
+        audit._postgres.execute(sa.text(f"ALTER DATABASE {database} RESET ALL"))
 
     found = audit.partitions().set_index("month")["path"]
     held = {m: pq.read_table(archive / found[m])["created_at"].to_pylist() for m in found.index[:3]}

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from fwdb.audit import archives
 from fwdb.audit.archives import Archive
-from fwdb.errors import ArchiveError, ParameterError, QueryTimeout
+from fwdb.errors import ArchiveError, ParameterError, QueryTimeout, Transient
 from fwdb.stores import PostgresStore
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 TABLE = "audit.audit_logs"
-_LOCK_TIMEOUT = "5s"  # whoever comes after a waiting ACCESS EXCLUSIVE waits too
+_LOCK_TIMEOUT = "5s"  # nobody should be at a table that has left the trail
 _EXACT = {"timestamp with time zone", "bigint", "integer", "smallint", "boolean"}
 
 Say = Callable[[str], None]
@@ -177,12 +177,26 @@ def _again(store: PostgresStore, month: Month) -> Retired:
             f"{rows:,} rows were added after it was archived on {written}; the file stays as it is"
         )
         return Retired(month=_name(month), rows=rows, left=why, archive=month.path)
-    with store.transaction() as connection:
-        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
-        connection.execute(sa.text(f"LOCK TABLE {month.partition} IN ACCESS EXCLUSIVE MODE"))
-        if count(store, month) == 0:
-            connection.execute(sa.text(f"DROP TABLE {month.partition}"))
-    return Retired(month=_name(month), rows=0, archive=month.path)
+    try:
+        with store.transaction() as connection:
+            # The whole trail for a moment, so that nothing can write: a month that is detached
+            # first would be nobody's if the run stopped there.
+            connection.execute(sa.text("SET LOCAL lock_timeout = '1s'"))
+            connection.execute(sa.text(f"LOCK TABLE {TABLE} IN ACCESS EXCLUSIVE MODE"))
+            rows = count(store, month)
+            if not rows:
+                connection.execute(sa.text(f"DROP TABLE {month.partition}"))
+    except Transient:
+        rows = count(store, month)
+        return Retired(
+            month=_name(month), rows=rows, left="the trail is in use", archive=month.path
+        )
+    return Retired(
+        month=_name(month),
+        rows=rows,
+        left="rows came while it was dropped" if rows else None,
+        archive=month.path,
+    )
 
 
 def _content(store: PostgresStore, month: Month) -> dict[str, int]:

@@ -350,7 +350,7 @@ def test_a_part_that_a_dead_process_left_is_removed(audit, archive):
 
 
 def test_a_detach_that_waited_too_long_is_finished_by_the_next_run(audit, open_trail):
-    """An open transaction holds it up; meanwhile the month is in no question, then in the file."""
+    """An open transaction holds it up; the next one ends it, or puts the month back for a hold."""
     put(audit, days_into(15, 1), NOW)
     url = audit._postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
     hasty = Audit(
@@ -365,6 +365,10 @@ def test_a_detach_that_waited_too_long_is_finished_by_the_next_run(audit, open_t
                 hasty.retain()
             assert states(hasty)[name(15)] == "leaving"
             assert total(hasty) == 2
+        hasty.hold(name(15))
+        hasty.retain()
+        assert states(hasty)[name(15)] == "live"
+        hasty.release(name(15))
         assert hasty.retain().removed == 1
     finally:
         hasty._postgres.close()

@@ -75,8 +75,8 @@ class Retired:
     """What `retain` did, or would do, with a month past its retention.
 
     `left` says why it stays, None when it went. `rows` are those in its table; `archive` is the
-    file's name. `export_ms` is the time to write and check the file, `drop_ms` that to detach and
-    drop the table; None for what was not done.
+    file's name. `export_ms` is the time to write and check the file, `drop_ms` that to detach the
+    table, compare it with the export and drop it; None for what was not done.
     """
 
     month: str

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     audit_key: SecretStr | None = Field(None, min_length=16)
 
     report_dir: Path | None = None
+    audit_archive: Path | None = None
     # Secret, because it may hold the password of a proxy before the gateway.
     pushgateway: SecretStr | None = None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pandas as pd
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from fwdb import config
 from fwdb.errors import UnknownName
@@ -46,6 +47,8 @@ def connect(
     read from the environment unless given.
     """
     settings = settings or config.settings(profile)
+    if postgres_url is not None:  # what is kept for the built-in server is not kept for this one
+        settings = settings.model_copy(update={"postgres_url": SecretStr(postgres_url)})
     given = {
         "postgres": postgres_url or _secret(settings.postgres_url),
         "mongodb": mongodb_url or _secret(settings.mongodb_url),

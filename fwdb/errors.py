@@ -21,6 +21,7 @@
      ├─ QueryTimeout              the statement ran longer than it was allowed to
      ├─ QueryError                any other refusal by a database
      ├─ MigrationError            the schema cannot be brought to the wanted state
+     ├─ ArchiveError              an archived month of the audit trail is missing or damaged
      ├─ EmbeddedError             a built-in server cannot be started, found or stopped
      ├─ SealError                 the audit trail cannot be sealed, or a seal file not be read
      ├─ MetricsError              metrics cannot be served or written
@@ -37,6 +38,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 __all__ = [
+    "ArchiveError",
     "AuthenticationFailed",
     "CircuitOpen",
     "ConfigError",
@@ -192,6 +194,10 @@ class QueryError(FwdbError):
 
 class MigrationError(FwdbError):
     """The schema cannot be brought to the wanted state."""
+
+
+class ArchiveError(FwdbError):
+    """An archived month of the audit trail is missing, damaged, or cannot be written."""
 
 
 class EmbeddedError(FwdbError):

@@ -235,25 +235,6 @@ def test_a_removed_user_leaves_entries_without_a_user(empty):
     assert ask(empty, recorded) == [(None, "CREATE")]
 
 
-def test_cleanup_removes_entries_older_than_a_year(empty):
-    """And says how many."""
-    migrating.migrate(empty, None)
-    ask(
-        empty, "SELECT audit.add_partitions(CAST(now() - interval '2 years' AS date), current_date)"
-    )
-    empty.execute(
-        sa.text(
-            "INSERT INTO audit.audit_logs (entity_type, entity_id, action, created_at)"
-            " SELECT 'User', gen_random_uuid(), 'READ',"
-            "        now() - make_interval(months => n, days => 1)"
-            " FROM generate_series(6, 18) AS n"
-        )
-    )
-
-    assert ask(empty, "SELECT audit.cleanup_old_audit_logs()") == [(7,)]
-    assert ask(empty, "SELECT count(*) FROM audit.audit_logs") == [(6,)]
-
-
 def test_rows_from_before_move_into_their_months_and_back(empty):
     """What the unpartitioned table of an earlier release holds is all there afterwards."""
     migrating.migrate(empty, None)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from uuid import UUID
 
-from fwdb.audit import anchor, erasing, sealing, seals, verifying
+from fwdb.audit import anchor, archives, erasing, sealing, seals, verifying
 from fwdb.audit.base import AuditBase
 from fwdb.audit.erasing import Erasure
 from fwdb.audit.findings import Verification
 from fwdb.audit.sealing import Sealed
-from fwdb.embedded.home import find_home
+from fwdb.errors import ConfigError
 
 __all__ = ["Proof"]
 
@@ -78,7 +79,7 @@ class Proof(AuditBase):
             self._postgres,
             self._key,
             against=None if against is None else Path(against),
-            archive=self._archive,
+            archive=self._archive_folder,
             progress=progress,
         )
 
@@ -109,7 +110,7 @@ class Proof(AuditBase):
             id=id,
             reason=reason,
             dry_run=dry_run,
-            archive=self._archive,
+            archive=self._archive_folder,
             progress=progress,
         )
 
@@ -118,7 +119,18 @@ class Proof(AuditBase):
         return seals.signing_key(self._settings)
 
     @property
-    def _archive(self) -> Path | None:
-        """Where exported months are."""
-        given: Path | None = getattr(self._settings, "audit_archive", None)
-        return given or find_home() / "audit-archive"
+    def _archive_folder(self) -> Path | None:
+        """Where exported months are; None where nobody said. Their absence is then a finding."""
+        try:
+            return archives.folder(self._settings)
+        except ConfigError:
+            return None
+
+    def _may_not_drop(self, month: date) -> str | None:
+        """A month with rows that no seal covers stays, once anything is sealed."""
+        if sealing.state(self._postgres) is None:
+            return None
+        left = sealing.unsealed(self._postgres, seals.last(self._postgres), month=month)
+        if not left:
+            return None
+        return f"{left:,} of its rows are not sealed yet; run 'fwdb audit seal' before"

@@ -1,28 +1,45 @@
-"""Removal of audit rows past their retention, in small batches that no writer has to wait for."""
+"""How long rows of the trail are kept.
+
+A trail by months loses whole months: each is written to a file, detached and dropped. An existing
+table in one piece loses rows in small batches, which no writer has to wait for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal
 
+import pandas as pd
 import sqlalchemy as sa
 
-from fwdb.audit import checks
+from fwdb.audit import archives, checks, holds, partitions
 from fwdb.audit.base import AuditBase
-from fwdb.errors import ParameterError, PermissionDenied
+from fwdb.audit.partitions import Month, Retired
+from fwdb.errors import Conflict, ParameterError, PermissionDenied
 from fwdb.models import audit_logs
 from fwdb.stores import PostgresStore
 
-__all__ = ["Keeping", "Retention", "retain"]
+__all__ = ["Keeping", "PartitionsAhead", "Retention"]
+
+MONTHS_AHEAD = 3
+_LOCK_KEY = 0x66777274  # "fwrt": one run at a time
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """What a run of `retain` did.
 
-    `expired` rows were older than `older_than` when it began, `removed` of them went, in
-    `batches` transactions. `oldest_left_at` is the oldest row now, None for an empty table.
+    `expired` rows were past their retention when it began: older than `older_than`, or, in a
+    trail by months, in months that ended before it. `removed` of them went, in `batches`
+    transactions. `oldest_left_at` is the oldest row now, None for an empty table. `months` are
+    those past their retention, with what became of each, and `partitions_made` the months to
+    come that were made; a table in one piece has neither. `held` are months whose rows stayed
+    because of a hold.
     """
 
     older_than: datetime
@@ -31,6 +48,26 @@ class Retention:
     batches: int
     oldest_left_at: datetime | None
     dry_run: bool
+    months: tuple[Retired, ...] = ()
+    held: tuple[str, ...] = ()
+    partitions_made: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionsAhead:
+    """For how long rows can be written before a month is missing.
+
+    `status` is ``ok`` with `value`, the months after the present one that are there without a
+    gap, and `until`, the first moment that has no partition; or ``not_applicable`` with the
+    `reason`, where no partition can be missing. Where the present month itself is missing, `until`
+    is not after now, and each write fails.
+    """
+
+    value: int | None
+    unit: str
+    status: Literal["ok", "not_applicable"]
+    reason: str
+    until: datetime | None
 
 
 class Keeping(AuditBase):
@@ -42,50 +79,172 @@ class Keeping(AuditBase):
         *,
         batch: int = 5000,
         dry_run: bool = False,
-        progress: Callable[[str], None] | None = None,
+        progress: Say | None = None,
     ) -> Retention:
-        """Remove rows older than `older_than_days`, by default the retention of one year.
+        """Take rows out of the trail that are past `older_than_days`, by default one year.
 
-        Works on the existing unpartitioned table, `batch` rows per short transaction, so that
-        writers wait for none of it; `progress` hears of each batch. `dry_run` counts and removes
-        nothing. Raises `PermissionDenied`, with the GRANT that is missing.
+        A trail by months first gets the months that are to come. Then each month that ended
+        before the retention is written to a Parquet file in FWDB_AUDIT_ARCHIVE, read back,
+        detached and dropped, oldest first. A run that was stopped anywhere is gone on with by
+        the next. A month with a hold stays, and the result says so.
+
+        An existing table in one piece loses its rows, `batch` per short transaction, without a
+        file; rows of held months stay. `progress` hears of each step. `dry_run` says what would
+        be done and does nothing. Raises `PermissionDenied`, `ArchiveError` when a file cannot be
+        kept, `ConfigError` without a folder for it, `Conflict` while another run is at work.
         """
+        store = self._postgres
+        if store.in_transaction:
+            raise ParameterError("retain() commits step by step; call it outside a transaction.")
         days = self._settings.thresholds.audit_retention_days
-        if older_than_days is not None:
-            days = older_than_days
-        return retain(
-            self._postgres,
-            days=checks.count(days, "older_than_days"),
-            batch=checks.count(batch, "batch"),
+        days = checks.count(days if older_than_days is None else older_than_days, "older_than_days")
+        batch = checks.count(batch, "batch")
+        say = progress or (lambda _: None)
+        # The server's clock, because it gave the rows their times.
+        cutoff: datetime = store.rows(
+            sa.select((sa.func.now() - sa.func.make_interval(0, 0, 0, days)).label("at"))
+        )[0]["at"]
+        if not dry_run:
+            _require_rights(store)
+        if not partitions.partitioned(store):
+            return _remove_rows(store, cutoff, batch, dry_run, say)
+        holds.require(store)
+        with _alone(store):
+            return self._retire(cutoff, dry_run, say)
+
+    def _retire(self, cutoff: datetime, dry_run: bool, say: Say) -> Retention:
+        store = self._postgres
+        folder = archives.folder(self._settings)
+        made = 0 if dry_run else _make_ahead(store, say)
+        done = []
+        for month in _past(partitions.months(store), cutoff):
+            stays = self._stays(month)
+            if stays is not None:
+                if not dry_run and month.held and month.state != "live":
+                    partitions.attach(store, month)
+                done.append(_left(store, month, stays))
+                say(f"left {done[-1].month}: {stays}")
+            elif dry_run:
+                done.append(Retired(month=str(month.month), rows=partitions.count(store, month)))
+            else:
+                done.append(partitions.retire(store, folder, month, say))
+        gone = [] if dry_run else [month for month in done if month.left is None]
+        return Retention(
+            older_than=cutoff,
+            expired=sum(month.rows for month in done),
+            removed=sum(month.rows for month in gone),
+            batches=len(gone),
+            oldest_left_at=_oldest(store),
             dry_run=dry_run,
-            progress=progress,
+            months=tuple(done),
+            held=tuple(m.month for m in done if m.left is not None and m.left.startswith("held")),
+            partitions_made=made,
+        )
+
+    def _stays(self, month: Month) -> str | None:
+        if month.month is None:
+            return "it is not one month in UTC; export and drop it by hand"
+        if month.held:
+            return partitions.hold_sentence(month)
+        return self._may_not_drop(month.day)
+
+    def _may_not_drop(self, month: date) -> str | None:
+        """Why `month` must stay for now, None when it may go; for parts that need its rows."""
+        return None
+
+    def partitions(self) -> pd.DataFrame:
+        """The months of the trail, oldest first: in the table, on their way out, or in a file.
+
+        `month` (2025-10; missing for a partition that is not one month), `state` (``live``,
+        ``leaving``, ``detached``, ``archived``), `partition`, `since`, `until`, `rows` (of a table
+        what the planner thinks, of a file exactly), `bytes`, `held`, `hold_reason`, `path` (the
+        file in the archive folder), `archived_at`, `dropped_at`, `sha256`. An existing table in
+        one piece has none. Raises `FeatureUnavailable` before the migration.
+        """
+        holds.require(self._postgres)
+        return self._postgres.frame("audit_months")
+
+    def partitions_ahead(self) -> PartitionsAhead:
+        """For how long rows can be written before a month is missing, by the server's clock."""
+        store = self._postgres
+        if not partitions.partitioned(store):
+            return PartitionsAhead(
+                value=None,
+                unit="months",
+                status="not_applicable",
+                reason="audit.audit_logs is one table, which no month can be missing of",
+                until=None,
+            )
+        holds.require(store)
+        now: datetime = store.rows(sa.text("SELECT clock_timestamp() AS at /* fwdb */"))[0]["at"]
+        until = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        value = -1  # the present month is not ahead
+        there = {month.since for month in partitions.months(store) if month.state == "live"}
+        while until in there:
+            until, value = _next(until), value + 1
+        missing = f"there is no partition for {until:%Y-%m}"
+        return PartitionsAhead(
+            value=max(value, 0),
+            unit="months",
+            status="ok",
+            reason=f"{missing}: writes fail now; run 'fwdb audit retain'" if value < 0 else "",
+            until=until,
         )
 
 
-def retain(
-    store: PostgresStore,
-    *,
-    days: int,
-    batch: int,
-    dry_run: bool,
-    progress: Callable[[str], None] | None,
+def _past(months: list[Month], cutoff: datetime) -> list[Month]:
+    """Those in a table whose end is before `cutoff`."""
+    return [m for m in months if m.partition and m.until is not None and m.until <= cutoff]
+
+
+def _left(store: PostgresStore, month: Month, why: str) -> Retired:
+    name = month.month or str(month.partition)
+    return Retired(month=name, rows=partitions.count(store, month), left=why, archive=month.path)
+
+
+def _next(month: datetime) -> datetime:
+    return (month + timedelta(days=32)).replace(day=1)
+
+
+def _make_ahead(store: PostgresStore, say: Say) -> int:
+    made: int = store.rows(
+        sa.text(
+            "SELECT audit.add_partitions(CAST(now() AT TIME ZONE 'UTC' AS date), CAST("
+            "(now() AT TIME ZONE 'UTC') + make_interval(0, :ahead) AS date)) AS made"
+        ),
+        ahead=MONTHS_AHEAD,
+    )[0]["made"]
+    if made:
+        say(f"made {made} months ahead")
+    return made
+
+
+@contextmanager
+def _alone(store: PostgresStore) -> Iterator[None]:
+    """One run at a time: the lock is the session's, and goes with it however it ends."""
+    with store.connection() as connection:
+        key = {"key": _LOCK_KEY}
+        if not connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key) /* fwdb */"), key):
+            raise Conflict("another 'fwdb audit retain' is at work on this database; wait for it.")
+        try:
+            yield
+        finally:
+            connection.execute(sa.text("SELECT pg_advisory_unlock(:key) /* fwdb */"), key)
+
+
+def _remove_rows(
+    store: PostgresStore, cutoff: datetime, batch: int, dry_run: bool, say: Say
 ) -> Retention:
-    """Remove the rows of `audit.audit_logs` that are older than `days` days; see `Audit.retain`."""
-    if store.in_transaction:
-        raise ParameterError("retain() commits batch by batch; call it outside a transaction.")
-    # The server's clock, because it gave the rows their times.
-    cutoff: datetime = store.rows(
-        sa.select((sa.func.now() - sa.func.make_interval(0, 0, 0, days)).label("at"))
-    )[0]["at"]
-    if not dry_run:
-        _require_delete(store)
-    old = audit_logs.c.created_at < cutoff
+    """Remove rows of a table in one piece; those of held months stay."""
+    created_at = audit_logs.c.created_at
+    held = [f"{day:%Y-%m}" for day in holds.active(store)]
+    month = sa.func.to_char(sa.func.timezone("UTC", created_at), "YYYY-MM")
+    past = created_at < cutoff
+    old = sa.and_(past, month.not_in(held)) if held else past
     expired: int = store.rows(
-        sa.select(sa.func.count().label("n")).select_from(audit_logs).where(old)
+        sa.select(sa.func.count().label("n")).select_from(audit_logs).where(past)
     )[0]["n"]
-    oldest_first = (
-        sa.select(audit_logs.c.id).where(old).order_by(audit_logs.c.created_at).limit(batch)
-    )
+    oldest_first = sa.select(audit_logs.c.id).where(old).order_by(created_at).limit(batch)
     removed = batches = 0
     while not dry_run:
         with store.transaction() as connection:
@@ -98,27 +257,42 @@ def retain(
         if gone == 0:
             break
         removed, batches = removed + gone, batches + 1
-        if progress is not None:
-            progress(f"removed {removed:,} of {expired:,} audit rows")
-    oldest_left = store.rows(sa.select(sa.func.min(audit_logs.c.created_at).label("at")))[0]["at"]
+        say(f"removed {removed:,} of {expired:,} audit rows")
+    kept = sa.select(month.label("month")).distinct().where(past, month.in_(held))
     return Retention(
         older_than=cutoff,
         expired=expired,
         removed=removed,
         batches=batches,
-        oldest_left_at=oldest_left,
+        oldest_left_at=_oldest(store),
         dry_run=dry_run,
+        held=tuple(sorted(row["month"] for row in store.rows(kept))) if held else (),
     )
 
 
-def _require_delete(store: PostgresStore) -> None:
+def _oldest(store: PostgresStore) -> datetime | None:
+    oldest = sa.select(sa.func.min(audit_logs.c.created_at).label("at"))
+    found: datetime | None = store.rows(oldest)[0]["at"]
+    return found
+
+
+def _require_rights(store: PostgresStore) -> None:
     asked = store.rows(
         sa.select(
-            sa.func.has_table_privilege("audit.audit_logs", "DELETE").label("allowed"),
+            sa.func.has_table_privilege("audit.audit_logs", "DELETE").label("may_delete"),
+            sa.func.pg_has_role(sa.column("relowner"), "MEMBER").label("owns"),
+            (sa.column("relkind") == "p").label("by_months"),
             sa.literal_column("current_user").label("role"),
         )
+        .select_from(sa.table("pg_class"))
+        .where(sa.column("oid") == sa.func.to_regclass("audit.audit_logs"))
     )[0]
-    if not asked["allowed"]:
+    if asked["by_months"] and not asked["owns"]:
+        raise PermissionDenied(
+            f"role '{asked['role']}' does not own audit.audit_logs, whose months only its owner "
+            "may drop; connect as the owner."
+        )
+    if not asked["by_months"] and not asked["may_delete"]:
         raise PermissionDenied(
             f"role '{asked['role']}' may not remove rows of audit.audit_logs; connect as the "
             f"owner of the table, or let the owner run: GRANT DELETE ON audit.audit_logs TO "

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -162,17 +162,19 @@ def horizon(store: PostgresStore) -> int:
     return min(bounds)
 
 
-def unsealed(store: PostgresStore, newest: Seal | None) -> int:
-    """Rows that no seal covers yet."""
-    found = store.rows(
-        sa.text(
-            "SELECT count(*) AS n FROM audit.audit_logs WHERE"
-            " transaction_id >= CAST(:since AS bigint)"
-            " OR (transaction_id IS NULL AND CAST(:since AS bigint) = 0) /* fwdb */"
-        ),
-        since=0 if newest is None else newest.horizon,
+def unsealed(store: PostgresStore, newest: Seal | None, *, month: date | None = None) -> int:
+    """Rows that no seal covers yet, of all months or of one."""
+    statement = (
+        "SELECT count(*) AS n FROM audit.audit_logs"
+        " WHERE (transaction_id >= CAST(:since AS bigint)"
+        " OR (transaction_id IS NULL AND CAST(:since AS bigint) = 0))"
     )
-    return int(found[0]["n"])
+    given: dict[str, Any] = {"since": 0 if newest is None else newest.horizon}
+    if month is not None:
+        first = datetime(month.year, month.month, 1, tzinfo=UTC)
+        statement += " AND created_at >= :first AND created_at < :after"
+        given |= {"first": first, "after": (first + timedelta(days=31)).replace(day=1)}
+    return int(store.rows(sa.text(f"{statement} /* fwdb */"), **given)[0]["n"])
 
 
 def _sound(store: PostgresStore, newest: Seal, key: bytes | None, *, sign: bool) -> Seal:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fwdb.audit.anomalies import Anomalies
+from fwdb.audit.archived import Archived
 from fwdb.audit.draining import Draining
 from fwdb.audit.following import Following
+from fwdb.audit.holds import Holds
 from fwdb.audit.proof import Proof
 from fwdb.audit.recording import Recording
 from fwdb.audit.retention import Keeping
@@ -14,7 +16,18 @@ from fwdb.audit.time_travel import TimeTravel
 __all__ = ["Audit"]
 
 
-class Audit(Reverting, Draining, Following, Recording, Anomalies, TimeTravel, Keeping, Proof):
+class Audit(
+    Reverting,
+    Draining,
+    Following,
+    Recording,
+    Anomalies,
+    TimeTravel,
+    Archived,
+    Proof,
+    Keeping,
+    Holds,
+):
     """Who did what to what, and when: the table `audit.audit_logs`.
 
     The `log_…` methods belong inside ``with db.transaction()`` beside the change they describe:

@@ -67,21 +67,67 @@ def from_copy(
     """
     driver = driver_of(connection)
     query = _literal(connection, driver, statement, parameters)
+    types = _types(driver, query)
+    buffer = io.BytesIO()
+    _copy(connection, driver, query, buffer.write)
+    table = _parse(buffer, types) if buffer.tell() else pa.schema(types).empty_table()
+    return _to_pandas(table, _never_null(statement))
+
+
+def copy_tables(
+    connection: Connection,
+    statement: Executable,
+    parameters: Mapping[str, Any],
+    consume: Callable[[pa.Table], None],
+    *,
+    batch_bytes: int,
+) -> None:
+    """Hand the rows of `statement` to `consume`, in tables of about `batch_bytes` of text.
+
+    At least one table comes, which tells columns and types when there are no rows. Raises as
+    `from_copy`.
+    """
+    driver = driver_of(connection)
+    query = _literal(connection, driver, statement, parameters)
+    types = _types(driver, query)
+    buffer = io.BytesIO()
+    consumed = 0
+
+    def flush() -> None:
+        nonlocal buffer, consumed
+        consume(_parse(buffer, types) if buffer.tell() else pa.schema(types).empty_table())
+        buffer, consumed = io.BytesIO(), consumed + 1
+
+    def write(row: memoryview) -> None:  # one message of the server is one row
+        buffer.write(row)
+        if buffer.tell() >= batch_bytes:
+            flush()
+
+    _copy(connection, driver, query, write)
+    if buffer.tell() or not consumed:
+        flush()
+
+
+def _types(driver: psycopg.Connection[Any], query: sql.SQL) -> dict[str, pa.DataType]:
     with driver.cursor() as cursor:
         cursor.execute(sql.SQL("SELECT * FROM ({}\n) AS q LIMIT 0").format(query))
         described = cursor.description or []
-        types = {c.name: _ARROW_TYPES.get(c.type_code, pa.string()) for c in described}
-        if len(types) < len(described):
-            names = [c.name for c in described]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise ParameterError(
-                f"the statement has two columns '{twice[0]}'; name one of them AS."
-            )
+    types = {c.name: _ARROW_TYPES.get(c.type_code, pa.string()) for c in described}
+    if len(types) < len(described):
+        names = [c.name for c in described]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ParameterError(f"the statement has two columns '{twice[0]}'; name one of them AS.")
+    return types
+
+
+def _copy(
+    connection: Connection,
+    driver: psycopg.Connection[Any],
+    query: sql.SQL,
+    write: Callable[[memoryview], Any],
+) -> None:
     copy = sql.SQL("COPY ({}\n) TO STDOUT (FORMAT csv)").format(query)
-    buffer = io.BytesIO()
-    _copy_out(connection, copy.as_bytes(driver), buffer.write)
-    table = _parse(buffer, types) if buffer.tell() else pa.schema(types).empty_table()
-    return _to_pandas(table, _never_null(statement))
+    _copy_out(connection, copy.as_bytes(driver), write)
 
 
 def each_line(

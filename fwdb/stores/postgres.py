@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import psycopg
+import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.sql import Executable
@@ -292,6 +293,23 @@ class PostgresStore:
         """
         with self.connection() as connection, self.times.timed("copy"):
             frames.each_line(connection, statement, parameters, feed)
+
+    def stream(
+        self,
+        statement: Executable,
+        consume: Callable[[pa.Table], None],
+        /,
+        *,
+        batch_bytes: int = 16 << 20,
+        **parameters: Any,
+    ) -> None:
+        """Hand the answer of `statement` to `consume`, in Arrow tables of some `batch_bytes`.
+
+        For answers that do not fit into memory. The types are those of `fwdb.stores.frames`
+        before they become pandas'; at least one table comes, also when there are no rows.
+        """
+        with self.connection() as connection, self.times.timed("copy"):
+            frames.copy_tables(connection, statement, parameters, consume, batch_bytes=batch_bytes)
 
     def execute(
         self,

@@ -16,6 +16,9 @@ from fwdb.stores import PostgresStore
 
 NOW = datetime.now(UTC)
 
+# Rows of an existing table go one by one; months of our own are in test_retention.py.
+pytestmark = pytest.mark.parametrize("made", ["existing"], indirect=True)
+
 
 @pytest.fixture
 def put_old(put):

@@ -42,7 +42,7 @@ SELECT
             coalesce(CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END, '{}')
             || coalesce(CASE jsonb_typeof(new_values) WHEN 'object' THEN new_values END, '{}')
         ) AS fields (field)
-        WHERE old_values -> field IS DISTINCT FROM new_values -> field
+        WHERE (old_values -> field) IS DISTINCT FROM (new_values -> field)
             -- These follow every update and tell nothing by themselves.
             AND field NOT IN ('updated_at', 'updatedAt', 'version')
     ), '') AS changed_fields,

@@ -1,0 +1,195 @@
+"""The same questions of archived months: DuckDB over their Parquet files, put beside the table.
+
+There is one definition of each question, its file in `queries/postgres/`. DuckDB runs that text
+with a view of the name `audit.audit_logs` over the files, a few macros for functions that have
+another name there, and uuids as the text that the files hold, so that their Bloom filters count.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID
+
+import pandas as pd
+import pyarrow as pa
+import sqlalchemy as sa
+
+from fwdb import queries
+from fwdb.audit import archives, partitions
+from fwdb.audit.archives import Archive
+from fwdb.audit.base import TABLE, AuditBase
+from fwdb.errors import FeatureUnavailable
+from fwdb.stores import frames
+
+__all__ = ["Archived"]
+
+# Questions for rows, with whether their answer is in order of time or against it: the answers of
+# table and files are merged.
+_ROWS = {"audit_history": True, "audit_search": False}
+# Questions for figures: the few columns that they look at are fetched from the table, for the
+# window and as long before it, and counted with the files.
+_FIGURES = {
+    "audit_totals": timedelta(0),
+    "audit_activity": timedelta(0),
+    "audit_actors": timedelta(0),
+}
+_LOOKED_AT = "created_at, CAST(entity_type AS text) AS entity_type, CAST(action AS text) AS action"
+_MACROS = """
+CREATE MACRO jsonb_typeof(value) AS lower(json_type(value));
+CREATE MACRO jsonb_object_keys(value) AS unnest(json_keys(value));
+CREATE MACRO to_jsonb(value) AS to_json(value);
+"""
+_PARAMETER = re.compile(r"(?<![:\w\\]):(?=[a-zA-Z_])")
+
+
+class Archived(AuditBase):
+    """The trail with the months that left it; see `Audit`."""
+
+    _reads_archives = False
+
+    def with_archives(self) -> Self:
+        """The same trail with its archived months: ``db.audit.with_archives().history(…)``.
+
+        `history`, `search`, `by_user`, `recent`, `totals`, `activity` and `actors` then read the
+        table and the files in FWDB_AUDIT_ARCHIVE as one, with the columns, types and order that
+        they have without. Each file is compared with its checksum before its first use. Raises,
+        when asked, `ArchiveError` for a file that is missing or damaged, and `FeatureUnavailable`
+        for another question, and without DuckDB (the extra ``archive``).
+        """
+        other = copy.copy(self)
+        other._reads_archives = True
+        return other
+
+    def _frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
+        if not self._reads_archives or not partitions.recorded(self._postgres):
+            return super()._frame(query, **parameters)
+        if query not in _ROWS and query not in _FIGURES:
+            raise FeatureUnavailable(
+                f"the question '{query.removeprefix('audit_')}' is not asked of archived months; "
+                "ask it without with_archives()."
+            )
+        # A month that is detached meanwhile waits for this lock, and the list of months and the
+        # rows are of one moment: so no month is read twice, or not at all.
+        with self._postgres.transaction(isolation="repeatable read", read_only=True) as connection:
+            connection.execute(sa.text(f"LOCK TABLE {TABLE} IN ACCESS SHARE MODE /* fwdb */"))
+            files = self._files(parameters.get("since"), parameters.get("until"))
+            if not files:
+                return super()._frame(query, **parameters)
+            if query in _FIGURES:
+                live = self._looked_at(parameters, before=_FIGURES[query])
+                return _ask(query, parameters, files, live)
+            table = super()._frame(query, **parameters)
+        return _merged(query, parameters, files, table)
+
+    def _files(self, since: datetime | None, until: datetime | None) -> list[Path]:
+        """The files of months that are not in the table, as far as they touch the window."""
+        found = []
+        folder = None
+        for month in partitions.months(self._postgres):
+            # A month that was made again after it was dropped is in both.
+            if month.path is None or (month.state == "live" and month.dropped_at is None):
+                continue
+            assert month.since is not None
+            assert month.until is not None
+            if (until and month.since >= until) or (since and month.until <= since):
+                continue
+            folder = folder or archives.folder(self._settings)
+            found.append(archives.check(folder, self._archive(month.day)))
+        return found
+
+    def _archive(self, day: date) -> Archive:
+        row = self._postgres.rows(
+            sa.text(
+                "SELECT to_char(month, 'YYYY-MM') AS month, path, rows, bytes, sha256"
+                " FROM audit.archives WHERE month = :day /* fwdb */"
+            ),
+            day=day,
+        )[0]
+        return Archive(**row)
+
+    def _looked_at(self, parameters: Mapping[str, Any], before: timedelta) -> pa.Table:
+        """The columns of the window that figures need, from the table."""
+        parts: list[pa.Table] = []
+        self._postgres.stream(
+            sa.text(
+                f"SELECT {_LOOKED_AT}, CAST(user_id AS text) AS user_id"
+                f" FROM {self._instead.get(TABLE, TABLE)}"
+                " WHERE created_at >= :since AND created_at < :until"
+            ),
+            parts.append,
+            since=parameters["since"] - before,
+            until=parameters["until"],
+        )
+        return pa.concat_tables(parts)
+
+
+def _merged(
+    query: str, parameters: Mapping[str, Any], files: list[Path], table: pd.DataFrame
+) -> pd.DataFrame:
+    """Rows of table and files in the order of the question, as many as it wants."""
+    limit = parameters.get("row_limit")
+    if limit is not None and len(table) == limit:
+        # What is older than all of these cannot be among the newest.
+        oldest = table["created_at"].min()
+        parameters = {**parameters, "since": max(oldest, parameters["since"] or oldest)}
+    archived = _ask(query, parameters, files)
+    found = pd.concat([archived, table], ignore_index=True).sort_values(
+        ["created_at", "id"], ascending=_ROWS[query], ignore_index=True
+    )
+    return found if limit is None else found.head(limit)
+
+
+def _ask(
+    query: str,
+    parameters: Mapping[str, Any],
+    files: list[Path],
+    live: pa.Table | None = None,
+) -> pd.DataFrame:
+    """The answer of DuckDB to a query file, over `files` and the rows of `live`."""
+    question = queries.load(query, "postgres")
+    text = _PARAMETER.sub("$", question.text).replace(" AS uuid)", " AS text)")
+    with _duckdb()(":memory:", config=_OFFLINE) as connection:
+        connection.execute("SET TimeZone = 'UTC'; CREATE SCHEMA audit;" + _MACROS)
+        # Files of before a column was added are read beside those that have it.
+        listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+        source = f"SELECT * FROM read_parquet([{listed}], union_by_name => true)"
+        if live is None:
+            source = (
+                "SELECT * REPLACE (CAST(old_values AS json) AS old_values,"
+                f" CAST(new_values AS json) AS new_values) FROM ({source})"
+            )
+        else:
+            columns = ", ".join(live.column_names)
+            connection.register("live", live)
+            source = f"SELECT {columns} FROM ({source}) UNION ALL SELECT {columns} FROM live"
+        connection.execute(f"CREATE VIEW audit.audit_logs AS {source}")
+        asked = connection.execute(text, {name: _plain(v) for name, v in parameters.items()})
+        names = [column[0] for column in asked.description]
+        return frames.from_rows(names, asked.fetchall(), question.columns)
+
+
+# Nothing is fetched from the network: what is needed comes with the wheel.
+_OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, UUID):
+        return str(value)
+    return value.to_pydatetime() if isinstance(value, pd.Timestamp) else value
+
+
+def _duckdb() -> Callable[..., Any]:
+    try:
+        import duckdb
+    except ImportError as error:
+        raise FeatureUnavailable(
+            "archived months are read by DuckDB, which is not installed; run: "
+            "pip install 'fwdb[archive]'."
+        ) from error
+    connect: Callable[..., Any] = duckdb.connect
+    return connect

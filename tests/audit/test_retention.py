@@ -1,0 +1,558 @@
+"""Months end in a file: export, detach, drop; with holds, and however often it is stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+from retention_helpers import (
+    NOW,
+    archive_fixture,  # noqa: F401
+    audit_fixture,  # noqa: F401
+    days_into,
+    files,
+    month,
+    name,
+    open_trail_fixture,  # noqa: F401
+    put,
+    settings_fixture,  # noqa: F401
+    states,
+)
+from sqlalchemy.engine import make_url
+
+from fwdb import config, errors, migrating
+from fwdb.audit import Audit
+from fwdb.audit import archives as files_of
+from fwdb.stores import PostgresStore
+
+SECOND = timedelta(seconds=1)
+MICROSECOND = timedelta(microseconds=1)
+# Of the steps of one month, those before which a run is killed; all of them in the long rounds.
+STEPS = 14
+KILLED_BEFORE = range(1, STEPS) if os.environ.get("FWDB_TEST_FULL") == "1" else (1, 7, 8, 13)
+
+
+def total(audit: Audit) -> int:
+    """Rows of table and files, as a question counts them."""
+    return int(audit.with_archives().totals(month(40), NOW + SECOND)["events"].sum())
+
+
+# -- a month ends -----------------------------------------------------------------------------
+
+
+def test_a_month_past_its_retention_goes_into_a_file_and_its_table_is_dropped(audit, archive):
+    """The file, its manifest, audit.archives and the result say the same."""
+    put(audit, days_into(15, 3), days_into(15, 1), days_into(14, 2), NOW)
+    heard: list[str] = []
+    kept = audit.retain(progress=heard.append)
+
+    assert (kept.expired, kept.removed, kept.batches) == (3, 3, len(kept.months))
+    assert kept.oldest_left_at == NOW
+    gone = {m.month: m for m in kept.months}
+    assert (gone[name(15)].rows, gone[name(15)].left) == (2, None)
+    assert gone[name(15)].drop_ms is not None
+    row = audit._postgres.rows(sa.text("SELECT * FROM audit.archives ORDER BY month"))[0]
+    path = archive / row["path"]
+    assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert row["bytes"] == path.stat().st_size
+    assert row["dropped_at"] is not None
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    for fact in ("rows", "bytes", "sha256"):
+        assert manifest[fact] == row[fact]
+    assert (manifest["month"], manifest["file"]) == (name(15), row["path"])
+    assert manifest["order"] == ["created_at", "id"]
+    times = pq.read_table(path)["created_at"].to_pylist()
+    assert times == [days_into(15, 1), days_into(15, 3)]
+    assert states(audit)[name(15)] == "archived"
+    assert any(name(15) in sentence for sentence in heard)
+
+
+def test_a_month_begins_and_ends_at_midnight_utc(audit, archive):
+    """The row at the boundary belongs to the month that begins, whatever the database's zone."""
+    database = audit._postgres.url.database
+    audit._postgres.execute(sa.text(f"ALTER DATABASE {database} SET timezone = 'America/New_York'"))
+    audit._postgres.close()  # new sessions begin in that zone
+    try:
+        put(audit, month(15), month(14) - MICROSECOND, month(14), month(15) - MICROSECOND)
+        audit.retain()
+    finally:
+        audit._postgres.execute(sa.text(f"ALTER DATABASE {database} RESET ALL"))
+
+    found = audit.partitions().set_index("month")["path"]
+    held = {m: pq.read_table(archive / found[m])["created_at"].to_pylist() for m in found.index[:3]}
+    assert held == {
+        name(16): [month(15) - MICROSECOND],
+        name(15): [month(15), month(14) - MICROSECOND],
+        name(14): [month(14)],
+    }
+
+
+def test_a_month_that_ended_within_the_retention_stays_with_all_its_rows(audit):
+    """A month goes when the last moment it could hold is past, and not before."""
+    put(audit, month(2), NOW)
+    end_of_it = month(1)
+    age = (NOW - end_of_it).days
+
+    assert audit.retain(age + 2).removed == 0
+    assert states(audit)[name(2)] == "live"
+    kept = audit.retain(max(age - 1, 1))
+    assert (kept.removed, states(audit)[name(2)]) == (1, "archived")
+
+
+def test_the_months_ahead_are_made_and_told(audit):
+    """Three of them; one that is missing shows as the first moment without a partition."""
+    ahead = audit.partitions_ahead()
+    assert (ahead.status, ahead.value, ahead.until) == ("ok", 3, month(-4))
+
+    audit._postgres.execute(sa.text(f"DROP TABLE audit.audit_logs_{month(-2):%Y_%m}"))
+    ahead = audit.partitions_ahead()
+    assert (ahead.value, ahead.until) == (1, month(-2))
+    assert audit.retain().partitions_made == 1
+    assert audit.partitions_ahead().value == 3
+
+    audit._postgres.execute(sa.text(f"DROP TABLE audit.audit_logs_{NOW:%Y_%m}"))
+    ahead = audit.partitions_ahead()
+    assert (ahead.value, ahead.until) == (0, month(0))
+    assert "writes fail now" in ahead.reason
+
+
+def test_a_dry_run_says_what_would_go_and_does_nothing(audit, archive):
+    """Months, rows, and what stays because of a hold."""
+    put(audit, days_into(15, 1), days_into(14, 1), days_into(14, 2))
+    audit.hold(name(14))
+    before = states(audit)
+    kept = audit.retain(dry_run=True)
+
+    assert (kept.expired, kept.removed, kept.partitions_made) == (3, 0, 0)
+    assert {m.month: (m.rows, m.left) for m in kept.months}[name(14)] == (2, "held")
+    assert states(audit) == before
+    assert not archive.exists()
+
+
+def test_old_months_are_dropped_while_others_write(audit):
+    """Detaching waits for the transactions that are open, and new ones wait for nothing."""
+    put(audit, days_into(15, 1))
+    stop = threading.Event()
+    written: list[str] = []
+
+    def write() -> None:
+        while not stop.is_set():
+            written.append(audit.log_read("User", "0190c1a0-0000-7000-8000-000000000001").id)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        kept = audit.retain()
+    finally:
+        stop.set()
+        writer.join()
+
+    assert kept.removed == 1
+    assert written
+    assert len(audit.search(limit=None)) == len(written)
+
+
+# -- what must not be lost --------------------------------------------------------------------
+
+
+def test_a_row_that_comes_after_the_export_is_in_the_file(audit, archive):
+    """The table is compared with the file before it is dropped, and exported again."""
+    put(audit, days_into(15, 1))
+    late = {"sent": False}
+
+    def progress(sentence: str) -> None:
+        if sentence.startswith("exported") and name(15) in sentence and not late["sent"]:
+            late["sent"] = True
+            put(audit, days_into(15, 2))
+
+    kept = audit.retain(progress=progress)
+
+    assert late["sent"]
+    assert {m.month: m.rows for m in kept.months}[name(15)] == 2
+    path = audit.partitions().set_index("month")["path"][name(15)]
+    assert len(pq.read_table(archive / path)) == 2
+    # The file of the first export is gone: nothing refers to it any more.
+    assert len([f for f in files(archive) if f.startswith(f"audit_logs_{month(15):%Y_%m}")]) == 2
+
+
+@pytest.mark.parametrize("change", ["UPDATE {} SET user_agent = 'x'", "DELETE FROM {}"])
+def test_a_row_changed_after_the_export_is_exported_again(audit, archive, change):
+    """A user is forgotten, personal data erased: the file must not keep what is gone."""
+    put(audit, days_into(15, 1))
+    done = {"once": False}
+
+    def progress(sentence: str) -> None:
+        if sentence.startswith("exported") and name(15) in sentence and not done["once"]:
+            done["once"] = True
+            audit._postgres.execute(sa.text(change.format("audit.audit_logs")))
+
+    audit.retain(progress=progress)
+    path = audit.partitions().set_index("month")["path"][name(15)]
+
+    agents = pq.read_table(archive / path)["user_agent"].to_pylist()
+    assert agents == (["x"] if change.startswith("UPDATE") else [])
+
+
+def test_a_month_that_was_made_again_is_left_with_its_rows_and_its_file(audit):
+    """Someone writes history into a month that is archived: neither part is lost."""
+    put(audit, days_into(15, 1))
+    audit.retain()
+    put(audit, days_into(15, 2))
+    kept = audit.retain()
+
+    left = {m.month: m.left for m in kept.months}[name(15)]
+    assert left is not None
+    assert "added after it was archived" in left
+    assert total(audit) == 2
+
+    audit._postgres.execute(sa.text("DELETE FROM audit.audit_logs"))
+    audit.retain()
+    assert states(audit)[name(15)] == "archived"
+    assert total(audit) == 1
+
+
+def test_an_export_that_the_disk_changes_is_refused_and_the_table_stays(audit, monkeypatch):
+    """What is read back is not what was written."""
+    put(audit, days_into(15, 1))
+    write = files_of._Hashed.write
+
+    def flip(self, data):
+        block = bytearray(data)
+        if self.tell() > 100:
+            block[0] ^= 1
+        self.sha256.update(data)
+        return self._file.write(block)
+
+    monkeypatch.setattr(files_of._Hashed, "write", flip)
+    with pytest.raises(errors.ArchiveError, match="did not keep"):
+        audit.retain()
+    monkeypatch.setattr(files_of._Hashed, "write", write)
+
+    assert states(audit)[name(15)] == "live"
+    assert len(audit.search(limit=None)) == 1
+    assert audit.retain().removed == 1
+
+
+def test_a_month_that_another_part_needs_is_left_with_its_reason(audit):
+    """The proof of the trail has not sealed it yet."""
+    put(audit, days_into(15, 1), days_into(14, 1))
+    sealed = month(15).date()
+    audit._may_not_drop = lambda day: None if day == sealed else "it is not sealed"
+    kept = audit.retain()
+
+    assert {m.month: m.left for m in kept.months}[name(14)] == "it is not sealed"
+    assert kept.removed == 1
+    assert states(audit)[name(14)] == "live"
+
+
+# -- a run is stopped -------------------------------------------------------------------------
+
+# Runs retain once for each URL, each in a process of its own that is killed before a step.
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+from fwdb import config
+from fwdb.audit import Audit
+from fwdb.stores import PostgresStore
+
+folder, *runs = sys.argv[1:]
+settings = config.settings().model_copy(update={"audit_archive": Path(folder)})
+done, stop, dropping = 0, 0, False
+
+def step(*ignored):
+    global done
+    done += 1
+    if done == stop:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def before(connection, cursor, statement, *ignored):
+    global dropping
+    dropping = statement.startswith("DROP")
+    if statement.split()[0] in {"INSERT", "UPDATE", "ALTER", "DROP", "LOCK"}:
+        step()
+
+def stepping(owner, name):
+    original = getattr(owner, name)
+    setattr(owner, name, lambda *given, **named: (step(), original(*given, **named))[1])
+
+stepping(os, "fsync")
+stepping(os, "replace")
+stepping(pq.ParquetWriter, "write_table")
+sa.event.listen(sa.Engine, "before_cursor_execute", before)
+sa.event.listen(sa.Engine, "commit", lambda connection: step() if dropping else None)
+for number, url in zip(runs[::2], runs[1::2]):
+    if not (child := os.fork()):
+        stop = int(number)
+        Audit(PostgresStore(url), settings=settings).retain()
+        os._exit(0)
+    print(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_run_killed_before_any_step_is_gone_on_with(
+    template, postgres_database, open_trail, archive
+):
+    """No row is lost or doubled: not in the table, not in the files."""
+    rows = [days_into(15, 1), days_into(15, 2)]
+    runs = {stop: postgres_database(template=template) for stop in (*KILLED_BEFORE, STEPS)}
+    for stop, url in runs.items():
+        trail = open_trail(url)
+        old = {"entity_id": f"0190c1a0-0000-7000-8000-{stop:012}"}  # no two files are the same
+        put(trail, *({"created_at": at, **old} for at in rows), NOW)
+        spare = sa.text("SELECT to_regclass('audit.audit_logs_' || :month) AS name")
+        for ago in range(14, 11, -1):  # only one month is past its retention
+            if trail._postgres.rows(spare, month=f"{month(ago):%Y_%m}")[0]["name"]:
+                trail._postgres.execute(sa.text(f"DROP TABLE audit.audit_logs_{month(ago):%Y_%m}"))
+    given = [str(part) for run in runs.items() for part in run]
+    ended = subprocess.run(
+        [sys.executable, "-c", STOPPED, str(archive), *given],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout.split()
+
+    assert ended == ["9"] * len(KILLED_BEFORE) + ["0"], "the number of steps has changed"
+    for stop, url in runs.items():
+        trail = open_trail(url)
+        kept = trail.retain()
+        assert all(m.left is None for m in kept.months), (stop, kept)
+        assert states(trail)[name(15)] == "archived", stop
+        assert total(trail) == 3, stop
+        assert len(trail.search(limit=None)) == 1, stop
+        rows_said = trail._postgres.rows(sa.text("SELECT rows, dropped_at FROM audit.archives"))
+        assert [(r["rows"], r["dropped_at"] is None) for r in rows_said] == [(2, False)], stop
+
+
+def test_a_part_that_a_dead_process_left_is_removed(audit, archive):
+    """Not at once, for another process may be writing it; after a day."""
+    put(audit, days_into(15, 1))
+    archive.mkdir()
+    fresh, stale = (archive / f".audit_logs_{month(15):%Y_%m}.{n}.part" for n in ("new", "old"))
+    for path in (fresh, stale):
+        path.write_bytes(b"PAR1")
+    os.utime(stale, (0, 0))
+    audit.retain()
+
+    assert fresh.exists()
+    assert not stale.exists()
+
+
+def test_a_detach_that_waited_too_long_is_finished_by_the_next_run(audit, open_trail):
+    """An open transaction holds it up; the next one ends it, or puts the month back for a hold."""
+    put(audit, days_into(15, 1), NOW)
+    url = audit._postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    hasty = Audit(
+        PostgresStore(url, settings=audit._settings.model_copy(
+            update={"statement_timeout_seconds": 0.5})),
+        settings=audit._settings,
+    )  # fmt: skip
+    try:
+        with audit._postgres.transaction() as reader:
+            reader.execute(sa.text("SELECT count(*) FROM audit.audit_logs"))
+            with pytest.raises(errors.QueryTimeout, match=rf"{name(15)} could not be detached"):
+                hasty.retain()
+            assert states(hasty)[name(15)] == "leaving"
+            assert total(hasty) == 2
+        hasty.hold(name(15))
+        hasty.retain()
+        assert states(hasty)[name(15)] == "live"
+        hasty.release(name(15))
+        assert hasty.retain().removed == 1
+    finally:
+        hasty._postgres.close()
+    assert states(audit)[name(15)] == "archived"
+
+
+def test_two_runs_do_not_meet(audit):
+    """The second is told, and does nothing."""
+    put(audit, days_into(15, 1))
+    seen: list[str] = []
+
+    def progress(_: str) -> None:
+        with pytest.raises(errors.Conflict, match="another 'fwdb audit retain'") as refused:
+            audit.retain()
+        seen.append(str(refused.value))
+
+    assert audit.retain(progress=progress).removed == 1
+    assert seen
+    assert audit.retain().removed == 0
+
+
+# -- holds ------------------------------------------------------------------------------------
+
+
+def test_a_held_month_stays_until_it_is_released(audit):
+    """The result names it; release lets it go; both stay on record."""
+    put(audit, days_into(15, 1), days_into(14, 1))
+    audit.hold(name(15), reason="case 7")
+    kept = audit.retain()
+
+    assert kept.held == (name(15),)
+    assert {m.month: m.left for m in kept.months}[name(15)] == "held: case 7"
+    assert states(audit)[name(15)] == "live"
+    assert list(audit.holds()["reason"]) == ["case 7"]
+    found = audit.partitions().set_index("month").loc[name(15)]
+    assert (bool(found["held"]), found["hold_reason"]) == (True, "case 7")
+
+    audit.release(name(15))
+    assert audit.holds().empty
+    assert list(audit.holds(released=True)["month"]) == [name(15)]
+    assert audit.retain().removed == 1
+
+
+def test_a_hold_set_while_its_month_leaves_brings_it_back(audit):
+    """It was exported already, and not yet dropped."""
+    put(audit, days_into(15, 1))
+
+    def progress(sentence: str) -> None:
+        if sentence.startswith("exported") and name(15) in sentence:
+            audit.hold(name(15))
+
+    kept = audit.retain(progress=progress)
+
+    assert {m.month: m.left for m in kept.months}[name(15)] == "held"
+    assert states(audit)[name(15)] == "live"
+    assert len(audit.search(limit=None)) == 1
+    assert total(audit) == 1
+    audit.release(name(15))
+    assert audit.retain().removed == 1
+
+
+def test_a_held_month_that_a_stopped_run_detached_is_put_back(audit):
+    """A hold means that the month is in the trail."""
+    put(audit, days_into(15, 1))
+
+    def progress(sentence: str) -> None:
+        if sentence.startswith("exported") and name(15) in sentence:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        audit.retain(progress=progress)
+    table = f"audit.audit_logs_{month(15):%Y_%m}"
+    audit._postgres.execute(
+        sa.text(f"ALTER TABLE audit.audit_logs DETACH PARTITION {table} CONCURRENTLY")
+    )
+    assert states(audit)[name(15)] == "detached"
+    audit.hold(name(15))
+    audit.retain()
+
+    assert states(audit)[name(15)] == "live"
+    assert len(audit.search(limit=None)) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("October", "such as 2025-10"),
+        ("2025-13", "such as 2025-10"),
+        ("2999-01", "which is to come"),
+        ("2001-01", "has nothing"),
+    ],
+)
+def test_a_slip_in_the_month_of_a_hold_is_refused(audit, given, said):
+    """Else the month that was meant would go."""
+    with pytest.raises(errors.ParameterError, match=said):
+        audit.hold(given)
+
+
+def test_a_month_is_held_once_and_released_once(audit):
+    """What is wrong is named, with the months that are held."""
+    put(audit, days_into(15, 1), days_into(14, 1))
+    audit.hold(name(15))
+    with pytest.raises(errors.Conflict, match="held already"):
+        audit.hold(name(15))
+    with pytest.raises(errors.UnknownName, match=name(15)):
+        audit.release(name(14))
+
+
+# -- other ways, other shapes -----------------------------------------------------------------
+
+
+def test_the_function_of_the_service_is_no_way_around(audit):
+    """It says which command knows holds and files."""
+    put(audit, days_into(15, 1))
+    with pytest.raises(errors.QueryError, match="fwdb audit retain"):
+        audit._postgres.rows(sa.text("SELECT audit.cleanup_old_audit_logs()"))
+    assert len(audit.search(limit=None)) == 1
+
+
+def test_a_role_that_does_not_own_the_trail_is_refused(audit, open_trail):
+    """Dropping a month is the owner's; the sentence says so before anything is done."""
+    role = f"writer_{os.getpid()}"
+    put(audit, days_into(15, 1))
+    audit._postgres.execute(
+        sa.text(
+            f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA audit TO {role};"
+            f" GRANT SELECT ON ALL TABLES IN SCHEMA audit TO {role}"
+        )
+    )
+    url = audit._postgres.url.set(drivername="postgresql")
+    limited = open_trail(
+        url.update_query_dict({"options": f"-c role={role}"}).render_as_string(hide_password=False)
+    )
+    try:
+        with pytest.raises(errors.PermissionDenied, match="connect as the owner"):
+            limited.retain()
+        assert limited.retain(dry_run=True).expired == 1
+        with pytest.raises(errors.PermissionDenied):
+            limited.hold(name(15))
+    finally:
+        limited._postgres.close()
+        audit._postgres.execute(sa.text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
+
+
+def test_a_server_of_ones_own_needs_a_folder(audit):
+    """A folder of the moment would be nobody's."""
+    put(audit, days_into(15, 1))
+    url = make_url("postgresql://db.example/fashion_wallet").render_as_string()
+    own = config.Settings(postgres_url=url)
+    with pytest.raises(errors.ConfigError, match="FWDB_AUDIT_ARCHIVE"):
+        Audit(audit._postgres, settings=own).retain()
+    assert files_of.folder(config.Settings()).name == "audit-archive"
+
+
+def test_an_existing_table_keeps_rows_of_held_months(postgres_database, open_trail):
+    """In one piece there is no month to drop: rows go in batches, held ones stay."""
+    from conftest import EXISTING
+
+    audit = open_trail(postgres_database())
+    audit._postgres.execute(sa.text(EXISTING))
+    old = pd.DataFrame(
+        {
+            "created_at": [days_into(15, 1), days_into(14, 1), days_into(14, 2), NOW],
+            "entity_type": "User",
+            "action": "UPDATE",
+            "entity_id": "0190c1a0-0000-7000-8000-000000000001",
+        }
+    )
+    audit._postgres.copy("audit.audit_logs", old)
+    with pytest.raises(errors.FeatureUnavailable, match="fwdb migrate"):
+        audit.hold(name(14))
+    migrating.migrate(audit._postgres, None)
+    assert audit.partitions_ahead().status == "not_applicable"
+    assert audit.partitions().empty
+    with pytest.raises(errors.ParameterError, match="has nothing"):
+        audit.hold(name(20))
+    audit.hold(name(14), reason="case 7")
+    kept = audit.retain(batch=1)
+
+    assert (kept.expired, kept.removed, kept.held) == (3, 1, (name(14),))
+    assert len(audit.search(limit=None)) == 3
+    cleanup = sa.text("SELECT audit.cleanup_old_audit_logs() AS removed")
+    assert audit._postgres.rows(cleanup)[0]["removed"] == 0
+    audit.release(name(14))
+    assert audit.retain(dry_run=True).expired == 2
+    assert audit._postgres.rows(cleanup)[0]["removed"] == 2
+    assert len(audit.search(limit=None)) == 1

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from fwdb.cli.program import audit_app, database, print_counts, print_frame, say
+from fwdb.cli.program import (
+    FAILED,
+    Json,
+    audit_app,
+    database,
+    print_counts,
+    print_frame,
+    print_json,
+    say,
+    stdout,
+)
 
 
 @audit_app.command("trail")
@@ -41,3 +51,22 @@ def audit_retain(
         "would remove" if dry_run else "removed",
         {"audit_logs": kept.expired if dry_run else kept.removed},
     )
+
+
+@audit_app.command("coverage")
+def audit_coverage(as_json: Json = False) -> None:
+    """Say what the trail does not capture.
+
+    Exit 1 when something is uncovered.
+    """
+    with database(role="report") as db:
+        found = db.audit.coverage()
+    if as_json:
+        print_json(found.to_dict(orient="records"))
+    else:
+        for row in found.itertuples():
+            stdout.print(f"{row.status:<10} {row.database:<9} {row.sentence}")
+            if row.remedy:
+                stdout.print(f"{'':<20} {row.remedy}")
+    if (found["status"] == "uncovered").any():
+        raise typer.Exit(FAILED)

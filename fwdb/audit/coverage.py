@@ -1,0 +1,93 @@
+"""What the audit trail does not capture: found in the catalogs, each with its remedy."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, fields
+
+import pandas as pd
+import sqlalchemy as sa
+
+from fwdb.audit import coverage_findings as findings
+from fwdb.audit.base import AuditBase
+from fwdb.audit.coverage_findings import KINDS, STATUSES, Finding
+from fwdb.errors import FwdbError
+
+__all__ = ["Coverage", "Standing"]
+
+COLLECTION = "designs"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The findings about one store, with the figures behind them; None where there is none.
+
+    `months_ahead` are whole months after this one that are ready, -1 when this one is not.
+    """
+
+    findings: tuple[Finding, ...]
+    months_ahead: int | None = None
+
+    def uncovered(self, database: str) -> dict[str, int]:
+        """How many things of each kind are uncovered in one store, 0 too."""
+        mine = [f.kind for f in self.findings if f.status == "uncovered" and f.database == database]
+        return {kind: mine.count(kind) for kind in KINDS[database]}
+
+
+class Coverage(AuditBase):
+    """What is captured and what is not; see `Audit`."""
+
+    def coverage(self) -> pd.DataFrame:
+        """Everything whose changes belong into the trail, what is not captured first.
+
+        `database`, `object`, `kind`, `status`, `sentence`, `remedy`. `kind` is table, column,
+        partition, trigger, right, partition_ahead, journal, collection, follower or gap;
+        `status` is ``uncovered`` (changes are lost, or soon will be), ``gap`` (changes of some
+        time in the past are not known), ``behind`` (captured, but late), ``exposed`` (somebody
+        else than the owner may write to the trail), ``not_known``, ``redacted`` (left out on
+        purpose) or ``covered``. fwdb's own tables and those of migrations are not listed.
+        Without MongoDB its rows say so. Raises `StoreUnavailable` without PostgreSQL.
+        """
+        found = list(self.standing().findings)
+        if self._mongodb is not None:
+            try:
+                found += self.mongodb_standing().findings
+            except FwdbError as error:
+                found.append(Finding("mongodb", COLLECTION, "collection", "not_known", str(error)))
+        found.sort(key=lambda f: (STATUSES.index(f.status), f.database != "postgres"))
+        names = [field.name for field in fields(Finding)]
+        return pd.DataFrame([astuple(f) for f in found], columns=names, dtype="str")
+
+    def standing(self) -> Standing:
+        """What PostgreSQL knows: its tables, the trail, and how far MongoDB is followed."""
+        store = self._postgres
+        months = store.rows("audit_coverage_months", months=findings.MONTHS_MADE)
+        ahead = findings.ahead(months)
+        captured = (
+            {row["table_name"]: row for row in store.rows("audit_coverage_captured")}
+            if self._has("audit.captured")
+            else {}
+        )
+        return Standing(
+            (
+                *findings.tables(
+                    store.rows("audit_coverage_columns"),
+                    captured,
+                    store.rows("audit_coverage_triggers"),
+                ),
+                *findings.rights(store.rows("audit_coverage_rights")),
+                *findings.months(months, ahead),
+            ),
+            months_ahead=ahead,
+        )
+
+    def mongodb_standing(self) -> Standing:
+        """Whether MongoDB keeps what a follower needs to know of a change."""
+        assert self._mongodb is not None
+        with self._mongodb.errors():
+            listed = list(self._mongodb.database.list_collections(filter={"name": COLLECTION}))
+        return Standing((findings.collection(COLLECTION, listed),))
+
+    def _has(self, table: str) -> bool:
+        """Whether there is this table; a database that nobody migrated has none of ours."""
+        asked = sa.text("SELECT to_regclass(:name) IS NOT NULL AS there /* fwdb */")
+        return bool(self._postgres.rows(asked, name=table)[0]["there"])

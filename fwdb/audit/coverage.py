@@ -84,7 +84,7 @@ class Coverage(AuditBase):
         """Whether MongoDB keeps what a follower needs to know of a change."""
         assert self._mongodb is not None
         with self._mongodb.errors():
-            listed = list(self._mongodb.database.list_collections(filter={"name": COLLECTION}))
+            listed = [*self._mongodb.database.list_collections(filter={"name": COLLECTION})]
         return Standing((findings.collection(COLLECTION, listed),))
 
     def _has(self, table: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -236,7 +236,7 @@ def months(rows: list[dict[str, Any]], ready: int | None) -> Iterator[Finding]:
         yield _postgres("audit.audit_logs", "partition_ahead", "covered", said)
 
 
-def collection(name: str, listed: list[Mapping[str, Any]]) -> Finding:
+def collection(name: str, listed: Sequence[Mapping[str, Any]]) -> Finding:
     """Whether MongoDB keeps each document as it was before a change, of what it says of `name`."""
     make = "Run `fwdb migrate`."
     if not listed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fwdb.audit.coverage import Coverage
+from fwdb.audit.lives import Lives
 from fwdb.audit.questions import Questions
 from fwdb.audit.recording import Recording
 from fwdb.audit.retention import Keeping
@@ -10,7 +11,7 @@ from fwdb.audit.retention import Keeping
 __all__ = ["Audit"]
 
 
-class Audit(Recording, Questions, Keeping, Coverage):
+class Audit(Recording, Questions, Keeping, Coverage, Lives):
     """Who did what to what, and when: the table `audit.audit_logs`.
 
     The `log_…` methods belong inside ``with db.transaction()`` beside the change they describe:

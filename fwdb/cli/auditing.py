@@ -64,9 +64,10 @@ def audit_coverage(as_json: Json = False) -> None:
     if as_json:
         print_json(found.to_dict(orient="records"))
     else:
-        for row in found.itertuples():
-            stdout.print(f"{row.status:<10} {row.database:<9} {row.sentence}")
-            if row.remedy:
-                stdout.print(f"{'':<20} {row.remedy}")
+        shown = found[["status", "database", "sentence", "remedy"]]
+        for status, database_name, sentence, remedy in shown.itertuples(index=False, name=None):
+            stdout.print(f"{status:<10} {database_name:<9} {sentence}")
+            if remedy:
+                stdout.print(f"{'':<20} {remedy}")
     if (found["status"] == "uncovered").any():
         raise typer.Exit(FAILED)

@@ -16,16 +16,49 @@ __all__ = ["Coverage", "Standing"]
 
 COLLECTION = "designs"
 
+_SEALED = sa.text(
+    "SELECT CAST(extract(epoch FROM clock_timestamp() - max(sealed_at)) AS float) AS age "
+    "FROM audit.seals /* fwdb */"
+)
+# The lock that the one follower holds is "fwdb" and 11. Up to the later of both times everything
+# is in the trail: one that has nothing to read notes when it had caught up.
+_FOLLOWER = sa.text("""
+SELECT
+    EXISTS (
+        SELECT FROM pg_locks
+        WHERE locktype = 'advisory' AND granted AND objsubid = 2
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND CAST(classid AS bigint) = 1719100514 AND CAST(objid AS bigint) = 11
+    ) AS running,
+    saved_at,
+    CAST(
+        extract(epoch FROM clock_timestamp() - greatest(position_at, caught_up_at)) AS float
+    ) AS behind_seconds
+FROM audit.followers
+WHERE name = :name /* fwdb */
+""")
+_GAPS = sa.text("""
+SELECT follower, since, until, reason, differences
+FROM audit.gaps
+WHERE follower = :name
+ORDER BY until DESC /* fwdb */
+""")
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """The findings about one store, with the figures behind them; None where there is none.
 
     `months_ahead` are whole months after this one that are ready, -1 when this one is not.
+    `behind_seconds` is how late changes of MongoDB get into the trail, `seal_age_seconds` how
+    long ago rows were last sealed.
     """
 
     findings: tuple[Finding, ...]
     months_ahead: int | None = None
+    behind_seconds: float | None = None
+    gaps: int | None = None
+    seal_age_seconds: float | None = None
 
     def uncovered(self, database: str) -> dict[str, int]:
         """How many things of each kind are uncovered in one store, 0 too."""
@@ -49,8 +82,9 @@ class Coverage(AuditBase):
         """
         found = list(self.standing().findings)
         if self._mongodb is not None:
+            found += self.following_standing().findings
             try:
-                found += self.mongodb_standing().findings
+                found.append(self.images())
             except FwdbError as error:
                 found.append(Finding("mongodb", COLLECTION, "collection", "not_known", str(error)))
         found.sort(key=lambda f: (STATUSES.index(f.status), f.database != "postgres"))
@@ -58,7 +92,7 @@ class Coverage(AuditBase):
         return pd.DataFrame([astuple(f) for f in found], columns=names, dtype="str")
 
     def standing(self) -> Standing:
-        """What PostgreSQL knows: its tables, the trail, and how far MongoDB is followed."""
+        """Of PostgreSQL: its tables and the trail itself."""
         store = self._postgres
         months = store.rows("audit_coverage_months", months=findings.MONTHS_MADE)
         ahead = findings.ahead(months)
@@ -67,6 +101,7 @@ class Coverage(AuditBase):
             if self._has("audit.captured")
             else {}
         )
+        sealed = store.rows(_SEALED)[0] if self._has("audit.seals") else {}
         return Standing(
             (
                 *findings.tables(
@@ -78,14 +113,28 @@ class Coverage(AuditBase):
                 *findings.months(months, ahead),
             ),
             months_ahead=ahead,
+            seal_age_seconds=sealed.get("age"),
         )
 
-    def mongodb_standing(self) -> Standing:
+    def following_standing(self) -> Standing:
+        """Of MongoDB, as PostgreSQL knows it: whether its changes are read, and how far."""
+        if not self._has("audit.followers"):
+            return Standing((findings.follower(COLLECTION, None),))
+        rows = self._postgres.rows(_FOLLOWER, name=COLLECTION)
+        gaps = self._postgres.rows(_GAPS, name=COLLECTION)
+        found = rows[0] if rows else None
+        return Standing(
+            (findings.follower(COLLECTION, found), *findings.gaps(gaps)),
+            behind_seconds=None if found is None else found["behind_seconds"],
+            gaps=len(gaps) if found else None,
+        )
+
+    def images(self) -> Finding:
         """Whether MongoDB keeps what a follower needs to know of a change."""
         assert self._mongodb is not None
         with self._mongodb.errors():
             listed = [*self._mongodb.database.list_collections(filter={"name": COLLECTION})]
-        return Standing((findings.collection(COLLECTION, listed),))
+        return findings.collection(COLLECTION, listed)
 
     def _has(self, table: str) -> bool:
         """Whether there is this table; a database that nobody migrated has none of ours."""

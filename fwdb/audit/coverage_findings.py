@@ -19,6 +19,8 @@ __all__ = [
     "Status",
     "ahead",
     "collection",
+    "follower",
+    "gaps",
     "months",
     "rights",
     "tables",
@@ -51,6 +53,10 @@ STATUSES: tuple[Status, ...] = (
 # `fwdb migrate` and `fwdb audit retain` make three; with less than two the latter has been missed
 # for a month, with none the first write of next month fails.
 MONTHS_MADE, MONTHS_WARNING, MONTHS_CRITICAL = 3, 2, 1
+
+# A follower that lives writes every 2 s and needs seconds for a burst. What is a minute late is a
+# remark; after five nobody should rely on the trail.
+BEHIND_SECONDS, LATE_SECONDS = 60.0, 300.0
 
 ROWS, TRUNCATE = "00_fwdb_audit", "00_fwdb_audit_truncate"
 _REDACTED = {
@@ -248,3 +254,41 @@ def collection(name: str, listed: Sequence[Mapping[str, Any]]) -> Finding:
         return Finding("mongodb", name, "collection", "uncovered", said, make)
     said = f"{name} keeps what each change replaces."
     return Finding("mongodb", name, "collection", "covered", said)
+
+
+def follower(name: str, found: Mapping[str, Any] | None) -> Finding:
+    """Whether the changes of a collection are read, and how far."""
+    start = "Run `fwdb audit follow`, and keep it running."
+    if found is None:
+        said = (
+            f"Nobody has ever followed {name}: changes of documents leave no trace by themselves."
+        )
+        return Finding("mongodb", name, "follower", "uncovered", said, start)
+    late = found["behind_seconds"]
+    if not found["running"]:
+        when = "" if found["saved_at"] is None else f" since {found['saved_at']:%Y-%m-%d %H:%M} UTC"
+        said = f"The follower of {name} does not run{when}; MongoDB remembers changes for a time."
+        return Finding("mongodb", name, "follower", "uncovered", said, start)
+    if late is None:
+        said = f"The follower of {name} takes its first look at the documents."
+        return Finding("mongodb", name, "follower", "behind", said)
+    status: Status = (
+        "uncovered" if late > LATE_SECONDS else "behind" if late > BEHIND_SECONDS else "covered"
+    )
+    if status == "covered":
+        return Finding("mongodb", name, "follower", status, f"Changes of {name} are followed.")
+    said = f"The follower of {name} is {late:.0f} s behind; changes since are not in the trail yet."
+    more = "Look whether PostgreSQL writes slowly (`fwdb health`), or wait for the end of a load."
+    return Finding("mongodb", name, "follower", status, said, more)
+
+
+def gaps(rows: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Times of which changes are not known one by one. Nothing brings them back."""
+    for row in rows:
+        start = "" if row["since"] is None else f"from {row['since']:%Y-%m-%d %H:%M:%S} "
+        when = f"{start}to {row['until']:%Y-%m-%d %H:%M:%S} UTC"
+        reason = row["reason"].rstrip(".")
+        said = f"Not each change of {row['follower']} {when} could be seen: {reason}."
+        if row["differences"] is not None:
+            said += f" A comparison afterwards added {row['differences']:,} rows."
+        yield Finding("mongodb", row["follower"], "gap", "gap", said)

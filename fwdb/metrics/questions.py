@@ -1,4 +1,4 @@
-"""What the probes ask: health, cache, replication, schema."""
+"""What the probes ask: health, cache, replication, schema, audit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from functools import cached_property
 
 import sqlalchemy as sa
 
+from fwdb.audit import Audit
+from fwdb.audit.coverage import Standing
 from fwdb.errors import QueryError
+from fwdb.metrics.families import Labels
 from fwdb.metrics.probes import Probe, Probes, Values
 from fwdb.metrics.series import DATABASES
 from fwdb.monitoring import Health, Measure, Monitor, cache
@@ -21,6 +24,9 @@ APPLICATION = "fwdb-metrics"
 
 # The interval of the existing service: a ratio over less follows single queries.
 RATIO_SECONDS = 30.0
+
+# What is captured changes by migrations, and the catalogs are not to be read at every scrape.
+AUDIT_SECONDS = 30.0
 
 # Beside the second that a silent server costs, an answer about health has this long for the rest.
 SCHEMA_SECONDS = 0.4
@@ -40,8 +46,9 @@ class Questions:
         health: Callable[[], Health],
     ) -> None:
         # Made here, because the threads of the first scrape would each make one; dialled later.
-        self.postgres = postgres.twin(application_name=APPLICATION, connections=3)
+        self.postgres = postgres.twin(application_name=APPLICATION, connections=4)
         self.mongodb = mongodb.twin(application_name=APPLICATION, connections=2)
+        self._audit = Audit(self.postgres, self.mongodb)
         self._monitor = monitor
         self._health = health
         self._cache = {database: _Window() for database in DATABASES}
@@ -57,6 +64,8 @@ class Questions:
             Probe("replication", ("postgres",), self._ask_postgres_replication),
             Probe("replication", ("mongodb",), self._ask_mongodb_replication),
             self._schema_probe(),
+            Probe("audit", ("postgres",), _Kept(self._ask_audit, self.postgres.ping)),
+            Probe("audit", ("mongodb",), _Kept(self._ask_following, self.mongodb.ping)),
         ]
 
     def _schema_probe(self) -> Probe:
@@ -144,6 +153,46 @@ class Questions:
         self._revision = migrations.current(self.postgres)
         return {"db_schema_current": {("postgres",): float(self._revision == self.schema_head)}}
 
+    def _ask_audit(self) -> Values:
+        found = self._audit.standing()
+        totals = self._audit.totals("1h")
+        changes = totals[totals["action"] != "READ"]
+        return {
+            "fwdb_audit_uncovered": _uncovered("postgres", found),
+            "fwdb_audit_changes_without_actor": {(): float(changes["without_actor"].sum())},
+            **_figures(
+                fwdb_audit_months_ahead=found.months_ahead,
+                fwdb_audit_seal_age_seconds=found.seal_age_seconds,
+            ),
+        }
+
+    def _ask_following(self) -> Values:
+        found = self._audit.following_standing()
+        images = Standing((*found.findings, self._audit.images()))
+        return {
+            "fwdb_audit_uncovered": _uncovered("mongodb", images),
+            **_figures(
+                fwdb_audit_follower_lag_seconds=found.behind_seconds, fwdb_audit_gaps=found.gaps
+            ),
+        }
+
+
+class _Kept:
+    """A question whose answer is good for `AUDIT_SECONDS`, as long as its server is there."""
+
+    def __init__(self, ask: Callable[[], Values], ping: Callable[[], object]) -> None:
+        self._ask = ask
+        self._ping = ping
+        self._last: tuple[float, Values] | None = None
+
+    def __call__(self) -> Values:
+        last = self._last
+        if last is None or time.monotonic() - last[0] >= AUDIT_SECONDS:
+            last = self._last = (time.monotonic(), self._ask())
+        else:
+            self._ping()  # no figure outlives its server
+        return last[1]
+
 
 class _Window:
     """Readings of a cache's counters, to compare with one that is old enough."""
@@ -168,6 +217,15 @@ def _known(name: str, database: str, measure: Measure | None) -> Values:
     if measure is None or measure.value is None:
         return {}
     return {name: {(database,): measure.value}}
+
+
+def _uncovered(database: str, found: Standing) -> dict[Labels, float]:
+    return {(database, kind): float(n) for kind, n in found.uncovered(database).items()}
+
+
+def _figures(**found: float | None) -> Values:
+    """The samples of what is known."""
+    return {name: {(): float(value)} for name, value in found.items() if value is not None}
 
 
 # A backup in progress and pg_receivewal take the log too, but replay nothing.

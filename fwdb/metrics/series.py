@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fwdb.audit.coverage_findings import KINDS
 from fwdb.stores.failures import ERROR_TYPES
 
 Kind = Literal["counter", "gauge", "histogram"]
 
 DATABASES = ("postgres", "mongodb")
 POOL_STATES = ("total", "active", "idle", "waiting")
-PROBES = ("health", "cache", "replication", "schema")
+PROBES = ("health", "cache", "replication", "schema", "audit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,57 @@ SERIES = (
         "counter",
         (),
         "Audit entries that this process could not write.",
+    ),
+    Series(
+        "fwdb_audit_uncovered",
+        "gauge",
+        ("database", "kind"),
+        "Things of a kind whose changes do not get into the audit trail, as 'fwdb audit coverage' "
+        f"lists them; kind is one of: {', '.join(k for ks in KINDS.values() for k in ks)}.",
+    ),
+    Series(
+        "fwdb_audit_changes_without_actor",
+        "gauge",
+        (),
+        "Changes of the last hour in the audit trail of which nobody said who made them.",
+    ),
+    Series(
+        "fwdb_audit_months_ahead",
+        "gauge",
+        (),
+        "Whole months after this one for which the audit trail has a partition, -1 if this one "
+        "has none; absent for a trail that is one table.",
+    ),
+    Series(
+        "fwdb_audit_journal_rows",
+        "gauge",
+        (),
+        "Changes that wait in journals to be put into the audit trail, as the planner guesses.",
+    ),
+    Series(
+        "fwdb_audit_journal_age_seconds",
+        "gauge",
+        (),
+        "Age of the oldest change that waits in a journal; absent when none does.",
+    ),
+    Series(
+        "fwdb_audit_follower_lag_seconds",
+        "gauge",
+        (),
+        "Seconds that the audit trail is behind the changes of MongoDB; absent if they were never "
+        "followed.",
+    ),
+    Series(
+        "fwdb_audit_gaps",
+        "gauge",
+        (),
+        "Times of which the follower could not see each change of MongoDB, all that ever were.",
+    ),
+    Series(
+        "fwdb_audit_seal_age_seconds",
+        "gauge",
+        (),
+        "Seconds since rows of the audit trail were last sealed; absent if they never were.",
     ),
     Series(
         "fwdb_probe_success",

@@ -7,9 +7,11 @@ from dataclasses import astuple, dataclass, fields
 import pandas as pd
 import sqlalchemy as sa
 
+from fwdb.audit import checks
 from fwdb.audit import coverage_findings as findings
 from fwdb.audit.base import AuditBase
-from fwdb.audit.coverage_findings import KINDS, STATUSES, Finding
+from fwdb.audit.coverage_findings import STATUSES, Finding, Kind
+from fwdb.audit.questions import Moment
 from fwdb.errors import FwdbError
 
 __all__ = ["Coverage", "Standing"]
@@ -60,10 +62,9 @@ class Standing:
     gaps: int | None = None
     seal_age_seconds: float | None = None
 
-    def uncovered(self, database: str) -> dict[str, int]:
-        """How many things of each kind are uncovered in one store, 0 too."""
-        mine = [f.kind for f in self.findings if f.status == "uncovered" and f.database == database]
-        return {kind: mine.count(kind) for kind in KINDS[database]}
+    def uncovered(self, kind: Kind) -> int:
+        """How many things of this kind are uncovered."""
+        return sum(f.status == "uncovered" and f.kind == kind for f in self.findings)
 
 
 class Coverage(AuditBase):
@@ -109,12 +110,23 @@ class Coverage(AuditBase):
                     captured,
                     store.rows("audit_coverage_triggers"),
                 ),
+                *([] if self._has("audit.audit_logs") else [findings.NO_TRAIL]),
                 *findings.rights(store.rows("audit_coverage_rights")),
                 *findings.months(months, ahead),
             ),
             months_ahead=ahead,
             seal_age_seconds=sealed.get("age"),
         )
+
+    def unclaimed(self, since: Moment) -> int | None:
+        """Changes from `since` on of which nobody said who made them; None without a trail."""
+        if not self._has("audit.audit_logs"):
+            return None
+        start, end = checks.closed_window(since, "now")
+        rows = self._frame(
+            "audit_totals", since=start, until=end, entity_type=None, user_id=None, action=None
+        )
+        return int(rows.loc[rows["action"] != "READ", "without_actor"].sum())
 
     def following_standing(self) -> Standing:
         """Of MongoDB, as PostgreSQL knows it: whether its changes are read, and how far."""

@@ -12,7 +12,7 @@ __all__ = [
     "KINDS",
     "MONTHS_CRITICAL",
     "MONTHS_MADE",
-    "MONTHS_WARNING",
+    "NO_TRAIL",
     "STATUSES",
     "Finding",
     "Kind",
@@ -50,9 +50,9 @@ STATUSES: tuple[Status, ...] = (
     *("uncovered", "gap", "behind", "exposed", "not_known", "redacted", "covered"),
 )
 
-# `fwdb migrate` and `fwdb audit retain` make three; with less than two the latter has been missed
-# for a month, with none the first write of next month fails.
-MONTHS_MADE, MONTHS_WARNING, MONTHS_CRITICAL = 3, 2, 1
+# `fwdb migrate` and `fwdb audit retain` make three; without the next one the first write of
+# next month fails.
+MONTHS_MADE, MONTHS_CRITICAL = 3, 1
 
 # A follower that lives writes every 2 s and needs seconds for a burst. What is a minute late is a
 # remark; after five nobody should rely on the trail.
@@ -86,6 +86,15 @@ class Finding:
 
 def _postgres(object: str, kind: Kind, status: Status, sentence: str, remedy: str = "") -> Finding:
     return Finding("postgres", object, kind, status, sentence, remedy)
+
+
+NO_TRAIL = _postgres(
+    "audit.audit_logs",
+    "table",
+    "uncovered",
+    "There is no audit trail in this database.",
+    "Run `fwdb migrate`.",
+)
 
 
 def tables(

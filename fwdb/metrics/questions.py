@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from fwdb.audit import Audit
 from fwdb.audit.coverage import Standing
+from fwdb.audit.coverage_findings import KINDS
 from fwdb.errors import QueryError
 from fwdb.metrics.families import Labels
 from fwdb.metrics.probes import Probe, Probes, Values
@@ -46,9 +47,8 @@ class Questions:
         health: Callable[[], Health],
     ) -> None:
         # Made here, because the threads of the first scrape would each make one; dialled later.
-        self.postgres = postgres.twin(application_name=APPLICATION, connections=4)
+        self.postgres = postgres.twin(application_name=APPLICATION, connections=3)
         self.mongodb = mongodb.twin(application_name=APPLICATION, connections=2)
-        self._audit = Audit(self.postgres, self.mongodb)
         self._monitor = monitor
         self._health = health
         self._cache = {database: _Window() for database in DATABASES}
@@ -64,8 +64,8 @@ class Questions:
             Probe("replication", ("postgres",), self._ask_postgres_replication),
             Probe("replication", ("mongodb",), self._ask_mongodb_replication),
             self._schema_probe(),
-            Probe("audit", ("postgres",), _Kept(self._ask_audit, self.postgres.ping)),
-            Probe("audit", ("mongodb",), _Kept(self._ask_following, self.mongodb.ping)),
+            Probe("audit", ("postgres",), _Kept(self._ask_audit, lambda: self.postgres.ping())),
+            Probe("audit", ("mongodb",), _Kept(self._ask_images, lambda: self.mongodb.ping())),
         ]
 
     def _schema_probe(self) -> Probe:
@@ -153,27 +153,32 @@ class Questions:
         self._revision = migrations.current(self.postgres)
         return {"db_schema_current": {("postgres",): float(self._revision == self.schema_head)}}
 
+    @property
+    def _audit(self) -> Audit:
+        return Audit(self.postgres, self.mongodb)
+
     def _ask_audit(self) -> Values:
-        found = self._audit.standing()
-        totals = self._audit.totals("1h")
-        changes = totals[totals["action"] != "READ"]
+        found, followed = self._audit.standing(), self._audit.following_standing()
         return {
-            "fwdb_audit_uncovered": _uncovered("postgres", found),
-            "fwdb_audit_changes_without_actor": {(): float(changes["without_actor"].sum())},
+            "fwdb_audit_uncovered": {
+                **_uncovered("postgres", found),
+                ("mongodb", "follower"): float(followed.uncovered("follower")),
+            },
             **_figures(
+                fwdb_audit_changes_without_actor=self._audit.unclaimed("1h"),
                 fwdb_audit_months_ahead=found.months_ahead,
                 fwdb_audit_seal_age_seconds=found.seal_age_seconds,
+                fwdb_audit_follower_lag_seconds=followed.behind_seconds,
+                fwdb_audit_gaps=followed.gaps,
             ),
         }
 
-    def _ask_following(self) -> Values:
-        found = self._audit.following_standing()
-        images = Standing((*found.findings, self._audit.images()))
+    def _ask_images(self) -> Values:
+        found = Standing((self._audit.images(),))
         return {
-            "fwdb_audit_uncovered": _uncovered("mongodb", images),
-            **_figures(
-                fwdb_audit_follower_lag_seconds=found.behind_seconds, fwdb_audit_gaps=found.gaps
-            ),
+            "fwdb_audit_uncovered": {
+                ("mongodb", "collection"): float(found.uncovered("collection"))
+            }
         }
 
 
@@ -220,7 +225,7 @@ def _known(name: str, database: str, measure: Measure | None) -> Values:
 
 
 def _uncovered(database: str, found: Standing) -> dict[Labels, float]:
-    return {(database, kind): float(n) for kind, n in found.uncovered(database).items()}
+    return {(database, kind): float(found.uncovered(kind)) for kind in KINDS[database]}
 
 
 def _figures(**found: float | None) -> Values:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields, replace
+from datetime import datetime
 
 import pandas as pd
 import sqlalchemy as sa
@@ -14,7 +16,7 @@ from fwdb.audit.coverage_findings import STATUSES, Finding, Kind
 from fwdb.audit.questions import Moment
 from fwdb.errors import FwdbError
 
-__all__ = ["Coverage", "Standing"]
+__all__ = ["Coverage", "Standing", "as_frame"]
 
 COLLECTION = "designs"
 
@@ -51,20 +53,33 @@ ORDER BY until DESC /* fwdb */
 class Standing:
     """The findings about one store, with the figures behind them; None where there is none.
 
-    `months_ahead` are whole months after this one that are ready, -1 when this one is not.
-    `behind_seconds` is how late changes of MongoDB get into the trail, `seal_age_seconds` how
-    long ago rows were last sealed.
+    `is_on` says whether capture was ever switched on. `months_ahead` are whole months after this
+    one that are ready, -1 when this one is not. `behind_seconds` is how late changes of MongoDB
+    get into the trail, `gaps` are the times (from, to) of which not all could, newest first.
+    `seal_age_seconds` is how long ago rows were last sealed.
     """
 
     findings: tuple[Finding, ...]
+    is_on: bool = True
     months_ahead: int | None = None
     behind_seconds: float | None = None
-    gaps: int | None = None
+    gaps: tuple[tuple[datetime | None, datetime], ...] | None = None
     seal_age_seconds: float | None = None
 
     def uncovered(self, kind: Kind) -> int:
         """How many things of this kind are uncovered."""
         return sum(f.status == "uncovered" and f.kind == kind for f in self.findings)
+
+    def with_also(self, finding: Finding) -> Standing:
+        """The same with one more finding."""
+        return replace(self, findings=(*self.findings, finding))
+
+
+def as_frame(found: Iterable[Finding]) -> pd.DataFrame:
+    """Findings as a table, what needs somebody first."""
+    order = sorted(found, key=lambda f: (STATUSES.index(f.status), f.database != "postgres"))
+    names = [field.name for field in fields(Finding)]
+    return pd.DataFrame([astuple(f) for f in order], columns=names, dtype="str")
 
 
 class Coverage(AuditBase):
@@ -88,9 +103,7 @@ class Coverage(AuditBase):
                 found.append(self.images())
             except FwdbError as error:
                 found.append(Finding("mongodb", COLLECTION, "collection", "not_known", str(error)))
-        found.sort(key=lambda f: (STATUSES.index(f.status), f.database != "postgres"))
-        names = [field.name for field in fields(Finding)]
-        return pd.DataFrame([astuple(f) for f in found], columns=names, dtype="str")
+        return as_frame(found)
 
     def standing(self) -> Standing:
         """Of PostgreSQL: its tables and the trail itself."""
@@ -114,11 +127,12 @@ class Coverage(AuditBase):
                 *findings.rights(store.rows("audit_coverage_rights")),
                 *findings.months(months, ahead),
             ),
+            is_on=bool(captured),
             months_ahead=ahead,
             seal_age_seconds=sealed.get("age"),
         )
 
-    def unclaimed(self, since: Moment) -> int | None:
+    def without_actor(self, since: Moment) -> int | None:
         """Changes from `since` on of which nobody said who made them; None without a trail."""
         if not self._has("audit.audit_logs"):
             return None
@@ -131,14 +145,15 @@ class Coverage(AuditBase):
     def following_standing(self) -> Standing:
         """Of MongoDB, as PostgreSQL knows it: whether its changes are read, and how far."""
         if not self._has("audit.followers"):
-            return Standing((findings.follower(COLLECTION, None),))
+            return Standing((findings.follower(COLLECTION, None),), is_on=False)
         rows = self._postgres.rows(_FOLLOWER, name=COLLECTION)
         gaps = self._postgres.rows(_GAPS, name=COLLECTION)
         found = rows[0] if rows else None
         return Standing(
             (findings.follower(COLLECTION, found), *findings.gaps(gaps)),
+            is_on=found is not None,
             behind_seconds=None if found is None else found["behind_seconds"],
-            gaps=len(gaps) if found else None,
+            gaps=tuple((g["since"], g["until"]) for g in gaps) if found else None,
         )
 
     def images(self) -> Finding:

@@ -269,9 +269,7 @@ def follower(name: str, found: Mapping[str, Any] | None) -> Finding:
     """Whether the changes of a collection are read, and how far."""
     start = "Run `fwdb audit follow`, and keep it running."
     if found is None:
-        said = (
-            f"Nobody has ever followed {name}: changes of documents leave no trace by themselves."
-        )
+        said = f"Changes of {name} are not followed, and leave no trace by themselves."
         return Finding("mongodb", name, "follower", "uncovered", said, start)
     late = found["behind_seconds"]
     if not found["running"]:

@@ -51,6 +51,32 @@ class Lives(AuditBase):
             row_limit=checks.count(top, "top"),
         )
 
+    def unclaimed(
+        self,
+        since: Moment = "7d",
+        until: Moment = "now",
+        *,
+        entity_type: str | None = None,
+        action: str | None = None,
+        top: int = 20,
+    ) -> pd.DataFrame:
+        """Changes of which nobody said who made them, by what the server knew of the session.
+
+        `db_user`, `application_name`, `origin`, `entity_type`, `action`, `changes`, `last_at`;
+        the `top` groups with most changes. In rows from before fwdb the first three are missing.
+        """
+        start, end = checks.closed_window(since, until)
+        if entity_type is not None:
+            checks.askable(self._postgres, entity_type)
+        return self._frame(
+            "audit_unclaimed",
+            since=start,
+            until=end,
+            entity_type=entity_type,
+            action=checks.action(action),
+            row_limit=checks.count(top, "top"),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:

@@ -165,11 +165,11 @@ class Questions:
                 ("mongodb", "follower"): float(followed.uncovered("follower")),
             },
             **_figures(
-                fwdb_audit_changes_without_actor=self._audit.unclaimed("1h"),
+                fwdb_audit_changes_without_actor=self._audit.without_actor("1h"),
                 fwdb_audit_months_ahead=found.months_ahead,
                 fwdb_audit_seal_age_seconds=found.seal_age_seconds,
                 fwdb_audit_follower_lag_seconds=followed.behind_seconds,
-                fwdb_audit_gaps=followed.gaps,
+                fwdb_audit_gaps=None if followed.gaps is None else len(followed.gaps),
             ),
         }
 

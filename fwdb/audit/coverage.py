@@ -20,6 +20,16 @@ __all__ = ["Coverage", "Standing", "as_frame"]
 
 COLLECTION = "designs"
 
+
+def _waiting(journal: str) -> sa.TextClause:
+    """How many changes are in this journal, and the age of the oldest. It has no index."""
+    return sa.text(
+        "SELECT count(*) AS rows, "
+        "CAST(extract(epoch FROM clock_timestamp() - min(created_at)) AS float) AS age "
+        f'FROM audit."{journal}" /* fwdb */'
+    )
+
+
 _SEALED = sa.text(
     "SELECT CAST(extract(epoch FROM clock_timestamp() - max(sealed_at)) AS float) AS age "
     "FROM audit.seals /* fwdb */"
@@ -56,6 +66,7 @@ class Standing:
     `is_on` says whether capture was ever switched on. `months_ahead` are whole months after this
     one that are ready, -1 when this one is not. `behind_seconds` is how late changes of MongoDB
     get into the trail, `gaps` are the times (from, to) of which not all could, newest first.
+    `journal_rows` changes wait in journals, the oldest for `journal_age_seconds`;
     `seal_age_seconds` is how long ago rows were last sealed.
     """
 
@@ -64,6 +75,8 @@ class Standing:
     months_ahead: int | None = None
     behind_seconds: float | None = None
     gaps: tuple[tuple[datetime | None, datetime], ...] | None = None
+    journal_rows: int | None = None
+    journal_age_seconds: float | None = None
     seal_age_seconds: float | None = None
 
     def uncovered(self, kind: Kind) -> int:
@@ -91,10 +104,11 @@ class Coverage(AuditBase):
         `database`, `object`, `kind`, `status`, `sentence`, `remedy`. `kind` is table, column,
         partition, trigger, right, partition_ahead, journal, collection, follower or gap;
         `status` is ``uncovered`` (changes are lost, or soon will be), ``gap`` (changes of some
-        time in the past are not known), ``behind`` (captured, but late), ``exposed`` (somebody
-        else than the owner may write to the trail), ``not_known``, ``redacted`` (left out on
-        purpose) or ``covered``. fwdb's own tables and those of migrations are not listed.
-        Without MongoDB its rows say so. Raises `StoreUnavailable` without PostgreSQL.
+        time in the past are not known), ``behind`` (captured, but late or by an older trigger),
+        ``exposed`` (somebody else than the owner may write to the trail), ``not_known``,
+        ``redacted`` (left out on purpose) or ``covered``. fwdb's own tables and those of
+        migrations are not listed. Without MongoDB its rows say so. Raises `StoreUnavailable`
+        without PostgreSQL.
         """
         found = list(self.standing().findings)
         if self._mongodb is not None:
@@ -116,6 +130,11 @@ class Coverage(AuditBase):
             else {}
         )
         sealed = store.rows(_SEALED)[0] if self._has("audit.seals") else {}
+        journals = {
+            name: store.rows(_waiting(row["journal"]))[0]
+            for name, row in captured.items()
+            if row["journal"] is not None
+        }
         return Standing(
             (
                 *findings.tables(
@@ -123,12 +142,17 @@ class Coverage(AuditBase):
                     captured,
                     store.rows("audit_coverage_triggers"),
                 ),
+                *(findings.journal(name, r["rows"], r["age"]) for name, r in journals.items()),
                 *([] if self._has("audit.audit_logs") else [findings.NO_TRAIL]),
                 *findings.rights(store.rows("audit_coverage_rights")),
                 *findings.months(months, ahead),
             ),
             is_on=bool(captured),
             months_ahead=ahead,
+            journal_rows=sum(r["rows"] for r in journals.values()) if journals else None,
+            journal_age_seconds=max(
+                (r["age"] for r in journals.values() if r["age"] is not None), default=None
+            ),
             seal_age_seconds=sealed.get("age"),
         )
 

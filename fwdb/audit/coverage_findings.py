@@ -21,6 +21,7 @@ __all__ = [
     "collection",
     "follower",
     "gaps",
+    "journal",
     "months",
     "rights",
     "tables",
@@ -57,6 +58,7 @@ MONTHS_MADE, MONTHS_CRITICAL = 3, 1
 # A follower that lives writes every 2 s and needs seconds for a burst. What is a minute late is a
 # remark; after five nobody should rely on the trail.
 BEHIND_SECONDS, LATE_SECONDS = 60.0, 300.0
+JOURNAL_SECONDS = 600.0  # a drain every minute or two, with room for one that failed
 
 ROWS, TRUNCATE = "00_fwdb_audit", "00_fwdb_audit_truncate"
 _REDACTED = {
@@ -65,6 +67,7 @@ _REDACTED = {
     "fingerprint": "is in the trail as a keyed fingerprint",
 }
 _AGAIN = "Run `fwdb migrate`, which makes the triggers anew."
+_REWRITE = "As the owner of the trail: `SELECT audit.capture('{name}')`."
 _STATES = {
     "D": "is switched off",
     "O": "does not fire in a session with session_replication_role = replica",
@@ -121,8 +124,8 @@ def tables(
                 "table",
                 "uncovered",
                 f"Changes of {name} are not captured.",
-                f"`fwdb migrate` captures the tables of Fashion Wallet; for another one put "
-                f"`fw.audit_table('{name}')` into a revision.",
+                "`fwdb migrate` captures the tables of Fashion Wallet; for another one put "
+                f"`op.audit_table('{name}')` into a revision.",
             )
 
 
@@ -147,8 +150,11 @@ def _table(
         )
     yield from off
     for column in missing:
-        said = f"Changes of the column {column} of {name} are not captured: the trigger is older."
-        yield _postgres(f"{name}.{column}", "column", "uncovered", said, _AGAIN)
+        said = (
+            f"The column {column} of {name} is newer than its trigger: changes are recorded, in "
+            "clear, though nobody has said whether they may be."
+        )
+        yield _postgres(f"{name}.{column}", "column", "behind", said, _AGAIN)
     for column, way in redact.items():
         said = f"The value of {name}.{column} {_REDACTED.get(way, f'is {way}')}, on purpose."
         yield _postgres(f"{name}.{column}", "column", "redacted", said)
@@ -193,17 +199,28 @@ def _triggers(
                 f"The trigger {trigger} of {name} runs {row['function']} without the rights of "
                 "its owner or with any search_path: it can fail, or be led astray."
             )
-            yield _postgres(thing, "trigger", "uncovered", said, _AGAIN)
+            yield _postgres(thing, "trigger", "uncovered", said, _REWRITE.format(name=name))
         elif not _generated(row, how):
             what = f"{row['function']}, which is not as it was generated"
             said = f"The trigger {trigger} of {name} runs {what}."
-            yield _postgres(thing, "trigger", "uncovered", said, _AGAIN)
+            yield _postgres(thing, "trigger", "uncovered", said, _REWRITE.format(name=name))
 
 
 def _generated(row: Mapping[str, Any], how: Mapping[str, Any]) -> bool:
-    """Whether the function is the one that was generated, as far as that was kept."""
-    kept = how.get("body_md5")
-    return kept is None or row["body_md5"] in kept
+    """Whether the trigger runs the function that is generated for the table as it was captured."""
+    return bool(row["function"] == how["function"] and row["body_md5"] == how["body_md5"])
+
+
+def journal(name: str, rows: int, age_seconds: float | None) -> Finding:
+    """How long changes have waited in the journal of table `name`."""
+    thing = f"{name} journal"
+    if age_seconds is None or age_seconds <= JOURNAL_SECONDS:
+        return _postgres(thing, "journal", "covered", f"The journal of {name} is drained in time.")
+    said = (
+        f"{rows:,} changes of {name} wait in its journal, the oldest for {age_seconds:.0f} s: they "
+        "are found, and not sealed."
+    )
+    return _postgres(thing, "journal", "behind", said, "Run `fwdb audit drain`, and have it run.")
 
 
 def rights(rows: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:

@@ -204,7 +204,8 @@ SERIES = (
         "fwdb_audit_journal_rows",
         "gauge",
         (),
-        "Changes that wait in journals to be put into the audit trail, as the planner guesses.",
+        "Changes that wait in journals to be put into the audit trail; absent without a table in "
+        "journal mode.",
     ),
     Series(
         "fwdb_audit_journal_age_seconds",

@@ -30,11 +30,8 @@ def events(
         if id is None:
             said, action = "Nothing was changed in this window.", "Take a longer window."
         elif whole.empty:
-            said = f"The trail knows nothing of {name}"
-            action = (
-                "Give its entity_type too, and look at the id: `-p entity_type=… -p entity_id=…`."
-            )
-            said += "."
+            said = f"The trail knows nothing of {id} up to the end of this window."
+            action = "Look at the id, and give its `entity_type` too."
         else:
             last = _when(whole["created_at"].iloc[-1])
             said = f"Nothing happened to {name} in this window; its last event was at {last}."

@@ -171,7 +171,8 @@ def _why(parameters: Mapping[str, Value]) -> str:
 
 def _changes(kind: str, history: pd.DataFrame, *, show: bool) -> pd.DataFrame:
     rows = []
-    for change in field_changes(history):
+    newest_first = sorted(field_changes(history), key=lambda change: -change.event)
+    for change in newest_first:
         event = history.iloc[change.event]
         hide = not show and personal.is_personal(kind, change.field)
         before, after = (
@@ -180,7 +181,7 @@ def _changes(kind: str, history: pd.DataFrame, *, show: bool) -> pd.DataFrame:
         rows.append(
             (event["created_at"], event["action"], change.field, before, after, event["user_id"])
         )
-    made = pd.DataFrame(rows[::-1], columns=list(CHANGES))
+    made = pd.DataFrame(rows, columns=list(CHANGES))
     return made.astype({"changed_at": "datetime64[us, UTC]"} if rows else {})
 
 

@@ -34,6 +34,7 @@ NO_ROWS = utc_frame(dict.fromkeys(RECENT, "str"))
 NO_TOTALS = utc_frame({"action": "str", "events": "int64", "without_actor": "int64"})
 ACTORS = ["user_id", "events", "creates", "updates", "reads", "deletes", "share_percent", "last_at"]
 NO_ACTORS = utc_frame({"user_id": "str", "events": "int64", "deletes": "int64"})
+UNUSUAL = ("started_at", "kind", "events", "usual", "sentence")
 NO_UNCLAIMED = utc_frame({"db_user": "str", "changes": "int64"})
 NO_BURSTS = utc_frame(
     {
@@ -72,10 +73,12 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             "unclaimed", "postgres", lambda: audit.unclaimed(top=top, **asked), NO_UNCLAIMED
         )
     kpis: list[Kpi] = []
+    unusual = trail_checks.NOTHING_UNUSUAL
     if "postgres" not in asking.down and len(totals):
         trail_checks.events(asking, kpis, totals)
         if totals["events"].sum():
             trail_checks.hours(asking, kpis, bursts)
+            unusual = trail_checks.unusual(asking, window, chosen)
             trail_checks.deletes(asking, totals, actors)
     found, sealed = coverage_checks.NOTHING, trail_checks.Integrity(trail_checks.facts([]))
     if "postgres" not in asking.down:
@@ -104,8 +107,16 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 "Acting users by number of events; a row without a user is work of the system.",
             ),
             Table(
+                "unusual",
+                "What is unusual",
+                unusual,
+                "Each with the figure that makes it odd; the weeks before the window say what is "
+                "usual.",
+                UNUSUAL,
+            ),
+            Table(
                 "bursts",
-                "What stands out",
+                "Hours that stand out",
                 bursts.reset_index(drop=True),
                 "Hours with far more events of a kind than are usual at that hour.",
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,8 @@ import pandas as pd
 
 from fwdb import charts
 from fwdb.charts import share
-from fwdb.reports.asking import Asking
+from fwdb.reports.asking import Asking, utc_frame
+from fwdb.reports.parameters import Window
 from fwdb.reports.results import Kpi, Status
 from fwdb.reports.words import figure
 
@@ -17,6 +19,9 @@ from fwdb.reports.words import figure
 DELETES_BY_ONE, DELETES_LEAST = 50.0, 20
 # Of a burst, the share that one user did; and the events a burst has at least (audit_bursts.sql).
 BY_ONE, BURST_LEAST = 0.5, 10
+# Of what is unusual, what looks like a forged name or a loss; the rest is for the table.
+GRAVE = ("unknown_actor", "other_login", "mass_delete")
+NOTHING_UNUSUAL = utc_frame(dict.fromkeys(("kind", "user_id", "sentence"), "str"))
 
 
 def events(asking: Asking, kpis: list[Kpi], totals: pd.DataFrame) -> None:
@@ -147,6 +152,45 @@ def deletes(asking: Asking, totals: pd.DataFrame, actors: pd.DataFrame) -> None:
         if over
         else "",
     )
+
+
+def unusual(asking: Asking, window: Window, chosen: Mapping[str, Any]) -> pd.DataFrame:
+    """What stands out, gravest first, and a check of what somebody must be asked about.
+
+    Of the filters only rows that fit them are kept; one about no single entity fits no entity.
+    """
+    question = getattr(asking.db.audit, "anomalies", None)
+    if question is None:
+        return NOTHING_UNUSUAL
+    found = asking.ask(
+        "unusual",
+        "postgres",
+        lambda: question(since=window.since, until=window.until),
+        NOTHING_UNUSUAL,
+    )
+    for column, value in chosen.items():
+        found = found[found[column] == value]
+    grave = found["kind"].isin(GRAVE)
+    found = pd.concat([found[grave], found[~grave]]).reset_index(drop=True)
+    count, rest = int(grave.sum()), int((~grave).sum())
+    if any(c.id == "audit_trail.unusual" for c in asking.checks):
+        return found
+    more = f" And {figure(count - 1)} more like it." if count > 1 else ""
+    first = found["sentence"].iloc[0] if count else ""
+    asking.add(
+        "unusual",
+        "postgres",
+        "warning" if count else "ok",
+        f"{first[:1].upper()}{first[1:]}{more}"
+        if count
+        else "Nobody wrote in another's name, without an account or by mass deletion; "
+        f"{figure(rest)} things are unusual otherwise.",
+        value=count,
+        unit="count",
+        threshold=1,
+        action="Ask who is named in table `unusual` whether this was meant." if count else "",
+    )
+    return found
 
 
 @dataclass(frozen=True)

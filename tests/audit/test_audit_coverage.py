@@ -90,7 +90,8 @@ def test_a_migrated_database_is_covered(captured: Database) -> None:
         ),
         (
             "CREATE OR REPLACE FUNCTION audit.capture_shared_users() RETURNS trigger "
-            "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$ BEGIN RETURN NULL; END $$",
+            "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog "
+            "AS $$ BEGIN RETURN NULL; END $$",
             "shared.users 00_fwdb_audit",
             "trigger",
             "not as it was generated",

@@ -30,10 +30,6 @@ def _waiting(journal: str) -> sa.TextClause:
     )
 
 
-_SEALED = sa.text(
-    "SELECT CAST(extract(epoch FROM clock_timestamp() - max(sealed_at)) AS float) AS age "
-    "FROM audit.seals /* fwdb */"
-)
 # The lock that the one follower holds is "fwdb" and 11. Up to the later of both times everything
 # is in the trail: one that has nothing to read notes when it had caught up.
 _FOLLOWER = sa.text("""
@@ -66,8 +62,7 @@ class Standing:
     `is_on` says whether capture was ever switched on. `months_ahead` are whole months after this
     one that are ready, -1 when this one is not. `behind_seconds` is how late changes of MongoDB
     get into the trail, `gaps` are the times (from, to) of which not all could, newest first.
-    `journal_rows` changes wait in journals, the oldest for `journal_age_seconds`;
-    `seal_age_seconds` is how long ago rows were last sealed.
+    `journal_rows` changes wait in journals, the oldest for `journal_age_seconds`.
     """
 
     findings: tuple[Finding, ...]
@@ -77,7 +72,6 @@ class Standing:
     gaps: tuple[tuple[datetime | None, datetime], ...] | None = None
     journal_rows: int | None = None
     journal_age_seconds: float | None = None
-    seal_age_seconds: float | None = None
 
     def uncovered(self, kind: Kind) -> int:
         """How many things of this kind are uncovered."""
@@ -129,7 +123,6 @@ class Coverage(AuditBase):
             if self._has("audit.captured")
             else {}
         )
-        sealed = store.rows(_SEALED)[0] if self._has("audit.seals") else {}
         journals = {
             name: store.rows(_waiting(row["journal"]))[0]
             for name, row in captured.items()
@@ -153,7 +146,6 @@ class Coverage(AuditBase):
             journal_age_seconds=max(
                 (r["age"] for r in journals.values() if r["age"] is not None), default=None
             ),
-            seal_age_seconds=sealed.get("age"),
         )
 
     def without_actor(self, since: Moment) -> int | None:

@@ -169,7 +169,6 @@ class Questions:
                 fwdb_audit_months_ahead=found.months_ahead,
                 fwdb_audit_journal_rows=found.journal_rows,
                 fwdb_audit_journal_age_seconds=found.journal_age_seconds,
-                fwdb_audit_seal_age_seconds=found.seal_age_seconds,
                 fwdb_audit_follower_lag_seconds=followed.behind_seconds,
                 fwdb_audit_gaps=None if followed.gaps is None else len(followed.gaps),
             ),

@@ -227,10 +227,16 @@ SERIES = (
         "Times of which the follower could not see each change of MongoDB, all that ever were.",
     ),
     Series(
+        "fwdb_audit_unsealed_rows",
+        "gauge",
+        (),
+        "Rows of the audit trail that are newer than the newest seal.",
+    ),
+    Series(
         "fwdb_audit_seal_age_seconds",
         "gauge",
         (),
-        "Seconds since rows of the audit trail were last sealed; absent if they never were.",
+        "Seconds since the newest seal was made; one is made only when there is something to seal.",
     ),
     Series(
         "fwdb_probe_success",

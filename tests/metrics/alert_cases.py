@@ -307,12 +307,17 @@ CASES = (
     Case(
         "AuditSealStale",
         "warning",
-        gauge("fwdb_audit_seal_age_seconds", "129600+0x3 129601+0x60", PROCESS),
+        gauge("fwdb_audit_seal_age_seconds", "129600+0x3 129601+0x60", PROCESS)
+        | gauge("fwdb_audit_unsealed_rows", "1+0x160", PROCESS),
         60,
         PLAIN,
         "The audit trail is not sealed.",
         "Rows of the trail were last sealed 1d 12h 0m 1s ago; the line is 36 h. What is not sealed "
         "can be altered unseen.",
+        quiet=(
+            gauge("fwdb_audit_seal_age_seconds", "129601+0x160", PROCESS)
+            | gauge("fwdb_audit_unsealed_rows", "0+0x160", PROCESS),
+        ),
     ),
     Case(
         "HighConnectionPoolUsage",

@@ -115,22 +115,15 @@ def told(db: Database) -> Database:
     """An item with a life, a user with one change, and a design, over the last hours."""
     actor = str(db.users.find(role="admin")[0].id)
     db.postgres.execute(sa.text("TRUNCATE audit.audit_logs"))
-    with db.audit.context(user_id=actor) if hasattr(db.audit, "context") else _nothing():
-        db.audit.log_create("CatalogItem", ITEM, {"price": 1, "name": "Coat"}, user_id=actor)
-        db.audit.log_update("CatalogItem", ITEM, {"price": 1}, {"price": 2}, user_id=actor)
-        db.audit.log_read("CatalogItem", ITEM, user_id=actor)
-        db.audit.log_update("User", OTHER, SECRETS, {**SECRETS, "email": "b@example.com"})
-        db.audit.log_create("Design", DESIGN, {"name": "Dress"}, ip_address="192.0.2.7")
+    db.audit.log_create("CatalogItem", ITEM, {"price": 1, "name": "Coat"}, user_id=actor)
+    db.audit.log_update("CatalogItem", ITEM, {"price": 1}, {"price": 2}, user_id=actor)
+    db.audit.log_read("CatalogItem", ITEM, user_id=actor)
+    db.audit.log_update("User", OTHER, SECRETS, {**SECRETS, "email": "b@example.com"})
+    db.audit.log_create("Design", DESIGN, {"name": "Dress"}, ip_address="192.0.2.7")
     db.postgres.execute(
         sa.text("UPDATE audit.audit_logs SET created_at = created_at - interval '5 seconds'")
     )
     return db
-
-
-def _nothing() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
 
 
 def ask(db: Database, **given: Any) -> reports.Report:

@@ -265,12 +265,15 @@ def test_a_database_without_a_trail_says_so(postgres_database: Callable[..., str
 
 
 @pytest.fixture
-def existing(postgres_database: Callable[..., str]) -> Any:
-    """A database of the existing service."""
-    from conftest import EXISTING  # tests/audit
-
+def existing(postgres_database: Callable[..., str]) -> Iterator[PostgresStore]:
+    """A database of the existing service: its tables, none of ours."""
     store = PostgresStore(postgres_database())
-    store.execute(sa.text(EXISTING))
+    store.execute(
+        sa.text(
+            "CREATE SCHEMA shared; CREATE TABLE shared.users (id uuid PRIMARY KEY);"
+            "CREATE SCHEMA audit; CREATE TABLE audit.audit_logs (id uuid PRIMARY KEY)"
+        )
+    )
     yield store
     store.close()
 

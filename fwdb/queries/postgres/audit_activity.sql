@@ -30,7 +30,7 @@ CROSS JOIN LATERAL (
         CAST(entity_type AS text) AS entity_type,
         CAST(action AS text) AS action,
         count(*) AS events
-    FROM audit.audit_logs AS audit_logs
+    FROM audit.audit_logs
     WHERE created_at >= greatest(starts AT TIME ZONE 'UTC', CAST(:since AS timestamptz))
         AND created_at < least(
             (starts + CAST('1 ' || CAST(:bucket AS text) AS interval)) AT TIME ZONE 'UTC',

@@ -16,7 +16,7 @@ WITH counted AS (
         count(*) FILTER (WHERE user_id IS NULL) AS without_actor,
         min(created_at) AS first_at,
         max(created_at) AS last_at
-    FROM audit.audit_logs AS audit_logs
+    FROM audit.audit_logs
     WHERE created_at >= CAST(:since AS timestamptz)
         AND created_at < CAST(:until AS timestamptz)
         AND (CAST(:entity_type AS text) IS NULL OR entity_type = CAST(:entity_type AS text))

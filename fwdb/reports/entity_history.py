@@ -46,7 +46,7 @@ EVENTS = {
 }
 EVENTS_SHOWN = (
     *("event_at", "action", "said_user", "said_reason", "server_user", "server_program"),
-    *("recorded_by", "transaction"),
+    "recorded_by",
 )
 
 

@@ -1,4 +1,4 @@
-# make demo   starts two real databases, fills them, runs some load, writes four reports
+# make demo   starts two real databases, fills them, runs some load, writes five reports
 # make test   runs every check that CI runs
 # Both make the virtual environment first; all they need is Python 3.11 to 3.13 and make.
 

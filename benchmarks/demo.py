@@ -1,4 +1,4 @@
-"""How long a newcomer waits: the demo after installation, four reports, and `connect()`.
+"""How long a newcomer waits: the demo after installation, five reports, and `connect()`.
 
     python benchmarks/demo.py
 
@@ -46,7 +46,7 @@ def main() -> None:
             seconds = run("-m", "fwdb.cli", "demo")[0]
             print(f"demo, nothing running         {seconds:7.1f} s  (goal 90)")
             reports = [run("-m", "fwdb.cli", "report", "all")[0] for _ in range(3)]
-            print(f"four reports, median of 3     {statistics.median(reports):7.1f} s  (goal 30)")
+            print(f"five reports, median of 3     {statistics.median(reports):7.1f} s  (goal 30)")
             connects = [float(run("-c", CONNECT)[1]) for _ in range(5)]
             print(f"connect() and a ping of each  {statistics.median(connects):7.1f} ms (goal 150)")
         finally:

@@ -44,6 +44,29 @@ def durations_frame(buckets: Iterable[int], *, count: int = 7, databases: int = 
     return pd.DataFrame(rows, columns=["database", "over_ms", "up_to_ms", "durations"])
 
 
+LIFE: dict[str, Any] = {
+    "entity": "CatalogItem 0190a1b2…",
+    "since": START,
+    "until": START + pd.Timedelta(days=30),
+}
+
+
+def life_frame(count: int, *, fields: int = 3, users: int = 2) -> pd.DataFrame:
+    """So many events of one entity over a month: a creation, then changes and readings."""
+    rng = np.random.default_rng(2)
+    actions = ["CREATE", *rng.choice(["UPDATE", "READ", "DELETE"], count, p=[0.6, 0.3, 0.1])]
+    named = [f"a_rather_long_name_of_a_field_{n}" for n in rng.integers(0, fields, count)]
+    who = [f"0190a1b2-{n:04d}" if users else None for n in rng.integers(0, users or 1, count)]
+    return pd.DataFrame(
+        {
+            "created_at": START + pd.to_timedelta(np.sort(rng.uniform(0, 30, count)), unit="D"),
+            "action": actions[:count],
+            "changed_fields": named,
+            "user_id": pd.Series(who, dtype="str"),
+        }
+    )
+
+
 def pool_frame(
     count: int, *, values: Any = None, waiting: int = 0, databases: int = 2, step: str = "30s"
 ) -> pd.DataFrame:
@@ -240,6 +263,12 @@ CASES: dict[str, Callable[[], Figure]] = {
     "trail one bar dwarfs the others": lambda: charts.audit_trail(dwarfed(-1), found=BURST),
     "trail the burst dwarfs the others": lambda: charts.audit_trail(dwarfed(3), found=BURST),
     "trail a year": lambda: charts.audit_trail(audit_frame(52, step="7D"), bucket="week"),
+    "life empty": lambda: charts.entity_history(life_frame(0), **LIFE),
+    "life one": lambda: charts.entity_history(life_frame(1), **LIFE),
+    "life long": lambda: charts.entity_history(life_frame(5000, fields=40), **LIFE),
+    "actors empty": lambda: charts.entity_actors(life_frame(0), **LIFE),
+    "actors many": lambda: charts.entity_actors(life_frame(300, users=50), **LIFE),
+    "actors unknown": lambda: charts.entity_actors(life_frame(5, users=0), **LIFE),
     "trail months": lambda: charts.audit_trail(audit_frame(60, step="MS"), bucket="month"),
     "matrix empty": lambda: charts.audit_matrix(audit_frame(0)),
     "matrix one": lambda: charts.audit_matrix(audit_frame(1, entities=1, events=1)),
@@ -601,3 +630,26 @@ def test_the_durations_chart_is_titled_with_its_finding(
     frame = durations_frame(buckets, databases=1)
 
     assert charts.title_of(charts.durations(frame, subject, bounds=BOUNDS_MS)) == title
+
+
+def test_a_life_names_what_changed_most_and_how_it_ended() -> None:
+    """Counts without readings; a deletion at the end is said; hidden lanes too."""
+    frame = pd.DataFrame(
+        {
+            "created_at": pd.date_range(START, periods=4, freq="1D"),
+            "action": ["UPDATE", "READ", "UPDATE", "DELETE"],
+            "changed_fields": ["price, name", "", "price", "price"],
+            "user_id": ["u", "v", None, "u"],
+        }
+    )
+
+    life, actors = (
+        charts.title_of(chart(frame, **LIFE))
+        for chart in (charts.entity_history, charts.entity_actors)
+    )
+    many = charts.entity_history(life_frame(500, fields=40), **LIFE)
+    assert life == (
+        "CatalogItem 0190a1b2… changed 3 times, most often price (2), and was deleted last"
+    )
+    assert actors == "1 user changed CatalogItem 0190a1b2…; of 1 change nothing says who"
+    assert "more are not drawn" in charts.alt_text(many)

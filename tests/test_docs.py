@@ -82,6 +82,8 @@ def test_every_report_parameter_is_documented_with_its_default(report):
         shown = known[name][1].strip("`")
         if parameter.default is None:
             assert shown in ("none", "none: all")
+        elif isinstance(parameter.default, bool):
+            assert shown == str(parameter.default).lower()
         elif isinstance(parameter.default, str):
             assert shown == parameter.default
         else:

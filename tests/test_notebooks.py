@@ -31,7 +31,7 @@ def code(name: str) -> list[str]:
     return ["".join(c["source"]) for c in load(name)["cells"] if c["cell_type"] == "code"]
 
 
-def test_there_are_the_three_reports_and_a_start() -> None:
+def test_there_are_the_reports_and_a_start() -> None:
     """One notebook for each report, and one for the newcomer."""
     assert sorted([*NAMES, "start"]) == ALL
 

@@ -134,6 +134,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("audit_trail", {"action": "delete"}, "hoose from CREATE, DELETE, READ, UPDATE"),
     ("audit_trail", {"entity_type": "user"}, "did you mean 'User'?"),
     ("audit_trail", {"top": "1001"}, "from 1 to 1000"),
+    ("entity_history", {"entity_id": "7"}, "a UUID or the 24 digits of an ObjectId"),
+    ("entity_history", {"entity_id": "65a1b2c3d4e5f60718293a4"}, "the 24 digits of an ObjectId"),
+    ("entity_history", {"entity_type": "Desing"}, "did you mean 'Design'?"),
+    ("entity_history", {"show_personal": "yes"}, "true or false"),
 ]
 
 

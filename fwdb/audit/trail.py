@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from fwdb.audit.anomalies import Anomalies
 from fwdb.audit.archived import Archived
+from fwdb.audit.coverage import Coverage
 from fwdb.audit.draining import Draining
 from fwdb.audit.following import Following
 from fwdb.audit.holds import Holds
+from fwdb.audit.lives import Lives
 from fwdb.audit.proof import Proof
 from fwdb.audit.recording import Recording
 from fwdb.audit.retention import Keeping
@@ -23,10 +25,12 @@ class Audit(
     Recording,
     Anomalies,
     TimeTravel,
+    Lives,
     Archived,
     Proof,
     Keeping,
     Holds,
+    Coverage,
 ):
     """Who did what to what, and when: the table `audit.audit_logs`.
 

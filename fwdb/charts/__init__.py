@@ -16,6 +16,7 @@ from fwdb.charts.connections import pool, sessions
 from fwdb.charts.durations import duration, durations
 from fwdb.charts.events import Burst, audit_matrix, audit_trail
 from fwdb.charts.health import health, trends
+from fwdb.charts.lives import entity_actors, entity_history
 from fwdb.charts.statements import load_split, query_changes, shorten, slow_queries
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "duration",
     "durations",
     "empty",
+    "entity_actors",
+    "entity_history",
     "health",
     "load_split",
     "number",

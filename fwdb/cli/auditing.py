@@ -255,3 +255,23 @@ def audit_holds(
     """List the months that are held."""
     with database(role="report") as db:
         print_frame(db.audit.holds(released=released))
+
+
+@audit_app.command("coverage")
+def audit_coverage(as_json: Json = False) -> None:
+    """Say what the trail does not capture.
+
+    Exit 1 when something is uncovered.
+    """
+    with database(role="report") as db:
+        found = db.audit.coverage()
+    if as_json:
+        print_json(found.to_dict(orient="records"))
+    else:
+        shown = found[["status", "database", "sentence", "remedy"]]
+        for status, database_name, sentence, remedy in shown.itertuples(index=False, name=None):
+            stdout.print(f"{status:<10} {database_name:<9} {sentence}")
+            if remedy:
+                stdout.print(f"{'':<20} {remedy}")
+    if (found["status"] == "uncovered").any():
+        raise typer.Exit(FAILED)

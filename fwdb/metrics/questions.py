@@ -1,4 +1,4 @@
-"""What the probes ask: health, cache, replication, schema, the seal of the audit trail."""
+"""What the probes ask: health, cache, replication, schema, the audit trail and its seal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from functools import cached_property
 
 import sqlalchemy as sa
 
+from fwdb.audit import Audit
+from fwdb.audit.coverage import Standing
+from fwdb.audit.coverage_findings import KINDS
 from fwdb.errors import QueryError
 from fwdb.metrics import audit_seal
+from fwdb.metrics.families import Labels
 from fwdb.metrics.probes import Probe, Probes, Values
 from fwdb.metrics.series import DATABASES
 from fwdb.monitoring import Health, Measure, Monitor, cache
@@ -22,6 +26,9 @@ APPLICATION = "fwdb-metrics"
 
 # The interval of the existing service: a ratio over less follows single queries.
 RATIO_SECONDS = 30.0
+
+# What is captured changes by migrations, and the catalogs are not to be read at every scrape.
+AUDIT_SECONDS = 30.0
 
 # Beside the second that a silent server costs, an answer about health has this long for the rest.
 SCHEMA_SECONDS = 0.4
@@ -59,6 +66,8 @@ class Questions:
             Probe("replication", ("mongodb",), self._ask_mongodb_replication),
             self._schema_probe(),
             Probe("audit_seal", ("postgres",), lambda: audit_seal.ask(self.postgres)),
+            Probe("audit", ("postgres",), _Kept(self._ask_audit, lambda: self.postgres.ping())),
+            Probe("audit", ("mongodb",), _Kept(self._ask_images, lambda: self.mongodb.ping())),
         ]
 
     def _schema_probe(self) -> Probe:
@@ -146,6 +155,52 @@ class Questions:
         self._revision = migrations.current(self.postgres)
         return {"db_schema_current": {("postgres",): float(self._revision == self.schema_head)}}
 
+    @property
+    def _audit(self) -> Audit:
+        return Audit(self.postgres, self.mongodb)
+
+    def _ask_audit(self) -> Values:
+        found, followed = self._audit.standing(), self._audit.following_standing()
+        return {
+            "fwdb_audit_uncovered": {
+                **_uncovered("postgres", found),
+                ("mongodb", "follower"): float(followed.uncovered("follower")),
+            },
+            **_figures(
+                fwdb_audit_changes_without_actor=self._audit.without_actor("1h"),
+                fwdb_audit_months_ahead=found.months_ahead,
+                fwdb_audit_journal_rows=found.journal_rows,
+                fwdb_audit_journal_age_seconds=found.journal_age_seconds,
+                fwdb_audit_follower_lag_seconds=followed.behind_seconds,
+                fwdb_audit_gaps=None if followed.gaps is None else len(followed.gaps),
+            ),
+        }
+
+    def _ask_images(self) -> Values:
+        found = Standing((self._audit.images(),))
+        return {
+            "fwdb_audit_uncovered": {
+                ("mongodb", "collection"): float(found.uncovered("collection"))
+            }
+        }
+
+
+class _Kept:
+    """A question whose answer is good for `AUDIT_SECONDS`, as long as its server is there."""
+
+    def __init__(self, ask: Callable[[], Values], ping: Callable[[], object]) -> None:
+        self._ask = ask
+        self._ping = ping
+        self._last: tuple[float, Values] | None = None
+
+    def __call__(self) -> Values:
+        last = self._last
+        if last is None or time.monotonic() - last[0] >= AUDIT_SECONDS:
+            last = self._last = (time.monotonic(), self._ask())
+        else:
+            self._ping()  # no figure outlives its server
+        return last[1]
+
 
 class _Window:
     """Readings of a cache's counters, to compare with one that is old enough."""
@@ -170,6 +225,15 @@ def _known(name: str, database: str, measure: Measure | None) -> Values:
     if measure is None or measure.value is None:
         return {}
     return {name: {(database,): measure.value}}
+
+
+def _uncovered(database: str, found: Standing) -> dict[Labels, float]:
+    return {(database, kind): float(found.uncovered(kind)) for kind in KINDS[database]}
+
+
+def _figures(**found: float | None) -> Values:
+    """The samples of what is known."""
+    return {name: {(): float(value)} for name, value in found.items() if value is not None}
 
 
 # A backup in progress and pg_receivewal take the log too, but replay nothing.

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fwdb.audit.coverage_findings import KINDS
 from fwdb.stores.failures import ERROR_TYPES
 
 Kind = Literal["counter", "gauge", "histogram"]
 
 DATABASES = ("postgres", "mongodb")
 POOL_STATES = ("total", "active", "idle", "waiting")
-PROBES = ("health", "cache", "replication", "schema", "audit_seal")
+PROBES = ("health", "cache", "replication", "schema", "audit", "audit_seal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +185,59 @@ SERIES = (
         "gauge",
         ("head",),
         "Always 1; the label begins the hash of the newest seal of the audit trail. Absent, as the "
-        "three below, where nothing was ever sealed.",
+        "other figures of seals, where nothing was ever sealed.",
     ),
     Series(
         "fwdb_audit_sealed_rows",
         "gauge",
         (),
         "Rows of the audit trail that were sealed, those that left the database since too.",
+    ),
+    Series(
+        "fwdb_audit_uncovered",
+        "gauge",
+        ("database", "kind"),
+        "Things of a kind whose changes do not get into the audit trail, as 'fwdb audit coverage' "
+        f"lists them; kind is one of: {', '.join(k for ks in KINDS.values() for k in ks)}.",
+    ),
+    Series(
+        "fwdb_audit_changes_without_actor",
+        "gauge",
+        (),
+        "Changes of the last hour in the audit trail of which nobody said who made them.",
+    ),
+    Series(
+        "fwdb_audit_months_ahead",
+        "gauge",
+        (),
+        "Whole months after this one for which the audit trail has a partition, -1 if this one "
+        "has none; absent for a trail that is one table.",
+    ),
+    Series(
+        "fwdb_audit_journal_rows",
+        "gauge",
+        (),
+        "Changes that wait in journals to be put into the audit trail; absent without a table in "
+        "journal mode.",
+    ),
+    Series(
+        "fwdb_audit_journal_age_seconds",
+        "gauge",
+        (),
+        "Age of the oldest change that waits in a journal; absent when none does.",
+    ),
+    Series(
+        "fwdb_audit_follower_lag_seconds",
+        "gauge",
+        (),
+        "Seconds that the audit trail is behind the changes of MongoDB; absent if they were never "
+        "followed.",
+    ),
+    Series(
+        "fwdb_audit_gaps",
+        "gauge",
+        (),
+        "Times of which the follower could not see each change of MongoDB, all that ever were.",
     ),
     Series(
         "fwdb_audit_unsealed_rows",

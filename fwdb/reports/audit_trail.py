@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fwdb import charts
-from fwdb.charts import share
+from fwdb.reports import coverage_checks, trail_checks
 from fwdb.reports.asking import Asking, utc_frame
 from fwdb.reports.parameters import Value, Window, iso
-from fwdb.reports.results import Kpi, Result, Status, Table
+from fwdb.reports.results import Kpi, Result, Table
 from fwdb.reports.words import figure
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ BUCKETS = (
     (timedelta(days=120), "day"),
     (timedelta(days=800), "week"),
 )
-# An actor behind most of many deletes is worth a question, even when the pace is usual.
-DELETES_BY_ONE, DELETES_LEAST = 50.0, 20
-# Of a burst, the share that one user did; and the events a burst has at least (audit_bursts.sql).
-BY_ONE, BURST_LEAST = 0.5, 10
 # No address, no client, no values: a report may be passed on, the trail itself may not.
 RECENT = ["created_at", "action", "entity_type", "entity_id", "user_id", "changed_fields"]
 NO_ACTIVITY = utc_frame(
@@ -38,6 +34,8 @@ NO_ROWS = utc_frame(dict.fromkeys(RECENT, "str"))
 NO_TOTALS = utc_frame({"action": "str", "events": "int64", "without_actor": "int64"})
 ACTORS = ["user_id", "events", "creates", "updates", "reads", "deletes", "share_percent", "last_at"]
 NO_ACTORS = utc_frame({"user_id": "str", "events": "int64", "deletes": "int64"})
+UNUSUAL = ("started_at", "kind", "events", "usual", "sentence")
+NO_UNCLAIMED = utc_frame({"db_user": "str", "changes": "int64"})
 NO_BURSTS = utc_frame(
     {
         "bucket_at": "datetime64[us, UTC]",
@@ -69,12 +67,24 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
     actors = asking.ask("actors", "postgres", lambda: audit.actors(top=top, **asked), NO_ACTORS)
     bursts = asking.ask("bursts", "postgres", lambda: audit.bursts(**asked), NO_BURSTS)
     recent = asking.ask("recent", "postgres", lambda: audit.search(limit=top, **asked), NO_ROWS)
+    unclaimed = NO_UNCLAIMED
+    if "user_id" not in chosen:
+        unclaimed = asking.ask(
+            "unclaimed", "postgres", lambda: audit.unclaimed(top=top, **asked), NO_UNCLAIMED
+        )
     kpis: list[Kpi] = []
+    unusual = trail_checks.NOTHING_UNUSUAL
     if "postgres" not in asking.down and len(totals):
-        _events(asking, kpis, totals)
+        trail_checks.events(asking, kpis, totals)
         if totals["events"].sum():
-            _bursts(asking, kpis, bursts)
-            _deletes(asking, totals, actors)
+            trail_checks.hours(asking, kpis, bursts)
+            unusual = trail_checks.unusual(asking, window, chosen)
+            trail_checks.deletes(asking, totals, actors)
+    found, sealed = coverage_checks.NOTHING, trail_checks.Integrity(trail_checks.facts([]))
+    if "postgres" not in asking.down:
+        lacking = coverage_checks.coverage(asking, "coverage", off="warning", window=window)
+        found = coverage_checks.table(lacking)
+        sealed = trail_checks.integrity(asking, kpis)
     filters = ", ".join(f"{k} {v}" for k, v in chosen.items())
     source = "audit.audit_logs" + (f", {filters}" if filters else "")
     reason = (
@@ -97,10 +107,37 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 "Acting users by number of events; a row without a user is work of the system.",
             ),
             Table(
+                "unusual",
+                "What is unusual",
+                unusual,
+                "Each with the figure that makes it odd; the weeks before the window say what is "
+                "usual.",
+                UNUSUAL,
+            ),
+            Table(
                 "bursts",
-                "What stands out",
+                "Hours that stand out",
                 bursts.reset_index(drop=True),
                 "Hours with far more events of a kind than are usual at that hour.",
+            ),
+            Table(
+                "not_covered",
+                "What is not covered",
+                found,
+                "Things whose changes do not get into the trail, or late, and what is left out of "
+                "it on purpose; now, whatever the window.",
+            ),
+            Table(
+                "integrity",
+                "Is it intact?",
+                sealed.facts,
+                "What the seals say of the whole trail, whatever the window.",
+            ),
+            Table(
+                "unclaimed",
+                "Changes without an actor",
+                unclaimed.reset_index(drop=True),
+                "Nobody said who made them; what the server knew of the session.",
             ),
             Table(
                 "recent",
@@ -121,7 +158,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 since=since,
                 until=until,
                 bucket=bucket,
-                found=_named(bursts),
+                found=trail_checks.named(bursts),
                 source=source,
                 reason=reason,
             ),
@@ -134,138 +171,14 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             ("Window", f"{iso(window.since)} to {iso(window.until)}, the end not included"),
             ("Filter", filters or "none: every entity, user and action"),
             ("Events", f"audit.audit_logs, {figure(int(totals['events'].sum()))} rows counted"),
+            (
+                "Seal",
+                f"head {sealed.head}; a copy of this page kept elsewhere proves what was sealed"
+                if sealed.head
+                else "none: nothing on this page proves that rows were not changed",
+            ),
             ("Left out", "old and new values, addresses and clients: ask db.audit.history()"),
         ),
-    )
-
-
-def _events(asking: Asking, kpis: list[Kpi], totals: pd.DataFrame) -> None:
-    events, nobody = int(totals["events"].sum()), int(totals["without_actor"].sum())
-    if not events:
-        kpis.append(Kpi("events", "Events", 0, "", "no_data", "postgres", "none in the window"))
-        asking.add(
-            "events",
-            "postgres",
-            "no_data",
-            "Nothing was recorded in this window.",
-            value=0,
-            unit="count",
-            action="Take a longer window, or look whether the application records at all.",
-        )
-        return
-    asking.add(
-        "events",
-        "postgres",
-        "ok",
-        f"{figure(events)} events were recorded.",
-        value=events,
-        unit="count",
-    )
-    kpis.append(Kpi("events", "Events", events, "", "ok", "postgres", "recorded in the window"))
-    for action, count in zip(totals["action"].astype(str), totals["events"], strict=True):
-        note = f"{share(100 * int(count) / events)} of all"
-        kpis.append(Kpi(action.lower(), action, int(count), "", "ok", "postgres", note))
-    note = (
-        f"{share(100 * nobody / events)} of all; work of the system, or a caller that did not say"
-    )
-    kpis.append(Kpi("without_actor", "Without an actor", nobody, "", "ok", "postgres", note))
-
-
-def striking(bursts: pd.DataFrame) -> pd.DataFrame:
-    """The bursts worth a question: deletes first, those by one user before others, by size.
-
-    Every burst of deletes is; of the others those that one user made at least half of: many
-    users at once are a busy hour, one user is a script, a mistake or a theft.
-    """
-    deletes = bursts["action"].astype(str) == "DELETE"
-    by_one = (bursts["top_user_events"] >= BY_ONE * bursts["events"]) & bursts[
-        "top_user_id"
-    ].notna()
-    return (
-        bursts.assign(deletes=deletes, by_one=by_one.astype(bool))[(deletes | by_one).astype(bool)]
-        .sort_values(
-            ["deletes", "by_one", "events", "bucket_at"], ascending=[False, False, False, True]
-        )
-        .drop(columns="deletes")
-    )
-
-
-def _named(bursts: pd.DataFrame) -> charts.Burst | None:
-    """The burst to name in the chart."""
-    found = striking(bursts)
-    if found.empty:
-        return None
-    first = found.iloc[0]
-    return charts.Burst(
-        pd.Timestamp(first["bucket_at"]),
-        str(first["entity_type"]),
-        str(first["action"]),
-        int(first["events"]),
-    )
-
-
-def _bursts(asking: Asking, kpis: list[Kpi], bursts: pd.DataFrame) -> None:
-    """One check for each action of which there is a striking burst; one for all without any."""
-    if any(c.id == "audit_trail.bursts" for c in asking.checks):
-        return
-    found = striking(bursts)
-    count = len(found)
-    note = "far more events of a kind than are usual at that hour"
-    if len(bursts) > count:
-        note += f"; {figure(len(bursts) - count)} busy hours of many users not counted"
-    state: Status = "ok" if not count else "warning"
-    kpis.append(Kpi("bursts", "Hours that stand out", count, "", state, "postgres", note))
-    if not count:
-        asking.add(
-            "bursts", "postgres", "ok", "No hour stands out.", value=0, unit="count", threshold=1
-        )
-    for action, rows in found.groupby(found["action"].astype(str), sort=True):
-        first = rows.iloc[0]
-        events, kind = int(first["events"]), str(first["entity_type"])
-        what = f"{figure(events)} {kind} {str(action).lower()}s"
-        user = first["top_user_id"]
-        who = f", {figure(int(first['top_user_events']))} of them by user {str(user)[:8]}…"
-        more = len(rows) - 1
-        asking.add(
-            f"burst_of_{str(action).lower()}s",
-            "postgres",
-            "critical" if action == "DELETE" and first["by_one"] else "warning",
-            f"{what} in the hour from {first['bucket_at']:%Y-%m-%d %H:%M} UTC"
-            + (who if first["by_one"] else "")
-            + f" (usual: {figure(float(first['usual']))})"
-            + (
-                f", and {figure(more)} more hour{'s' if more > 1 else ''} like it." if more else "."
-            ),
-            value=events,
-            unit="count",
-            threshold=BURST_LEAST,
-            action="Ask the user named in table `bursts` whether this was meant"
-            + ("; deleted rows can be restored." if action == "DELETE" else "."),
-        )
-
-
-def _deletes(asking: Asking, totals: pd.DataFrame, actors: pd.DataFrame) -> None:
-    """Whether one user is behind most of the deletes."""
-    deletes = int(totals.loc[totals["action"].astype(str) == "DELETE", "events"].sum())
-    known = actors.dropna(subset=["user_id"])
-    if deletes < DELETES_LEAST or known.empty:
-        return
-    most = known.sort_values(["deletes", "user_id"], ascending=[False, True]).iloc[0]
-    percent = 100 * int(most["deletes"]) / deletes
-    over = percent >= DELETES_BY_ONE
-    asking.add(
-        "deletes_by_one",
-        "postgres",
-        "warning" if over else "ok",
-        f"User {str(most['user_id'])[:8]}… did {share(percent)} of {figure(deletes)} deletes."
-        if over
-        else f"No single user did more than {share(percent)} of {figure(deletes)} deletes.",
-        value=percent,
-        unit="percent",
-        threshold=DELETES_BY_ONE,
-        action="Ask the first user of table `actors`, by deletes, whether that is expected."
-        if over
-        else "",
     )
 
 
@@ -278,15 +191,26 @@ def _how_to_read() -> tuple[tuple[str, str], ...]:
         ),
         (
             "Hours that stand out",
-            f"have at least {BURST_LEAST} events of a kind and far more than the median of "
-            f"the same hour on other days. When one user did {100 * BY_ONE:g} % of it or more, a "
-            "burst of deletes is critical and any other a warning. Many users at once are a busy "
-            "hour: a warning for deletes, else listed in the table only.",
+            f"have at least {trail_checks.BURST_LEAST} events of a kind and far more than the "
+            "median of the same hour on other days. When one user did "
+            f"{100 * trail_checks.BY_ONE:g} % of it or more, a burst of deletes is critical and "
+            "any other a warning. Many users at once are a busy hour: a warning for deletes, else "
+            "listed in the table only.",
         ),
         (
             "Deletes by one user",
-            f"From {DELETES_LEAST} deletes on, one user with {DELETES_BY_ONE:g} % of them or more "
-            "is a warning.",
+            f"From {trail_checks.DELETES_LEAST} deletes on, one user with "
+            f"{trail_checks.DELETES_BY_ONE:g} % of them or more is a warning.",
+        ),
+        (
+            "What is not covered",
+            "leaves a trace only where a program records it itself. `fwdb audit coverage` has all "
+            "that is, too.",
+        ),
+        (
+            "Intact",
+            "means that every sealed row is there and as it was sealed. Without a key whoever owns "
+            "the database could have sealed it anew; a kept copy of the head shows that.",
         ),
         (
             "Users",

@@ -11,8 +11,8 @@ import pandas as pd
 from fwdb import charts
 from fwdb.charts.canvas import DATABASES
 from fwdb.monitoring import accesses, facts, relations, replicas
+from fwdb.reports import coverage_checks, health_relations, health_replication
 from fwdb.reports import health_checks as checks
-from fwdb.reports import health_relations, health_replication
 from fwdb.reports.asking import Asking, sentence, utc_frame
 from fwdb.reports.parameters import Value, Window, iso
 from fwdb.reports.results import JUDGED, WORDS, Check, Kpi, Result, Table, ranked
@@ -44,6 +44,7 @@ LABELS = {
     "duplicate_indexes": "Duplicate indexes",
     "unused_indexes": "Unused indexes",
     "triggers": "Triggers off",
+    "audit_coverage": "Audit coverage",
     "profiler": "Profiler",
     "archive": "Archive",
     "backup": "Last base backup",
@@ -187,6 +188,7 @@ def _now(asking: Asking, window: Window) -> dict[str, pd.DataFrame]:
         off = asking.ask("triggers", "postgres", monitor.disabled_triggers, None)
         if off is not None:
             health_relations.triggers(asking, off)
+        coverage_checks.coverage(asking, "audit_coverage", off="not_measured")
     if "mongodb" in up:
         checks.profiler(asking)
         no_backup = "MongoDB keeps no record of backups; ask the tool that makes them."

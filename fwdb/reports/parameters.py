@@ -25,6 +25,7 @@ from uuid import UUID
 
 from fwdb import timespan
 from fwdb.errors import ParameterError, ReportError, UnknownName
+from fwdb.models import entity_id, entity_uuid
 
 Value = str | int | float | bool | None
 
@@ -49,6 +50,7 @@ class Parameter:
     high: float | None = None
     choices: tuple[str, ...] = ()
     uuid: bool = False
+    entity: bool = False
 
     @property
     def example(self) -> str:
@@ -59,7 +61,7 @@ class Parameter:
             return "48h"
         if self.default is not None:
             return str(self.default).lower() if self.type == "bool" else str(self.default)
-        if self.uuid:
+        if self.uuid or self.entity:
             return "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
         return self.choices[0] if self.choices else _EXAMPLES[self.type]
 
@@ -141,7 +143,8 @@ def _parameter(name: str, kind: str, default: Value, about: str, *, optional: bo
         low=float(span["low"]) if span else None,
         high=float(span["high"]) if span else None,
         choices=tuple(choice["names"].split(", ")) if choice else (),
-        uuid=kind == "str" and "UUID" in about,
+        uuid=kind == "str" and "UUID" in about and "ObjectId" not in about,
+        entity=kind == "str" and "ObjectId" in about,
     )
 
 
@@ -224,6 +227,11 @@ def _text_value(parameter: Parameter, given: object) -> str:
             return str(UUID(text))
         except ValueError:
             raise _refusal(parameter, given, _wanted(parameter)) from None
+    if parameter.entity:
+        try:
+            return entity_id(entity_uuid(text))
+        except ParameterError:
+            raise _refusal(parameter, given, _wanted(parameter)) from None
     return text
 
 
@@ -256,6 +264,8 @@ def _wanted(parameter: Parameter) -> str:
         return f"one of {', '.join(parameter.choices)}"
     if parameter.uuid:
         return "a UUID"
+    if parameter.entity:
+        return "a UUID or the 24 digits of an ObjectId"
     kind = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
     text = kind[parameter.type]
     if parameter.low is not None and parameter.high is not None:

@@ -27,13 +27,16 @@ TITLES = {
     "pool": "Connection pools",
     "slow_queries": "Slow statements",
     "audit_trail": "Audit trail",
+    "entity_history": "History of an entity",
     "health": "Health of the servers",
 }
 # The check that a report is there for: without it the others say little.
 SUBJECTS = (
     *("pool.utilisation", "slow_queries.mean", "audit_trail.events"),
-    *("health.disk", "health.answer"),
+    *("entity_history.events", "health.disk", "health.answer"),
 )
+# Where all is well, what these found is the news.
+TELLING = ("audit_trail.events", "entity_history.events")
 JUDGED = ("ok", "warning", "critical")
 
 WORDS: dict[str, str] = {
@@ -242,7 +245,10 @@ def summary(checks: tuple[Check, ...]) -> str:
     fine = [c for c in checks if c.status == "ok"]
     blind = sum(c.status in ("not_available", "not_measured", "no_data") for c in checks)
     unseen = f"; {blind} could not be measured" if blind else ""
-    return f"{len(fine)} check{' is' if len(fine) == 1 else 's are'} within the lines{unseen}."
+    told = "".join(f"{c.sentence} " for c in fine if c.id in TELLING)
+    return (
+        f"{told}{len(fine)} check{' is' if len(fine) == 1 else 's are'} within the lines{unseen}."
+    )
 
 
 def _join(checks: list[Check]) -> str:

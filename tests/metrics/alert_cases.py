@@ -39,6 +39,8 @@ class Case:
 
 ONE = {"job": "fwdb", "instance": "app:9464", "database": "postgres"}
 TWO = ONE | {"database": "mongodb"}
+PROCESS = 'job="fwdb", instance="app:9464"'
+PLAIN = {"job": "fwdb", "instance": "app:9464"}
 
 
 def requests(total: float, fast: float, where: str = POSTGRES) -> Series:
@@ -216,6 +218,106 @@ CASES = (
         quiet=({'fwdb_audit_failures_total{job="fwdb", instance="app:9464"}': "7+0x160"},),
         still_at=405,
         gone_at=450,
+    ),
+    Case(
+        "AuditUncovered",
+        "critical",
+        gauge("fwdb_audit_uncovered", "1+0x160", f'{POSTGRES}, kind="trigger"'),
+        600,
+        ONE | {"kind": "trigger"},
+        "Changes in postgres do not get into the audit trail.",
+        "1 of the kind 'trigger' in postgres are not captured, as app:9464 sees it; fwdb audit "
+        "coverage names them.",
+        quiet=(
+            gauge("fwdb_audit_uncovered", "0+0x160", f'{POSTGRES}, kind="trigger"'),
+            gauge("fwdb_audit_uncovered", "1+0x160", f'{MONGODB}, kind="follower"'),
+        ),
+    ),
+    Case(
+        "AuditFollowerDown",
+        "critical",
+        gauge("fwdb_audit_uncovered", "1+0x160", f'{MONGODB}, kind="follower"'),
+        300,
+        TWO | {"kind": "follower"},
+        "Changes of designs are not followed.",
+        "No follower records the changes of mongodb, or it is more than 5 minutes behind "
+        "(fwdb_audit_uncovered is 1).",
+        quiet=(
+            gauge("fwdb_audit_uncovered", "0+0x160", f'{MONGODB}, kind="follower"'),
+            gauge("fwdb_audit_uncovered", "1+0x160", f'{MONGODB}, kind="collection"'),
+        ),
+    ),
+    Case(
+        "AuditFollowerLagging",
+        "warning",
+        gauge("fwdb_audit_follower_lag_seconds", "61+0x160", PROCESS),
+        300,
+        PLAIN,
+        "The audit trail is behind the changes of designs.",
+        "Changes of designs get into the trail 1m 1s late; the line is 1 minute.",
+        quiet=(gauge("fwdb_audit_follower_lag_seconds", "60+0x160", PROCESS),),
+    ),
+    Case(
+        "AuditGap",
+        "warning",
+        gauge("fwdb_audit_gaps", "1+0x8 2+0x1500", PROCESS),
+        1_350,
+        PLAIN,
+        "Changes of designs were missed.",
+        "2 times are now known of which not each change could be followed; within the last day "
+        "there were fewer.",
+        quiet=(gauge("fwdb_audit_gaps", "2+0x1500", PROCESS),),
+        # The last sample with one was 1,200 s in; a day later it is out of sight.
+        still_at=87_450,
+        gone_at=87_750,
+        quiet_at=87_450,
+        step_seconds=150,
+    ),
+    Case(
+        "AuditJournalBacklog",
+        "warning",
+        gauge("fwdb_audit_journal_age_seconds", "601+0x160", PROCESS),
+        300,
+        PLAIN,
+        "Changes wait long to be put into the audit trail.",
+        "The oldest change in a journal has waited 10m 1s; the line is 10 minutes.",
+        quiet=(gauge("fwdb_audit_journal_age_seconds", "600+0x160", PROCESS),),
+    ),
+    Case(
+        "AuditMonthsMissing",
+        "warning",
+        gauge("fwdb_audit_months_ahead", "1.9+0x500", PROCESS),
+        3_600,
+        PLAIN,
+        "The audit trail runs out of months.",
+        "1.9 months after this one have a partition; when there is none, changes fail.",
+        quiet=(gauge("fwdb_audit_months_ahead", "2+0x500", PROCESS),),
+        quiet_at=7_200,
+    ),
+    Case(
+        "AuditMonthsMissing",
+        "critical",
+        gauge("fwdb_audit_months_ahead", "0+0x160", PROCESS),
+        300,
+        PLAIN,
+        "Next month's changes cannot be recorded.",
+        "0 months after this one have a partition: the first change of a month without one fails.",
+        quiet=(gauge("fwdb_audit_months_ahead", "1+0x160", PROCESS),),
+    ),
+    Case(
+        "AuditSealStale",
+        "warning",
+        gauge("fwdb_audit_seal_age_seconds", "129600+0x3 129601+0x60", PROCESS)
+        | gauge("fwdb_audit_unsealed_rows", "1+0x160", PROCESS),
+        60,
+        PLAIN,
+        "The audit trail is not sealed.",
+        "Rows of the trail were last sealed 1d 12h 0m 1s ago; the line is 36 h. What is not sealed "
+        "can be altered unseen.",
+        quiet=(
+            gauge("fwdb_audit_seal_age_seconds", "129601+0x160", PROCESS)
+            | gauge("fwdb_audit_unsealed_rows", "0+0x160", PROCESS),
+        ),
     ),
     Case(
         "HighConnectionPoolUsage",

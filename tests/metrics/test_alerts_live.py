@@ -174,6 +174,12 @@ receivers: [{{name: hook, webhook_configs: [{{url: "http://127.0.0.1:{hook}/"}}]
             yield f"http://127.0.0.1:{web}"
 
 
+def _followed(db: Database) -> contextlib.AbstractContextManager[None]:
+    """Changes of designs are recorded, as they are where all is well."""
+    following = getattr(db.audit, "following", contextlib.nullcontext)
+    return following()
+
+
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     home = tmp_path_factory.mktemp("watched") / ".fwdb"
@@ -192,7 +198,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         db.seeder.seed_all()
         target = db.metrics.serve().url.removeprefix("http://")
         text = rules() if FULL else scaled(rules())
-        with watching(folder, target, webhook, text) as prometheus:
+        with _followed(db), watching(folder, target, webhook, text) as prometheus:
             yield Watched(home, servers, db, webhook, prometheus)
     embedded.remove(home)
 

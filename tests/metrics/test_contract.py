@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import Metric
 
+from fwdb.audit.coverage_findings import KINDS
 from fwdb.metrics.series import BY_NAME, DATABASES, POOL_STATES, PROBES, SERIES
 from fwdb.stores import commands, statements
 from fwdb.stores.failures import ERROR_TYPES
@@ -72,8 +73,11 @@ def test_a_name_follows_the_customs_of_prometheus(name: str):
 
 @pytest.mark.parametrize(
     "words",
-    [DATABASES, POOL_STATES, PROBES, ERROR_TYPES, statements.OPERATIONS, commands.OPERATIONS],
-    ids=["database", "state", "probe", "error_type", "operation", "command"],
+    [
+        *(DATABASES, POOL_STATES, PROBES, ERROR_TYPES, statements.OPERATIONS, commands.OPERATIONS),
+        tuple(kind for kinds in KINDS.values() for kind in kinds),
+    ],
+    ids=["database", "state", "probe", "error_type", "operation", "command", "kind"],
 )
 def test_every_value_of_a_label_is_documented(words: tuple[str, ...]):
     """Whoever writes a rule can look up what there is to select."""

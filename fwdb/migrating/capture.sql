@@ -93,7 +93,8 @@ BEGIN
             application_name, client_address
         ) VALUES (
             row_id, actor, %L, entity, %s, old_row, new_row, note,
-            address, agent, happened, xid, 'trigger', why, person, program, client
+            address, agent, happened, CAST(CAST(pg_current_xact_id() AS text) AS bigint), 'trigger', why,
+            session_user, nullif(current_setting('application_name'), ''), host(inet_client_addr())
         );$code$, $1.entity_type, CASE WHEN action_type ~ '^(character varying|text)'
             THEN 'did' ELSE format('CAST(did AS %s)', action_type) END);
     ELSE
@@ -104,7 +105,8 @@ BEGIN
             application_name, client_address
         ) VALUES (
             number, actor, entity, did, old_row, new_row, note,
-            address, agent, happened, xid, why, person, program, client
+            address, agent, happened, CAST(CAST(pg_current_xact_id() AS text) AS bigint), why,
+            session_user, nullif(current_setting('application_name'), ''), host(inet_client_addr())
         );$code$, $1.name);
     END IF;
     RETURN format($function$
@@ -115,13 +117,9 @@ SET plan_cache_mode = 'force_generic_plan' AS $body$
 DECLARE
     who jsonb := CAST(nullif(current_setting('fwdb.actor', true), '') AS jsonb);
     actor uuid; address text; agent text; why text;
-    person text := session_user;
-    program text := nullif(current_setting('application_name'), '');
-    client text := host(inet_client_addr());
-    xid bigint := CAST(CAST(pg_current_xact_id() AS text) AS bigint);
     key text := %2$L;
     old_row jsonb; new_row jsonb; complete jsonb;
-    partial boolean := false;
+    partial boolean;
     did text;
     note text; happened timestamptz; number bigint; row_id uuid; entity uuid;
     same text[]; field text; part regclass;

@@ -21,7 +21,16 @@ from fwdb.errors import MigrationError
 from fwdb.migrating.changes import Change
 from fwdb.migrating.operations import MADE
 
-__all__ = ["AuditTable", "UnauditTable", "functions", "install", "outdated", "refit", "remove"]
+__all__ = [
+    "AuditTable",
+    "UnauditTable",
+    "functions",
+    "install",
+    "outdated",
+    "refit",
+    "refusal",
+    "remove",
+]
 
 Mode = Literal["direct", "journal"]
 Redaction = Literal["omit", "mask", "fingerprint"]
@@ -128,12 +137,9 @@ class UnauditTable(MigrateOperation):
 
 @Operations.implementation_for(AuditTable)
 def _audit(operations: Operations, step: AuditTable) -> None:
-    context = operations.get_context()
-    if not context.as_sql and context.connection is not None:
-        found = sa.text("SELECT audit.refusal(CAST(:table AS regclass))")
-        said = context.connection.scalar(found, {"table": step.table})
-        if said is not None:
-            raise MigrationError(f"no capture: {said}")
+    said = refusal(operations, step.table)
+    if said is not None:
+        raise MigrationError(f"no capture: {said}")
     entity_type = _literal(step.entity_type)
     if step.entity_type is None:
         kept = f"(SELECT entity_type FROM audit.captured WHERE relation = {_literal(step.table)})"
@@ -148,6 +154,16 @@ def _audit(operations: Operations, step: AuditTable) -> None:
         )
     )
     _tell(operations, step.table, f"changes of {step.table} are recorded in the audit trail.")
+
+
+def refusal(operations: Operations, table: str) -> str | None:
+    """Why `table` cannot be captured, as a sentence; None when it can, or only SQL is written."""
+    context = operations.get_context()
+    if context.as_sql or context.connection is None:
+        return None
+    asked = sa.text("SELECT audit.refusal(CAST(:table AS regclass))")
+    found: str | None = context.connection.scalar(asked, {"table": table})
+    return found
 
 
 @Operations.implementation_for(UnauditTable)

@@ -93,7 +93,8 @@ BEGIN
             application_name, client_address
         ) VALUES (
             row_id, actor, %L, entity, %s, old_row, new_row, note,
-            address, agent, happened, xid, 'trigger', why, person, program, client
+            address, agent, happened, CAST(CAST(pg_current_xact_id() AS text) AS bigint), 'trigger', why,
+            session_user, nullif(current_setting('application_name'), ''), host(inet_client_addr())
         );$code$, $1.entity_type, CASE WHEN action_type ~ '^(character varying|text)'
             THEN 'did' ELSE format('CAST(did AS %s)', action_type) END);
     ELSE
@@ -104,7 +105,8 @@ BEGIN
             application_name, client_address
         ) VALUES (
             number, actor, entity, did, old_row, new_row, note,
-            address, agent, happened, xid, why, person, program, client
+            address, agent, happened, CAST(CAST(pg_current_xact_id() AS text) AS bigint), why,
+            session_user, nullif(current_setting('application_name'), ''), host(inet_client_addr())
         );$code$, $1.name);
     END IF;
     RETURN format($function$
@@ -115,13 +117,9 @@ SET plan_cache_mode = 'force_generic_plan' AS $body$
 DECLARE
     who jsonb := CAST(nullif(current_setting('fwdb.actor', true), '') AS jsonb);
     actor uuid; address text; agent text; why text;
-    person text := session_user;
-    program text := nullif(current_setting('application_name'), '');
-    client text := host(inet_client_addr());
-    xid bigint := CAST(CAST(pg_current_xact_id() AS text) AS bigint);
     key text := %2$L;
     old_row jsonb; new_row jsonb; complete jsonb;
-    partial boolean := false;
+    partial boolean;
     did text;
     note text; happened timestamptz; number bigint; row_id uuid; entity uuid;
     same text[]; field text; part regclass;
@@ -277,21 +275,6 @@ BEGIN
     END LOOP;
 END $capture$;
 
--- A name for the function and the journal that no other captured table has.
-CREATE FUNCTION audit.capture_name(regclass) RETURNS text LANGUAGE sql STABLE
-SET search_path = pg_catalog AS $$
-SELECT CASE
-    WHEN plain ~ '^[a-z0-9_]{1,50}$' AND NOT EXISTS (
-        SELECT FROM audit.captured WHERE name = plain)
-    THEN plain ELSE left(regexp_replace(lower(plain), '[^a-z0-9_]', '_', 'g'), 40) || '_'
-        || left(encode(sha256(convert_to(full_name, 'UTF8')), 'hex'), 8)
-END
-FROM (
-    SELECT n.nspname || '_' || c.relname AS plain, n.nspname || '.' || c.relname AS full_name
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1
-) AS named
-$$;
-
 -- With the columns that are redacted or ignored under their present names, found by number.
 CREATE FUNCTION audit.renamed(audit.captured, numbers int[], names text[])
 RETURNS audit.captured LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
@@ -337,19 +320,6 @@ SELECT CASE
     )
 END
 $$;
-
--- Empties a journal whose table nobody writes to.
-CREATE FUNCTION audit.drain_whole(text) RETURNS void LANGUAGE plpgsql
-SET search_path = pg_catalog AS $$
-BEGIN
-    -- An older snapshot would not show all rows, and the journal is dropped.
-    IF current_setting('transaction_isolation') NOT LIKE 'read %committed' THEN
-        RAISE object_not_in_prerequisite_state USING
-            MESSAGE = 'a journal is closed in a read committed transaction only';
-    END IF;
-    EXECUTE format('LOCK TABLE audit.journal_%s IN ACCESS EXCLUSIVE MODE', $1);
-    PERFORM audit.drain($1, 0, 2147483647, true);
-END $$;
 
 -- Ends the capture of a table, whose trail stays.
 CREATE FUNCTION audit.uncapture(text) RETURNS void LANGUAGE plpgsql

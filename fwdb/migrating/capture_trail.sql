@@ -172,3 +172,33 @@ BEGIN
     END LOOP;
     RETURN oldest;
 END $$;
+
+-- A name for the function and the journal that no other captured table has.
+CREATE FUNCTION audit.capture_name(regclass) RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog AS $$
+SELECT CASE
+    WHEN plain ~ '^[a-z0-9_]{1,50}$' AND NOT EXISTS (
+        SELECT FROM audit.captured WHERE name = plain)
+    THEN plain ELSE left(regexp_replace(lower(plain), '[^a-z0-9_]', '_', 'g'), 40) || '_'
+        || left(encode(sha256(convert_to(full_name, 'UTF8')), 'hex'), 8)
+END
+FROM (
+    SELECT n.nspname || '_' || c.relname AS plain, n.nspname || '.' || c.relname AS full_name
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1
+) AS named
+$$;
+
+-- Empties a journal whose table nobody writes to.
+CREATE FUNCTION audit.drain_whole(text) RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog AS $$
+BEGIN
+    -- An older snapshot would not show all rows, and the journal is dropped.
+    IF current_setting('transaction_isolation') NOT LIKE 'read %committed' THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = 'a journal is closed in a read committed transaction only';
+    END IF;
+    -- In the order of audit.drain(), which takes this lock before the table.
+    PERFORM pg_advisory_xact_lock(hashtext('audit.drain'));
+    EXECUTE format('LOCK TABLE audit.journal_%s IN ACCESS EXCLUSIVE MODE', $1);
+    PERFORM audit.drain($1, 0, 2147483647, true);
+END $$;

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 from capture_helpers import Captured
+from embedded_helpers import FULL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -51,7 +52,9 @@ def captured(request, module_db) -> Captured:
     return found
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=100 if FULL else 15, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(steps=st.lists(step, max_size=30))
 def test_the_trail_replayed_gives_the_table(captured, steps):
     """Several sessions, transactions, savepoints, and a drain in between."""

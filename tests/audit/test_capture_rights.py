@@ -13,7 +13,7 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from capture_helpers import Captured, thing
 
-from fwdb import errors, migrating
+from fwdb import cli, errors, migrating
 from fwdb.migrating.capture import AuditTable, UnauditTable
 from fwdb.stores import PostgresStore, without_capture
 
@@ -259,9 +259,48 @@ def test_an_adopted_trail_with_enum_and_foreign_key(
     ]
 
 
+def test_an_adopted_table_that_cannot_be_captured_is_left_and_said(
+    postgres_database: Callable[..., str],
+):
+    """The others are captured, and the migration goes on."""
+    store = PostgresStore(postgres_database())
+    with store.transaction() as connection:
+        connection.exec_driver_sql(EXISTING.read_text())
+        (key,) = connection.execute(
+            sa.text(
+                "SELECT quote_ident(conname) FROM pg_constraint WHERE contype = 'p'"
+                " AND conrelid = CAST('avatar.avatars' AS regclass)"
+            )
+        ).one()
+        connection.execute(sa.text(f"ALTER TABLE avatar.avatars DROP CONSTRAINT {key}"))
+    said = [c.sentence for c in migrating.migrate(store, None) if c.kind == "capture"]
+    store.close()
+
+    assert said[1] == (
+        "left avatar.avatars without capture: avatar.avatars has no primary key of one uuid "
+        "column, by which the trail names rows."
+    )
+    assert len(said) == 3
+
+
 def test_the_sql_for_psql_captures_too():
     """Offline there is no table to look at: the functions in the database look."""
     written = migrating.offline_sql()
 
     assert "SELECT audit.capture('shared.users', entity_type => 'User'" in written
     assert """redact => CAST('{"password_hash": "mask"}' AS jsonb)""" in written
+
+
+def test_the_command_drains_once(captured, monkeypatch, capsys):
+    """And says how many changes moved."""
+    url = captured.store.url.set(drivername="postgresql")
+    monkeypatch.setenv("FWDB_POSTGRES_URL", url.render_as_string(hide_password=False))
+    monkeypatch.setenv("FWDB_MONGODB_URL", "mongodb://127.0.0.1:1/nothing")
+    monkeypatch.setattr("sys.argv", ["fwdb", "audit", "drain", "--once"])
+    thing(captured)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+
+    assert not ended.value.code
+    assert capsys.readouterr().out == "drained: 1 changes, 0 left\n"
+    assert captured.run("SELECT count(*) FROM audit.journal_shop_things") == [(0,)]

@@ -38,14 +38,14 @@ def run_demo(*, scale: int, seconds: float, out: Path, progress: Progress) -> Pa
     with connect(role="owner", progress=progress) as db:
         progress(f"adding {scale} users with a year of history")
         db.seeder.seed_scale(scale, progress=progress)
-    # As the owner of the trail, which alone may write into it. The reports wait for its end.
-    with (
-        connect(role="owner", application_name="fwdb-follower", progress=progress) as owner,
-        owner.audit.following(progress=progress),
-    ):
-        progress(f"running load for {seconds:g} s")
-        run_workload(seconds=seconds, seed=1, progress=progress)
-    reports.suite(out=out, progress=lambda at: progress(f"{at.report}: {at.doing}"))
+    # As the owner of the trail, which alone may write into it.
+    with connect(role="owner", application_name="fwdb-follower", progress=progress) as owner:
+        with owner.audit.following(progress=progress):  # up to the last change, at the end
+            progress(f"running load for {seconds:g} s")
+            run_workload(seconds=seconds, seed=1, progress=progress)
+        owner.audit.seal(progress=progress)
+        with owner.audit.following(progress=progress):
+            reports.suite(out=out, progress=lambda at: progress(f"{at.report}: {at.doing}"))
     return out.resolve() / "index.html"
 
 

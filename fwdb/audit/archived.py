@@ -38,7 +38,9 @@ _FIGURES = {
     "audit_activity": timedelta(0),
     "audit_actors": timedelta(0),
 }
-_LOOKED_AT = "created_at, CAST(entity_type AS text) AS entity_type, CAST(action AS text) AS action"
+_LOOKED_AT = (
+    "created_at, metadata, CAST(entity_type AS text) AS entity_type, CAST(action AS text) AS action"
+)
 _MACROS = """
 CREATE MACRO jsonb_typeof(value) AS lower(json_type(value));
 CREATE MACRO jsonb_object_keys(value) AS unnest(json_keys(value));

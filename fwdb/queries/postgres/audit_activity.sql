@@ -36,6 +36,8 @@ CROSS JOIN LATERAL (
             (starts + CAST('1 ' || CAST(:bucket AS text) AS interval)) AT TIME ZONE 'UTC',
             CAST(:until AS timestamptz)
         )
+        -- How documents were before they were followed is no event.
+        AND metadata IS DISTINCT FROM 'baseline'
         AND (CAST(:entity_type AS text) IS NULL OR entity_type = CAST(:entity_type AS text))
         AND (CAST(:user_id AS uuid) IS NULL OR user_id = CAST(:user_id AS uuid))
         AND (CAST(:action AS text) IS NULL OR CAST(action AS text) = CAST(:action AS text))

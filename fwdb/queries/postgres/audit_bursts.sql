@@ -65,6 +65,8 @@ WITH hours AS MATERIALIZED (
         FROM audit.audit_logs
         WHERE created_at >= bucket_at
             AND created_at < least(bucket_at + interval '1 hour', CAST(:until AS timestamptz))
+            -- How documents were before they were followed is no event.
+            AND metadata IS DISTINCT FROM 'baseline'
             AND (CAST(:entity_type AS text) IS NULL OR entity_type = CAST(:entity_type AS text))
             AND (CAST(:user_id AS uuid) IS NULL OR user_id = CAST(:user_id AS uuid))
             AND (CAST(:action AS text) IS NULL OR CAST(action AS text) = CAST(:action AS text))
@@ -117,6 +119,7 @@ CROSS JOIN LATERAL (
         AND logs.created_at < CAST(:until AS timestamptz)
         AND logs.entity_type = judged.entity_type
         AND logs.action = judged.action
+        AND logs.metadata IS DISTINCT FROM 'baseline'
         AND (CAST(:user_id AS uuid) IS NULL OR logs.user_id = CAST(:user_id AS uuid))
     GROUP BY user_id
     ORDER BY count(*) DESC, user_id

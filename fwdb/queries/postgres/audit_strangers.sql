@@ -46,6 +46,8 @@ WITH groups AS MATERIALIZED (
         FROM audit.audit_logs
         WHERE created_at >= CAST(:since AS timestamptz) - interval '2160 hours'
             AND created_at < CAST(:until AS timestamptz)
+            -- How documents were before they were followed is no event.
+            AND metadata IS DISTINCT FROM 'baseline'
     ) AS log (user_id, entity_type, action, created_at, login)
     GROUP BY 1, 2, 3, 4, 5
 ), logins AS (

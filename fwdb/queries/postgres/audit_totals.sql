@@ -19,6 +19,8 @@ WITH counted AS (
     FROM audit.audit_logs AS log
     WHERE created_at >= CAST(:since AS timestamptz)
         AND created_at < CAST(:until AS timestamptz)
+        -- How documents were before they were followed is no event.
+        AND metadata IS DISTINCT FROM 'baseline'
         AND (CAST(:entity_type AS text) IS NULL OR entity_type = CAST(:entity_type AS text))
         AND (CAST(:user_id AS uuid) IS NULL OR user_id = CAST(:user_id AS uuid))
         AND (CAST(:action AS text) IS NULL OR CAST(action AS text) = CAST(:action AS text))

@@ -174,10 +174,16 @@ receivers: [{{name: hook, webhook_configs: [{{url: "http://127.0.0.1:{hook}/"}}]
             yield f"http://127.0.0.1:{web}"
 
 
-def _followed(db: Database) -> contextlib.AbstractContextManager[None]:
-    """Changes of designs are recorded, as they are where all is well."""
-    following = getattr(db.audit, "following", contextlib.nullcontext)
-    return following()
+@contextlib.contextmanager
+def followed(postgres_url: str, mongodb_url: str) -> Iterator[None]:
+    """Changes of designs are recorded, as they are where all is well, by connections of their own.
+
+    The small pool of what is watched would be full of them.
+    """
+    with fwdb.connect(postgres_url=postgres_url, mongodb_url=mongodb_url) as db:
+        following = getattr(db.audit, "following", contextlib.nullcontext)
+        with following():
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +204,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         db.seeder.seed_all()
         target = db.metrics.serve().url.removeprefix("http://")
         text = rules() if FULL else scaled(rules())
-        with _followed(db), watching(folder, target, webhook, text) as prometheus:
+        with (
+            followed(servers.postgres.owner, servers.mongodb.owner),
+            watching(folder, target, webhook, text) as prometheus,
+        ):
             yield Watched(home, servers, db, webhook, prometheus)
     embedded.remove(home)
 

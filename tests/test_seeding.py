@@ -259,8 +259,6 @@ def test_a_database_of_the_existing_service_can_be_seeded(
 
 def captured(db: Database) -> list[dict]:
     """What the triggers wrote: kind, action and reason, and how many."""
-    if not db.postgres.has_function("audit.capture_shared_users"):
-        pytest.skip("this database captures nothing")
     return db.postgres.rows(
         sa.text(
             "SELECT entity_type, action, reason, count(*) AS n FROM audit.trail"

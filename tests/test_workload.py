@@ -98,8 +98,6 @@ def test_everything_happens(small, db):
 
 def test_every_change_is_in_the_trail_once_with_who_made_it(small, db):
     """The workload writes no row of a change itself; the last one names the price that stands."""
-    if not db.postgres.has_function("audit.capture_shared_users"):
-        pytest.skip("this database captures nothing")
     result = run(small, seconds=2, readers=0, writers=2)
 
     prices = db.postgres.rows(

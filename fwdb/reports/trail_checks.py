@@ -159,13 +159,10 @@ def unusual(asking: Asking, window: Window, chosen: Mapping[str, Any]) -> pd.Dat
 
     Of the filters only rows that fit them are kept; one about no single entity fits no entity.
     """
-    question = getattr(asking.db.audit, "anomalies", None)
-    if question is None:
-        return NOTHING_UNUSUAL
     found = asking.ask(
         "unusual",
         "postgres",
-        lambda: question(since=window.since, until=window.until),
+        lambda: asking.db.audit.anomalies(since=window.since, until=window.until),
         NOTHING_UNUSUAL,
     )
     for column, value in chosen.items():
@@ -203,11 +200,8 @@ class Integrity:
 
 def integrity(asking: Asking, kpis: list[Kpi]) -> Integrity:
     """Whether the rows are as they were sealed; what there is not to know is said as that."""
-    verify = getattr(asking.db.audit, "verify", None)
-    found: Any = verify and asking.ask("integrity", "postgres", verify, None)
+    found: Any = asking.ask("integrity", "postgres", asking.db.audit.verify, None)
     if found is None:
-        if verify is None:
-            _not_sealed(asking)
         return Integrity(facts([]))
     if not found.seals:
         _not_sealed(asking)

@@ -254,8 +254,6 @@ def test_only_the_owner_writes_history(accounts, mongodb_database, doing):
 @pytest.mark.parametrize("mode", ["direct", "journal"])
 def test_what_capture_recorded_is_completed(db, mode):
     """A call beside a captured change adds no row; who and why get into that of the trigger."""
-    if not db.postgres.has_function("audit.capture"):
-        pytest.skip("this database captures nothing")
     db.postgres.rows(
         sa.text("SELECT CAST(audit.capture('catalog.catalog_items', mode => :mode) AS text)"),
         mode=mode,

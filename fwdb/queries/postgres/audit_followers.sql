@@ -5,14 +5,14 @@
 -- Columns
 --   name           string     the collection
 --   source         string     host and database that it is in
---   running        bool       whether a follower holds the lock now
+--   running        boolean       whether a follower holds the lock now
 --   started_at     timestamp  start of the newest run
 --   saved_at       timestamp  when it last wrote
 --   saved_seconds  float64    the same, as time passed since
 --   position_at    timestamp  all changes before are recorded; to the second
 --   event_at       timestamp  time of the newest change recorded
 --   caught_up_at   timestamp  when it had nothing more to read; null while it is behind
---   images         bool       whether MongoDB keeps documents as they were before changes
+--   images         boolean       whether MongoDB keeps documents as they were before changes
 --   events         int64      events read
 --   changes        int64      rows added to the trail
 --   gaps           int64      times of which not each change was seen

@@ -226,12 +226,12 @@ def test_a_healthy_run_raises_nothing_in_any_report(db: Database) -> None:
                 operation.act(rng)
 
     db.monitor.sample("full")
-    with ThreadPoolExecutor(6) as pool:
+    with db.audit.following(), ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))
     db.monitor.sample("full")
     # A busy machine is slow, which is no fault of ours: the line for a mean is far away.
     given: dict[str, dict[str, Any]] = {"slow_queries": {"min_ms": 60_000.0}}
-    with faults.application(db, "idle") as idle:
+    with db.audit.following(), faults.application(db, "idle") as idle:
         idle.postgres.ping()
         found = [
             reports.open_report(name, db=db, since="1h", **given.get(name, {}))

@@ -45,6 +45,7 @@ _MACROS = """
 CREATE MACRO jsonb_typeof(value) AS lower(json_type(value));
 CREATE MACRO jsonb_object_keys(value) AS unnest(json_keys(value));
 CREATE MACRO to_jsonb(value) AS to_json(value);
+CREATE MACRO cardinality(list) AS len(list);
 """
 _PARAMETER = re.compile(r"(?<![:\w\\]):(?=[a-zA-Z_])")
 
@@ -154,7 +155,7 @@ def _ask(
 ) -> pd.DataFrame:
     """The answer of DuckDB to a query file, over `files` and the rows of `live`."""
     question = queries.load(query, "postgres")
-    text = _PARAMETER.sub("$", question.text).replace(" AS uuid)", " AS text)")
+    text = _PARAMETER.sub("$", question.text).replace(" AS uuid", " AS text")
     with _duckdb()(":memory:", config=_OFFLINE) as connection:
         connection.execute("SET TimeZone = 'UTC'; CREATE SCHEMA audit;" + _MACROS)
         # Files of before a column was added are read beside those that have it.

@@ -573,13 +573,8 @@ def exported_month(audit: Audit, store: PostgresStore, folder: Path) -> Path:
     path.with_suffix(".json").write_text(json.dumps(manifest))
     do(
         store,
-        "CREATE TABLE IF NOT EXISTS audit.archives (month date PRIMARY KEY, path text, rows bigint,"
-        " bytes bigint, sha256 text, exported_at timestamptz, dropped_at timestamptz)",
-    )
-    do(
-        store,
-        "INSERT INTO audit.archives VALUES (date_trunc('month', now()), :path, :rows, 1, :sha256,"
-        " now(), now())",
+        "INSERT INTO audit.archives (month, path, rows, bytes, sha256, versions, dropped_at)"
+        " VALUES (date_trunc('month', now()), :path, :rows, 1, :sha256, 0, now())",
         path=path.name,
         rows=len(frame),
         sha256=digest,
@@ -591,7 +586,7 @@ def exported_month(audit: Audit, store: PostgresStore, folder: Path) -> Path:
 def test_a_month_in_an_archive_is_verified_from_there(audit, store, put, tmp_path, monkeypatch):
     """Also when rows of that month are recorded again, later."""
     monkeypatch.setattr(sealing, "ROWS", 3)
-    monkeypatch.setattr(Audit, "_archive", tmp_path)
+    monkeypatch.setattr(Audit, "_archive_folder", tmp_path)
     put(7)
     audit.seal()
     exported_month(audit, store, tmp_path)

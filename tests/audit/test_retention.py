@@ -523,12 +523,10 @@ def test_a_server_of_ones_own_needs_a_folder(audit):
     assert files_of.folder(config.Settings()).name == "audit-archive"
 
 
-def test_an_existing_table_keeps_rows_of_held_months(postgres_database, open_trail):
+def test_an_existing_table_keeps_rows_of_held_months(postgres_database, open_trail, existing):
     """In one piece there is no month to drop: rows go in batches, held ones stay."""
-    from conftest import EXISTING
-
     audit = open_trail(postgres_database())
-    audit._postgres.execute(sa.text(EXISTING))
+    audit._postgres.execute(sa.text(existing))
     old = pd.DataFrame(
         {
             "created_at": [days_into(15, 1), days_into(14, 1), days_into(14, 2), NOW],

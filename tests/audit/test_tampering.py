@@ -60,7 +60,7 @@ def prepared(
         url = make_url(servers.postgres).set(database=name).render_as_string(hide_password=False)
         with closing(PostgresStore(url)) as store, pytest.MonkeyPatch.context() as patch:
             patch.setattr(sealing, "ROWS", ROWS)
-            patch.setattr(Audit, "_archive", folder)
+            patch.setattr(Audit, "_archive_folder", folder)
             _fill(store, folder)
         yield name, folder
         do(admin, f"DROP DATABASE {name} WITH (FORCE)")
@@ -113,14 +113,9 @@ def _archive(store: PostgresStore, folder: Path) -> None:
     )
     do(
         store,
-        "CREATE TABLE IF NOT EXISTS audit.archives (month date PRIMARY KEY, path text, rows bigint,"
-        " bytes bigint, sha256 text, exported_at timestamptz, dropped_at timestamptz)",
-    )
-    do(
-        store,
-        "INSERT INTO audit.archives (month, path, rows, bytes, sha256, exported_at, dropped_at)"
+        "INSERT INTO audit.archives (month, path, rows, bytes, sha256, versions, dropped_at)"
         " VALUES (date_trunc('month', now() - interval '2 months'), :path, :rows, :bytes, :digest,"
-        " now(), now())",
+        " 0, now())",
         path=path.name,
         rows=len(frame),
         bytes=path.stat().st_size,
@@ -146,7 +141,7 @@ def sealed(
     name, folder = prepared
     for file in folder.iterdir():
         shutil.copy(file, tmp_path)
-    monkeypatch.setattr(Audit, "_archive", tmp_path)
+    monkeypatch.setattr(Audit, "_archive_folder", tmp_path)
     with closing(PostgresStore(postgres_database(template=name))) as store:
         yield store
 

@@ -187,7 +187,7 @@ def test_a_silent_server_costs_the_deadline_and_one_thread(
     assert exposed("fwdb_probe_success") == 0
     assert exposed.each("db_health_status") == []  # not known yet within this short deadline
     assert len(exposed.each("db_connection_pool_size")) == 8
-    assert len(asking) <= 8
+    assert len(asking) <= 10
 
 
 def test_eight_scrapes_at_once_ask_once():

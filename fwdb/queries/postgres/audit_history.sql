@@ -38,10 +38,15 @@ SELECT
     user_id,
     coalesce((
         SELECT string_agg(field, ', ' ORDER BY field)
-        FROM jsonb_object_keys(
-            coalesce(CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END, '{}')
-            || coalesce(CASE jsonb_typeof(new_values) WHEN 'object' THEN new_values END, '{}')
-        ) AS fields (field)
+        FROM (
+            SELECT jsonb_object_keys(
+                CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END
+            ) AS field
+            UNION
+            SELECT jsonb_object_keys(
+                CASE jsonb_typeof(new_values) WHEN 'object' THEN new_values END
+            )
+        ) AS fields
         WHERE (old_values -> field) IS DISTINCT FROM (new_values -> field)
             -- These follow every update and tell nothing by themselves.
             AND field NOT IN ('updated_at', 'updatedAt', 'version')

@@ -39,10 +39,15 @@ SELECT
     user_id,
     coalesce((
         SELECT string_agg(field, ', ' ORDER BY field)
-        FROM jsonb_object_keys(
-            coalesce(CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END, '{}')
-            || coalesce(CASE jsonb_typeof(new_values) WHEN 'object' THEN new_values END, '{}')
-        ) AS fields (field)
+        FROM (
+            SELECT jsonb_object_keys(
+                CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END
+            ) AS field
+            UNION
+            SELECT jsonb_object_keys(
+                CASE jsonb_typeof(new_values) WHEN 'object' THEN new_values END
+            )
+        ) AS fields
         WHERE (old_values -> field) IS DISTINCT FROM (new_values -> field)
             -- These follow every update and tell nothing by themselves.
             AND field NOT IN ('updated_at', 'updatedAt', 'version')
@@ -106,10 +111,10 @@ CROSS JOIN LATERAL (
         )
         AND (
             CAST(:changed_field AS text) IS NULL
-            OR old_values -> CAST(:changed_field AS text)
-                IS DISTINCT FROM new_values -> CAST(:changed_field AS text)
-            OR old_values -> CAST(:changed_field_too AS text)
-                IS DISTINCT FROM new_values -> CAST(:changed_field_too AS text)
+            OR (old_values -> CAST(:changed_field AS text))
+                IS DISTINCT FROM (new_values -> CAST(:changed_field AS text))
+            OR (old_values -> CAST(:changed_field_too AS text))
+                IS DISTINCT FROM (new_values -> CAST(:changed_field_too AS text))
         )
     ORDER BY created_at DESC, id DESC
     LIMIT CAST(:row_limit AS bigint)

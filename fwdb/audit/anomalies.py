@@ -61,7 +61,8 @@ class Anomalies(Questions):
 
 def _sentence(row: Mapping[Any, Any]) -> str:
     who = "nobody known" if pd.isna(row["user_id"]) else f"user {row['user_id']}"
-    kind, events, usual = row["kind"], f"{row['events']:,}", f"{row['usual']:,.1f}"
+    kind, events = row["kind"], f"{row['events']:,}"
+    usual = f"{row['usual']:,.1f}".removesuffix(".0")
     at = f"{row['started_at']:%Y-%m-%d %H:%M}"
     what = f"{row['entity_type']} {row['action']}"
     login = "an unknown login" if pd.isna(row["db_user"]) else f"login {row['db_user']}"

@@ -98,11 +98,17 @@ def _signed(chain: Chain, seal: Seal, key: bytes) -> None:
 
 
 def _not_ours(newest: Seal, key: bytes) -> Finding:
-    how = "without a key" if newest.signature is None else f"with the key {newest.key_id}"
+    said = (
+        f"The newest seal, {newest.number}, has no signature, and may be anyone's. If "
+        "FWDB_AUDIT_KEY is new, verify without it, then sign: fwdb audit seal --sign."
+        if newest.signature is None
+        else f"The newest seal, {newest.number}, was signed with the key {newest.key_id}, not with "
+        f"FWDB_AUDIT_KEY ({merkle.key_id(key)}): set the right key; if it is the right one, the "
+        "seals are not ours."
+    )
     return Finding(
         kind="signature",
-        sentence=f"The newest seal, {newest.number}, was made {how} and not with FWDB_AUDIT_KEY "
-        f"({merkle.key_id(key)}): set the right key; if it is, the seals are not ours.",
+        sentence=said,
         seal=newest.number,
         month=newest.month,
     )

@@ -47,7 +47,17 @@ class Anomalies(Questions):
             top=bursts["top_user_events"],
         )
         both = pd.concat([*found, burst.reindex(columns=[*found[0].columns, "top"])])
-        frame = both.sort_values(["started_at", "kind"], ascending=[False, True], kind="stable")
+        # In one order whatever way the server took.
+        order = [
+            "kind",
+            "user_id",
+            "db_user",
+            "entity_type",
+            "action",
+            "transaction_id",
+            "ended_at",
+        ]
+        frame = both.sort_values(["started_at", *order], ascending=[False] + [True] * len(order))
         frame = frame.reset_index(drop=True).astype(
             {name: found[0][name].dtype for name in found[0].columns}
         )

@@ -40,12 +40,16 @@ SELECT
         SELECT string_agg(field, ', ' ORDER BY field)
         FROM (
             SELECT jsonb_object_keys(
-                CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END
-            ) AS field
-            UNION
-            SELECT jsonb_object_keys(
                 CASE jsonb_typeof(new_values) WHEN 'object' THEN new_values END
-            )
+            ) AS field
+            UNION ALL
+            SELECT field
+            FROM (
+                SELECT jsonb_object_keys(
+                    CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END
+                ) AS field
+            ) AS before
+            WHERE (new_values -> field) IS NULL
         ) AS fields
         WHERE (old_values -> field) IS DISTINCT FROM (new_values -> field)
             -- These follow every update and tell nothing by themselves.

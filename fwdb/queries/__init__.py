@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fwdb.errors import UnknownName
+from fwdb.errors import ParameterError, UnknownName
 
 _FOLDER = Path(__file__).parent
 _SUFFIX = {"postgres": ".sql", "mongodb": ".json"}
@@ -43,6 +44,21 @@ class Query:
     minimum: int = 0
     collection: str = ""
     pipeline: tuple[dict[str, Any], ...] = ()
+
+    def check(self, parameters: Iterable[str]) -> None:
+        """Refuse names of parameters that there are not, or that are missing."""
+        given = set(parameters)
+        for name in sorted(given - self.parameters):
+            raise UnknownName("parameter", name, self.parameters, where=f"query '{self.name}'")
+        if missing := sorted(self.parameters - given):
+            raise ParameterError(f"query '{self.name}' needs {', '.join(missing)}.")
+
+    def reading(self, instead: Mapping[str, str]) -> str:
+        """The text with other relations in place of those that `instead` names."""
+        text = self.text.rstrip().rstrip(";")
+        for relation, other in instead.items():
+            text = re.sub(rf"\b{re.escape(relation)}\b", other, text)
+        return text
 
 
 def names(store: str) -> list[str]:

@@ -168,14 +168,7 @@ class MongoStore:
     def rows(self, query: str, /, **parameters: Any) -> list[Document]:
         """All documents that a query file answers with."""
         found = queries.load(query, self.name)
-        for name in parameters:
-            if name not in found.parameters:
-                raise errors.UnknownName(
-                    "parameter", name, found.parameters, where=f"query '{query}'"
-                )
-        missing = sorted(found.parameters - set(parameters))
-        if missing:
-            raise errors.ParameterError(f"query '{query}' needs {', '.join(missing)}.")
+        found.check(parameters)
         with self.errors():
             cursor = self.collection(found.collection).aggregate(
                 list(found.pipeline), let=parameters, session=self.session, comment="fwdb"

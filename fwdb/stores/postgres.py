@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +29,6 @@ from fwdb.stores.timings import CONNECT, OWN, QueryStats, QueryTimes
 T = TypeVar("T")
 
 ISOLATIONS = ("read committed", "repeatable read", "serializable")
-MINIMUM_VERSION = 140000  # PostgreSQL 14, the oldest release that fwdb is tested for
 
 
 class PostgresStore:
@@ -81,17 +79,11 @@ class PostgresStore:
         self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
         time_statements(self.engine, self.times)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        milliseconds = round(1000 * settings.statement_timeout_seconds)
-        # Settings by statement and not by start-up packet: connection poolers refuse the latter.
-        # Planned anew each time: optional parameters (NULL lets all through) want another plan for
-        # each use, and a generic one would read the whole table for the narrowest question.
-        self._session = (
-            "SET plan_cache_mode = force_custom_plan;"
-            f" SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET statement_timeout = {milliseconds};"
-            f" SET default_transaction_read_only = {'on' if read_only else 'off'}"
+        self._session = dialling.session(
+            timeout_ms=round(1000 * settings.statement_timeout_seconds),
+            lock_timeout_ms=lock_timeout_ms,
+            read_only=read_only,
         )
-        if lock_timeout_ms:
-            self._session += f"; SET lock_timeout = {lock_timeout_ms}"
         pool = self.engine.pool
         assert isinstance(pool, WaitCountingPool)
         self._usage = pool.usage
@@ -136,22 +128,11 @@ class PostgresStore:
         with self._usage.dialling(record):
             connection: psycopg.Connection[Any] = dialect.connect(*arguments, **options)  # type: ignore[assignment]
             try:
-                self._prepare(connection)
+                dialling.prepare(connection, self._session, self.address)
             except BaseException:
                 connection.close()
                 raise
             return connection
-
-    def _prepare(self, connection: psycopg.Connection[Any]) -> None:
-        version = connection.info.server_version
-        if version < MINIMUM_VERSION:
-            raise errors.FeatureUnavailable(
-                f"postgres at {self.address} is version {version // 10000}; "
-                f"fwdb needs {MINIMUM_VERSION // 10000} or newer."
-            )
-        connection.autocommit = True
-        connection.execute(self._session)
-        connection.autocommit = False
 
     # -- connections and transactions ---------------------------------------------------------
 
@@ -337,19 +318,11 @@ class PostgresStore:
     ) -> Executable:
         if not isinstance(query, str):
             return query
-        known = queries.load(query, self.name).parameters
-        for name in parameters:
-            if name not in known:
-                raise errors.UnknownName("parameter", name, known, where=f"query '{query}'")
-        missing = sorted(known - set(parameters))
-        if missing:
-            raise errors.ParameterError(f"query '{query}' needs {', '.join(missing)}.")
+        found = queries.load(query, self.name)
+        found.check(parameters)
         # The marker lets the slow-query questions leave fwdb's own statements out. It ends the
         # text because pg_stat_statements drops a leading comment from PostgreSQL 18 on.
-        text = queries.load(query, self.name).text.rstrip().rstrip(";")
-        for relation, other in instead.items():
-            text = re.sub(rf"\b{re.escape(relation)}\b", other, text)
-        return sa.text(f"{text}\n{OWN}")
+        return sa.text(f"{found.reading(instead)}\n{OWN}")
 
     # -- the server and the pool --------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from capturing import capture
 
 from fwdb import errors
 from fwdb.audit import Audit
@@ -17,13 +16,6 @@ from fwdb.database import Database
 from fwdb.stores import PostgresStore
 
 TABLES = ("shared.users", "avatar.avatars", "catalog.catalog_items")
-
-
-@pytest.fixture(scope="module")
-def captured(module_db: Database) -> Database:
-    """A migrated database whose tables record themselves."""
-    capture(module_db.postgres)
-    return module_db
 
 
 def clock(store: PostgresStore) -> datetime:
@@ -61,9 +53,9 @@ def newest(db: Database, id: str) -> str:
 # -- one entity, one row of the trail -------------------------------------------------------------
 
 
-def test_a_plan_changes_nothing_and_the_deed_is_the_plan(captured):
+def test_a_plan_changes_nothing_and_the_deed_is_the_plan(module_db):
     """A dry run says per field what would be written; without it that is what is written."""
-    db = captured
+    db = module_db
     id = item(db)
     to = clock(db.postgres)
     db.catalog_items.update(id, price=2, name="y")
@@ -85,9 +77,9 @@ def test_a_plan_changes_nothing_and_the_deed_is_the_plan(captured):
     assert dict(db.audit.revert("CatalogItem", id, to=to).dtypes) == dict(plan.dtypes)
 
 
-def test_a_revert_is_recorded_as_one_more_change_with_its_reason(captured):
+def test_a_revert_is_recorded_as_one_more_change_with_its_reason(module_db):
     """The trail grows, nothing in it goes; a revert can be reverted."""
-    db = captured
+    db = module_db
     id = item(db)
     db.catalog_items.update(id, price=2)
     user = db.users.first(role="admin").id
@@ -103,9 +95,9 @@ def test_a_revert_is_recorded_as_one_more_change_with_its_reason(captured):
     assert db.catalog_items.get(id).price == 2
 
 
-def test_a_removed_row_comes_back_as_it_was(captured):
+def test_a_removed_row_comes_back_as_it_was(module_db):
     """With its id and every value, to the last digit."""
-    db = captured
+    db = module_db
     id = item(db, properties={"a": [1, 2.5], "t": "é"}, description="d")
     whole = state(db)["catalog.catalog_items"]
     to = clock(db.postgres)
@@ -117,9 +109,9 @@ def test_a_removed_row_comes_back_as_it_was(captured):
     assert state(db)["catalog.catalog_items"] == whole
 
 
-def test_a_row_made_since_goes_and_a_soft_deletion_is_undone(captured):
+def test_a_row_made_since_goes_and_a_soft_deletion_is_undone(module_db):
     """Back before its birth there is no row; back before a soft deletion it is live."""
-    db = captured
+    db = module_db
     to = clock(db.postgres)
     id = item(db)
     live = clock(db.postgres)
@@ -135,9 +127,9 @@ def test_a_row_made_since_goes_and_a_soft_deletion_is_undone(captured):
 # -- a transaction --------------------------------------------------------------------------------
 
 
-def test_a_transaction_is_undone_as_a_whole(captured):
+def test_a_transaction_is_undone_as_a_whole(module_db):
     """Parents and children, in whatever order they must be written."""
-    db = captured
+    db = module_db
     other = item(db)
     leaving = person(db, "leaving@example.com")
     db.postgres.execute(sa.text("ALTER TABLE shared.users ALTER password_hash DROP NOT NULL"))
@@ -162,9 +154,9 @@ def test_a_transaction_is_undone_as_a_whole(captured):
     assert set(reasons) == {f"revert of transaction {number}"}
 
 
-def test_what_a_transaction_removed_comes_back_parents_first(captured):
+def test_what_a_transaction_removed_comes_back_parents_first(module_db):
     """A parent went last or first: it is back before its children either way."""
-    db = captured
+    db = module_db
     parent = item(db)
     store = db.postgres
     store.execute(
@@ -204,9 +196,9 @@ def refused(db: Database, says: str, **asked: Any) -> errors.RevertRefused:
     return refusal.value
 
 
-def test_a_newer_change_is_not_overwritten(captured):
+def test_a_newer_change_is_not_overwritten(module_db):
     """Only the same field is in the way; the row of the trail is named."""
-    db = captured
+    db = module_db
     id = item(db)
     db.catalog_items.update(id, price=2)
     second = newest(db, id)
@@ -219,9 +211,9 @@ def test_a_newer_change_is_not_overwritten(captured):
     assert [(row["log_id"], row["field"]) for row in why.rows] == [(third, "price")]
 
 
-def test_a_creation_that_was_changed_since_is_not_undone(captured):
+def test_a_creation_that_was_changed_since_is_not_undone(module_db):
     """To remove the row would lose the later change, whatever field it is of."""
-    db = captured
+    db = module_db
     id = item(db)
     made = newest(db, id)
     db.catalog_items.update(id, price=2)
@@ -229,9 +221,9 @@ def test_a_creation_that_was_changed_since_is_not_undone(captured):
     assert refused(db, "was changed again", event=made).rows[0]["log_id"] == newest(db, id)
 
 
-def test_a_unique_value_taken_meanwhile_is_in_the_way(captured):
+def test_a_unique_value_taken_meanwhile_is_in_the_way(module_db):
     """The row that has it now is named."""
-    db = captured
+    db = module_db
     id = person(db, "first@example.com")
     db.users.update(id, email="second@example.com")
     change = newest(db, id)
@@ -241,9 +233,9 @@ def test_a_unique_value_taken_meanwhile_is_in_the_way(captured):
     assert why.rows[0]["field"] == "email"
 
 
-def test_a_parent_that_is_gone_is_in_the_way(captured):
+def test_a_parent_that_is_gone_is_in_the_way(module_db):
     """A row cannot come back to an owner who is not there."""
-    db = captured
+    db = module_db
     owner = person(db, "owner@example.com")
     avatar = db.avatars.create(user_id=owner, name="A", measurements={}).id
     db.avatars.delete(avatar)
@@ -255,9 +247,9 @@ def test_a_parent_that_is_gone_is_in_the_way(captured):
     )
 
 
-def test_a_password_is_not_reverted(captured):
+def test_a_password_is_not_reverted(module_db):
     """The trail does not have it: neither a change of it nor a removed account comes back."""
-    db = captured
+    db = module_db
     id = person(db, "hash@example.com")
     db.users.update(id, password_hash="other", first_name="N")
     change = newest(db, id)
@@ -266,9 +258,9 @@ def test_a_password_is_not_reverted(captured):
     refused(db, "password_hash.*redacted", event=newest(db, id))
 
 
-def test_an_entity_that_is_gone_or_there_already_is_refused(captured):
+def test_an_entity_that_is_gone_or_there_already_is_refused(module_db):
     """An update of a removed row, a removal of a row that is back."""
-    db = captured
+    db = module_db
     id = item(db)
     db.catalog_items.update(id, price=2)
     update = newest(db, id)
@@ -279,9 +271,9 @@ def test_an_entity_that_is_gone_or_there_already_is_refused(captured):
     refused(db, "was changed again by row", event=removal)
 
 
-def test_a_change_that_the_trail_does_not_have_is_in_the_way(captured):
+def test_a_change_that_the_trail_does_not_have_is_in_the_way(module_db):
     """Somebody switched the trigger off; what they wrote is not thrown away."""
-    db = captured
+    db = module_db
     id = item(db)
     db.catalog_items.update(id, price=2)
     with db.postgres.transaction() as connection:
@@ -293,9 +285,9 @@ def test_a_change_that_the_trail_does_not_have_is_in_the_way(captured):
     assert refused(db, "unrecorded", event=newest(db, id)).rows[0]["field"] == "price"
 
 
-def test_what_does_not_name_one_thing_to_undo_is_refused(captured):
+def test_what_does_not_name_one_thing_to_undo_is_refused(module_db):
     """Each refusal says what revert takes."""
-    audit, now = captured.audit, datetime.now(UTC)
+    audit, now = module_db.audit, datetime.now(UTC)
     nobody = str(uuid.uuid4())
     for asked in (
         {},
@@ -317,9 +309,9 @@ def test_what_does_not_name_one_thing_to_undo_is_refused(captured):
         audit.revert("Usr", nobody, to=now)
 
 
-def test_a_transaction_of_the_follower_is_refused_with_the_reason(captured, monkeypatch):
+def test_a_transaction_of_the_follower_is_refused_with_the_reason(module_db, monkeypatch):
     """It is the follower's own and none of MongoDB."""
-    db = captured
+    db = module_db
     db.audit.log_update("Design", "65a1b2c3d4e5f60718293a4b", {"name": "a"}, {"name": "b"})
     db.postgres.execute(
         sa.text("UPDATE audit.audit_logs SET origin = 'follower' WHERE entity_type = 'Design'")

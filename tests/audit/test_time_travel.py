@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from capturing import capture, unrecorded
+from capturing import unrecorded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,13 +23,6 @@ from fwdb.stores import PostgresStore
 OBJECT_ID = "65a1b2c3d4e5f60718293a4b"
 NOBODY = str(uuid.uuid4())
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture(scope="module")
-def captured(module_db: Database) -> Database:
-    """A migrated database whose tables record themselves."""
-    capture(module_db.postgres)
-    return module_db
 
 
 def clock(store: PostgresStore) -> datetime:
@@ -66,9 +59,9 @@ STEP = st.tuples(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(steps=st.lists(STEP, min_size=3, max_size=14))
-def test_the_table_at_each_moment_is_the_copy_kept_then(captured, steps):
+def test_the_table_at_each_moment_is_the_copy_kept_then(module_db, steps):
     """Whatever happens, also to rows older than the trail, each moment can be gone back to."""
-    store = captured.postgres
+    store = module_db.postgres
     moments = [(clock(store), copy(store))]
     for kind, which, value in steps:
         ids = list(copy(store)["id"])
@@ -94,14 +87,14 @@ def test_the_table_at_each_moment_is_the_copy_kept_then(captured, steps):
         moments.append((clock(store), copy(store)))
 
     for at, table in moments:
-        was = captured.audit.as_of("CatalogItem", at)
+        was = module_db.audit.as_of("CatalogItem", at)
         pd.testing.assert_frame_equal(was[list(table.columns)], table)
         assert (was["known_since"] <= at).all()
 
 
-def test_a_row_that_came_back_under_its_id_has_two_lives(captured):
+def test_a_row_that_came_back_under_its_id_has_two_lives(module_db):
     """Fields of the second life are not those of the first."""
-    store, id = captured.postgres, str(uuid.uuid4())
+    store, id = module_db.postgres, str(uuid.uuid4())
     insert = (
         "INSERT INTO catalog.catalog_items (id, name, type, description) VALUES (:id, :n, :t, :d)"
     )
@@ -112,17 +105,17 @@ def test_a_row_that_came_back_under_its_id_has_two_lives(captured):
     between = clock(store)
     store.execute(sa.text(insert), {"id": id, "n": "two", "t": "pattern", "d": None})
     seen = [
-        captured.audit.as_of("CatalogItem", at, id=id)["name"].tolist()
+        module_db.audit.as_of("CatalogItem", at, id=id)["name"].tolist()
         for at in (before, first, between, clock(store))
     ]
 
     assert seen == [[], ["one"], [], ["two"]]
-    assert captured.audit.as_of("CatalogItem", first, id=id)["description"].tolist() == ["first"]
+    assert module_db.audit.as_of("CatalogItem", first, id=id)["description"].tolist() == ["first"]
 
 
-def test_types_are_those_of_the_table_also_without_rows(captured):
+def test_types_are_those_of_the_table_also_without_rows(module_db):
     """A frame of the past can be put beside one of the present."""
-    audit, store = captured.audit, captured.postgres
+    audit, store = module_db.audit, module_db.postgres
     full, empty = (
         audit.as_of("CatalogItem", clock(store)),
         audit.as_of("CatalogItem", clock(store), id=NOBODY),
@@ -136,18 +129,18 @@ def test_types_are_those_of_the_table_also_without_rows(captured):
     assert str(full["created_at"].dtype) == "datetime64[us, UTC]"
 
 
-def test_a_password_stays_redacted_in_the_past(captured):
+def test_a_password_stays_redacted_in_the_past(module_db):
     """Neither the present hash nor the one of then is shown."""
-    store = captured.postgres
+    store = module_db.postgres
     before = clock(store)
     store.execute(sa.text("UPDATE shared.users SET password_hash = 'another', role = role"))
     for at in (before, clock(store)):
-        assert set(captured.audit.as_of("User", at)["password_hash"]) == {"[redacted]"}
+        assert set(module_db.audit.as_of("User", at)["password_hash"]) == {"[redacted]"}
 
 
-def test_what_the_trail_does_not_reach_is_said(captured):
+def test_what_the_trail_does_not_reach_is_said(module_db):
     """Values from before the trail are the oldest known ones, and their rows say so."""
-    store = captured.postgres
+    store = module_db.postgres
     long_ago = clock(store) - timedelta(days=1)
     insert = sa.text(
         "INSERT INTO shared.users (email, password_hash, first_name, last_name, created_at)"
@@ -157,7 +150,7 @@ def test_what_the_trail_does_not_reach_is_said(captured):
         for email, days in (("older@example.com", 2), ("newer@example.com", 0)):
             at = clock(store) - timedelta(days=days)
             store.execute(insert, {"email": email, "at": at})
-    was = captured.audit.as_of("User", long_ago)
+    was = module_db.audit.as_of("User", long_ago)
 
     # The newer one says itself that it was made later; the others have their creation recorded or
     # say so too.
@@ -251,14 +244,14 @@ def test_a_design_older_than_the_trail_takes_the_rest_from_the_document(db):
 # -- one entity -----------------------------------------------------------------------------------
 
 
-def test_a_timeline_has_a_row_for_each_changed_field(captured):
+def test_a_timeline_has_a_row_for_each_changed_field(module_db):
     """Oldest first, with who and what the server knew."""
-    audit, store = captured.audit, captured.postgres
-    id = new_item(captured)
-    user = captured.users.first(role="admin").id
+    audit, store = module_db.audit, module_db.postgres
+    id = new_item(module_db)
+    user = module_db.users.first(role="admin").id
     with audit.context(user_id=user, reason="sale"):
-        change(captured, id, price=7, description="cheap")
-    captured.catalog_items.soft_delete(id)
+        change(module_db, id, price=7, description="cheap")
+    module_db.catalog_items.soft_delete(id)
     life = audit.timeline("CatalogItem", id)
     updates = life[life["action"] == "UPDATE"]
 
@@ -275,15 +268,15 @@ def test_a_timeline_has_a_row_for_each_changed_field(captured):
     assert clock(store) > life["changed_at"].max()
 
 
-def test_a_difference_skips_what_came_back(captured):
+def test_a_difference_skips_what_came_back(module_db):
     """Two changes there and back are none; the last one says who."""
-    audit, store = captured.audit, captured.postgres
-    id = new_item(captured)
+    audit, store = module_db.audit, module_db.postgres
+    id = new_item(module_db)
     since = clock(store)
     for price in (2, 3, 1):
-        change(captured, id, price=price)
-    change(captured, id, name="y")
-    change(captured, id, name="z")
+        change(module_db, id, price=price)
+    change(module_db, id, name="y")
+    change(module_db, id, name="z")
     found = audit.diff("CatalogItem", id, since)
 
     assert list(found["field"]) == ["name"]
@@ -294,13 +287,13 @@ def test_a_difference_skips_what_came_back(captured):
     assert dict(nothing.dtypes) == dict(found.dtypes)
 
 
-def test_a_difference_over_a_birth_and_a_removal_has_gaps(captured):
+def test_a_difference_over_a_birth_and_a_removal_has_gaps(module_db):
     """Missing is not null: before the birth there was no field."""
-    audit, store = captured.audit, captured.postgres
+    audit, store = module_db.audit, module_db.postgres
     since = clock(store)
-    id = new_item(captured)
+    id = new_item(module_db)
     born = clock(store)
-    captured.catalog_items.delete(id)
+    module_db.catalog_items.delete(id)
 
     assert audit.diff("CatalogItem", id, since).empty
     made = audit.diff("CatalogItem", id, since, born).set_index("field")

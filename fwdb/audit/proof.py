@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from datetime import date
@@ -13,9 +14,11 @@ from fwdb.audit.base import AuditBase
 from fwdb.audit.erasing import Erasure
 from fwdb.audit.findings import Verification
 from fwdb.audit.sealing import Sealed
-from fwdb.errors import ConfigError
+from fwdb.errors import ConfigError, DuplicateKey, StoreUnavailable, Transient
 
 __all__ = ["Proof"]
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 
@@ -41,12 +44,19 @@ class Proof(AuditBase):
         stop: threading.Event | None = None,
         sealed: Callable[[Sealed], None] | None = None,
     ) -> None:
-        """`seal` every `interval` seconds until `stop` is set; `sealed` hears of each run."""
+        """`seal` every `interval` seconds until `stop` is set; `sealed` hears of each run.
+
+        A server that is down, or another sealer in the way, is logged and tried again.
+        """
         ended = stop or threading.Event()
         while not ended.is_set():
-            found = self.seal()
-            if sealed is not None:
-                sealed(found)
+            try:
+                found = self.seal()
+            except (StoreUnavailable, Transient, DuplicateKey) as error:
+                _log.warning("not sealed now: %s", error)
+            else:
+                if sealed is not None:
+                    sealed(found)
             ended.wait(interval)
 
     def sealed(self) -> Sealed | None:

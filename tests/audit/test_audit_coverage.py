@@ -34,14 +34,6 @@ def db(module_db: Database) -> Iterator[Database]:
         raise _Undo
 
 
-@pytest.fixture
-def captured(db: Database) -> Database:
-    """A database whose tables are captured."""
-    if db.postgres.rows(sa.text("SELECT to_regclass('audit.captured') AS t"))[0]["t"] is None:
-        pytest.skip("no revision of this schema captures tables")
-    return db
-
-
 def found(db: Database, **wanted: str) -> pd.DataFrame:
     """What coverage says of PostgreSQL; `wanted` are values of columns."""
     frame = db.audit.coverage()
@@ -51,17 +43,17 @@ def found(db: Database, **wanted: str) -> pd.DataFrame:
     return frame
 
 
-def test_a_migrated_database_is_covered(captured: Database) -> None:
+def test_a_migrated_database_is_covered(db: Database) -> None:
     """The check of CI: nothing of PostgreSQL is uncovered, and what is left out is said."""
-    frame = captured.audit.coverage()
-    tables = found(captured, kind="table", status="covered")
+    frame = db.audit.coverage()
+    tables = found(db, kind="table", status="covered")
 
     assert list(frame.columns) == COLUMNS
-    assert found(captured, status="uncovered")["sentence"].tolist() == []
+    assert found(db, status="uncovered")["sentence"].tolist() == []
     assert set(tables["object"]) == TABLES
-    assert found(captured, status="redacted")["object"].str.contains("password_hash").any()
+    assert found(db, status="redacted")["object"].str.contains("password_hash").any()
     assert not frame["object"].str.contains("monitoring|alembic").any()
-    assert found(captured, kind="partition_ahead")["status"].tolist() == ["covered"]
+    assert found(db, kind="partition_ahead")["status"].tolist() == ["covered"]
 
 
 @pytest.mark.parametrize(
@@ -129,11 +121,11 @@ def test_a_migrated_database_is_covered(captured: Database) -> None:
     ids=["off", "origin", "truncate", "altered", "invoker", "table", "right", "column_right"],
 )
 def test_a_fault_is_named_with_its_remedy(
-    captured: Database, statement: str, object: str, kind: str, words: str, remedy: str
+    db: Database, statement: str, object: str, kind: str, words: str, remedy: str
 ) -> None:
     """The one thing that somebody changed, and no other."""
-    captured.postgres.execute(sa.text(statement))
-    frame = found(captured, status="uncovered")
+    db.postgres.execute(sa.text(statement))
+    frame = found(db, status="uncovered")
 
     # A function is run by the triggers for rows and for TRUNCATE.
     assert frame["object"].tolist() in ([object], [object, f"{object}_truncate"])
@@ -142,25 +134,23 @@ def test_a_fault_is_named_with_its_remedy(
     assert remedy in frame["remedy"].iloc[0]
 
 
-def test_a_remedy_mends(captured: Database) -> None:
+def test_a_remedy_mends(db: Database) -> None:
     """What is said beside a function that was changed puts it right."""
-    captured.postgres.execute(
-        sa.text("ALTER FUNCTION audit.capture_shared_users() SECURITY INVOKER")
-    )
-    remedy = found(captured, status="uncovered")["remedy"].iloc[0]
-    captured.postgres.execute(sa.text(remedy.split("`")[1]))
+    db.postgres.execute(sa.text("ALTER FUNCTION audit.capture_shared_users() SECURITY INVOKER"))
+    remedy = found(db, status="uncovered")["remedy"].iloc[0]
+    db.postgres.execute(sa.text(remedy.split("`")[1]))
 
-    assert found(captured, status="uncovered").empty
+    assert found(db, status="uncovered").empty
 
 
-def test_a_column_that_nobody_has_judged_is_told(captured: Database) -> None:
+def test_a_column_that_nobody_has_judged_is_told(db: Database) -> None:
     """Its changes are recorded, in clear; `fwdb migrate` makes it one that is known."""
-    captured.postgres.execute(sa.text("ALTER TABLE catalog.catalog_items ADD COLUMN weight int"))
-    frame = found(captured, kind="column", status="behind")
+    db.postgres.execute(sa.text("ALTER TABLE catalog.catalog_items ADD COLUMN weight int"))
+    frame = found(db, kind="column", status="behind")
 
     assert frame["object"].tolist() == ["catalog.catalog_items.weight"]
     assert "newer than its trigger" in frame["sentence"].iloc[0]
-    assert found(captured, status="uncovered").empty
+    assert found(db, status="uncovered").empty
 
 
 HOW = {
@@ -352,7 +342,7 @@ def test_a_gap_is_told_with_its_reason() -> None:
 
 
 def test_the_command_says_what_is_not_captured_and_fails(
-    captured: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    db: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit 1 while something is uncovered; JSON for programs."""
     from contextlib import nullcontext
@@ -361,8 +351,8 @@ def test_the_command_says_what_is_not_captured_and_fails(
 
     from fwdb.cli import auditing
 
-    monkeypatch.setattr(auditing, "database", lambda **_: nullcontext(captured))
-    captured.postgres.execute(sa.text("CREATE TABLE shared.vouchers (id int)"))
+    monkeypatch.setattr(auditing, "database", lambda **_: nullcontext(db))
+    db.postgres.execute(sa.text("CREATE TABLE shared.vouchers (id int)"))
     with pytest.raises(typer.Exit) as ended:
         auditing.audit_coverage()
     printed = capsys.readouterr().out

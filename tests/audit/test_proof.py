@@ -275,6 +275,23 @@ def test_a_removed_user_is_no_alteration_but_any_other_null_is(audit, store, put
     assert "no removal" in altered.first.sentence
 
 
+def test_a_sealer_outlives_a_server_that_is_down(caplog, wait_until):
+    """It says so and tries again; `stop` ends it."""
+    down = Audit(PostgresStore("postgresql://x@127.0.0.1:1/x"))
+    stop = threading.Event()
+    sealer = threading.Thread(target=down.run_sealer, kwargs={"interval": 0.01, "stop": stop})
+    sealer.start()
+    try:
+        wait_until(lambda: len(caplog.messages) >= 2)
+        assert sealer.is_alive()
+    finally:
+        stop.set()
+        sealer.join(10)
+
+    assert not sealer.is_alive()
+    assert all("not sealed now: no answer from postgres" in said for said in caplog.messages)
+
+
 # -- keys and files ---------------------------------------------------------------------------
 
 

@@ -180,10 +180,11 @@ def followed(postgres_url: str, mongodb_url: str) -> Iterator[None]:
 
     The small pool of what is watched would be full of them.
     """
-    with fwdb.connect(postgres_url=postgres_url, mongodb_url=mongodb_url) as db:
-        following = getattr(db.audit, "following", contextlib.nullcontext)
-        with following():
-            yield
+    with (
+        fwdb.connect(postgres_url=postgres_url, mongodb_url=mongodb_url) as db,
+        db.audit.following(),
+    ):
+        yield
 
 
 @pytest.fixture(scope="module")

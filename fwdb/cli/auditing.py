@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated
@@ -81,13 +80,14 @@ def audit_drain(
 
     For tables captured in journal mode; each change is moved once, also when this is killed.
     """
-    with database(role="owner") as db:
-        while not once:
+    stop = threading.Event()
+    with database(role="owner") as db, ended_by_signals(stop):
+        while not once and not stop.is_set():
             try:
                 db.audit.drain(progress=say)
             except (errors.StoreUnavailable, errors.Transient) as error:
                 say(f"waiting: {error}")
-            time.sleep(interval)
+            stop.wait(interval)
         drained = db.audit.drain(progress=say)
     print_counts("drained", {"changes": drained.moved, "left": drained.left})
 
@@ -132,13 +132,15 @@ def audit_seal(
 
     Once, unless --interval is given. With FWDB_AUDIT_KEY the seals are signed.
     """
+    stop = threading.Event()
     with database(role="owner", application_name="fwdb-seal") as db:
         _print_sealed(db.audit.seal(sign=sign, progress=say))
         if export is not None:
             stdout.print(f"wrote {db.audit.seal_file(export)}")
         if interval is not None:
             say(f"sealing every {interval:g} s; Ctrl-C ends it")
-            db.audit.run_sealer(interval=interval, sealed=_print_sealed)
+            with ended_by_signals(stop):
+                db.audit.run_sealer(interval=interval, stop=stop, sealed=_print_sealed)
 
 
 def _print_sealed(found: Sealed) -> None:

@@ -44,7 +44,7 @@ LABELS = {
     "duplicate_indexes": "Duplicate indexes",
     "unused_indexes": "Unused indexes",
     "triggers": "Triggers off",
-    "audit_coverage": "Audit coverage",
+    "audit_coverage": "Not in the audit trail",
     "profiler": "Profiler",
     "archive": "Archive",
     "backup": "Last base backup",

@@ -73,7 +73,9 @@ def write_until_killed(
     noted: list[list[int]] = [[] for _ in range(WRITERS)]
     writers = [
         threading.Thread(
-            target=session, args=(urls, stop, notes, (number * WRITERS + index) * 10_000_000)
+            target=session,
+            args=(urls, stop, notes, (number * WRITERS + index) * 10_000_000),
+            daemon=True,
         )
         for index, notes in enumerate(noted)
     ]

@@ -67,7 +67,7 @@ def in_threads(*jobs: Callable[[], object]) -> ExitStack:
     """Runs `jobs` at once; leaving waits for them."""
     stack = ExitStack()
     for job in jobs:
-        thread = threading.Thread(target=job)
+        thread = threading.Thread(target=job, daemon=True)
         thread.start()
         stack.callback(thread.join)
     return stack
@@ -320,7 +320,7 @@ def unused_index(scene: Scene) -> Iterator[Facts]:
 def deadlock(scene: Scene) -> Iterator[Facts]:
     """Two sessions that lock the same two rows, each in its own order."""
     scene.db.monitor.sample("full")
-    both = threading.Barrier(2)
+    both = threading.Barrier(2, timeout=30)
     lock = sa.text("SELECT pg_advisory_xact_lock(:key)")
 
     def take(first: int, second: int) -> None:

@@ -159,7 +159,7 @@ def test_of_many_threads_one_is_let_through(breaker: CircuitBreaker, clock: Cloc
     fail(breaker)
     clock.now += 1
     outcomes: list[str] = []
-    ready, done = threading.Barrier(8), threading.Event()
+    ready, done = threading.Barrier(8, timeout=30), threading.Event()
 
     def want() -> None:
         ready.wait()
@@ -170,7 +170,7 @@ def test_of_many_threads_one_is_let_through(breaker: CircuitBreaker, clock: Cloc
         except CircuitOpen:
             outcomes.append("refused")
 
-    threads = [threading.Thread(target=want) for _ in range(8)]
+    threads = [threading.Thread(target=want, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     while len(outcomes) < 8:

@@ -134,7 +134,7 @@ def test_a_session_that_another_one_blocks_is_waiting(
 
     with db.transaction():
         db.postgres.execute(sa.text("LOCK TABLE shared.users"))
-        thread = threading.Thread(target=lambda: _in_transaction(worker, write))
+        thread = threading.Thread(target=lambda: _in_transaction(worker, write), daemon=True)
         thread.start()
         wait_until(blocked)
     thread.join()
@@ -585,7 +585,9 @@ def test_samplers_of_two_processes_take_turns(
     other_store.ping()
     stop = threading.Event()
     threads = [
-        threading.Thread(target=m.run, kwargs={"interval": 0.4, "full_every": 60, "stop": stop})
+        threading.Thread(
+            target=m.run, kwargs={"interval": 0.4, "full_every": 60, "stop": stop}, daemon=True
+        )
         for m in (monitor, other)
     ]
     for thread in threads:

@@ -84,7 +84,7 @@ def test_callers_without_a_connection_are_counted_while_they_wait(
 
     with ExitStack() as held:
         hold(small.postgres, 4, held)
-        threads = [threading.Thread(target=want) for _ in range(3)]
+        threads = [threading.Thread(target=want, daemon=True) for _ in range(3)]
         for thread in threads:
             thread.start()
         wait_until(lambda: row(small.monitor, "postgres")["waiting"] == 3)
@@ -383,7 +383,7 @@ def test_a_wait_that_ends_well_is_measured(
     with ExitStack() as held:
         for _ in range(4):
             held.enter_context(lend(store))
-        thread = threading.Thread(target=want)
+        thread = threading.Thread(target=want, daemon=True)
         thread.start()
         wait_until(lambda: store.pool().waiting == 1)
         time.sleep(0.05)
@@ -411,7 +411,7 @@ def test_a_mongodb_pool_counts_those_that_gave_up(
     with ExitStack() as held:
         for _ in range(4):
             held.enter_context(lend(small.mongodb))
-        threads = [threading.Thread(target=want) for _ in range(2)]
+        threads = [threading.Thread(target=want, daemon=True) for _ in range(2)]
         for thread in threads:
             thread.start()
         wait_until(lambda: small.mongodb.pool().waiting == 2)
@@ -483,7 +483,7 @@ def test_a_leak_is_shown_with_the_place_where_its_thread_is(
         with small.postgres.connection():
             stop.wait()
 
-    thread = threading.Thread(target=forgetful_worker, name="worker 7")
+    thread = threading.Thread(target=forgetful_worker, name="worker 7", daemon=True)
     thread.start()
     wait_until(lambda: len(small.postgres.holds()) == 1)
     leak = small.monitor.holders(leak_seconds=0.001).iloc[0]
@@ -499,7 +499,9 @@ def test_a_leak_is_shown_with_the_place_where_its_thread_is(
 def test_a_leak_of_a_thread_that_ended_is_named_as_such(small: Database) -> None:
     """Nobody is left who could return it."""
     lost: list[object] = []
-    thread = threading.Thread(target=lambda: lost.append(small.postgres.engine.connect()))
+    thread = threading.Thread(
+        target=lambda: lost.append(small.postgres.engine.connect()), daemon=True
+    )
     thread.start()
     thread.join()
     leak = small.monitor.holders(leak_seconds=0.0001).iloc[0]

@@ -87,7 +87,7 @@ def test_waits_behind_long_holds_are_not_the_pools_size(
         with ExitStack() as held:
             for _ in range(3):
                 held.enter_context(export.postgres.connection())
-            late = threading.Thread(target=export.postgres.ping)
+            late = threading.Thread(target=export.postgres.ping, daemon=True)
             late.start()
             wait_until(lambda: export.postgres.pool().waiting == 1)
             time.sleep(0.11)

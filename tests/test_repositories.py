@@ -374,7 +374,7 @@ def test_of_writers_with_one_version_one_wins(case, items):
     """Eight at once: one change is made, seven are told to read again."""
     read = case.make("old")
     version = getattr(read, case.version)
-    start = threading.Barrier(8)
+    start = threading.Barrier(8, timeout=30)
 
     def write(number: int) -> str:
         start.wait()
@@ -461,7 +461,7 @@ def test_upsert_creates_then_changes_then_leaves_alone(case, items):
 def test_upserts_at_once_create_one_row(case, items):
     """Eight at once: one creates, none fails."""
     values = {**case.required, case.group: case.groups[0], "id": case.missing}
-    start = threading.Barrier(8)
+    start = threading.Barrier(8, timeout=30)
 
     def write(number: int) -> bool:
         start.wait()

@@ -200,7 +200,7 @@ def test_seeding_again_adds_nothing(empty):
 
 def test_two_seeders_at_once_add_the_seed_data_once(empty, second):
     """They take turns, so what one adds the other finds."""
-    start = threading.Barrier(2)
+    start = threading.Barrier(2, timeout=30)
 
     def seed(seeder: Seeder) -> Counts:
         start.wait()
@@ -358,7 +358,7 @@ def test_a_seed_that_is_there_adds_nothing_and_says_so(db):
 
 def test_two_at_once_add_a_seed_once(db, second):
     """The second waits for the first and then finds its users."""
-    start = threading.Barrier(2)
+    start = threading.Barrier(2, timeout=30)
 
     def add(seeder: Seeder) -> Counts:
         start.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
@@ -48,7 +48,7 @@ def waiting(store: PostgresStore, *statements: str) -> Iterator[None]:
             for statement in statements:
                 connection.execute(sa.text(statement))
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
         yield
@@ -83,12 +83,10 @@ def test_the_blocking_tree_has_its_root_and_depths(
     store: PostgresStore, monitor: Monitor, wait_until: Callable[..., None]
 ) -> None:
     """A chain of three: the last waits for the middle one, and both for the first."""
-    with ExitStack() as stack:
-        connection = stack.enter_context(store.transaction())
+    # The chain is left last: it ends when the root has let go.
+    with ExitStack() as chain, store.transaction() as connection:
         connection.execute(sa.text("UPDATE things SET name = 'secret' WHERE id = 1"))
         root = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
-        chain = ExitStack()
-        stack.callback(chain.close)  # ends when the root has let go
         chain.enter_context(
             waiting(
                 store,
@@ -117,11 +115,8 @@ def test_a_crowd_behind_one_lock_is_a_tree_and_answers_at_once(
     store: PostgresStore, monitor: Monitor, wait_until: Callable[..., None]
 ) -> None:
     """Each of those behind waits for all ahead: as paths that would be 2^20 rows."""
-    with ExitStack() as stack:
-        connection = stack.enter_context(store.transaction())
+    with ExitStack() as crowd, store.transaction() as connection:
         connection.execute(sa.text("LOCK TABLE things"))
-        crowd = ExitStack()
-        stack.callback(crowd.close)
         for _ in range(20):
             crowd.enter_context(waiting(store, "LOCK TABLE things"))
         wait_until(lambda: len(monitor.blocking()) == 20)
@@ -145,12 +140,8 @@ def test_waits_are_those_of_active_sessions_for_others(
     """A lock is a wait; sleep is active and no wait; an idle session is not there at all."""
     idle = PostgresStore(store.url.render_as_string(hide_password=False).replace("+psycopg", ""))
     idle.ping()
-    with ExitStack() as stack:
-        stack.callback(idle.close)
-        connection = stack.enter_context(store.transaction())
+    with closing(idle), ExitStack() as others, store.transaction() as connection:
         connection.execute(sa.text("LOCK TABLE things"))
-        others = ExitStack()
-        stack.callback(others.close)
         others.enter_context(waiting(store, "LOCK TABLE things"))
         others.enter_context(waiting(store, "SELECT pg_sleep(0.6)"))
         wait_until(lambda: len(monitor.blocking()) == 1)

@@ -74,7 +74,7 @@ def test_everything_happens(small, db):
             pool = small.postgres.pool()
             used.append((pool.utilisation_percent, pool.waiting))
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
         result = run(small, seconds=6, progress=said.append)
@@ -149,7 +149,9 @@ def test_an_event_stops_it_at_once(small, db, wait_until):
     """Long before its time, with no transaction left open."""
     stop = threading.Event()
     results: list[WorkloadResult] = []
-    runner = threading.Thread(target=lambda: results.append(run(small, seconds=600, stop=stop)))
+    runner = threading.Thread(
+        target=lambda: results.append(run(small, seconds=600, stop=stop)), daemon=True
+    )
     runner.start()
     try:
         wait_until(lambda: small.postgres.pool().opened > 0)

@@ -61,7 +61,7 @@ def test_writers_go_on_while_old_rows_are_removed(audit, put_old, count):
         while not done.is_set():
             written.append(audit.log_read("User", uuid.uuid4()).id)
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
     seen: list[int] = []
 

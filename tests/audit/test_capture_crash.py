@@ -90,7 +90,7 @@ def until_killed(home, store: PostgresStore, number: int) -> set[str]:
                     connection.execute("UPDATE shop.things SET price = 1 WHERE id = %s", (id,))
                 noted.add(id)
 
-    writers = [threading.Thread(target=write) for _ in range(3)]
+    writers = [threading.Thread(target=write, daemon=True) for _ in range(3)]
     drain = [sys.executable, "-c", DRAIN, url]
     draining = subprocess.Popen(drain, stderr=subprocess.DEVNULL)
     for writer in writers:

@@ -96,7 +96,7 @@ def test_drains_at_once_move_each_change_once(captured):
         while not stop.is_set():
             Audit(captured.store).drain()
 
-    drains = [threading.Thread(target=drain) for _ in range(2)]
+    drains = [threading.Thread(target=drain, daemon=True) for _ in range(2)]
     for one in drains:
         one.start()
     for _ in range(40):

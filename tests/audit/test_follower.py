@@ -421,7 +421,7 @@ def test_a_follower_that_lost_its_turn_writes_nothing_more(db, wait_until):
         except errors.FwdbError as error:
             failed.append(error)
 
-    thread = threading.Thread(target=follow)
+    thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     wait_until(lambda: db.audit.follower().events_behind.status == "ok")
     db.postgres.execute(sa.text("UPDATE audit.followers SET holder = gen_random_uuid()"))

@@ -68,7 +68,9 @@ def test_no_change_is_lost_or_doubled_by_kill_9(home, wait_until, monkeypatch): 
     stop, confirmed = threading.Event(), defaultdict(int)
     follower = start(home)
     wait_until(working, timeout=30)
-    writer = threading.Thread(target=write, args=(servers.mongodb.app, stop, confirmed))
+    writer = threading.Thread(
+        target=write, args=(servers.mongodb.app, stop, confirmed), daemon=True
+    )
     writer.start()
     try:
         for number in range(ROUNDS):

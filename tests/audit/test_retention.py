@@ -148,7 +148,7 @@ def test_old_months_are_dropped_while_others_write(audit):
         while not stop.is_set():
             written.append(audit.log_read("User", "0190c1a0-0000-7000-8000-000000000001").id)
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
     try:
         kept = audit.retain()

@@ -54,7 +54,7 @@ def gateway() -> Iterator[Gateway]:
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         found.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield found
         server.shutdown()

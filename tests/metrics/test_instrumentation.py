@@ -235,8 +235,8 @@ def test_no_count_is_lost_between_threads(postgres: PostgresStore):
         while not done.is_set():
             times.read()
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    reader = threading.Thread(target=read)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(8)]
+    reader = threading.Thread(target=read, daemon=True)
     for thread in (reader, *threads):
         thread.start()
     for thread in threads:
@@ -430,7 +430,7 @@ def test_the_other_store_is_not_part_of_a_tracked_call(module_db: Database):
     with module_db.metrics.track("postgres", "both"):
         module_db.users.exists()
         module_db.designs.count()
-        other = threading.Thread(target=module_db.users.count)
+        other = threading.Thread(target=module_db.users.count, daemon=True)
         other.start()
         other.join()
 

@@ -192,7 +192,7 @@ def test_a_silent_server_costs_the_deadline_and_one_thread(
 
 def test_eight_scrapes_at_once_ask_once():
     """All others wait for the one that asks and take its answers."""
-    asked, begun, go = [], threading.Barrier(8), threading.Event()
+    asked, begun, go = [], threading.Barrier(8, timeout=30), threading.Event()
 
     def ask() -> dict[str, dict[tuple[str, ...], float]]:
         asked.append(1)
@@ -206,7 +206,7 @@ def test_eight_scrapes_at_once_ask_once():
         begun.wait()
         found.append(both.read())
 
-    threads = [threading.Thread(target=read) for _ in range(8)]
+    threads = [threading.Thread(target=read, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     go.set()
@@ -250,7 +250,7 @@ def test_a_pool_beyond_its_size_is_full_and_not_more(
         with ExitStack() as held:
             for _ in range(3):
                 held.enter_context(db.postgres.connection())
-            waiter = threading.Thread(target=db.users.count)
+            waiter = threading.Thread(target=db.users.count, daemon=True)
             waiter.start()
             wait_until(lambda: db.postgres.pool().waiting)
             full = scrape(db)
@@ -312,7 +312,7 @@ def test_the_first_scrapes_of_many_threads_make_one_pool(module_db: Database):
     )
     with database(url_of(module_db), module_db.mongodb.url) as db:
         before = db.postgres.rows(count)[0]["n"]
-        threads = [threading.Thread(target=db.metrics.text) for _ in range(8)]
+        threads = [threading.Thread(target=db.metrics.text, daemon=True) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:

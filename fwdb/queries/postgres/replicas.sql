@@ -29,12 +29,12 @@ senders AS (
     SELECT *
     FROM pg_stat_replication
     -- A backup in progress and pg_receivewal take the log too, but replay nothing. A replica that
-    -- has just connected has not answered yet, and is one all the same.
+    -- has just connected has not answered yet, and is one all the same, also when it streams.
     WHERE
         state IS NULL
         OR (state <> 'backup' AND replay_lsn IS NOT NULL)
         OR (
-            state IN ('startup', 'catchup')
+            (state IN ('startup', 'catchup') OR (state = 'streaming' AND write_lsn IS NULL))
             AND application_name NOT IN ('pg_basebackup', 'pg_receivewal')
         )
 ),

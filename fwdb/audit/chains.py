@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -17,12 +18,12 @@ __all__ = ["Chain", "follow"]
 class Chain:
     """What one pass over all seals gave, without anything of their rows.
 
-    `months` are the sealed months in order, `heads` those that were asked for, `unsigned` the
-    number of seals before the first that the key signed.
+    `months` are the sealed months in order with their numbers of rows, `heads` those that were
+    asked for, `unsigned` the number of seals before the first that the key signed.
     """
 
     newest: Seal | None = None
-    months: list[date] = field(default_factory=list)
+    months: dict[date, int] = field(default_factory=dict)
     heads: dict[int, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     seals: int = 0
@@ -33,6 +34,7 @@ def follow(store: PostgresStore, key: bytes | None, wanted: frozenset[int]) -> C
     """Look at every seal in order."""
     chain = Chain()
     head, rows, last_in_month = merkle.EMPTY, 0, dict[date, Key]()
+    in_month: Counter[date] = Counter()
     for seal in seals.read(store):
         number = chain.newest.number + 1 if chain.newest else 1
         trouble = _order(seal, number) or _content(seal, head, rows, chain.newest, last_in_month)
@@ -45,9 +47,10 @@ def follow(store: PostgresStore, key: bytes | None, wanted: frozenset[int]) -> C
         if seal.number in wanted:
             chain.heads[seal.number] = seal.head.hex()
         head, rows, last_in_month[seal.month] = seal.head, seal.total_rows, seal.last
+        in_month[seal.month] += seal.rows
         chain.newest = seal
         chain.seals += 1
-    chain.months = sorted(last_in_month)
+    chain.months = dict(sorted(in_month.items()))
     if key is not None and chain.newest is not None and not chain.newest.signed_with(key):
         chain.findings.append(_not_ours(chain.newest, key))
     return chain

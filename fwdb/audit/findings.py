@@ -43,8 +43,9 @@ class Verification:
     `intact` is True when nothing was found and something was sealed. Of `sealed_rows`,
     `checked_rows` were there and as sealed; `archived_rows` of them were read from archives,
     `erased_rows` had a part erased and recorded, and of `forgotten_rows` the user was removed.
-    `unsealed_rows` are too new to be sealed. `not_proven` are sentences about what this run could
-    not show. `head` is the newest, in hexadecimal.
+    `unsealed_rows` are too new to be sealed. `since` is the first month whose rows were read, None
+    for all; `unread_rows` are sealed in those before. `not_proven` are sentences about what this
+    run could not show. `head` is the newest, in hexadecimal.
     """
 
     intact: bool
@@ -57,6 +58,8 @@ class Verification:
     erased_rows: int
     forgotten_rows: int
     unsealed_rows: int
+    unread_rows: int
+    since: date | None
     head: str | None
     sealed_at: datetime | None
     key_id: str | None
@@ -76,6 +79,11 @@ class Verification:
         if self.first is not None:
             more = len(self.findings) - 1
             return self.first.sentence + (f" And {more} more." if more else "")
+        if self.since is not None:
+            read, months = self.sealed_rows - self.unread_rows, f"{self.since:%Y-%m} and later"
+            if not read:
+                return f"The seals are whole, and none is of {months}."
+            return f"All {read:,} sealed rows of {months} are as they were sealed."
         return f"All {self.sealed_rows:,} sealed rows are as they were sealed."
 
     def frame(self) -> pd.DataFrame:

@@ -9,10 +9,11 @@ from datetime import date
 from pathlib import Path
 from uuid import UUID
 
-from fwdb.audit import anchor, archives, erasing, sealing, seals, verifying
+from fwdb.audit import anchor, archives, checks, erasing, sealing, seals, verifying
 from fwdb.audit.base import AuditBase
 from fwdb.audit.erasing import Erasure
 from fwdb.audit.findings import Verification
+from fwdb.audit.questions import Moment
 from fwdb.audit.sealing import Sealed
 from fwdb.errors import ConfigError, DuplicateKey, StoreUnavailable, Transient
 
@@ -76,19 +77,28 @@ class Proof(AuditBase):
         return anchor.write(self._postgres, Path(path), self._key).path
 
     def verify(
-        self, against: str | Path | None = None, *, progress: Progress | None = None
+        self,
+        against: str | Path | None = None,
+        *,
+        since: Moment | None = None,
+        progress: Progress | None = None,
     ) -> Verification:
         """Compare every sealed row, seal, archive and erasure with what was sealed.
 
-        `against` is a seal file of earlier. Nothing is raised for what is found: `intact` is
-        False and `findings` say what, `first` the first row that was altered, is missing or was
-        inserted. `not_proven` says what could not be shown. Memory does not grow with the trail.
-        Raises `SealError` for a seal file that cannot be read.
+        `against` is a seal file of earlier. With `since`, rows of the month of that time and of
+        later ones are read, and of the months before only the seals. Nothing is raised for what is
+        found: `intact` is False and `findings` say what, `first` the first row that was altered, is
+        missing or was inserted. `not_proven` says what could not be shown. Memory does not grow
+        with the trail.
+        Raises `SealError` for a seal file that cannot be read, `ParameterError` for a `since` in
+        the future or without a time zone.
         """
+        first = None if since is None else checks.at(since, name="since").date().replace(day=1)
         return verifying.verify(
             self._postgres,
             self._key,
             against=None if against is None else Path(against),
+            since=first,
             archive=self._archive_folder,
             progress=progress,
         )

@@ -64,6 +64,7 @@ def verify(
     key: bytes | None,
     *,
     against: Path | None = None,
+    since: date | None = None,
     archive: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Verification:
@@ -92,8 +93,9 @@ def verify(
             erasures.Removals(store, months),
             progress=progress,
         )
+        read = [month for month in chain.months if since is None or month >= since]
         if newest is not None:
-            _months(run, chain.months, months)
+            _months(run, read, months)
             run.findings += [*_outside(run, chain.months), *_impossible(run)]
         known = erasures.listed(store, months)
         findings = [
@@ -103,10 +105,11 @@ def verify(
             *known.findings,
         ]
         unsealed = sealing.unsealed(store, newest)
+    unread = sum(rows for month, rows in chain.months.items() if month not in read)
     return Verification(
         intact=not findings and newest is not None,
         findings=tuple(findings),
-        not_proven=tuple(_not_proven(chain, key, kept is None, unsealed)),
+        not_proven=tuple(_not_proven(chain, key, kept is None, unsealed, unread, since)),
         seals=chain.seals,
         sealed_rows=0 if newest is None else newest.total_rows,
         checked_rows=run.tally.checked,
@@ -114,6 +117,8 @@ def verify(
         erased_rows=run.tally.erased,
         forgotten_rows=run.tally.forgotten,
         unsealed_rows=unsealed,
+        unread_rows=unread,
+        since=since,
         head=None if newest is None else newest.head.hex(),
         sealed_at=None if newest is None else newest.sealed_at,
         key_id=None if newest is None else newest.key_id,
@@ -217,7 +222,7 @@ class _Opened:
         return self._findings
 
 
-def _outside(run: _Run, months: list[date]) -> list[Finding]:
+def _outside(run: _Run, months: Iterable[date]) -> list[Finding]:
     """Rows of months in which nothing was sealed, of transactions that were."""
     conditions = ["coalesce(transaction_id, 0) < :horizon"]
     given: dict[str, Any] = {"horizon": run.horizon}
@@ -231,7 +236,7 @@ def _outside(run: _Run, months: list[date]) -> list[Finding]:
     return _inserted(run, " AND ".join(conditions), given, why)
 
 
-def _spans(months: list[date]) -> list[tuple[date, date]]:
+def _spans(months: Iterable[date]) -> list[tuple[date, date]]:
     """First days of unbroken runs of months, and of the months behind them."""
     spans: list[tuple[date, date]] = []
     for month in months:
@@ -289,7 +294,12 @@ def _joined(found: list[Finding]) -> list[Finding]:
 
 
 def _not_proven(
-    chain: chains.Chain, key: bytes | None, no_file: bool, unsealed: int
+    chain: chains.Chain,
+    key: bytes | None,
+    no_file: bool,
+    unsealed: int,
+    unread: int,
+    since: date | None,
 ) -> Iterator[str]:
     newest = chain.newest
     if newest is None:
@@ -311,6 +321,11 @@ def _not_proven(
         yield (
             "No seal file was given: that the newest seals were removed, or the database set back "
             "to an earlier state, would not show."
+        )
+    if unread:
+        yield (
+            f"{unread:,} sealed rows of months before {since:%Y-%m} were not read; "
+            "'fwdb audit verify' without --since reads all."
         )
     if unsealed:
         yield f"{unsealed:,} rows are newer than the newest seal and not covered by any."

@@ -159,6 +159,9 @@ def audit_verify(
     against: Annotated[
         Path | None, typer.Option(help="A seal file of earlier.", dir_okay=False)
     ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Read rows from that month on: a span (24h, 7d) or a time.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare the trail with its seals; exit 1 if anything is wrong.
@@ -166,7 +169,7 @@ def audit_verify(
     Names the first row that was altered, is missing or was inserted, and says what is not proven.
     """
     with database(role="report") as db:
-        found = db.audit.verify(against, progress=say)
+        found = db.audit.verify(against, since=since, progress=say)
     if as_json:
         print_json({**asdict(found), "summary": found.summary})
     else:
@@ -178,7 +181,7 @@ def audit_verify(
             stdout.print(f"  erased    {run['rows']:,} rows, {run['erased_at']:%Y-%m-%d %H:%M} UTC")
         for sentence in found.not_proven:
             stdout.print(f"  not proven: {sentence}")
-        counts = ("sealed", "checked", "archived", "erased", "forgotten", "unsealed")
+        counts = ("sealed", "checked", "unread", "archived", "erased", "forgotten", "unsealed")
         print_counts("rows", {name: getattr(found, f"{name}_rows") for name in counts})
     if not found.intact:
         raise typer.Exit(FAILED)

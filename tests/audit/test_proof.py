@@ -224,8 +224,8 @@ def test_while_writers_go_on_no_row_is_left_out_and_none_sealed_twice(audit, sto
         except Exception as error:  # noqa: BLE001  told by the test
             troubles.append(error)
 
-    writers = [threading.Thread(target=write, args=(n,)) for n in (1, 3, 7)]
-    sealers = [threading.Thread(target=seal) for _ in range(2)]
+    writers = [threading.Thread(target=write, args=(n,), daemon=True) for n in (1, 3, 7)]
+    sealers = [threading.Thread(target=seal, daemon=True) for _ in range(2)]
     for thread in (*writers, *sealers):
         thread.start()
     for thread in writers:
@@ -279,7 +279,9 @@ def test_a_sealer_outlives_a_server_that_is_down(caplog, wait_until):
     """It says so and tries again; `stop` ends it."""
     down = Audit(PostgresStore("postgresql://x@127.0.0.1:1/x"))
     stop = threading.Event()
-    sealer = threading.Thread(target=down.run_sealer, kwargs={"interval": 0.01, "stop": stop})
+    sealer = threading.Thread(
+        target=down.run_sealer, kwargs={"interval": 0.01, "stop": stop}, daemon=True
+    )
     sealer.start()
     try:
         wait_until(lambda: len(caplog.messages) >= 2)
@@ -371,6 +373,49 @@ def test_a_file_that_is_no_seal_file_is_refused(audit, tmp_path, content, said):
         path.write_text(content)
     with pytest.raises(errors.SealError, match=said):
         audit.verify(against=path)
+
+
+def test_rows_are_read_from_a_month_on_and_what_was_not_is_said(audit, store, put, monkeypatch):
+    """The seals of the months before are still looked at."""
+    monkeypatch.setattr(sealing, "ROWS", 4)
+    put(5, month=2)
+    put(3)
+    audit.seal()
+    sound = audit.verify(since="1h")
+    do(
+        store,
+        "UPDATE audit.audit_logs SET metadata = 'x' WHERE created_at < date_trunc('month', now())",
+    )
+    unseen, seen = audit.verify(since="1h"), audit.verify()
+    do(store, "UPDATE audit.audit_logs SET metadata = 'x'")
+    altered = audit.verify(since=datetime.now(UTC))
+    do(store, "DELETE FROM audit.seals WHERE number = 1")
+    broken = audit.verify(since="1h")
+
+    assert (sound.sealed_rows, sound.checked_rows, sound.unread_rows) == (8, 3, 5)
+    assert sound.since == datetime.now(UTC).date().replace(day=1)
+    assert "All 3 sealed rows of" in sound.summary
+    assert any("5 sealed rows of months before" in said for said in sound.not_proven)
+    assert unseen.intact
+    assert {(f.kind, f.count) for f in seen.findings} == {("altered", 4), ("altered", 1)}
+    assert [(f.kind, f.count) for f in altered.findings] == [("altered", 3)]
+    assert "Seal 1 is missing." in [f.sentence for f in broken.findings]
+    assert audit.verify().since is None
+
+
+def test_a_month_without_seals_has_nothing_to_read(audit, put):
+    put(2, month=2)
+    audit.seal()
+    found = audit.verify(since="1h")
+
+    assert (found.intact, found.checked_rows, found.unread_rows) == (True, 0, 2)
+    assert "none is of" in found.summary
+
+
+@pytest.mark.parametrize("since", ["2999-01-01T00:00Z", "2026-01-01T00:00", "soon"])
+def test_a_time_to_read_from_that_is_none_is_refused(audit, since):
+    with pytest.raises(errors.ParameterError, match="'since' is"):
+        audit.verify(since=since)
 
 
 def test_nothing_sealed_is_not_intact(audit, tmp_path):

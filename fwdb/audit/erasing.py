@@ -12,16 +12,29 @@ from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 
-from fwdb.audit import canonical, checks, erasures, exported, sealing, seals
+from fwdb.audit import (
+    canonical,
+    checks,
+    erasures,
+    exported,
+    partitions,
+    rewriting,
+    sealing,
+    seals,
+)
+from fwdb.audit.archives import Archive
 from fwdb.audit.checking import Batch, Tally, named
+from fwdb.audit.rewriting import Wanted
 from fwdb.audit.seals import Key, Seal
-from fwdb.errors import ParameterError, SealError
+from fwdb.errors import ConfigError, ParameterError, SealError
 from fwdb.models import entity_uuid
 from fwdb.stores import PostgresStore
 
 __all__ = ["Erasure", "erase"]
 
 _PARTS = {"actor": canonical.ACTOR, "values": canonical.VALUES}
+Files = Mapping[date, tuple[Archive, list[bytes]]]
+
 _SALTS = {"actor": slice(0, 16), "values": slice(16, 32)}
 
 
@@ -29,16 +42,39 @@ _SALTS = {"actor": slice(0, 16), "values": slice(16, 32)}
 class Erasure:
     """What `erase` did, or would do.
 
-    `part` is ``actor`` (who did it) or ``values`` (what it held); `rows` had anything in it.
-    `erasure_id` is the entity id of the row in which the trail tells of it, None without one.
-    `archives` are the files of months that left the database: what they hold is not erased.
+    `part` is ``actor`` (who did it) or ``values`` (what it held); `rows` had anything in it,
+    `archived_rows` of them in months that left the database. `archives` are the files of those,
+    which were written anew under new names. `erasure_id` is the entity id of the row in which the
+    trail tells of it, None without one.
     """
 
     part: str
     rows: int
+    archived_rows: int
     erasure_id: str | None
     archives: tuple[str, ...]
     dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The part to erase, and of which rows: those whose columns are as `equal` says."""
+
+    part: str
+    equal: Mapping[str, str]
+
+    @property
+    def condition(self) -> str:
+        """Of the rows that have anything to erase."""
+        id = next(name for name in self.equal if name.endswith("_id"))
+        of_type = " AND entity_type = :entity_type" if "entity_type" in self.equal else ""
+        held = f"num_nonnulls({', '.join(_PARTS[self.part])}) > 0"
+        return f"{id} = CAST(:{id} AS uuid){of_type} AND {held}"
+
+    @property
+    def wanted(self) -> Wanted:
+        """The same of a file."""
+        return Wanted(equal=self.equal, emptied=_PARTS[self.part])
 
 
 @dataclass(slots=True)
@@ -47,7 +83,7 @@ class _Run:
     part: str
     erasure_id: str
     removed: erasures.Removals
-    rows: int = 0
+    recorded: int = 0
 
 
 def erase(
@@ -63,7 +99,7 @@ def erase(
     progress: Callable[[str], None] | None = None,
 ) -> Erasure:
     """Take personal data out of rows; see `Audit.erase`."""
-    part, condition, given = _chosen(user_id, entity_type, id)
+    chosen = _chosen(user_id, entity_type, id)
     if not reason or not reason.strip():
         raise ParameterError(
             "'reason' is empty; say why it is erased, such as the number of the request.",
@@ -72,82 +108,133 @@ def erase(
     if store.in_transaction:
         raise ParameterError("erase() seals first; call it outside a transaction.")
     seals.require(store)
-    condition += f" AND num_nonnulls({', '.join(_PARTS[part])}) > 0"
-    months = exported.exports(store, archive)
-    gone = tuple(str(export.path) for export in months.values() if export.dropped_at is not None)
+    say = progress or (lambda _: None)
+    erasure_id = None
     if dry_run:
-        found = store.rows(
-            sa.text(f"SELECT count(*) AS n FROM audit.audit_logs WHERE {condition}"), **given
-        )
-        return Erasure(
-            part=part, rows=int(found[0]["n"]), erasure_id=None, archives=gone, dry_run=True
-        )
-    with store.transaction(isolation="repeatable read") as connection:
-        sealing.begin(connection)
-        _refuse_held(store, condition, given)
-        sealing.seal_here(store, key, progress=progress)
-        run = _Run(store, part, str(uuid4()), erasures.Removals(store, months))
-        for covered, lines in _by_seal(store, condition, given):
-            _erase_in(run, covered, lines)
-            if progress is not None:
-                progress(f"erased the {part} of {run.rows:,} rows")
-        if run.rows:
-            _tell(run, reason)
+        files = _files(store, archive, chosen)
+        count = sa.text(f"SELECT count(*) AS n FROM audit.audit_logs WHERE {chosen.condition}")
+        live = int(store.rows(count, **chosen.equal)[0]["n"])
+    else:
+        with partitions.alone(store):
+            files = _files(store, archive, chosen)
+            old = {month: file for month, (file, _) in files.items()}
+            with rewriting.anew(store, archive, old, chosen.wanted, say) as written:
+                live, erasure_id = _erase(store, key, chosen, reason, archive, files, written, say)
+    archived = sum(len(lines) for _, lines in files.values())
     return Erasure(
-        part=part,
-        rows=run.rows,
-        erasure_id=run.erasure_id if run.rows else None,
-        archives=gone,
-        dry_run=False,
+        part=chosen.part,
+        rows=live + archived,
+        archived_rows=archived,
+        erasure_id=erasure_id,
+        archives=tuple(file.path for file, _ in files.values()),
+        dry_run=dry_run,
     )
 
 
-def _chosen(
-    user_id: str | UUID | None, entity_type: str | None, id: str | UUID | None
-) -> tuple[str, str, dict[str, Any]]:
-    """The part, and the condition for the rows."""
+def _chosen(user_id: str | UUID | None, entity_type: str | None, id: str | UUID | None) -> _Chosen:
     if (user_id is not None) == (entity_type is not None) or (entity_type is None) != (id is None):
         raise ParameterError(
             "give 'user_id', to erase who did it, or 'entity_type' and 'id', to erase what rows "
             "about that entity hold."
         )
     if user_id is not None:
-        return "actor", "user_id = CAST(:user AS uuid)", {"user": checks.user(user_id)}
+        return _Chosen("actor", {"user_id": checks.user(user_id)})
     if entity_type == erasures.ENTITY_TYPE:
         raise ParameterError("what the trail tells of erasures cannot be erased.")
+    assert entity_type is not None
     assert id is not None
-    about = "entity_type = :type AND entity_id = CAST(:entity AS uuid)"
-    return "values", about, {"type": entity_type, "entity": str(entity_uuid(id))}
+    return _Chosen("values", {"entity_type": entity_type, "entity_id": str(entity_uuid(id))})
 
 
-def _refuse_held(store: PostgresStore, condition: str, given: Mapping[str, Any]) -> None:
-    """A month that must be kept is kept as it is."""
-    known = store.rows(sa.text("SELECT to_regclass('audit.holds') AS name"))
-    if known[0]["name"] is None:
+def _files(store: PostgresStore, folder: Path | None, chosen: _Chosen) -> Files:
+    """Archives that hold something to erase, with the lines of those rows."""
+    months = rewriting.dropped(store)
+    if months and folder is None:
+        raise ConfigError(
+            f"{len(months)} months of the trail are in archives, which must be erased from as "
+            "well; set FWDB_AUDIT_ARCHIVE to their folder."
+        )
+    assert folder is not None or not months
+    looked_at = (
+        (month, file, rewriting.lines(folder, file, chosen.wanted))
+        for month, file in months.items()
+        if folder is not None
+    )
+    return {month: (file, lines) for month, file, lines in looked_at if lines}
+
+
+def _erase(
+    store: PostgresStore,
+    key: bytes | None,
+    chosen: _Chosen,
+    reason: str,
+    folder: Path | None,
+    files: Files,
+    written: Mapping[date, Archive],
+    say: Callable[[str], None],
+) -> tuple[int, str | None]:
+    """Rows of the table that were emptied, and the id of the erasure, None without any row."""
+    months = exported.exports(store, folder)
+    with store.transaction(isolation="repeatable read") as connection:
+        sealing.begin(connection)
+        _refuse_kept(store, chosen, list(files))
+        sealing.seal_here(store, key, progress=say)
+        live: list[bytes] = []
+        statement = f"SELECT {', '.join(canonical.FIELDS)} FROM audit.audit_logs"
+        store.lines(sa.text(f"{statement} WHERE {chosen.condition}"), live.append, **chosen.equal)
+        run = _Run(store, chosen.part, str(uuid4()), erasures.Removals(store, months))
+        for covered, lines in _by_seal(store, live):
+            rows = _record(run, covered, lines)
+            _empty(run, rows)
+            say(f"erased the {run.part} of {run.recorded:,} rows")
+        for month, (old, lines) in files.items():
+            # A month that was archived before anything was sealed has no seals to be kept true.
+            if next(seals.read(store, month=month), None) is not None:
+                for covered, part in _by_seal(store, lines):
+                    _record(run, covered, part)
+            rewriting.record(store, old, written[month])
+            say(f"erased the {run.part} of {len(lines):,} rows of {old.month}, archived")
+        count = len(live) + sum(len(lines) for _, lines in files.values())
+        if count:
+            _tell(run, reason, count)
+    return len(live), run.erasure_id if count else None
+
+
+def _refuse_kept(store: PostgresStore, chosen: _Chosen, archived: list[date]) -> None:
+    """A month that must be kept is kept as it is; one on its way out is in no table to ask."""
+    if not partitions.recorded(store):
         return
     held = store.rows(
         sa.text(
             "SELECT to_char(month, 'YYYY-MM') AS month FROM audit.holds"
-            " WHERE released_at IS NULL AND month IN ("
+            " WHERE released_at IS NULL AND (month = ANY(CAST(:archived AS date[])) OR month IN ("
             "SELECT CAST(date_trunc('month', created_at AT TIME ZONE 'UTC') AS date)"
-            f" FROM audit.audit_logs WHERE {condition}) ORDER BY 1"
+            f" FROM audit.audit_logs WHERE {chosen.condition})) ORDER BY 1"
         ),
-        **given,
+        archived=archived,
+        **chosen.equal,
     )
     if held:
         months = ", ".join(row["month"] for row in held)
         raise SealError(
             f"rows to erase are in {months}, which must be kept; release the hold first."
         )
+    if not partitions.partitioned(store):
+        return
+    leaving = [
+        str(month.month)
+        for month in partitions.months(store)
+        if month.state in ("leaving", "detached")
+    ]
+    if leaving:
+        raise SealError(
+            f"{', '.join(leaving)} was left on its way out of the trail; run 'fwdb audit retain' "
+            "to its end first."
+        )
 
 
-def _by_seal(
-    store: PostgresStore, condition: str, given: Mapping[str, Any]
-) -> list[tuple[Seal, list[bytes]]]:
-    """The lines of the rows, by the seal that covers each."""
-    lines: list[bytes] = []
-    statement = f"SELECT {', '.join(canonical.FIELDS)} FROM audit.audit_logs WHERE {condition}"
-    store.lines(sa.text(statement), lines.append, **given)
+def _by_seal(store: PostgresStore, lines: list[bytes]) -> list[tuple[Seal, list[bytes]]]:
+    """The lines of rows, by the seal that covers each."""
     by_month: dict[date, list[tuple[Key, bytes]]] = {}
     for line in lines:
         fields = canonical.split(line)[0]
@@ -170,7 +257,8 @@ def _by_seal(
     return found
 
 
-def _erase_in(run: _Run, seal: Seal, lines: list[bytes]) -> None:
+def _record(run: _Run, seal: Seal, lines: list[bytes]) -> list[dict[str, Any]]:
+    """Keep the digests of the part in these rows, and drop its salts; the rows' id and time."""
     content = seals.content(run.store, [seal.number])
     batch = Batch(
         covered=[seal],
@@ -205,6 +293,16 @@ def _erase_in(run: _Run, seal: Seal, lines: list[bytes]) -> None:
         )
         rows.append({"log": fields[0].decode(), "at": fields[1].decode()})
     run.store.execute(_RECORD, recorded)
+    run.store.execute(
+        sa.text("UPDATE audit.seals SET salts = :salts WHERE number = :number"),
+        {"salts": bytes(salts), "number": seal.number},
+    )
+    run.recorded += len(rows)
+    return rows
+
+
+def _empty(run: _Run, rows: list[dict[str, Any]]) -> None:
+    """Empty the part of rows in the table."""
     emptied = ", ".join(f"{name} = NULL" for name in _PARTS[run.part])
     run.store.execute(
         sa.text(
@@ -213,15 +311,12 @@ def _erase_in(run: _Run, seal: Seal, lines: list[bytes]) -> None:
         ),
         rows,
     )
-    run.store.execute(
-        sa.text("UPDATE audit.seals SET salts = :salts WHERE number = :number"),
-        {"salts": bytes(salts), "number": seal.number},
-    )
-    run.rows += len(rows)
 
 
-def _tell(run: _Run, reason: str) -> None:
-    said = {"part": run.part, **erasures.said_of(run.store, run.erasure_id)}
+def _tell(run: _Run, reason: str, rows: int) -> None:
+    """A row of the trail that repeats what audit.erasures has, which are the rows with a seal."""
+    recorded = erasures.said_of(run.store, run.erasure_id) if run.recorded else {"rows": rows}
+    said = {"part": run.part, **recorded}
     run.store.execute(
         sa.text(
             "INSERT INTO audit.audit_logs"

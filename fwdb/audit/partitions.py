@@ -13,7 +13,8 @@ stay the same only if nothing was written (2 billion transactions within one exp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -23,12 +24,13 @@ import sqlalchemy as sa
 
 from fwdb.audit import archives
 from fwdb.audit.archives import Archive
-from fwdb.errors import ArchiveError, ParameterError, QueryTimeout, Transient
+from fwdb.errors import ArchiveError, Conflict, ParameterError, QueryTimeout, Transient
 from fwdb.stores import PostgresStore
 
 __all__ = [
     "Month",
     "Retired",
+    "alone",
     "attach",
     "count",
     "hold_sentence",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 TABLE = "audit.audit_logs"
+_LOCK_KEY = 0x66777274  # "fwrt": one run at a time
 _LOCK_TIMEOUT = "5s"  # nobody should be at a table that has left the trail
 _EXACT = {"timestamp with time zone", "bigint", "integer", "smallint", "boolean"}
 
@@ -102,6 +105,21 @@ def recorded(store: PostgresStore) -> bool:
 def months(store: PostgresStore) -> list[Month]:
     """All months of the trail, oldest first."""
     return [Month(**row) for row in store.rows("audit_months")]
+
+
+@contextmanager
+def alone(store: PostgresStore) -> Iterator[None]:
+    """One run of `retain` or `erase` at a time; the lock goes with the session, however it ends."""
+    with store.connection() as connection:
+        key = {"key": _LOCK_KEY}
+        if not connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key) /* fwdb */"), key):
+            raise Conflict(
+                "another 'fwdb audit retain' or 'erase' is at work on this database; wait for it."
+            )
+        try:
+            yield
+        finally:
+            connection.execute(sa.text("SELECT pg_advisory_unlock(:key) /* fwdb */"), key)
 
 
 def retire(store: PostgresStore, folder: Path, month: Month, say: Say) -> Retired:

@@ -118,9 +118,11 @@ class Proof(AuditBase):
         With `user_id`, who did it, in all rows of that user: the id, address, program, reason.
         With `entity_type` and `id`, what the rows about that entity hold: old and new values and
         metadata. That a row was, when, and of which kind, stays. Everything is sealed first; the
-        trail gets a row of its own about the erasure. Raises `SealError` for rows that are not as
-        they were sealed, are not sealed yet, or are in a month that must be kept; nothing is
-        erased then. Archives are not changed: the result names them.
+        trail gets a row of its own about the erasure. Archives that hold such rows are written
+        anew, and the old files removed. Raises `SealError` for rows that are not as they were
+        sealed, are not sealed yet, or are in a month that must be kept, `ArchiveError` for a file
+        that is missing or damaged, `ConfigError` without the folder of archives, `Conflict` while
+        `retain` is at work; nothing is erased then.
         """
         return erasing.erase(
             self._postgres,

@@ -6,8 +6,7 @@ table in one piece loses rows in small batches, which no writer has to wait for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
@@ -15,17 +14,16 @@ from typing import Literal
 import pandas as pd
 import sqlalchemy as sa
 
-from fwdb.audit import archives, checks, holds, partitions
+from fwdb.audit import archives, checks, holds, partitions, rewriting
 from fwdb.audit.base import AuditBase
 from fwdb.audit.partitions import Month, Retired
-from fwdb.errors import Conflict, ParameterError, PermissionDenied
+from fwdb.errors import ParameterError, PermissionDenied
 from fwdb.models import audit_logs
 from fwdb.stores import PostgresStore
 
 __all__ = ["Keeping", "PartitionsAhead", "Retention"]
 
 MONTHS_AHEAD = 3
-_LOCK_KEY = 0x66777274  # "fwrt": one run at a time
 
 Say = Callable[[str], None]
 
@@ -109,13 +107,15 @@ class Keeping(AuditBase):
         if not partitions.partitioned(store):
             return _remove_rows(store, cutoff, batch, dry_run, say)
         holds.require(store)
-        with _alone(store):
+        with partitions.alone(store):
             return self._retire(cutoff, dry_run, say)
 
     def _retire(self, cutoff: datetime, dry_run: bool, say: Say) -> Retention:
         store = self._postgres
         folder = archives.folder(self._settings)
         made = 0 if dry_run else _make_ahead(store, say)
+        if not dry_run and rewriting.is_ready(store):
+            rewriting.sweep(store, folder)
         done = []
         for month in _past(partitions.months(store), cutoff):
             stays = self._stays(month)
@@ -217,19 +217,6 @@ def _make_ahead(store: PostgresStore, say: Say) -> int:
     if made:
         say(f"made {made} months ahead")
     return made
-
-
-@contextmanager
-def _alone(store: PostgresStore) -> Iterator[None]:
-    """One run at a time: the lock is the session's, and goes with it however it ends."""
-    with store.connection() as connection:
-        key = {"key": _LOCK_KEY}
-        if not connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key) /* fwdb */"), key):
-            raise Conflict("another 'fwdb audit retain' is at work on this database; wait for it.")
-        try:
-            yield
-        finally:
-            connection.execute(sa.text("SELECT pg_advisory_unlock(:key) /* fwdb */"), key)
 
 
 def _remove_rows(

@@ -208,7 +208,7 @@ def audit_erase(
         )  # fmt: skip
     print_counts("erased" if yes else "would erase", {f"rows: their {done.part}": done.rows})
     for path in done.archives:
-        stdout.print(f"not erased from the archive {path}")
+        stdout.print(f"  archive {'written anew' if yes else 'to be written anew'}: {path}")
     if not yes and done.rows:
         stdout.print("Add --yes to mean it; nothing brings it back.")
 

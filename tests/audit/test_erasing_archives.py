@@ -1,0 +1,271 @@
+"""Erasure from months that are in files: the files are written anew, and the seals still hold."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+from retention_helpers import (
+    NOW,
+    RESET,
+    archive_fixture,  # noqa: F401
+    days_into,
+    files,
+    name,
+    open_trail_fixture,  # noqa: F401
+    put,
+    settings_fixture,  # noqa: F401
+)
+
+from fwdb import errors
+from fwdb.audit import Audit, archives, canonical, rewriting
+
+USER, OTHER = str(uuid.UUID(int=7)), str(uuid.UUID(int=8))
+ENTITY = str(uuid.UUID(int=9))
+ADDRESS = "192.0.2.77"
+
+
+@pytest.fixture
+def audit(
+    postgres_database: Callable[..., str], template: str, open_trail: Callable[[str], Audit]
+) -> Audit:
+    """A trail with two months past their retention and one of now, in which USER did some."""
+    trail = open_trail(postgres_database(template=template))
+    trail._postgres.execute(sa.text(RESET))
+    rows = []
+    for at in (days_into(14, 1), days_into(13, 1), days_into(13, 2), NOW):
+        rows += [
+            {"created_at": at, "user_id": USER, "ip_address": ADDRESS, "new_values": '{"n": 1.10}'},
+            {"created_at": at, "user_id": OTHER, "entity_id": ENTITY, "old_values": '{"n": 2}'},
+        ]
+    put(trail, *rows)
+    return trail
+
+
+@pytest.fixture
+def retired(audit: Audit) -> Audit:
+    """The same, sealed, and the two months in files."""
+    audit.seal()
+    audit.retain()
+    return audit
+
+
+def do(audit: Audit, statement: str, **given: Any) -> list[dict[str, Any]]:
+    return audit._postgres.rows(sa.text(statement), **given)
+
+
+def held(archive: Path, column: str) -> list[Any]:
+    """What the files hold of a column, without what is empty."""
+    columns = [
+        pq.read_table(path)[column].to_pylist() for path in sorted(archive.glob("*.parquet"))
+    ]
+    return [value for part in columns for value in part if value is not None]
+
+
+def test_who_did_it_is_erased_from_table_and_files_and_the_seals_hold(retired, archive):
+    """Only of that user; the changes themselves stay, and so do all other columns."""
+    before = {path: pq.read_table(archive / path) for path in files(archive) if path[-1] == "t"}
+    planned = retired.erase(user_id=USER, reason="request 7", dry_run=True)
+    unchanged = files(archive)
+    said: list[str] = []
+    done = retired.erase(user_id=USER, reason="request 7", progress=said.append)
+    again = retired.erase(user_id=USER, reason="request 7")
+    retired.seal()
+    found = retired.verify()
+
+    assert unchanged == sorted([*before, *(f"{path[:-8]}.json" for path in before)])
+    assert (planned.rows, planned.archived_rows, planned.archives) == (4, 3, tuple(before))
+    assert (done.rows, done.archived_rows, done.archives) == (4, 3, tuple(before))
+    assert (again.rows, again.archives) == (0, ())
+    assert found.intact, found.findings
+    assert (found.erased_rows, found.archived_rows, found.checked_rows) == (4, 6, 9)
+    assert [run["rows"] for run in found.erasures] == [4]
+    assert not set(files(archive)) & set(before), "the old files are gone"
+    assert len(files(archive)) == 4
+    assert held(archive, "user_id") == [OTHER] * 3
+    assert held(archive, "ip_address") == []
+    assert len(held(archive, "new_values")) == 3
+    assert f"writing the archive of {name(14)} anew" in said
+    for old, new in zip(before.values(), sorted(archive.glob("*.parquet")), strict=True):
+        table = pq.read_table(new)
+        assert table.schema.equals(old.schema, check_metadata=True)
+        kept = [column for column in old.column_names if column not in canonical.ACTOR]
+        assert table.select(kept).equals(old.select(kept))
+
+
+def test_the_archives_answer_without_what_was_erased(retired):
+    """By the same questions, from files that are checked as before."""
+    trail = retired.with_archives()
+    assert len(trail.by_user(USER)) == 4
+    retired.erase(user_id=USER, reason="request 7")
+
+    assert trail.by_user(USER).empty
+    assert len(trail.by_user(OTHER)) == 4
+    assert len(trail.search(limit=None, entity_type="User")) == 8
+    assert retired.retain().months == ()
+
+
+def test_what_rows_held_of_an_entity_is_erased(retired, archive):
+    done = retired.erase(entity_type="User", id=ENTITY, reason="request 8")
+
+    assert (done.rows, done.archived_rows) == (4, 3)
+    assert held(archive, "old_values") == []
+    assert len(held(archive, "new_values")) == 3
+    assert held(archive, "user_id").count(OTHER) == 3
+    assert retired.verify().intact
+
+
+def test_files_without_such_rows_are_left_alone(retired, archive):
+    before = files(archive)
+    done = retired.erase(user_id=str(uuid.uuid4()), reason="request 9")
+
+    assert (done.rows, done.archives, done.erasure_id) == (0, (), None)
+    assert files(archive) == before
+
+
+def test_an_archived_row_that_was_altered_is_not_erased(retired, archive):
+    """Nothing changes then, and what was written anew is gone again."""
+    before = files(archive)
+    row = do(retired, "SELECT number, leaves FROM audit.seals ORDER BY number LIMIT 1")[0]
+    retired._postgres.execute(
+        sa.text("UPDATE audit.seals SET leaves = :leaves WHERE number = :number"),
+        {"leaves": bytes(len(row["leaves"])), "number": row["number"]},
+    )
+    with pytest.raises(errors.SealError, match="not as it was sealed"):
+        retired.erase(user_id=USER, reason="x")
+
+    assert files(archive) == before
+    assert do(retired, "SELECT count(*) AS n FROM audit.erasures")[0]["n"] == 0
+    assert len(retired.by_user(USER)) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda path: path.unlink(), "missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "damaged"),
+    ],
+)
+def test_a_file_that_is_not_whole_stops_it_before_anything_changes(
+    retired, archive, damage, sentence
+):
+    """Its rows could not be erased, and nobody should think that they were."""
+    damage(sorted(archive.glob("*.parquet"))[-1])
+    before = files(archive)
+    with pytest.raises(errors.ArchiveError, match=sentence):
+        retired.erase(user_id=USER, reason="x")
+
+    assert files(archive) == before
+    assert len(retired.by_user(USER)) == 1
+
+
+def test_without_the_folder_it_says_which_setting(retired, monkeypatch):
+    monkeypatch.setattr(Audit, "_archive_folder", None)
+    with pytest.raises(errors.ConfigError, match=r"2 months .* set FWDB_AUDIT_ARCHIVE"):
+        retired.erase(user_id=USER, reason="x")
+
+
+def test_an_archived_month_that_is_held_is_kept_as_it_is(retired, archive):
+    before = files(archive)
+    retired.hold(name(13), reason="case 12")
+    with pytest.raises(errors.SealError, match=f"{name(13)}, which must be kept"):
+        retired.erase(user_id=USER, reason="x")
+    assert files(archive) == before
+    retired.release(name(13))
+
+    assert retired.erase(user_id=USER, reason="x").rows == 4
+
+
+def test_a_month_on_its_way_out_must_leave_first(audit, monkeypatch):
+    """Its rows are in no table that anybody asks."""
+    audit.seal()
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rewriting.partitions, "_drop", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            audit.retain()
+    with pytest.raises(errors.SealError, match=r"on its way out .* run 'fwdb audit retain'"):
+        audit.erase(user_id=USER, reason="x")
+    audit.retain()
+
+    assert audit.erase(user_id=USER, reason="x").rows == 4
+
+
+def test_a_month_archived_before_anything_was_sealed_is_erased_from(audit, archive):
+    """There is no seal to keep true; the trail tells of it all the same."""
+    audit.retain()
+    done = audit.erase(user_id=USER, reason="request 7")
+
+    assert (done.rows, done.archived_rows) == (4, 3)
+    assert held(archive, "user_id") == [OTHER] * 3
+    told = do(audit, "SELECT reason FROM audit.audit_logs WHERE entity_type = 'AuditLog'")
+    assert told == [{"reason": "request 7"}]
+    assert audit.verify().intact
+
+
+@pytest.mark.parametrize("next_run", ["erase", "retain"])
+def test_old_files_that_a_stopped_run_left_go_with_the_next(
+    retired, archive, monkeypatch, next_run
+):
+    """The database names the new ones by then, and notes the old ones."""
+    old = {path for path in files(archive) if path.endswith(".parquet")}
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "remove", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            retired.erase(user_id=USER, reason="request 7")
+    assert old < set(files(archive))
+    assert retired.verify().intact
+    if next_run == "erase":
+        retired.erase(user_id=OTHER, reason="request 8")
+    else:
+        retired.retain()
+
+    assert not old & set(files(archive))
+    assert len(files(archive)) == 4
+    assert retired.verify().intact
+    assert do(retired, "SELECT DISTINCT replaced FROM audit.archives") == [{"replaced": []}]
+
+
+def test_an_old_file_stays_while_the_new_one_is_not_whole(retired, archive, monkeypatch):
+    """Else nothing would be left of the month."""
+    old = {path for path in files(archive) if path.endswith(".parquet")}
+    with monkeypatch.context() as patch:
+        patch.setattr(rewriting, "sweep", lambda *_: None)
+        retired.erase(user_id=USER, reason="request 7")
+    for path in set(files(archive)) - old:
+        if path.endswith(".parquet"):
+            (archive / path).unlink()
+    with pytest.raises(errors.ArchiveError, match="missing"):
+        retired.retain()
+
+    assert old < set(files(archive))
+
+
+def test_an_erasure_waits_for_no_retention_and_says_so(retired, open_trail):
+    """Both write files and drop them; they take turns."""
+    url = retired._postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with (
+        rewriting.partitions.alone(open_trail(url)._postgres),
+        pytest.raises(errors.Conflict, match="at work"),
+    ):
+        retired.erase(user_id=USER, reason="x")
+
+
+def test_before_the_migration_it_says_migrate(retired):
+    retired._postgres.execute(sa.text("ALTER TABLE audit.archives DROP COLUMN replaced"))
+    with pytest.raises(errors.FeatureUnavailable, match="fwdb migrate"):
+        retired.erase(user_id=USER, reason="x")
+
+    assert retired.retain().months == ()

@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.dev
 # Three processes, each with servers of its own: most of the time tests wait for a server.
-TESTS  := $(BIN)/python -m pytest tests --numprocesses 3 --dist loadfile --max-worker-restart 0
+TESTS  := $(BIN)/python -m pytest tests --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: demo test test-all lint bench lab clean
 .DELETE_ON_ERROR:

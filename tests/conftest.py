@@ -26,6 +26,13 @@ from fwdb.stores import MongoStore, PostgresStore
 _DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 _numbers = itertools.count(1)
 
+# Begun first, so that no process is left with one of them at the end.
+_LONG = ("test_wheel.py", "test_reports_run.py", "test_alerts.py", "test_follower_crash.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
 
 @dataclass(frozen=True)
 class Servers:

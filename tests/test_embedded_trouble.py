@@ -26,7 +26,8 @@ from embedded_helpers import (
 )
 
 from fwdb import embedded, errors
-from fwdb.embedded import binaries, launch
+from fwdb.embedded import binaries, launch, watcher
+from fwdb.embedded.processes import server_plan
 
 __all__ = ["home", "shared"]  # the fixtures
 
@@ -239,3 +240,25 @@ def test_a_server_that_cannot_start_says_why(home):
     with pytest.raises(errors.EmbeddedError, match=r"did not start: .*no_such_setting"):
         up_postgres(home)
     assert not store(home, "postgres").running
+
+
+def test_a_server_that_ends_at_once_is_known_to_be_gone(tmp_path, monkeypatch):
+    """Even before anybody could ask when it began: nobody waits for it until a deadline."""
+    plan = server_plan(
+        name="postgres",
+        command=[sys.executable, "-c", "pass"],
+        port=1,
+        signals=[],
+        log=tmp_path / "log",
+        logs=[],
+        cwd=tmp_path,
+        account=None,
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(watcher, "identity", lambda pid: None)
+        server = watcher.Server(plan)
+    assert server.process is not None
+    server.process.wait(30)
+
+    assert watcher.identity(server.pid) != server.began
+    assert not server.alive()

@@ -72,7 +72,7 @@ class Server:
         self._next_signal_at = 0.0
         if plan.get("pid"):
             self.pid: int = plan["pid"]
-            self.began: float | None = plan["identity"]
+            self.began: float = plan["identity"]
             return
         # Append mode: the file can be cut to nothing while the server writes to it.
         with open(plan["log"], "ab") as log:
@@ -90,7 +90,9 @@ class Server:
                 extra_groups=None if self.user is None else [],
             )
         self.pid = self.process.pid
-        self.began = identity(self.pid)
+        # One that has ended already has no identity any more; nothing began at 0, so that whoever
+        # waits for it sees that it is gone.
+        self.began = identity(self.pid) or 0.0
 
     def alive(self) -> bool:
         if self.process is not None:

@@ -316,6 +316,8 @@ def test_the_trail_is_sealed_verified_and_erased(
     counted = fwdb("audit", "erase", "--user-id", user.id, "--reason", "request 7")
     erased = fwdb("audit", "erase", "--user-id", user.id, "--reason", "request 7", "--yes")
     sound = fwdb("audit", "verify", "--against", "seals.json")
+    newer = fwdb("audit", "verify", "--since", "1h")
+    future = fwdb("audit", "verify", "--since", "2999-01-01T00:00Z")
     damaged = fwdb("audit", "verify", "--against", "nothing.json")
     on_db.postgres.execute(sa.text("UPDATE audit.audit_logs SET new_values = '{}'"))
     altered = fwdb("audit", "verify", "--json")
@@ -327,6 +329,9 @@ def test_the_trail_is_sealed_verified_and_erased(
     assert "would erase: 1 rows" in counted.out
     assert "erased: 1 rows" in erased.out
     assert "are as they were sealed" in sound.out
+    assert (newer.code, future.code) == (0, 2)
+    assert "and later are as they were sealed" in newer.out
+    assert "'since' is" in future.err
     assert "not proven: " in sound.out
     assert "cannot be read" in damaged.err
     found = json.loads(altered.out)

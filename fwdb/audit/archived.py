@@ -8,8 +8,10 @@ another name there, and uuids as the text that the files hold, so that their Blo
 from __future__ import annotations
 
 import copy
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -17,13 +19,15 @@ from uuid import UUID
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from fwdb import queries
 from fwdb.audit import archives, partitions
 from fwdb.audit.archives import Archive
-from fwdb.audit.base import TABLE, AuditBase
-from fwdb.errors import FeatureUnavailable
+from fwdb.audit.base import TABLE, AuditBase, Past
+from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.stores import frames
 
 __all__ = ["Archived"]
@@ -40,6 +44,40 @@ _FIGURES = {
 }
 _LOOKED_AT = (
     "created_at, metadata, CAST(entity_type AS text) AS entity_type, CAST(action AS text) AS action"
+)
+# Questions for changes, which stay the server's: it knows its types, and how to put them together.
+_CHANGES = ("audit_changes", "audit_replayed")
+_MOST_CHANGES = 500_000  # some 300 MB as JSON, of the 1 GB that a value may have
+_TYPES = {
+    "id": "uuid",
+    "created_at": "timestamptz",
+    "action": "text",
+    "entity_type": "text",
+    "entity_id": "uuid",
+    "user_id": "uuid",
+    "old_values": "jsonb",
+    "new_values": "jsonb",
+    "transaction_id": "bigint",
+    "origin": "text",
+    "reason": "text",
+    "db_user": "text",
+    "application_name": "text",
+    "client_address": "text",
+}
+_LIVE = "SELECT {columns} FROM {{}}".format(
+    columns=", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in _TYPES.items())
+)
+# JSON comes as text, so that 1.10 stays 1.10.
+_HANDED = (
+    "SELECT {values} FROM json_to_recordset(CAST(:archived AS json)) AS handed ({columns})".format(
+        values=", ".join(
+            f"CAST({name} AS jsonb) AS {name}" if kind == "jsonb" else name
+            for name, kind in _TYPES.items()
+        ),
+        columns=", ".join(
+            f"{name} {'text' if kind == 'jsonb' else kind}" for name, kind in _TYPES.items()
+        ),
+    )
 )
 _MACROS = """
 CREATE MACRO jsonb_typeof(value) AS lower(json_type(value));
@@ -60,26 +98,57 @@ class Archived(AuditBase):
 
         `history`, `search`, `by_user`, `recent`, `totals`, `activity` and `actors` then read the
         table and the files in FWDB_AUDIT_ARCHIVE as one, with the columns, types and order that
-        they have without. Each file is compared with its checksum before its first use. Raises,
-        when asked, `ArchiveError` for a file that is missing or damaged, and `FeatureUnavailable`
-        for another question, and without DuckDB (the extra ``archive``).
+        they have without; so do `timeline`, `who_changed`, `diff` and `as_of`, for which the
+        server is handed the archived changes. Each file is compared with its checksum before its
+        first use. Raises, when asked, `ArchiveError` for a file that is missing or damaged,
+        `FeatureUnavailable` for another question, and for the first seven without DuckDB (the
+        extra ``archive``), `ParameterError` for more changes than can be handed over.
         """
         other = copy.copy(self)
         other._reads_archives = True
         return other
 
+    @contextmanager
+    def _past(self, entity_type: str | None, id: UUID | None) -> Iterator[Past]:
+        """With the archived changes beside the table, handed to the server with the question."""
+        if not self._reads_archives or not partitions.recorded(self._postgres):
+            with super()._past(entity_type, id) as past:
+                yield past
+            return
+        with self._settled():
+            rows, begins = _changes(self._files(None, None), entity_type, id)
+            live = _LIVE.format(self._instead.get(TABLE, TABLE))
+            both = f"({live} UNION ALL {_HANDED}) AS trail"
+            yield Past({TABLE: both}, {"archived": rows}, begins=begins)
+
+    def _within_reach(self, at: datetime, name: str, remedy: str = "") -> None:
+        if not self._reads_archives:
+            super()._within_reach(at, name, remedy)
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Months and rows of one moment: no month is read twice, or not at all.
+
+        A month that is detached meanwhile waits for this lock.
+        """
+        with self._postgres.transaction(isolation="repeatable read", read_only=True) as connection:
+            connection.execute(sa.text(f"LOCK TABLE {TABLE} IN ACCESS SHARE MODE /* fwdb */"))
+            yield
+
     def _frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
         if not self._reads_archives or not partitions.recorded(self._postgres):
             return super()._frame(query, **parameters)
+        if query in _CHANGES:
+            with self._past(parameters["entity_type"], parameters["entity_id"]) as past:
+                return self._postgres.frame(
+                    query, instead=past.instead, **parameters, **past.parameters
+                )
         if query not in _ROWS and query not in _FIGURES:
             raise FeatureUnavailable(
                 f"the question '{query.removeprefix('audit_')}' is not asked of archived months; "
                 "ask it without with_archives()."
             )
-        # A month that is detached meanwhile waits for this lock, and the list of months and the
-        # rows are of one moment: so no month is read twice, or not at all.
-        with self._postgres.transaction(isolation="repeatable read", read_only=True) as connection:
-            connection.execute(sa.text(f"LOCK TABLE {TABLE} IN ACCESS SHARE MODE /* fwdb */"))
+        with self._settled():
             files = self._files(parameters.get("since"), parameters.get("until"))
             if not files:
                 return super()._frame(query, **parameters)
@@ -129,6 +198,41 @@ class Archived(AuditBase):
             until=parameters["until"],
         )
         return pa.concat_tables(parts)
+
+
+def _changes(
+    files: list[Path], entity_type: str | None, id: UUID | None
+) -> tuple[str, datetime | None]:
+    """The changes in `files`, of one type or entity where it is given, as JSON.
+
+    And when triggers recorded the first of that type.
+    """
+    found: list[dict[str, Any]] = []
+    begins: datetime | None = None
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            columns = [name for name in _TYPES if name in file.schema_arrow.names]
+            for batch in file.iter_batches(columns=columns):
+                batch = batch.filter(pc.invert(_is(batch, "action", "READ")))
+                if entity_type is not None:
+                    batch = batch.filter(_is(batch, "entity_type", entity_type))
+                if begins is None and "origin" in columns:
+                    first = batch.filter(_is(batch, "origin", "trigger"))["created_at"]
+                    begins = first[0].as_py() if len(first) else None
+                if id is not None:
+                    batch = batch.filter(_is(batch, "entity_id", str(id)))
+                found += batch.to_pylist()
+        if len(found) > _MOST_CHANGES:
+            raise ParameterError(
+                f"archived months hold more than {_MOST_CHANGES:,} changes of it; ask for one "
+                "entity, with 'entity_type' and 'id'.",
+                name="id",
+            )
+    return json.dumps(found, default=str), begins
+
+
+def _is(batch: pa.RecordBatch, name: str, text: str) -> pa.Array:
+    return pc.fill_null(pc.equal(pc.cast(batch[name], pa.string()), text), False)
 
 
 def _merged(

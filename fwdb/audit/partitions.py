@@ -36,6 +36,7 @@ __all__ = [
     "hold_sentence",
     "months",
     "partitioned",
+    "reach",
     "recorded",
     "retire",
 ]
@@ -105,6 +106,14 @@ def recorded(store: PostgresStore) -> bool:
 def months(store: PostgresStore) -> list[Month]:
     """All months of the trail, oldest first."""
     return [Month(**row) for row in store.rows("audit_months")]
+
+
+def reach(store: PostgresStore) -> datetime | None:
+    """The moment from which on no row left the table for a file; None where none did."""
+    if not partitioned(store) or not recorded(store):
+        return None
+    left = (m.until for m in months(store) if m.state != "live" or m.dropped_at is not None)
+    return max((until for until in left if until is not None), default=None)
 
 
 @contextmanager

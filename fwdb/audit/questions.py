@@ -139,10 +139,12 @@ class Questions(AuditBase):
         One row per field, by name: `field`, `before`, `after` (JSON text; missing where the
         entity or the field was not there), `changes` (how often it changed in between),
         `changed_at` and `user_id` of the last one, and `reason`, `db_user`, `log_id` of it. A
-        field that came back to its value has no row. Raises as `who_changed`.
+        field that came back to its value has no row. Raises as `who_changed`, and
+        `ParameterError` for a `since` from when on changes are in archives.
         """
         start, end = checks.closed_window(since, until)
         self._askable(entity_type)
+        self._within_reach(start, "since", ", or ask with_archives()")
         changes = self._changes(entity_type, id, since=start, until=end)
         counts = changes.groupby("field")["field"].transform("size").astype("int64")
         last = changes.assign(changes=counts).drop_duplicates("field", keep="first")

@@ -57,7 +57,8 @@ class Reverting(Recording):
         …``. Raises `RevertRefused`, with the rows in the way, and changes nothing when a later
         change would be lost, a constraint would break, what is needed is redacted in the trail,
         or the entity is gone or there already. Raises `NotFound` for an event or transaction that
-        the trail does not have, `ParameterError` for anything but one of the three.
+        the trail does not have, `ParameterError` for anything but one of the three, and for a
+        time from when on changes are in archives.
         """
         asked, what = self._asked(entity_type, id, to, event, transaction_id)
         steps: list[Step] = []
@@ -88,6 +89,7 @@ class Reverting(Recording):
             assert entity_type is not None
             assert id is not None
             moment = checks.at(to, name="to")
+            self._within_reach(moment, "to")
             asked = {
                 "entity_type": checks.askable(self._postgres, entity_type),
                 "entity_id": entity_uuid(id),

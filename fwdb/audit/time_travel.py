@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from fwdb import queries
 from fwdb.audit import checks, values
-from fwdb.audit.base import AuditBase
+from fwdb.audit.base import AuditBase, Past
 from fwdb.audit.questions import Id, Moment
 from fwdb.audit.relations import DESIGN, KEY, Column, Relation, quoted, relation
 from fwdb.models import DESIGN_FIELDS, document_id, entity_id, entity_uuid
@@ -46,6 +46,9 @@ class TimeTravel(AuditBase):
         was made if that is earlier, or, without capture, since its first row in the trail. Where
         `known_since` is missing or after `at`, the values are the oldest known ones.
 
+        What went to archives is not in the table, so that `known_since` is not before the end of
+        the last archived month; with `with_archives` it is read as well.
+
         A captured table is read backwards: its present rows, less the later changes. Designs are
         read forwards from the trail, and what it does not know of those made before it began is
         taken from the document. Redacted text is ``[redacted]``; other redacted columns and those
@@ -57,13 +60,15 @@ class TimeTravel(AuditBase):
         if entity_type == DESIGN:
             return self._designs_as_of(moment, uuid)
         table = relation(self._postgres, entity_type)
-        frame = self._postgres.frame(
-            sa.text(self._backwards(table)),
-            entity_type=entity_type,
-            entity_id=uuid,
-            moment=moment,
-            captured_since=table.since,
-        )
+        with self._past(entity_type, uuid) as past:
+            frame = self._postgres.frame(
+                sa.text(_backwards(table, past)),
+                entity_type=entity_type,
+                entity_id=uuid,
+                moment=moment,
+                captured_since=past.since(table.since),
+                **past.parameters,
+            )
         for column in table.columns:
             if column.is_json:
                 shown = [
@@ -71,52 +76,6 @@ class TimeTravel(AuditBase):
                 ]
                 frame[column.name] = pd.Series(shown, index=frame.index, dtype="str")
         return frame
-
-    def _query(self, name: str) -> str:
-        """The text of a query file over the whole trail, to be a part of another."""
-        text = queries.load(name, self._postgres.name).text.rstrip().rstrip(";")
-        for table, view in self._instead.items():
-            text = text.replace(table, view)
-        return text
-
-    def _backwards(self, table: Relation) -> str:
-        """The statement that gives the rows of `table` at a moment."""
-        key = quoted(KEY)
-        columns = ",\n".join(f"{_value(c)} AS {quoted(c.name)}" for c in table.columns)
-        # Where the trail does not reach back, a row that says it was made later was not there.
-        made = "true"
-        if "created_at" in table and table["created_at"].type.startswith("timestamp"):
-            made = f"(live.{quoted('created_at')} <= CAST(:moment AS timestamptz)) IS NOT FALSE"
-        return f"""
-SELECT
-{columns},
-least(known.known_since, CAST(:captured_since AS timestamptz)) AS known_since,
-known.changed_at
-FROM (
-    SELECT * FROM {table.quoted}
-    WHERE CAST(:entity_id AS uuid) IS NULL OR {key} = CAST(:entity_id AS uuid)
-) AS live
-FULL JOIN (
-    SELECT undone.*, before
-    FROM (
-{self._query("audit_undone")}
-    ) AS undone
-    CROSS JOIN LATERAL jsonb_populate_record(
-        CAST(NULL AS {table.quoted}), undone.values_before
-    ) AS before
-) AS undone ON undone.entity_id = live.{key}
-LEFT JOIN (
-{self._query("audit_known")}
-) AS known ON known.entity_id = coalesce(live.{key}, undone.entity_id)
-WHERE coalesce(
-    undone.existed,
-    live.{key} IS NOT NULL AND (
-        CAST(:captured_since AS timestamptz) <= CAST(:moment AS timestamptz)
-        OR known.changed_at IS NOT NULL
-        OR {made}
-    )
-)
-ORDER BY coalesce(live.{key}, undone.entity_id)"""
 
     # -- designs ------------------------------------------------------------------------------
 
@@ -159,6 +118,51 @@ ORDER BY coalesce(live.{key}, undone.entity_id)"""
             }
             for document in found
         }
+
+
+def _query(name: str, past: Past) -> str:
+    """The text of a query file over the trail, to be a part of another."""
+    return queries.load(name, "postgres").reading(past.instead).text
+
+
+def _backwards(table: Relation, past: Past) -> str:
+    """The statement that gives the rows of `table` at a moment."""
+    key = quoted(KEY)
+    columns = ",\n".join(f"{_value(c)} AS {quoted(c.name)}" for c in table.columns)
+    # Where the trail does not reach back, a row that says it was made later was not there.
+    made = "true"
+    if "created_at" in table and table["created_at"].type.startswith("timestamp"):
+        made = f"(live.{quoted('created_at')} <= CAST(:moment AS timestamptz)) IS NOT FALSE"
+    return f"""
+SELECT
+{columns},
+least(known.known_since, CAST(:captured_since AS timestamptz)) AS known_since,
+known.changed_at
+FROM (
+    SELECT * FROM {table.quoted}
+    WHERE CAST(:entity_id AS uuid) IS NULL OR {key} = CAST(:entity_id AS uuid)
+) AS live
+FULL JOIN (
+    SELECT undone.*, before
+    FROM (
+{_query("audit_undone", past)}
+    ) AS undone
+    CROSS JOIN LATERAL jsonb_populate_record(
+        CAST(NULL AS {table.quoted}), undone.values_before
+    ) AS before
+) AS undone ON undone.entity_id = live.{key}
+LEFT JOIN (
+{_query("audit_known", past)}
+) AS known ON known.entity_id = coalesce(live.{key}, undone.entity_id)
+WHERE coalesce(
+    undone.existed,
+    live.{key} IS NOT NULL AND (
+        CAST(:captured_since AS timestamptz) <= CAST(:moment AS timestamptz)
+        OR known.changed_at IS NOT NULL
+        OR {made}
+    )
+)
+ORDER BY coalesce(live.{key}, undone.entity_id)"""
 
 
 def _value(column: Column) -> str:

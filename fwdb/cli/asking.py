@@ -11,36 +11,55 @@ from fwdb.cli.program import Json, audit_app, database, print_frame, stdout
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fwdb.audit import Audit
+    from fwdb.database import Database
+
 EntityType = Annotated[str, typer.Argument(help="User, Avatar, CatalogItem or Design.")]
 Id = Annotated[str, typer.Argument(help="A UUID, or the ObjectId of a design.")]
 At = Annotated[str, typer.Argument(help="A span before now (24h, 7d) or an ISO time.")]
 Since = Annotated[str | None, typer.Option(help="A span (24h, 7d) or an ISO time.")]
 Until = Annotated[str, typer.Option(help="Where the window ends; a time as for --since.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+Archives = Annotated[bool, typer.Option("--archives", help="Archived months too.")]
+
+
+def trail(db: Database, *, archives: bool) -> Audit:
+    """The trail of `db`, with the months that left it if they are wanted."""
+    return db.audit.with_archives() if archives else db.audit
 
 
 @audit_app.command("history")
-def audit_history(entity_type: EntityType, id: Id, csv: Csv = False, as_json: Json = False) -> None:
+def audit_history(
+    entity_type: EntityType,
+    id: Id,
+    archives: Archives = False,
+    csv: Csv = False,
+    as_json: Json = False,
+) -> None:
     """Print the rows of the trail of one entity.
 
     Oldest first, readings too.
     """
     with database(role="report") as db:
-        frame = db.audit.history(entity_type, id)
+        frame = trail(db, archives=archives).history(entity_type, id)
     shown = ["created_at", "action", "user_id", "db_user", "changed_fields", "reason"]
     _print(frame, shown, csv=csv, as_json=as_json)
 
 
 @audit_app.command("timeline")
 def audit_timeline(
-    entity_type: EntityType, id: Id, csv: Csv = False, as_json: Json = False
+    entity_type: EntityType,
+    id: Id,
+    archives: Archives = False,
+    csv: Csv = False,
+    as_json: Json = False,
 ) -> None:
     """Print the life of one entity, field by field.
 
     Oldest first.
     """
     with database(role="report") as db:
-        frame = db.audit.timeline(entity_type, id)
+        frame = trail(db, archives=archives).timeline(entity_type, id)
     shown = ["changed_at", "action", "field", "before", "after", "user_id", "reason"]
     _print(frame, shown, csv=csv, as_json=as_json)
 
@@ -51,12 +70,13 @@ def audit_diff(
     id: Id,
     since: Annotated[str, typer.Option(help="A span (24h, 7d) or an ISO time.")] = "24h",
     until: Until = "now",
+    archives: Archives = False,
     csv: Csv = False,
     as_json: Json = False,
 ) -> None:
     """Print what is different of one entity between two times."""
     with database(role="report") as db:
-        frame = db.audit.diff(entity_type, id, since, until)
+        frame = trail(db, archives=archives).diff(entity_type, id, since, until)
     shown = ["field", "before", "after", "changes", "changed_at", "user_id"]
     _print(frame, shown, csv=csv, as_json=as_json)
 
@@ -66,6 +86,7 @@ def audit_as_of(
     entity_type: EntityType,
     at: At,
     id: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+    archives: Archives = False,
     csv: Csv = False,
     as_json: Json = False,
 ) -> None:
@@ -74,7 +95,7 @@ def audit_as_of(
     One row per entity; where known_since is empty or later, its values are the oldest known.
     """
     with database(role="report") as db:
-        frame = db.audit.as_of(entity_type, at, id=id)
+        frame = trail(db, archives=archives).as_of(entity_type, at, id=id)
     _print(frame, list(frame.columns), csv=csv, as_json=as_json)
 
 
@@ -87,6 +108,7 @@ def audit_who_changed(
     id: Annotated[str | None, typer.Option(help="Of this entity only.")] = None,
     since: Since = None,
     limit: Annotated[int, typer.Option(min=1)] = 50,
+    archives: Archives = False,
     csv: Csv = False,
     as_json: Json = False,
 ) -> None:
@@ -95,7 +117,7 @@ def audit_who_changed(
     Newest first, with the values before and after.
     """
     with database(role="report") as db:
-        frame = db.audit.who_changed(
+        frame = trail(db, archives=archives).who_changed(
             field, entity_type=entity_type, id=id, since=since, limit=limit
         )
     shown = ["changed_at", "entity_type", "entity_id", "before", "after", "user_id", "db_user"]

@@ -11,6 +11,7 @@ import typer
 
 from fwdb import errors
 from fwdb.audit import Erasure, Sealed
+from fwdb.cli.asking import Archives, Csv, trail
 from fwdb.cli.program import (
     FAILED,
     Json,
@@ -33,13 +34,13 @@ def audit_trail(
     ] = None,
     action: Annotated[str | None, typer.Option(help="CREATE, UPDATE, DELETE or READ.")] = None,
     limit: Annotated[int, typer.Option(min=1)] = 50,
-    archives: Annotated[bool, typer.Option("--archives", help="Archived months too.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    archives: Archives = False,
+    csv: Csv = False,
 ) -> None:
     """Print the newest audit entries."""
     with database(role="report") as db:
-        trail = db.audit.with_archives() if archives else db.audit
-        frame = trail.search(since=since, entity_type=entity_type, action=action, limit=limit)
+        asked = trail(db, archives=archives)
+        frame = asked.search(since=since, entity_type=entity_type, action=action, limit=limit)
     if csv:
         print(frame.to_csv(index=False), end="")
     else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,16 @@ class Query:
         if missing := sorted(self.parameters - given):
             raise ParameterError(f"query '{self.name}' needs {', '.join(missing)}.")
 
-    def reading(self, instead: Mapping[str, str]) -> str:
-        """The text with other relations in place of those that `instead` names."""
-        text = self.text.rstrip().rstrip(";")
+    def reading(self, instead: Mapping[str, str]) -> Query:
+        """The query with other relations in place of those that `instead` names.
+
+        What stands in place of one may have parameters of its own.
+        """
+        text, parameters = self.text.rstrip().rstrip(";"), set(self.parameters)
         for relation, other in instead.items():
-            text = re.sub(rf"\b{re.escape(relation)}\b", other, text)
-        return text
+            text = re.sub(rf"\b{re.escape(relation)}\b", other.replace("\\", r"\\"), text)
+            parameters |= {m["name"] for m in _PARAMETER.finditer(other)}
+        return replace(self, text=text, parameters=frozenset(parameters))
 
 
 def names(store: str) -> list[str]:

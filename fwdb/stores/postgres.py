@@ -318,11 +318,11 @@ class PostgresStore:
     ) -> Executable:
         if not isinstance(query, str):
             return query
-        found = queries.load(query, self.name)
+        found = queries.load(query, self.name).reading(instead)
         found.check(parameters)
         # The marker lets the slow-query questions leave fwdb's own statements out. It ends the
         # text because pg_stat_statements drops a leading comment from PostgreSQL 18 on.
-        return sa.text(f"{found.reading(instead)}\n{OWN}")
+        return sa.text(f"{found.text}\n{OWN}")
 
     # -- the server and the pool --------------------------------------------------------------
 

@@ -59,7 +59,9 @@ def main() -> None:
     name = f"bench_retention_{os.getpid()}"
     admin = PostgresStore(server)
     admin.execute(sa.text(f"CREATE DATABASE {name}"))
-    store = PostgresStore(make_url(server).set(database=name).render_as_string(hide_password=False))
+    url = make_url(server).set(database=name).render_as_string(hide_password=False)
+    patient = config.settings().model_copy(update={"statement_timeout_seconds": 600.0})
+    store = PostgresStore(url, settings=patient)
     try:
         with tempfile.TemporaryDirectory() as folder:
             measure(store, Path(folder), rows)

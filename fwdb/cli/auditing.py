@@ -209,7 +209,7 @@ def audit_erase(
         )  # fmt: skip
     print_counts("erased" if yes else "would erase", {f"rows: their {done.part}": done.rows})
     for path in done.archives:
-        stdout.print(f"  archive {'written anew' if yes else 'to be written anew'}: {path}")
+        stdout.print(f"  archive {'written anew in place of' if yes else 'to write anew:'} {path}")
     if not yes and done.rows:
         stdout.print("Add --yes to mean it; nothing brings it back.")
 

@@ -213,11 +213,15 @@ def integrity(asking: Asking, kpis: list[Kpi], window: Window) -> Integrity:
         _not_sealed(asking)
         return Integrity(facts([]))
     signed = f"signed with key {found.key_id}" if found.key_id else "not signed"
+    read = found.sealed_rows - found.unread_rows
     asking.add(
         "integrity",
         "postgres",
         "ok" if found.intact else "critical",
-        f"{found.summary.rstrip('.')}, {signed}." if found.intact else found.summary,
+        f"All {figure(read)} sealed rows of {found.since:%Y-%m} and later are as they were "
+        f"sealed, {signed}."
+        if found.intact and read
+        else found.summary,
         value=len(found.findings),
         unit="count",
         threshold=1,

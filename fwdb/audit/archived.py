@@ -109,14 +109,21 @@ class Archived(AuditBase):
         return other
 
     @contextmanager
-    def _past(self, entity_type: str | None, id: UUID | None) -> Iterator[Past]:
+    def _past(
+        self,
+        entity_type: str | None,
+        id: UUID | None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[Past]:
         """With the archived changes beside the table, handed to the server with the question."""
         if not self._reads_archives or not partitions.recorded(self._postgres):
             with super()._past(entity_type, id) as past:
                 yield past
             return
         with self._settled():
-            rows, begins = _changes(self._files(None, None), entity_type, id)
+            rows, begins = _changes(self._files(since, until), entity_type, id)
             live = _LIVE.format(self._instead.get(TABLE, TABLE))
             both = f"({live} UNION ALL {_HANDED}) AS trail"
             yield Past({TABLE: both}, {"archived": rows}, begins=begins)
@@ -139,7 +146,8 @@ class Archived(AuditBase):
         if not self._reads_archives or not partitions.recorded(self._postgres):
             return super()._frame(query, **parameters)
         if query in _CHANGES:
-            with self._past(parameters["entity_type"], parameters["entity_id"]) as past:
+            which = {k: parameters.get(k) for k in ("since", "until")}
+            with self._past(parameters["entity_type"], parameters["entity_id"], **which) as past:
                 return self._postgres.frame(
                     query, instead=past.instead, **parameters, **past.parameters
                 )
@@ -225,7 +233,7 @@ def _changes(
         if len(found) > _MOST_CHANGES:
             raise ParameterError(
                 f"archived months hold more than {_MOST_CHANGES:,} changes of it; ask for one "
-                "entity, with 'entity_type' and 'id'.",
+                "entity, with 'entity_type' and 'id', or for a shorter time.",
                 name="id",
             )
     return json.dumps(found, default=str), begins

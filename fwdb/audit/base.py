@@ -63,8 +63,15 @@ class AuditBase:
         return self._postgres.frame(query, instead=self._instead, **parameters)
 
     @contextmanager
-    def _past(self, entity_type: str | None, id: UUID | None) -> Iterator[Past]:
-        """What to read, within the block, to know what became of entities."""
+    def _past(
+        self,
+        entity_type: str | None,
+        id: UUID | None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[Past]:
+        """What to read, within the block, to know what became of entities in a window."""
         yield Past(self._instead, {}, partitions.reach(self._postgres))
 
     def _within_reach(self, at: datetime, name: str, remedy: str = "") -> None:

@@ -33,9 +33,10 @@ from fwdb.stores import PostgresStore
 __all__ = ["Erasure", "erase"]
 
 _PARTS = {"actor": canonical.ACTOR, "values": canonical.VALUES}
-Files = Mapping[date, tuple[Archive, list[bytes]]]
-
 _SALTS = {"actor": slice(0, 16), "values": slice(16, 32)}
+
+# Archives that hold something to erase, with the lines of those rows.
+Files = Mapping[date, tuple[Archive, list[bytes]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,20 +148,19 @@ def _chosen(user_id: str | UUID | None, entity_type: str | None, id: str | UUID 
 
 
 def _files(store: PostgresStore, folder: Path | None, chosen: _Chosen) -> Files:
-    """Archives that hold something to erase, with the lines of those rows."""
     months = rewriting.dropped(store)
-    if months and folder is None:
+    if not months:
+        return {}
+    if folder is None:
         raise ConfigError(
             f"{len(months)} months of the trail are in archives, which must be erased from as "
             "well; set FWDB_AUDIT_ARCHIVE to their folder."
         )
-    assert folder is not None or not months
-    looked_at = (
-        (month, file, rewriting.lines(folder, file, chosen.wanted))
+    found = {
+        month: (file, rewriting.lines(folder, file, chosen.wanted))
         for month, file in months.items()
-        if folder is not None
-    )
-    return {month: (file, lines) for month, file, lines in looked_at if lines}
+    }
+    return {month: (file, lines) for month, (file, lines) in found.items() if lines}
 
 
 def _erase(

@@ -164,6 +164,13 @@ class Keeping(AuditBase):
         holds.require(self._postgres)
         return self._postgres.frame("audit_months")
 
+    def complete_since(self) -> datetime | None:
+        """The moment from which on all rows are in the table; None where none went to a file.
+
+        Questions about times before need `with_archives`.
+        """
+        return partitions.reach(self._postgres)
+
     def partitions_ahead(self) -> PartitionsAhead:
         """For how long rows can be written before a month is missing, by the server's clock."""
         store = self._postgres

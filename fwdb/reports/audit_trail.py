@@ -84,6 +84,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
     if "postgres" not in asking.down:
         lacking = coverage_checks.coverage(asking, "coverage", off="warning", window=window)
         found = coverage_checks.table(lacking)
+        trail_checks.archived(asking, window)
         sealed = trail_checks.integrity(asking, kpis, window)
     filters = ", ".join(f"{k} {v}" for k, v in chosen.items())
     source = "audit.audit_logs" + (f", {filters}" if filters else "")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from fwdb import charts
 from fwdb.audit.lives import field_changes
-from fwdb.reports import entity_checks, personal
+from fwdb.reports import entity_checks, personal, trail_checks
 from fwdb.reports.asking import Asking, utc_frame
 from fwdb.reports.parameters import Value, Window, iso
 from fwdb.reports.results import Kpi, Result, Table
@@ -74,6 +74,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
             entity_checks.breaks(asking, name, before_end, since)
             entity_checks.fate(asking, name, before_end)
             kpis = entity_checks.kpis(history, before_end)
+        trail_checks.archived(asking, window)
     shown = bool(parameters["show_personal"])
     source = f"audit.audit_logs, {kind} {id}" if kind and id else "audit.audit_logs"
     reason = (

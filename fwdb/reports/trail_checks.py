@@ -190,6 +190,19 @@ def unusual(asking: Asking, window: Window, chosen: Mapping[str, Any]) -> pd.Dat
     return found
 
 
+def archived(asking: Asking, window: Window) -> None:
+    """That a part of the window is in archives, which this report does not read."""
+    since: Any = asking.ask("archived", "postgres", asking.db.audit.complete_since, None)
+    if since is not None and window.since < since:
+        asking.add(
+            "archived",
+            "postgres",
+            "not_available",
+            f"Rows of before {since:%Y-%m-%d} are in archived months, and not in this report.",
+            action="Ask `db.audit.with_archives()` for these, or `fwdb audit trail --archives`.",
+        )
+
+
 @dataclass(frozen=True)
 class Integrity:
     """What the seals say: `facts` for the table, `head` of the newest, None without one."""

@@ -21,8 +21,10 @@ from retention_helpers import (
     settings_fixture,  # noqa: F401
 )
 
-from fwdb import cli, errors
+from fwdb import cli, errors, reports
 from fwdb.audit import Audit, archived
+from fwdb.database import Database
+from fwdb.stores import MongoStore
 
 ITEM = "0190c1a0-0000-7000-8000-00000000000e"
 GONE = "0190c1a0-0000-7000-8000-00000000000f"
@@ -218,3 +220,20 @@ def test_the_command_line_goes_back_with_archives(audit, archive, servers, monke
     assert len(json.loads(fwdb("history", "CatalogItem", ITEM, "--archives", "--json")[1])) == 2
     changed = fwdb("who-changed", "price", "--archives", "--json")[1]
     assert len(json.loads(changed)) == 4
+
+
+@pytest.mark.parametrize("report", ["audit_trail", "entity_history"])
+def test_a_report_says_that_a_part_of_its_window_is_in_archives(audit, servers, report):
+    """And nothing of it when the window begins later."""
+    more = {"entity_type": "CatalogItem", "entity_id": ITEM} if report == "entity_history" else {}
+    with Database(audit._postgres, MongoStore(servers.mongodb), settings=audit._settings) as db:
+        long, short = (
+            reports.open_report(report, db=db, since=since, **more).result.checks
+            for since in (f"{BEFORE:%Y-%m-%dT%H:%MZ}", "30d")
+        )
+    (said,) = [check for check in long if check.id == f"{report}.archived"]
+
+    assert said.status == "not_available"
+    assert f"before {month(12):%Y-%m-%d} are in archived months" in said.sentence
+    assert not [check for check in short if check.id == f"{report}.archived"]
+    assert audit.complete_since() == month(12)

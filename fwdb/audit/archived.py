@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from fwdb import queries
 from fwdb.audit import archives, partitions
 from fwdb.audit.archives import Archive
-from fwdb.audit.base import TABLE, AuditBase, Past
+from fwdb.audit.base import TABLE, AuditBase, Bounds, Past
 from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.stores import frames
 
@@ -110,12 +110,7 @@ class Archived(AuditBase):
 
     @contextmanager
     def _past(
-        self,
-        entity_type: str | None,
-        id: UUID | None,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        self, entity_type: str | None, id: UUID | None, window: Bounds = (None, None)
     ) -> Iterator[Past]:
         """With the archived changes beside the table, handed to the server with the question."""
         if not self._reads_archives or not partitions.recorded(self._postgres):
@@ -123,7 +118,7 @@ class Archived(AuditBase):
                 yield past
             return
         with self._settled():
-            rows, begins = _changes(self._files(since, until), entity_type, id)
+            rows, begins = _changes(self._files(*window), entity_type, id)
             live = _LIVE.format(self._instead.get(TABLE, TABLE))
             both = f"({live} UNION ALL {_HANDED}) AS trail"
             yield Past({TABLE: both}, {"archived": rows}, begins=begins)
@@ -146,8 +141,8 @@ class Archived(AuditBase):
         if not self._reads_archives or not partitions.recorded(self._postgres):
             return super()._frame(query, **parameters)
         if query in _CHANGES:
-            which = {k: parameters.get(k) for k in ("since", "until")}
-            with self._past(parameters["entity_type"], parameters["entity_id"], **which) as past:
+            window = (parameters.get("since"), parameters.get("until"))
+            with self._past(parameters["entity_type"], parameters["entity_id"], window) as past:
                 return self._postgres.frame(
                     query, instead=past.instead, **parameters, **past.parameters
                 )

@@ -22,6 +22,8 @@ __all__ = ["AuditBase", "Past"]
 
 TABLE, WITH_JOURNALS = "audit.audit_logs", "audit.trail"
 
+Bounds = tuple[datetime | None, datetime | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Past:
@@ -64,12 +66,7 @@ class AuditBase:
 
     @contextmanager
     def _past(
-        self,
-        entity_type: str | None,
-        id: UUID | None,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        self, entity_type: str | None, id: UUID | None, window: Bounds = (None, None)
     ) -> Iterator[Past]:
         """What to read, within the block, to know what became of entities in a window."""
         yield Past(self._instead, {}, partitions.reach(self._postgres))

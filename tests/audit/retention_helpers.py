@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from fwdb import config
+from fwdb import cli, config
 from fwdb.audit import Audit
 from fwdb.database import Database
 from fwdb.stores import PostgresStore
@@ -96,6 +97,32 @@ def put(audit: Audit, *rows: dict[str, Any] | datetime) -> None:
         "audit.audit_logs",
         pd.DataFrame([{**usual, "entity_id": str(uuid.uuid4()), **row} for row in given]),
     )
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(name="fwdb")
+def fwdb_fixture(
+    servers: Any, archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[Audit], Command]:
+    """Runs ``fwdb audit …`` on the database of a trail: exit code, output, what was said."""
+
+    def on(audit: Audit) -> Command:
+        url = audit._postgres.url.set(drivername="postgresql")
+        monkeypatch.setenv("FWDB_POSTGRES_URL", url.render_as_string(hide_password=False))
+        monkeypatch.setenv("FWDB_MONGODB_URL", servers.mongodb)
+        monkeypatch.setenv("FWDB_AUDIT_ARCHIVE", str(archive))
+
+        def run(*arguments: str) -> tuple[int, str, str]:
+            monkeypatch.setattr(sys, "argv", ["fwdb", "audit", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+            return int(ended.value.code or 0), *capsys.readouterr()
+
+        return run
+
+    return on
 
 
 def states(audit: Audit) -> dict[str, str]:

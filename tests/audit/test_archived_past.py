@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -15,13 +14,14 @@ from retention_helpers import (
     RESET,
     archive_fixture,  # noqa: F401
     days_into,
+    fwdb_fixture,  # noqa: F401
     month,
     open_trail_fixture,  # noqa: F401
     put,
     settings_fixture,  # noqa: F401
 )
 
-from fwdb import cli, errors, reports
+from fwdb import errors, reports
 from fwdb.audit import Audit, archived
 from fwdb.database import Database
 from fwdb.stores import MongoStore
@@ -191,21 +191,9 @@ def test_more_than_can_be_handed_over_is_refused(audit, monkeypatch):
     assert price(audit.with_archives().as_of("CatalogItem", BEFORE, id=ITEM)) == 1
 
 
-def test_the_command_line_goes_back_with_archives(audit, archive, servers, monkeypatch, capsys):
+def test_the_command_line_goes_back_with_archives(audit, fwdb):
     """And says which time is too early without."""
-    url = audit._postgres.url.set(drivername="postgresql")
-    monkeypatch.setenv("FWDB_POSTGRES_URL", url.render_as_string(hide_password=False))
-    monkeypatch.setenv("FWDB_MONGODB_URL", servers.mongodb)
-    monkeypatch.setenv("FWDB_AUDIT_ARCHIVE", str(archive))
-
-    def fwdb(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fwdb", "audit", *arguments])
-        try:
-            cli.main()
-        except SystemExit as ended:
-            return int(ended.code or 0), *capsys.readouterr()
-        return 0, *capsys.readouterr()
-
+    fwdb = fwdb(audit)
     then = f"{BEFORE:%Y-%m-%dT%H:%MZ}"
     late = fwdb("as-of", "CatalogItem", then, "--json")
     whole = fwdb("as-of", "CatalogItem", then, "--archives", "--json")

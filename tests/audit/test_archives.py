@@ -17,6 +17,7 @@ from retention_helpers import (
     archive_fixture,  # noqa: F401
     audit_fixture,  # noqa: F401
     days_into,
+    fwdb_fixture,  # noqa: F401
     month,
     name,
     open_trail_fixture,  # noqa: F401
@@ -24,7 +25,7 @@ from retention_helpers import (
     settings_fixture,  # noqa: F401
 )
 
-from fwdb import cli, errors
+from fwdb import errors
 from fwdb.audit import Audit, archives
 from fwdb.stores import PostgresStore
 
@@ -226,19 +227,9 @@ def test_a_file_is_read_once_for_its_checksum(filled, monkeypatch):
     assert archives._digest.cache_info().misses == misses
 
 
-def test_the_command_line_holds_retains_and_reads(filled, archive, servers, monkeypatch, capsys):
+def test_the_command_line_holds_retains_and_reads(filled, archive, fwdb):
     """`fwdb audit …`, from the hold to a file that is damaged, which is exit 1."""
-    url = filled._postgres.url.set(drivername="postgresql")
-    monkeypatch.setenv("FWDB_POSTGRES_URL", url.render_as_string(hide_password=False))
-    monkeypatch.setenv("FWDB_MONGODB_URL", servers.mongodb)
-    monkeypatch.setenv("FWDB_AUDIT_ARCHIVE", str(archive))
-
-    def fwdb(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fwdb", "audit", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
+    fwdb = fwdb(filled)
     assert fwdb("hold", name(17), "--reason", "case 7")[1] == f"{name(17)} is held\n"
     assert "case 7" in fwdb("holds")[1]
     would = fwdb("retain", "--dry-run")[1]

@@ -18,6 +18,7 @@ from embedded_helpers import FULL, home, kill, pid, up  # noqa: F401
 
 import fwdb
 from fwdb import migrating
+from fwdb.audit import following
 
 VICTIMS = ("follower", "mongodb", "postgres")
 ROUNDS = 20 if FULL else 3
@@ -117,3 +118,31 @@ def test_no_change_is_lost_or_doubled_by_kill_9(home, wait_until, monkeypatch): 
     for version in found:
         assert version == list(range(version[0], version[-1] + 1)), gaps.to_string()
     assert all(designs[key] > count for key, count in confirmed.items()), "confirmed and lost"
+
+
+def test_a_silent_server_is_left_and_found_again(home, wait_until, monkeypatch, caplog):  # noqa: F811
+    """One that takes connections and answers nothing; what was changed since is recorded once."""
+    monkeypatch.setenv("FWDB_HOME", str(home))
+    monkeypatch.setattr(following, "SILENCE_SECONDS", 1)
+    up(home)
+    with fwdb.connect(role="owner") as db:
+        migrating.migrate(db.postgres, db.mongodb)
+        designs = db.mongodb.collection("designs")
+        server = pid(home, "mongodb")
+        with db.audit.following():
+            first = {"_id": 1, "userId": "u", "name": "a", "status": "draft", "version": 1}
+            designs.insert_one(first)
+            os.kill(server, signal.SIGSTOP)
+            try:
+                wait_until(lambda: "following designs paused" in caplog.text, timeout=30)
+            finally:
+                os.kill(server, signal.SIGCONT)
+            designs.update_one({"_id": 1}, {"$set": {"name": "b", "version": 2}})
+        found = db.postgres.rows(
+            sa.text(
+                "SELECT new_values ->> 'name' AS name FROM audit.audit_logs"
+                " WHERE origin = 'follower' ORDER BY created_at, id"
+            )
+        )
+
+    assert [row["name"] for row in found] == ["a", "b"]

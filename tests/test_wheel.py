@@ -52,7 +52,7 @@ def test_an_installed_wheel_makes_a_report(wheel: Path, tmp_path: Path, db: Data
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=True)
     python = str(environment / "bin" / "python")
-    _run(python, "-m", "pip", "install", "--quiet", str(wheel))
+    _run(python, "-m", "pip", "install", "--quiet", "--no-compile", str(wheel))
     urls = {
         "FWDB_POSTGRES_URL": db.postgres.engine.url.set(drivername="postgresql").render_as_string(
             hide_password=False

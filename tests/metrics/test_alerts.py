@@ -151,8 +151,8 @@ def changes(rule: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 @needs_promtool
 @pytest.mark.heavy
 def test_no_change_of_a_rule_goes_unnoticed(tmp_path: Path) -> None:
-    """Every mutant of every rule fails a test above. In short, every seventh."""
-    step = 1 if os.environ.get("FWDB_TEST_FULL") else 7
+    """Every mutant of every rule fails a test above. In short, every nineteenth."""
+    step = 1 if os.environ.get("FWDB_TEST_FULL") else 19
     survivors = []
     for number, (rule, change, text) in enumerate(itertools.islice(mutants(), 0, None, step)):
         alert = rule.partition("-")[0]

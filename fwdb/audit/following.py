@@ -22,7 +22,9 @@ from fwdb.stores.changes import present
 
 __all__ = ["FollowerStatus", "Following"]
 
-SILENCE_SECONDS = 30  # MongoDB answers the follower four times a second, also when nothing happens
+# Without an answer for so long a connection is lost. One in which nothing happens answers four times
+# a second; the first answer of one that begins far back may take minutes.
+SILENCE_SECONDS = 300
 _FRESH_SECONDS = 10.0  # a follower that lives writes every 2 s
 _SOURCE = "audit.followers"
 
@@ -66,7 +68,7 @@ class Following(AuditBase):
         Each change becomes one row of the trail with `origin` ``follower``; where it stands is
         saved in the same transaction, in `audit.followers`. The first run begins with a row for
         each document there is, whose metadata says ``baseline``. A lost connection, and one that is
-        silent for 30 s, is made anew, with pauses of up to 30 s. What cannot be seen any more is
+        silent for 5 minutes, is made anew, with pauses of up to 30 s. What cannot be seen any more is
         compared afterwards and is a gap, see `gaps`. Needs the owner of the trail.
 
         Raises `StoreUnavailable` when a store is down at the start, `Conflict` when another
@@ -131,7 +133,7 @@ class Following(AuditBase):
         if self._mongodb is None:
             raise FeatureUnavailable("following needs MongoDB; make Audit with both stores.")
         own = self._mongodb.twin(
-            application_name="fwdb-follower", connections=2, silence_seconds=SILENCE_SECONDS
+            application_name="fwdb-follower", connections=4, silence_seconds=SILENCE_SECONDS
         )
         with closing(own) as mongodb:
             yield Follower(self._postgres, mongodb, progress=progress)

@@ -73,8 +73,8 @@ def anew(
 ) -> Iterator[Mapping[date, Archive]]:
     """`files` written anew, for a block that calls `record` for each; the old ones go after it.
 
-    What was written goes again when the block refuses by a `SealError`. After any other error it
-    may be what the database names by now, and stays.
+    What was written goes again when a file cannot be, or when the block refuses by a `SealError`.
+    After any other error it may be what the database names by now, and stays.
     """
     if folder is None:
         yield {}
@@ -88,7 +88,7 @@ def anew(
             say(f"writing the archive of {file.month} anew")
             written[month] = _rewrite(folder, file, wanted)
         yield written
-    except SealError:
+    except (ArchiveError, SealError):
         for file in written.values():
             archives.remove(folder, file.path)
         raise

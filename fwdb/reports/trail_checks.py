@@ -245,6 +245,8 @@ def integrity(asking: Asking, kpis: list[Kpi], window: Window) -> Integrity:
     )
     state: Status = "ok" if found.intact else "critical"
     note = f"{signed}; {figure(found.unsealed_rows)} are too new to be sealed"
+    if found.unread_rows:
+        note += f"; {figure(found.unread_rows)} are of months before, and were not read"
     kpis.append(Kpi("sealed", "Sealed rows", found.sealed_rows, "", state, "postgres", note))
     rows = [
         ("sealed rows", figure(found.sealed_rows)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,13 +18,11 @@ from fwdb.audit.follower import COLLECTION, Followed, Follower
 from fwdb.audit.followers import LOCK, State
 from fwdb.errors import FeatureUnavailable, FwdbError
 from fwdb.measure import Measure, measured, unmeasured
+from fwdb.stores import MongoStore
 from fwdb.stores.changes import present
 
 __all__ = ["FollowerStatus", "Following"]
 
-# Without an answer for so long a connection is lost. One in which nothing happens answers four times
-# a second; the first answer of one that begins far back may take minutes.
-SILENCE_SECONDS = 300
 _FRESH_SECONDS = 10.0  # a follower that lives writes every 2 s
 _SOURCE = "audit.followers"
 
@@ -67,16 +65,16 @@ class Following(AuditBase):
 
         Each change becomes one row of the trail with `origin` ``follower``; where it stands is
         saved in the same transaction, in `audit.followers`. The first run begins with a row for
-        each document there is, whose metadata says ``baseline``. A lost connection, and one that is
-        silent for 5 minutes, is made anew, with pauses of up to 30 s. What cannot be seen any more is
-        compared afterwards and is a gap, see `gaps`. Needs the owner of the trail.
+        each document there is, whose metadata says ``baseline``. Lost connections are waited for,
+        with pauses of up to 30 s. What cannot be seen any more is compared afterwards and is a
+        gap, see `gaps`. Needs the owner of the trail.
 
         Raises `StoreUnavailable` when a store is down at the start, `Conflict` when another
         follower runs, `PermissionDenied` for another role than the owner, `FeatureUnavailable`
         before `fwdb migrate` or for a MongoDB without a replica set.
         """
-        with self._new_follower(progress) as follower:
-            return follower.run(once=once, stop=stop or threading.Event())
+        follower = Follower(self._postgres, self._followed, progress=progress)
+        return follower.run(once=once, stop=stop or threading.Event())
 
     @contextmanager
     def following(self, *, progress: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -84,6 +82,7 @@ class Following(AuditBase):
 
         Raises as `follow`, at the start or at the end.
         """
+        follower = Follower(self._postgres, self._followed, progress=progress)
         stop, failed = threading.Event(), list[BaseException]()
 
         def run() -> None:
@@ -94,19 +93,18 @@ class Following(AuditBase):
             finally:
                 follower.ready.set()
 
-        with self._new_follower(progress) as follower:
-            thread = threading.Thread(target=run, name="fwdb-follower", daemon=True)
-            thread.start()
-            follower.ready.wait()
-            try:
-                if not failed:
-                    yield
-            finally:
-                stop.set()
-                thread.join()
-            if failed:
-                raise failed[0]
-            follower.run(once=True, stop=threading.Event())
+        thread = threading.Thread(target=run, name="fwdb-follower", daemon=True)
+        thread.start()
+        follower.ready.wait()
+        try:
+            if not failed:
+                yield
+        finally:
+            stop.set()
+            thread.join()
+        if failed:
+            raise failed[0]
+        follower.run(once=True, stop=threading.Event())
 
     def follower(self) -> FollowerStatus:
         """How far `follow` is, also when it does not run or never did."""
@@ -127,16 +125,11 @@ class Following(AuditBase):
             raise FeatureUnavailable("this database has no table audit.gaps; run 'fwdb migrate'.")
         return self._postgres.frame("audit_gaps")
 
-    @contextmanager
-    def _new_follower(self, progress: Callable[[str], None] | None) -> Iterator[Follower]:
-        """With connections of its own, of which one that is silent for long is lost."""
+    @property
+    def _followed(self) -> MongoStore:
         if self._mongodb is None:
             raise FeatureUnavailable("following needs MongoDB; make Audit with both stores.")
-        own = self._mongodb.twin(
-            application_name="fwdb-follower", connections=4, silence_seconds=SILENCE_SECONDS
-        )
-        with closing(own) as mongodb:
-            yield Follower(self._postgres, mongodb, progress=progress)
+        return self._mongodb
 
     def _has_followers(self) -> bool:
         asked = sa.text("SELECT to_regclass('audit.followers') IS NOT NULL AS there /* fwdb */")

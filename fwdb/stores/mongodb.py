@@ -72,13 +72,11 @@ class MongoStore:
     def __repr__(self) -> str:
         return f"MongoStore({self.address})"
 
-    def twin(
-        self, *, application_name: str, connections: int = 1, silence_seconds: int = 5
-    ) -> MongoStore:
+    def twin(self, *, application_name: str, connections: int = 1) -> MongoStore:
         """A second store on the same database with a small pool of its own.
 
         For questions about the server: they neither take a connection from the work nor wait
-        longer than 2 s for a server to be found, or `silence_seconds` for an answer.
+        longer than 2 s for a server to be found, or 5 s for an answer.
         """
         seconds = min(2.0, self._settings.connect_timeout_seconds)
         small = {
@@ -90,7 +88,7 @@ class MongoStore:
             self.url,
             application_name=application_name,
             settings=self._settings.model_copy(update=small),
-            silence_seconds=silence_seconds,
+            silence_seconds=5,
             remedy=self._remedy,
         )
 

@@ -164,6 +164,23 @@ def test_a_file_that_is_not_whole_stops_it_before_anything_changes(
     assert len(retired.by_user(USER)) == 1
 
 
+def test_a_disk_that_is_full_leaves_all_as_it_was(retired, archive, monkeypatch):
+    """At the second file: the first new one goes again."""
+    before, write = files(archive), archives.write
+
+    def full(folder: Path, month: str, *rest: Any, **more: Any) -> archives.Archive:
+        if month == name(13):
+            raise errors.ArchiveError(f"the month {month} cannot be written")
+        return write(folder, month, *rest, **more)
+
+    monkeypatch.setattr(archives, "write", full)
+    with pytest.raises(errors.ArchiveError, match="cannot be written"):
+        retired.erase(user_id=USER, reason="x")
+
+    assert files(archive) == before
+    assert len(retired.by_user(USER)) == 1
+
+
 def test_without_the_folder_it_says_which_setting(retired, monkeypatch):
     monkeypatch.setattr(Audit, "_archive_folder", None)
     with pytest.raises(errors.ConfigError, match=r"2 months .* set FWDB_AUDIT_ARCHIVE"):

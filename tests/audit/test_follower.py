@@ -449,8 +449,8 @@ def test_a_store_that_is_down_at_the_start_is_said(db, down):
         other.audit.follow(once=True)
     if down == "mongodb":
         assert db.audit.follow(once=True).events == 0  # its lock is free again
-        status = other.audit.follower()
         mongodb.close()
+        status = other.audit.follower()
         assert status.lag_seconds.status == "not_measured"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from fwdb import config
-from fwdb.errors import UnknownName
-from fwdb.stores import CircuitBreaker, MongoStore, PostgresStore
+from fwdb.stores import MongoStore, PostgresStore
 
 if TYPE_CHECKING:
     from fwdb.audit import Audit
@@ -201,25 +200,6 @@ class Database:
     def health(self) -> Health:
         """Whether each store is up, degraded or down, and why."""
         return self.monitor.health()
-
-    @cached_property
-    def breakers(self) -> dict[str, CircuitBreaker]:
-        """The circuit breaker of each store, which `breaker` uses; `state` tells how it is."""
-        return {name: CircuitBreaker(name) for name in (self.postgres.name, self.mongodb.name)}
-
-    def breaker(self, database: str) -> AbstractContextManager[None]:
-        """Runs a block unless the store was down shortly before, when it raises `CircuitOpen`.
-
-        For callers who would rather fail at once than wait 5 s for a store that is down, each
-        time anew. Nothing in fwdb uses it by itself. See `fwdb.stores.CircuitBreaker` for when
-        it opens and closes. Raises `UnknownName`.
-
-        >>> with db.breaker("mongodb"):                                 # doctest: +SKIP
-        ...     db.designs.count()
-        """
-        if database not in self.breakers:
-            raise UnknownName("database", database, self.breakers)
-        return self.breakers[database].guard()
 
     # -- life ---------------------------------------------------------------------------------
 

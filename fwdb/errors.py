@@ -6,8 +6,7 @@
      ├─ ConfigError               a FWDB_* variable, a profile or a URL cannot be used
      ├─ StoreUnavailable          no answer from a database
      │   ├─ AuthenticationFailed  it answered and refused the user or the password
-     │   ├─ PoolExhausted         it may be well: our own pool had no free connection in time
-     │   └─ CircuitOpen           it was not asked, because it did not answer shortly before
+     │   └─ PoolExhausted         it may be well: our own pool had no free connection in time
      ├─ FeatureUnavailable        the server cannot do this: version, extension
      ├─ PermissionDenied          the server could, but not for this role
      ├─ NotFound                  no live row with this id
@@ -40,7 +39,6 @@ from typing import Any
 __all__ = [
     "ArchiveError",
     "AuthenticationFailed",
-    "CircuitOpen",
     "ConfigError",
     "Conflict",
     "DuplicateKey",
@@ -112,16 +110,6 @@ class AuthenticationFailed(StoreUnavailable):
 
 class PoolExhausted(StoreUnavailable):
     """Our own pool had no free connection in time; the database itself may be well."""
-
-
-class CircuitOpen(StoreUnavailable):
-    """Not asked: the database did not answer shortly before. Try again in `retry_seconds`."""
-
-    def __init__(
-        self, message: str, *, database: str | None = None, retry_seconds: float = 0.0
-    ) -> None:
-        super().__init__(message, database=database)
-        self.retry_seconds = retry_seconds
 
 
 class FeatureUnavailable(FwdbError):

@@ -1,6 +1,5 @@
 """The two databases behind one shape: the only modules that touch drivers and pools."""
 
-from fwdb.stores.breaker import CircuitBreaker
 from fwdb.stores.capture import without_capture
 from fwdb.stores.commands import CommandStats
 from fwdb.stores.durations import BOUNDS_MS, Durations, percentile_bound_ms
@@ -11,7 +10,6 @@ from fwdb.stores.timings import QueryStats
 
 __all__ = [
     "BOUNDS_MS",
-    "CircuitBreaker",
     "CommandStats",
     "Durations",
     "Hold",

@@ -70,6 +70,7 @@ def servers(_environment: None) -> Iterator[Servers]:
     running = embedded.up(owner_pid=os.getpid(), idle_minutes=0)
     assert running.postgres
     assert running.mongodb
+    _unsafe(running.postgres.superuser)
     yield Servers(postgres or running.postgres.superuser, mongodb or running.mongodb.owner)
     embedded.remove()  # as root the data may lie outside of pytest's folder
 
@@ -89,6 +90,7 @@ def postgres15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("FWDB_POSTGRES_BIN", str(_DEBIAN_15))
         running = embedded.up(home, stores=("postgres",), owner_pid=os.getpid(), idle_minutes=0)
     assert running.postgres
+    _unsafe(running.postgres.superuser)
     yield running.postgres.superuser
     embedded.remove(home)
 
@@ -182,6 +184,13 @@ def wait_until() -> Callable[..., None]:
             time.sleep(0.02)
 
     return wait
+
+
+def _unsafe(url: str) -> None:
+    """Waits for no disk: these servers are thrown away. Tests of crashes start their own."""
+    for setting in ("fsync", "full_page_writes"):
+        _admin(url, f"ALTER SYSTEM SET {setting} = off")
+    _admin(url, "SELECT pg_reload_conf()")
 
 
 def _admin(url: str, statement: str) -> None:

@@ -138,3 +138,17 @@ def test_a_window_that_ended_earlier_asks_nothing_of_this_moment(db: Database) -
     assert report.result.verdict == "no_data"
     assert "FWDB_HISTORY_DAYS" in report.result.summary
     assert report.table("blocking").frame.empty
+
+
+def test_nothing_lent_between_two_samples_is_no_size(db: Database) -> None:
+    """However much was lent before the first: no rate and no mean can be told from that."""
+    for _ in range(pool_checks.FEWEST_HOLDS):
+        db.postgres.ping()
+        db.mongodb.ping()
+    for _ in range(2):
+        db.monitor.sample()
+    report = pool_report(db)
+
+    for database in ("postgres", "mongodb"):
+        assert check(report, "sizing", database).status == "no_data"
+        assert "Too few" in check(report, "sizing", database).sentence

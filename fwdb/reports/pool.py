@@ -311,6 +311,7 @@ def _little(part: pd.DataFrame) -> dict[str, float | None]:
     seconds, holds = float(timed["seconds"].sum()), int(timed["holds"].sum())
     held = float(timed["hold_ms"].sum())
     return {
+        "timed_holds": holds,
         "checkouts_per_second": holds / seconds if seconds else None,
         "hold_mean_ms": held / holds if holds else None,
         "mean_busy": held / 1000 / seconds if seconds else None,

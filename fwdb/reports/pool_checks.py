@@ -172,8 +172,7 @@ def sizing(asking: Asking, kpis: list[Kpi], summary: pd.DataFrame, durations: pd
     """
     for database, part in summary.groupby("database", observed=True, sort=True):
         name = DATABASES.get(str(database), str(database))
-        known = part.dropna(subset=["mean_busy"])
-        known = known[known["holds"] >= FEWEST_HOLDS]
+        known = part[part["timed_holds"] >= FEWEST_HOLDS]
         if known.empty:
             asking.add(
                 "sizing",

@@ -166,15 +166,18 @@ def seen(mongodb: MongoStore, collection: str) -> Iterator[Found]:
         yield Found.of(document["_id"], document)
 
 
-def earlier(mongodb: MongoStore, collection: str, time: ClusterTime) -> dict[UUID, Found | None]:
+def earlier(
+    mongodb: MongoStore, collection: str, time: ClusterTime, *, fetch: int
+) -> dict[UUID, Found | None]:
     """The documents changed since `time` as they were then; None for those not there yet.
 
-    So documents that were read one after the other become a picture of one moment.
+    So documents that were read one after the other become a picture of one moment. They are read
+    `fetch` at a time.
     """
     changed: dict[UUID, Found | None] = {}
-    feed = ChangeFeed(mongodb, collection, at=time, wait_ms=_WAIT_MS)
+    feed = ChangeFeed(mongodb, collection, at=time, wait_ms=_WAIT_MS, fetch=fetch)
     try:
-        batch = feed.read(_BATCH, seconds=1)
+        batch = feed.read(fetch, seconds=1)
         while batch.events:
             for event in batch.events:
                 if event.operation == "insert":
@@ -182,7 +185,7 @@ def earlier(mongodb: MongoStore, collection: str, time: ClusterTime) -> dict[UUI
                 elif event.before is not None:
                     one = Found.of(event.key, event.before)
                     changed.setdefault(one.entity_id, one)
-            batch = feed.read(_BATCH, seconds=1)
+            batch = feed.read(fetch, seconds=1)
     finally:
         feed.close()
     return changed

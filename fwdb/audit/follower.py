@@ -10,12 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from fwdb.audit.comparing import Found, compare, earlier, seen
-from fwdb.audit.documents import Row, after, announced, document_uuid, is_found, row, row_id
+from fwdb.audit.documents import (
+    FOUND_ORDINAL,
+    Row,
+    after,
+    announced,
+    document_uuid,
+    is_found,
+    row,
+    row_id,
+)
 from fwdb.audit.followers import BEGINNING, Ledger, State
 from fwdb.errors import (
     Conflict,
@@ -30,6 +40,7 @@ from fwdb.stores.changes import (
     ChangeEvent,
     ChangeFeed,
     ClusterTime,
+    EventsTooLarge,
     HistoryLost,
     present,
 )
@@ -39,7 +50,7 @@ __all__ = ["COLLECTION", "Followed", "Follower"]
 _log = logging.getLogger("fwdb.audit")
 
 COLLECTION = "designs"
-BATCH = 1000  # events of one transaction
+BATCH = 1000  # events of one answer and of one transaction; SecantusDB gives 200 at most
 WAIT_MS, ONCE_WAIT_MS = 250, 50  # that the server waits for an event before it says there is none
 READ_SECONDS = 0.25  # for which a batch may grow while events come slowly
 # Reading again by time begins so much earlier. SecantusDB killed without --sync-on-commit lost the
@@ -100,6 +111,10 @@ class Follower:
         self._state = State()
         self.ready = threading.Event()  # set when changes from now on will be recorded
         self._wait_ms = WAIT_MS
+        # Events that one answer may hold: less after one that was too large, and twice as many
+        # after each thousand events. Those that are read again do not count.
+        self._fetch, self._since_less = BATCH, 0
+        self._one_too_large = False
         self._saved = 0.0
         self._caught_up = False
         # Rows of the time that is read again and has not come again so far.
@@ -121,6 +136,10 @@ class Follower:
                     self._state = state
                     self._follow(once=once, stop=stop)
                 return Followed(self._events, self._changes, self._gaps)
+            except EventsTooLarge as error:
+                self._one_too_large = self._fetch == 1
+                self._fetch, self._since_less = max(1, self._fetch // 8), 0
+                _log.info("following %s with less at a time: %s", COLLECTION, error)
             except (*_PASSING, Conflict) as error:
                 # A lock of ours may outlive its lost connection for a while; not for long.
                 lasting = isinstance(error, Conflict) and delay > LONGEST_CONFLICT_SECONDS
@@ -142,11 +161,11 @@ class Follower:
             # The next batch is read while the one before is written.
             with closing(feed), ThreadPoolExecutor(1, "fwdb-changes") as reader:
                 alive, again = True, False
-                ahead = reader.submit(feed.read, BATCH, seconds=READ_SECONDS)
+                ahead = reader.submit(feed.read, self._fetch, seconds=READ_SECONDS)
                 while alive and not again and not stop.is_set():
                     batch = ahead.result()
                     if batch.alive:
-                        ahead = reader.submit(feed.read, BATCH, seconds=READ_SECONDS)
+                        ahead = reader.submit(feed.read, self._fetch, seconds=READ_SECONDS)
                     again = self._take(batch)
                     alive = batch.alive
                     # An answer without events may come from a server that is still looking.
@@ -161,6 +180,7 @@ class Follower:
     def _open(self) -> ChangeFeed:
         """A feed from where the state is; after a look at the collection where that is needed."""
         state, now = self._state, present(self._mongodb, COLLECTION)
+        one_too_large, self._one_too_large = self._one_too_large, False
         if state.images != now.images or state.time is None:
             state.images = now.images
             if not now.images:
@@ -168,25 +188,64 @@ class Follower:
                     f"MongoDB keeps no documents before changes for {COLLECTION}, so old values "
                     "are not known; run 'fwdb migrate' as the owner."
                 )
-        if state.time is None:
-            self._look("baseline", None)
-        elif now.time < state.time:
-            self._look(AFTER_GAP, "the server is behind what was followed, as if restored")
         try:
+            if state.time is None:
+                self._look("baseline", None)
+            elif now.time < state.time:
+                self._look(AFTER_GAP, "the server is behind what was followed, as if restored")
+            elif one_too_large:
+                self._step_over()
             return self._resume()
         except HistoryLost:
             self._look(AFTER_GAP, "the server no longer has the changes")
             return self._resume()
 
-    def _resume(self) -> ChangeFeed:
-        """A feed behind the newest event, or by time with what was there shortly before."""
+    def _step_over(self) -> None:
+        """Make a gap of the next event, which does not fit into an answer, and go on behind it."""
         state = self._state
         assert state.time is not None, "a look at the collection comes first"
+        behind = state.time, state.ordinal if state.event == state.time else FOUND_ORDINAL
+        with closing(self._resume(names_only=True)) as feed:
+            event = self._next(feed, behind)
+        reason, moment = "a change is too large to be read", None
+        if event is not None:
+            reason += f": {event.operation} of design {document_uuid(event.key)[0]}"
+            moment = self._moment(event.time)
+        try:
+            self._look(AFTER_GAP, reason, moment)
+        except EventsTooLarge:  # another one, without which the documents of then are not known
+            self._look(AFTER_GAP, reason)
+
+    def _next(self, feed: ChangeFeed, behind: tuple[ClusterTime, int]) -> ChangeEvent | None:
+        """The first event behind a cluster time and a number among the events of that time."""
+        state, quiet = self._state, 0
+        while quiet < 2:  # an answer without events may come from a server that is still looking
+            batch = feed.read(BATCH, seconds=READ_SECONDS)
+            for event in batch.events:
+                state.ordinal = state.ordinal + 1 if event.time == state.event else 0
+                state.event = event.time
+                if (event.time, state.ordinal) > behind:
+                    return event
+            quiet += batch.idle and not batch.events
+        return None
+
+    def _resume(self, *, names_only: bool = False) -> ChangeFeed:
+        """A feed behind the newest event, or by time with what was there shortly before."""
+        state = self._state
+        feed_of = partial(
+            ChangeFeed,
+            self._mongodb,
+            COLLECTION,
+            wait_ms=self._wait_ms,
+            fetch=self._fetch,
+            names_only=names_only,
+        )
+        assert state.time is not None, "a look at the collection comes first"
         self._missing.clear()
-        if state.token is not None and (feed := self._by_token(state.token)) is not None:
+        if state.token is not None and (feed := self._behind(state.token, feed_of)) is not None:
             return feed
         begin = max(state.time.back(OVERLAP_SECONDS), state.floor)
-        feed = ChangeFeed(self._mongodb, COLLECTION, at=begin, wait_ms=self._wait_ms)
+        feed = feed_of(at=begin)
         state.event, state.ordinal = None, -1  # it begins before or with a cluster time
         self._again_until = state.time
         found = self._ledger.store.rows(
@@ -198,10 +257,10 @@ class Follower:
         self._missing = {id for one in found if not is_found(id := UUID(str(one["id"])))}
         return feed
 
-    def _by_token(self, token: str) -> ChangeFeed | None:
+    def _behind(self, token: str, feed_of: Callable[..., ChangeFeed]) -> ChangeFeed | None:
         """A feed behind `token`; None where the server does not know it or gives it out twice."""
         try:
-            feed = ChangeFeed(self._mongodb, COLLECTION, after=token, wait_ms=self._wait_ms)
+            feed = feed_of(after=token)
         except PermissionDenied:
             return None  # SecantusDB, of a token with the namespace of a command
         except HistoryLost:
@@ -238,7 +297,7 @@ class Follower:
             seen(self._mongodb, COLLECTION),
             moment,
             note,
-            corrections=lambda: earlier(self._mongodb, COLLECTION, state.floor),
+            corrections=lambda: earlier(self._mongodb, COLLECTION, state.floor, fetch=self._fetch),
             gap=None if reason is None else (since, reason),
             perhaps=perhaps,
         )
@@ -332,6 +391,9 @@ class Follower:
             caught_up=caught_up,
         )
         self._events += len(fresh)
+        self._since_less += len(fresh)
+        if self._since_less >= BATCH:
+            self._fetch, self._since_less = min(2 * self._fetch, BATCH), 0
         self._saved, self._caught_up = time.monotonic(), caught_up
 
     def _lost_some(self, rows: Sequence[Row], fresh: Sequence[ChangeEvent]) -> bool:

@@ -31,6 +31,7 @@ __all__ = [
     "ChangeEvent",
     "ChangeFeed",
     "ClusterTime",
+    "EventsTooLarge",
     "HistoryLost",
     "Present",
     "documents",
@@ -46,11 +47,12 @@ _LENIENT: CodecOptions[Document] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
     unicode_decode_error_handler="replace",
 )
-_FETCH = 1000  # events per answer of the server; SecantusDB gives 200 at most
+_MOST_BYTES = 1 << 24  # of events read at once: they are held in memory and written together
 
 # src/mongo/base/error_codes.yml
 _LOST = {286}  # ChangeStreamHistoryLost
 _BAD_TOKEN = {260, 280, 50811}  # of another collection, or of a server that forgot it
+_TOO_LARGE = {10334}  # BSONObjectTooLarge
 # What the specification of change streams calls resumable, for servers that set no label.
 _RESUMABLE = {6, 7, 43, 63, 89, 91, 133, 150, 189, 234, 237, 262, 9001, 10107, 11600, 11602}
 _RESUMABLE |= {13388, 13435, 13436}
@@ -58,6 +60,10 @@ _RESUMABLE |= {13388, 13435, 13436}
 
 class HistoryLost(errors.QueryError):
     """The server no longer has the changes from the wanted position on."""
+
+
+class EventsTooLarge(errors.QueryError):
+    """An answer is larger than a message may be: MongoDB's of one event, SecantusDB's of many."""
 
 
 class ClusterTime(NamedTuple):
@@ -158,8 +164,10 @@ class ChangeBatch(NamedTuple):
 class ChangeFeed:
     """The changes of `collection` behind the token `after`, or from the time `at` on.
 
-    Raises `HistoryLost` when the server no longer has them, and `StoreUnavailable` when the
-    connection or the server's cursor is lost; the feed is then at its end.
+    The first answer has `fetch` of them at most; `names_only` leaves out what documents hold.
+    Raises `HistoryLost` when the server no longer has them, `EventsTooLarge` when so many do not
+    fit into an answer, and `StoreUnavailable` when the connection or the server's cursor is lost;
+    the feed is then at its end.
     """
 
     def __init__(
@@ -170,11 +178,13 @@ class ChangeFeed:
         at: ClusterTime | None = None,
         after: str | None = None,
         wait_ms: int,
+        fetch: int,
+        names_only: bool = False,
     ) -> None:
         self._store = store
         self._parts: list[Document] = []
         stream: Document = {
-            "fullDocumentBeforeChange": "whenAvailable",
+            "fullDocumentBeforeChange": "off" if names_only else "whenAvailable",
             "showExpandedEvents": True,  # tells paths from field names that hold a dot
         }
         if after is not None:
@@ -182,27 +192,37 @@ class ChangeFeed:
         elif at is not None:
             stream["startAtOperationTime"] = Timestamp(*at)
         pipeline: list[Document] = [{"$changeStream": stream}]
+        if names_only:
+            pipeline.append({"$unset": ["fullDocument", "updateDescription"]})
         # Two images of 10 MB do not fit into one event of 16 MB.
-        if store.build_info["versionArray"][0] >= 7:
+        version = store.build_info["versionArray"]
+        if version >= [7] or [6, 0, 9] <= version < [6, 1]:
             pipeline.append({"$changeStreamSplitLargeEvent": {}})
         with self._errors():
             self._cursor = (
                 store.collection(collection)
                 .with_options(_LENIENT)
-                .aggregate(pipeline, batchSize=_FETCH, maxAwaitTimeMS=wait_ms, comment="fwdb")
+                .aggregate(pipeline, batchSize=fetch, maxAwaitTimeMS=wait_ms, comment="fwdb")
             )
 
     def read(self, limit: int, *, seconds: float) -> ChangeBatch:
-        """At most `limit` events; it ends after about `seconds` when they come slowly."""
+        """At most `limit` events, or 16 MB; it ends after about `seconds` when they come slowly."""
+        self._cursor._batch_size = limit  # batch_size(1) asks for two
         found: list[ChangeEvent] = []
-        deadline = monotonic() + seconds
+        size, deadline = 0, monotonic() + seconds
         with self._errors():
-            while len(found) < limit and monotonic() < deadline and self._cursor.alive:
+            while (
+                len(found) < limit
+                and size < _MOST_BYTES
+                and monotonic() < deadline
+                and self._cursor.alive
+            ):
                 raw = self._cursor.try_next()
                 if raw is None:
                     return ChangeBatch(found, True, *self._position(), bool(self._cursor.alive))
                 whole = self._joined(raw)
                 if whole is not None:
+                    size += len(bson.encode(whole))
                     found.append(_event(whole))
         return ChangeBatch(found, False, None, None, bool(self._cursor.alive))
 
@@ -233,7 +253,13 @@ class ChangeFeed:
         with self._store.errors():
             try:
                 yield
+            except driver.ProtocolError as error:
+                if "larger than" not in str(error):
+                    raise
+                raise EventsTooLarge("mongodb gave more events than fit into an answer.") from error
             except driver.OperationFailure as error:
+                if error.code in _TOO_LARGE:
+                    raise EventsTooLarge("mongodb has an event of more than 16 MB.") from error
                 if error.code in _LOST | _BAD_TOKEN:
                     raise HistoryLost(
                         f"mongodb no longer has the wanted changes (code {error.code})."

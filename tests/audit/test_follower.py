@@ -15,14 +15,16 @@ import sqlalchemy as sa
 from bson import ObjectId, Timestamp
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from pymongo.hello import Hello
 
 from fwdb import config, errors, migrating
-from fwdb.audit import values
+from fwdb.audit import follower, values
 from fwdb.audit.documents import plain
 from fwdb.audit.followers import LOCK
 from fwdb.database import Database
 from fwdb.models import entity_uuid
 from fwdb.stores import MongoStore, PostgresStore
+from fwdb.stores.changes import ChangeFeed, present
 
 OWNER = "6f1dbfd0-0000-4000-8000-000000000001"
 GOOD = {"userId": OWNER, "name": "N", "status": "draft"}
@@ -398,6 +400,82 @@ def test_a_server_that_is_behind_is_a_gap(db):
     assert "behind" in db.audit.gaps()["reason"][0]
     designs(db).insert_one(dict(GOOD))
     assert db.audit.follow(once=True).changes == 1
+
+
+# -- what is too large ------------------------------------------------------------------------
+
+
+def test_more_than_fits_into_an_answer_is_read_a_part_at_a_time(db):
+    """SecantusDB gives 200 events in one message, whatever their size; the driver takes 48 MB."""
+    id = designs(db).insert_one({**GOOD, "n": -1}).inserted_id
+    db.audit.follow(once=True)
+    before = present(db.mongodb, "designs").time
+    for n in range(40):
+        big = str(n % 10) * 700_000
+        designs(db).update_one({"_id": id}, {"$set": {"n": n, "big": big}})
+    followed = db.audit.follow(once=True)
+    feed = ChangeFeed(db.mongodb, "designs", at=before, wait_ms=50, fetch=5)
+    held = feed.read(5, seconds=60), feed.read(30, seconds=60)
+    feed.close()
+
+    assert (followed.events, followed.changes, followed.gaps) == (40, 40, 0)
+    assert [row["new_values"]["n"] for row in rows(db)] == list(range(-1, 40))
+    assert replayed(db) == stored(db)
+    assert [len(batch.events) for batch in held] == [5, 12]  # 16 MB
+    assert db.audit.follow(once=True).changes == 0
+
+
+@pytest.fixture
+def narrow(db: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """The same stores, but the driver takes answers of 100 kB: events can be larger than that."""
+    monkeypatch.setattr(Hello, "max_message_size", property(lambda _: 100_000))
+    mongodb = MongoStore(db.mongodb.url, settings=db.settings)
+    with Database(db.postgres, mongodb, settings=db.settings) as made:
+        yield made
+
+
+def test_following_with_less_at_a_time_gets_on_and_asks_for_more_again(db, narrow, monkeypatch):
+    """Each failure reads the last 10 s again: more is tried after so many new events only."""
+    monkeypatch.setattr(follower, "BATCH", 16)
+    id = designs(db).insert_one({**GOOD, "n": -1}).inserted_id
+    narrow.audit.follow(once=True)
+    for n in range(100):
+        designs(db).update_one({"_id": id}, {"$set": {"n": n, "big": str(n % 7) * 12_000}})
+    followed = narrow.audit.follow(once=True)
+
+    assert (followed.events, followed.changes, followed.gaps) == (100, 100, 0)
+    assert [row["new_values"]["n"] for row in rows(db)] == list(range(-1, 100))
+
+
+@pytest.mark.parametrize(
+    ("steps", "seen"),
+    [("L", []), ("ssLs", [0, 1, 3]), ("sTs", [0, 2]), ("LL", []), ("sLsL", [0])],
+)
+def test_a_single_change_that_is_too_large_is_a_gap(db, narrow, steps, seen):
+    """Those around it are recorded each, unless a second one hides the documents of then. T is a
+    transaction, whose changes have one cluster time."""
+    big, small = designs(db).insert_many([{**GOOD, "big": "x" * 70_000}, dict(GOOD)]).inserted_ids
+    narrow.audit.follow(once=True)
+    for n, one in enumerate(steps):
+        changes = [(big, {"big": str(n) * 70_000})] * (one != "s") + [(small, {"n": n})]
+        if one == "T":
+            changes.insert(0, (small, {"m": n}))
+        with db.mongodb.transaction() as session:
+            for id, change in changes[: None if one == "T" else 1]:
+                designs(db).update_one({"_id": id}, {"$set": change}, session=session)
+    followed = narrow.audit.follow(once=True)
+    gaps = narrow.audit.gaps()
+
+    assert followed.gaps == 1
+    assert gaps["reason"][0] == f"a change is too large to be read: update of design {entity(big)}"
+    assert gaps["differences"][0] == len(rows(db, "metadata = 'found after a gap'")) > 0
+    assert [r["new_values"]["n"] for r in rows(db, "metadata IS NULL AND new_values ? 'n'")] == seen
+    assert replayed(db) == stored(db)
+    assert narrow.audit.follow(once=True).changes == 0
+
+
+def entity(id: ObjectId) -> str:
+    return str(entity_uuid(str(id)))
 
 
 # -- who may, and where -----------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 from prometheus_client import Metric, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.samples import Sample
 
@@ -17,19 +17,21 @@ from fwdb.metrics.families import Family
 
 TEXT = CONTENT_TYPE_PLAIN_0_0_4
 
-_OPEN = "application/openmetrics-text"
 _END = b"# EOF\n"
 _COUNTING = ("counter", "histogram", "summary", "gaugehistogram")
 
 
 def negotiate(accept: str) -> str:
-    """The content type for a client that sends `accept`: OpenMetrics if it asks for it."""
-    return choose_encoder(accept)[1]
+    """The content type for a client that sends `accept`: OpenMetrics if it asks for it.
+
+    The client's own `choose_encoder` raises ValueError of versions that are no numbers.
+    """
+    return openmetrics.CONTENT_TYPE_LATEST if "application/openmetrics-text" in accept else TEXT
 
 
 def write(families: Iterable[Metric], content_type: str = TEXT) -> bytes:
     """All families in the format of `content_type`, which `negotiate` gave."""
-    is_open = content_type.startswith(_OPEN)
+    is_open = content_type == openmetrics.CONTENT_TYPE_LATEST
     parts: list[bytes] = []
     for family in families:
         if isinstance(family, Family):

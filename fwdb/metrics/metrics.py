@@ -160,7 +160,7 @@ class Metrics:
         with self._lock:
             running = self._server
             if running is None or running.is_closed:
-                running = self._server = MetricsServer(self._routes, host, port)
+                running = self._server = MetricsServer(self.wsgi, host, port)
             elif port not in {0, running.port}:
                 raise MetricsError(
                     f"these metrics are served at {running.url} already; close that server before "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -13,6 +14,8 @@ from fwdb.metrics import exposition
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from prometheus_client import CollectorRegistry
+
+logger = logging.getLogger(__name__)
 
 JSON = "application/json; charset=utf-8"
 
@@ -53,18 +56,21 @@ class Routes:
             "/health/live": lambda _: _json(200, {"status": "ok"}, _FRESH),
         }
 
-    def reply(self, method: str, target: str, accept: str = "") -> Reply:
-        """The answer to a request; the query part of `target` is ignored."""
-        path = target.partition("?")[0]
+    def reply(self, method: str, path: str, accept: str = "") -> Reply:
+        """The answer to a request, whatever it asks for."""
         answer = self._paths.get(path)
-        if answer is None:
-            return _error(404, "there is nothing here", paths=list(self._paths))
         if method not in {"GET", "HEAD"}:
             return _error(405, f"only {_METHODS} are answered here", {"Allow": _METHODS})
-        return answer(accept)
+        if answer is None:
+            return _error(404, f"there is nothing here; the paths are {', '.join(self._paths)}")
+        try:
+            return answer(accept)
+        except Exception:
+            logger.exception("%s cannot be answered", path)
+            return _error(500, "this cannot be answered now; the log of the process says why")
 
     def wsgi(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """The same as a WSGI application; mounted below a path, it answers below it."""
+        """The WSGI application; mounted below a path, it answers below it."""
         method = environ.get("REQUEST_METHOD", "GET")
         reply = self.reply(method, environ.get("PATH_INFO", ""), environ.get("HTTP_ACCEPT", ""))
         status = HTTPStatus(reply.status)
@@ -84,8 +90,8 @@ class Routes:
 def _reply(
     status: int, body: bytes, content_type: str, headers: dict[str, str] | None = None
 ) -> Reply:
-    length = {"Content-Type": content_type, "Content-Length": str(len(body))}
-    return Reply(status, {**length, **(headers or {})}, body)
+    usual = {"Content-Type": content_type, "Content-Length": str(len(body)), "Server": "fwdb"}
+    return Reply(status, {**usual, **(headers or {})}, body)
 
 
 def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> Reply:
@@ -94,11 +100,6 @@ def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> R
     return _reply(status, body, JSON, headers)
 
 
-def _error(status: int, sentence: str, headers: dict[str, str] | None = None, **more: Any) -> Reply:
-    content = {"statusCode": status, "error": HTTPStatus(status).phrase, "message": sentence}
-    return _json(status, {**content, **more}, headers)
-
-
-def internal_error() -> Reply:
-    """What is said of a mistake of ours; the rest is in the log."""
-    return _error(500, "this cannot be answered now; the log of the process says why")
+def _error(status: int, sentence: str, headers: dict[str, str] | None = None) -> Reply:
+    body = f"{HTTPStatus(status).phrase}: {sentence}.\n".encode()
+    return _reply(status, body, "text/plain; charset=utf-8", headers)

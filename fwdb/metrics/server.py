@@ -1,35 +1,43 @@
-"""The small HTTP server of the standard library, in a thread."""
+"""The small WSGI server of the standard library, in a thread, hardened against slow clients."""
 
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import socket
-import socketserver
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+import time
+from contextlib import suppress
+from http.client import LineTooLong
+from socketserver import TCPServer, ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from fwdb.errors import MetricsError, ParameterError
-from fwdb.metrics.routes import Routes, internal_error
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"  # what a process knows of its databases is not for everybody on the network
 
-# A client that sends nothing, or takes nothing, holds a thread no longer than this.
-_CLIENT_SECONDS = 5.0
-_MOST_BODY = 1 << 16
+_CLIENT_SECONDS = 30.0  # for one request and its answer, however slow the client is
+_CLOSE_SECONDS = 5.0  # for the answers on their way when the server is closed
+_MOST_CLIENTS = 256  # each has a thread; the oldest goes when one more comes
+_MOST_HEAD = 1 << 16  # bytes of a request line and its headers
+_MOST_REST = 1 << 20  # bytes that come behind them and are thrown away
 
 
 class MetricsServer:
     """A running server; `url` is where it answers. `close` frees its port."""
 
-    def __init__(self, routes: Routes, host: str, port: int) -> None:
+    def __init__(self, application: WSGIApplication, host: str, port: int) -> None:
         if not 0 <= port <= 65535:
             raise ParameterError(f"'port' is {port}; give one from 0 to 65535.", name="port")
         try:
-            self._http = _Http(routes, host, port)
+            self._http = _Http(application, host, port)
         except OSError as error:
             raise MetricsError(_refusal(error, host, port)) from error
         self.host = host
@@ -62,55 +70,97 @@ class MetricsServer:
         return f"MetricsServer({self.url}{', closed' if self.is_closed else ''})"
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = False  # server_close() waits for those that answer
-    block_on_close = True
+class _Http(ThreadingMixIn, WSGIServer):
+    daemon_threads = True  # so that none outlives the process; `server_close` waits for them
+    request_queue_size = 128
 
-    def __init__(self, routes: Routes, host: str, port: int) -> None:
-        self.routes = routes
+    def __init__(self, application: WSGIApplication, host: str, port: int) -> None:
         if ":" in host:
             self.address_family = socket.AF_INET6
+        self._clients: dict[socket.socket, float] = {}  # when each is cut off, the oldest first
         super().__init__((host, port), _Handler)
+        self.set_app(application)
 
     def server_bind(self) -> None:
         # That of HTTPServer asks the name service who we are, which can take many seconds.
-        socketserver.TCPServer.server_bind(self)
+        TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if len(self._clients) >= _MOST_CLIENTS:
+            self._cut(next(iter(self._clients)))
+        self._clients[request] = time.monotonic() + _CLIENT_SECONDS
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._clients.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Cut off who is too slow; called many times a second. The thread ends by itself then."""
+        now = time.monotonic()
+        for client, end in list(self._clients.items()):
+            if end <= now:
+                self._cut(client)
+
+    def server_close(self) -> None:
+        """Free the port, and give those that answer a moment; no client can hold up the end."""
+        super().server_close()
+        end = time.monotonic() + _CLOSE_SECONDS
+        for client in list(self._clients):
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RD)  # nothing more is asked
+        while self._clients and time.monotonic() < end:
+            time.sleep(0.01)
+        for client in list(self._clients):
+            self._cut(client)
+
+    def _cut(self, client: socket.socket) -> None:
+        self._clients.pop(client, None)
+        with suppress(OSError):  # it went away
+            client.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is no trouble of ours."""
         logger.debug("a client went away", exc_info=True)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: _Http
-    timeout = _CLIENT_SECONDS
+class _Head(io.BufferedReader):
+    """What a client sends, of which a limited number of bytes is read as lines."""
+
+    left = _MOST_HEAD
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        if self.left < 0:
+            raise LineTooLong("header")
+        line = super().readline(self.left + 1)
+        self.left -= len(line)
+        return line
+
+
+class _Handler(WSGIRequestHandler):
     server_version, sys_version = "fwdb", ""
+    default_request_version = "HTTP/1.0"  # of a line that says none: its answer has headers too
+    error_content_type, error_message_format = "text/plain; charset=utf-8", "%(message)s\n"
+    wbufsize, disable_nagle_algorithm = -1, True  # head and body in one packet, at once
 
-    def _answer(self) -> None:
-        try:
-            reply = self.server.routes.reply(
-                self.command, self.path, self.headers.get("Accept", "")
-            )
-        except Exception:
-            logger.exception("%s cannot be answered", self.path.partition("?")[0])
-            reply = internal_error()
-        self._drain()
-        self.send_response(reply.status)
-        for name, value in reply.headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(reply.body)
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = _Head(self.rfile.detach())
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _answer
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse in the words of the standard, which hold nothing of the request."""
+        super().send_error(code)
 
-    def _drain(self) -> None:
-        """Take what came with the request: closing with something unread resets the connection,
-        and the client may lose the answer."""
-        length = self.headers.get("Content-Length", "0")
-        if length.isdigit():
-            self.rfile.read(min(int(length), _MOST_BODY))
+    def finish(self) -> None:
+        """Send what is left, then take the rest of the request: closing with something unread
+        resets the connection, and the client may lose the answer."""
+        super().finish()
+        self.connection.shutdown(socket.SHUT_WR)
+        rest = 0
+        while rest < _MOST_REST and (more := self.connection.recv(1 << 16)):
+            rest += len(more)
 
     def log_message(self, format: str, *arguments: Any) -> None:
         logger.debug(format, *arguments)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -70,6 +70,20 @@ def test_serve_answers_and_samples_until_it_is_told_to_end(
     assert said.strip().endswith("stopped.")
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(base.rpartition(":")[2]))) != 0
+
+
+def test_sigterm_ends_it_whatever_its_clients_do(on_db: Database):
+    """One sends nothing, one half a request, one does not read what it asked for."""
+    with serving("--port", "0") as (process, url), ExitStack() as clients:
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        for sent in (b"", b"GET /metrics HT", b"GET /metrics HTTP/1.1\r\n\r\n"):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(sent)
+        assert "db_health_status" in get(url)
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+    assert process.returncode == 0
 
 
 def test_who_may_only_read_is_served_all_the_same(on_db: Database, monkeypatch: pytest.MonkeyPatch):

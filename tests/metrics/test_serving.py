@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from fwdb import config
 from fwdb.database import Database
 from fwdb.errors import MetricsError, ParameterError
-from fwdb.metrics import healthcheck
+from fwdb.metrics import MetricsServer, healthcheck
+from fwdb.metrics import server as server_module
+from fwdb.metrics.exposition import TEXT
+from fwdb.metrics.routes import Routes
 from fwdb.monitoring import Health, StoreHealth
 from fwdb.stores import MongoStore, PostgresStore
 
@@ -129,14 +139,15 @@ def test_head_gives_the_headers_without_the_body(ask: Ask, path: str):
     assert int(get.headers["Content-Length"]) == len(get.body)
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
 @pytest.mark.parametrize("path", PATHS)
 def test_other_methods_are_refused_with_the_ones_there_are(ask: Ask, path: str, method: str):
     answer = ask(path, method, body=b"x" * 1000 if method == "POST" else None)
 
     assert answer.status == 405
     assert answer.headers["Allow"] == "GET, HEAD"
-    assert answer.json["error"] == "Method Not Allowed"
+    assert answer.body.startswith(b"Method Not Allowed: ")
+    assert answer.headers["Content-Type"].startswith("text/plain")
 
 
 @pytest.mark.parametrize("path", ["/", "/metric", "/metrics/", "/health/../metrics", "/healthz"])
@@ -145,8 +156,8 @@ def test_an_unknown_path_is_not_found(ask: Ask, path: str):
     answer = ask(path)
 
     assert answer.status == 404
-    assert answer.json["paths"] == PATHS
-    assert answer.headers["Content-Type"].startswith("application/json")
+    assert answer.body.decode().strip().endswith(f"{', '.join(PATHS)}.")
+    assert answer.headers["Content-Type"].startswith("text/plain")
 
 
 def test_the_query_part_is_ignored(ask: Ask):
@@ -367,9 +378,194 @@ def test_a_mistake_of_ours_is_a_500_without_its_words(
     assert ask("/health/live").status == 200
 
 
-def test_a_client_that_says_nothing_holds_up_nobody(module_db: Database):
-    """It has a thread of its own."""
+# -- hostile clients ------------------------------------------------------------------------------
+
+
+def said(server: MetricsServer, request: bytes) -> bytes:
+    """All that comes back until the server closes the connection."""
+    with socket.create_connection((server.host, server.port), timeout=30) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)  # sends what is taken
+        client.sendall(request)
+        return b"".join(iter(lambda: client.recv(1 << 16), b""))
+
+
+LIVE = b"GET /health/live HTTP/1.1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (LIVE + b"\r\n", 200),  # no Host
+        (b"GET /health/live\r\n\r\n", 200),
+        (b"TRACE /metrics HTTP/1.1\r\nHost: <x>\r\n\r\n", 405),
+        (b"PROPFIND /health/live HTTP/1.1\r\n\r\n", 405),
+        (b"get /health/live HTTP/1.1\r\n\r\n", 405),
+        (b"POST / HTTP/1.1\r\nContent-Length: 900000\r\n\r\n" + b"<" * 900_000, 405),
+        (b"\x16\x03\x01\x02\x00\x01 TLS\r\n\r\n", 400),
+        (b"<script>\r\n\r\n", 400),
+        (b"GET /<script> HTTP/1.x\r\n\r\n", 400),
+        (b"GET /<script> HTTP/2.0\r\n\r\n", 505),
+        (b"GET /" + b"a" * 900_000 + b" HTTP/1.1\r\n\r\n", 414),
+        (LIVE + b"A: " + b"<" * 900_000 + b"\r\n\r\n", 431),
+        (LIVE + (b"A: " + b"<" * 1000 + b"\r\n") * 90 + b"\r\n", 431),
+        (LIVE + b"A: b\r\n" * 101 + b"\r\n", 431),
+    ],
+    ids=range(14),
+)
+def test_any_request_gets_one_plain_answer(module_db: Database, request_: bytes, status: int):
+    """A reset would lose it, and a page of HTML would be a place for what the request holds."""
+    head, _, body = said(module_db.metrics.serve(), request_).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.0 %d " % status)
+    assert b"Content-Type: " + (b"app" if status == 200 else b"text/plain") in head
+    assert (b"Allow: GET, HEAD" in head) == (status == 405)
+    assert not {b"<", b"script"} & set(re.findall(b"<|script|Python", head + body))
+
+
+PARTS = st.sampled_from(
+    ["application/openmetrics-text", "text/plain", "version=", "escaping=", "1.0.0", "x", ";", ","]
+)
+
+
+class Nothing:
+    """The least that there is to be served."""
+
+    registry = CollectorRegistry()
+
+    def json(self) -> list[object]:
+        return []
+
+    def health(self, *, details: bool = False) -> tuple[int, dict[str, object]]:
+        return 200, {}
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@example(accept="application/openmetrics-text;version=x")
+@example(accept="text/plain;version=1.0.0.\xb2")
+@given(accept=st.lists(PARTS | st.text(st.characters(max_codepoint=255)), max_size=9).map("".join))
+def test_any_accept_header_is_answered(accept: str):
+    reply = Routes(Nothing()).reply("GET", "/metrics", accept)
+
+    assert reply.status == 200
+    assert reply.headers["Content-Type"] in {TEXT, CONTENT_TYPE_LATEST}
+
+
+def test_many_scrapes_at_once_are_all_answered(
+    module_db: Database, monkeypatch: pytest.MonkeyPatch
+):
+    """Also when they come while the server is busy with another: they wait in the backlog."""
+    server, busy = module_db.metrics.serve(), threading.Event()
+    monkeypatch.setattr(server_module._Http, "service_actions", lambda _: busy.wait(30))
+    with ExitStack() as stack:
+        address = (server.host, server.port)
+        clients = [
+            stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(64)
+        ]
+        busy.set()
+        for client in clients:
+            client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        found = [b"".join(iter(lambda c=c: c.recv(1 << 16), b"")) for c in clients]
+
+    assert {answer[:12] for answer in found} == {b"HTTP/1.0 200"}
+    assert all(b"db_health_status" in answer for answer in found)
+
+
+@pytest.fixture
+def large() -> Iterator[MetricsServer]:
+    """A server whose answers are larger than all buffers on the way."""
+
+    def answer(_: object, start: Callable[..., object]) -> list[bytes]:
+        start("200 OK", [])
+        return [b"x" * (1 << 26)]
+
+    server = MetricsServer(answer, "127.0.0.1", 0)
+    yield server
+    server.close()
+
+
+@contextmanager
+def slow(server: MetricsServer, kind: str) -> Iterator[socket.socket]:
+    """A client that never comes to an end."""
+    ended = threading.Event()
+
+    def drip() -> None:
+        with suppress(OSError):
+            while not ended.wait(0.05):
+                client.sendall(b"x")
+
+    with socket.create_connection((server.host, server.port), timeout=30) as client:
+        line = {"silent": b"", "reader": LIVE + b"\r\n"}.get(kind, LIVE)
+        client.sendall(line)
+        dripping = threading.Thread(target=drip, daemon=True)
+        if kind == "head":
+            dripping.start()
+        elif kind == "reader":
+            client.recv(1)
+        yield client
+        ended.set()
+        if kind == "head":
+            dripping.join()
+
+
+SLOW = pytest.mark.parametrize("kind", ["silent", "head", "reader"])
+
+
+@SLOW
+def test_a_slow_client_is_cut_off(
+    large: MetricsServer,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_until: Callable[..., None],
+):
+    """One byte now and then keeps no thread for ever."""
+    monkeypatch.setattr(server_module, "_CLIENT_SECONDS", 0.3)
+    with slow(large, kind):
+        wait_until(lambda: not large._http._clients)
+
+
+@SLOW
+def test_closing_waits_for_no_slow_client(
+    large: MetricsServer, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(server_module, "_CLOSE_SECONDS", 1)
+    with slow(large, kind):
+        begun = time.monotonic()
+        large.close()
+
+    assert time.monotonic() - begun < 10
+    assert free(large.port)
+
+
+def test_an_answer_on_its_way_is_sent_before_the_server_is_closed(wait_until: Callable[..., None]):
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(_: object, start: Callable[..., object]) -> list[bytes]:
+        asked.set()
+        go_on.wait(30)
+        start("200 OK", [])
+        return [b"whole"]
+
+    server = MetricsServer(answer, "127.0.0.1", 0)
+    with ThreadPoolExecutor(2) as pool:
+        answered = pool.submit(said, server, LIVE + b"\r\n")
+        asked.wait(30)
+        closed = pool.submit(server.close)
+        wait_until(lambda: free(server.port))
+        go_on.set()
+        closed.result(30)
+
+        assert answered.result(30).endswith(b"whole")
+
+
+def test_clients_that_say_nothing_hold_up_nobody(
+    module_db: Database, monkeypatch: pytest.MonkeyPatch
+):
+    """Each has a thread of its own; when there are too many, the oldest goes."""
+    monkeypatch.setattr(server_module, "_MOST_CLIENTS", 4)
     ask, server = over_http(module_db), module_db.metrics.serve()
 
-    with socket.create_connection((server.host, server.port)):
-        assert ask("/health/live").status == 200
+    with ExitStack() as clients:
+        for _ in range(9):
+            clients.enter_context(socket.create_connection((server.host, server.port)))
+            assert ask("/health/live").status == 200
+        assert len(server._http._clients) <= 4

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +19,7 @@ from fwdb.stores.changes import ChangeFeed, ClusterTime, documents
 
 __all__ = ["Found", "compare", "earlier", "seen"]
 
-_BATCH = 1000
+_MOST_CHARACTERS = 1 << 22  # of documents in one statement
 _WAIT_MS = 50  # for the answer that nothing more has changed
 _MEMORY = "64MB"  # for the sorts of one comparison
 
@@ -151,13 +150,20 @@ def compare(
 
 
 def _put(ledger: Ledger, found: Iterable[Found]) -> None:
-    rest = iter(found)
-    while batch := list(islice(rest, _BATCH)):
-        listed = [
-            {"entity_id": str(one.entity_id), "image": one.image, "metadata": one.metadata}
-            for one in batch
-        ]
-        ledger.store.execute(PUT, {"found": json.dumps(listed, ensure_ascii=False)})
+    listed: list[str] = []
+    size = 0
+
+    def write() -> None:
+        ledger.store.execute(PUT, {"found": f"[{','.join(listed)}]"})
+
+    for one in found:
+        row = {"entity_id": str(one.entity_id), "image": one.image, "metadata": one.metadata}
+        listed.append(json.dumps(row, ensure_ascii=False))
+        size += len(listed[-1])
+        if size >= _MOST_CHARACTERS:
+            write()
+            listed, size = [], 0
+    write()
 
 
 def seen(mongodb: MongoStore, collection: str) -> Iterator[Found]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pymongo.hello import Hello
 
 from fwdb import config, errors, migrating
-from fwdb.audit import follower, values
+from fwdb.audit import comparing, follower, values
 from fwdb.audit.documents import plain
 from fwdb.audit.followers import LOCK
 from fwdb.database import Database
@@ -423,6 +423,16 @@ def test_more_than_fits_into_an_answer_is_read_a_part_at_a_time(db):
     assert replayed(db) == stored(db)
     assert [len(batch.events) for batch in held] == [5, 12]  # 16 MB
     assert db.audit.follow(once=True).changes == 0
+
+
+@pytest.mark.parametrize("most", [1, 1500])
+def test_a_look_at_large_documents_writes_a_part_at_a_time(db, most, monkeypatch):
+    """PostgreSQL takes 1 GB in one statement, which a thousand designs can be larger than."""
+    monkeypatch.setattr(comparing, "_MOST_CHARACTERS", most)
+    designs(db).insert_many([{**GOOD, "big": "x" * 1000} for _ in range(5)])
+
+    assert db.audit.follow(once=True).changes == 5
+    assert replayed(db) == stored(db)
 
 
 @pytest.fixture

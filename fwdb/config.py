@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -121,29 +120,15 @@ def profiles() -> list[str]:
     return ["default", "embedded", *sorted(named)]
 
 
-def redact(url: str) -> str:
-    """`url` with its password, and any secret in its query part, replaced by ``***``.
-
-    >>> redact("postgresql://ana:s3cret@db.example:5432/fashion_wallet?password=x")
-    'postgresql://ana:***@db.example:5432/fashion_wallet?password=***'
-    """
-    parts = urlsplit(url)
-    account, at, host = parts.netloc.rpartition("@")
-    if ":" in account:
-        account = account.partition(":")[0] + ":***"
-    query = re.sub(
-        r"(?i)(\b\w*(?:password|passfile|sslkey|token|secret)\w*=)[^&]*", r"\1***", parts.query
-    )
-    return urlunsplit((parts.scheme, account + at + host, parts.path, query, ""))
-
-
 def address(url: str, default_port: int) -> str:
     """``host:port/database`` of `url`, without user and password, for messages and labels."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2] or "localhost"
+    # Not by urlsplit: it ends the account at a / ? or # of the password, as drivers do not.
+    found = re.match(r"[^:]*://(?:[^:/]*(?::[^@]*)?@)?([^/?#]*)([^?#]*)", url)
+    host, path = found.groups() if found else ("", "")
+    host = host or "localhost"
     if "," not in host and not re.search(r":\d+$", host):
         host = f"{host}:{default_port}"
-    return f"{host}{parts.path}"
+    return f"{host}{path}"
 
 
 def resource(name: str) -> Path:

@@ -27,13 +27,16 @@
      └─ ReportError               a report could not be made
 
 Messages say what happened, with which value, and what to do, and never hold a password or
-personal data. The error of the driver stays as ``__cause__``.
+personal data. The error of the driver stays as ``__cause__``; its text is cut down to the code
+and the names of constraint and column, its attributes (``diag``, ``details``) are complete.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 __all__ = [
@@ -62,12 +65,54 @@ __all__ = [
     "StoreUnavailable",
     "Transient",
     "UnknownName",
+    "is_secret",
     "nearest",
+    "redact",
 ]
+
+# Short names are secret as a whole word: user_pin, otpCode, CVV; not shipping, not option.
+_SHORT = ["otp", "totp", "hotp", "mfa", "jwt", "jws", "pin", "puk", "cvv", "cvc", "csc", "ssn"]
+_SECRET_NAME = re.compile(
+    r"(?i:passw(?:or)?d|passphrase|pass(?:code|key|file)|pwd|secret|token|credential|bearer"
+    r"|authorization|cookie|mnemonic|session[-_ ]?(?:id|key)|session(?![-_ ]?[a-z])|sslkey"
+    r"|(?:api|access|private|encryption|signing|ssh|auth|master|client)[-_ ]?key"
+    r"|(?:recovery|backup|security|verification|auth)[-_ ]?code|card[-_ ]?num)"
+    rf"|(?<![A-Za-z])(?:{'|'.join(_SHORT)})s?(?![a-z])"
+    rf"|(?<![A-Z])(?:{'|'.join(map(str.capitalize, _SHORT))})s?(?![a-z])"
+    rf"|(?<![A-Z])(?:{'|'.join(map(str.upper, _SHORT))})s?(?![a-z]|[A-Z](?![a-z]))"
+)
+# Up to the last @, since a password may hold one; without any, what is no port. The words that
+# our own messages show as an example stay.
+_URL_PASSWORD = re.compile(
+    r"(?<=://)([^\s:/?#@\[]*):(?!password@host\b)(?:.*(@)|(?!\d{1,5}\b)[^\s'\"]+)", re.DOTALL
+)
+_OPTION = re.compile(r"([\w-]+)=([^&\s'\"]+)")  # of a URL's query part, or of libpq
+
+
+@lru_cache(maxsize=4096)
+def is_secret(name: str) -> bool:
+    """Whether a field, an option or a setting of this name holds what nobody may see."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def redact(text: str) -> str:
+    """`text` with the passwords of the URLs in it, and options that are secret, as ``***``.
+
+    >>> redact("postgresql://ana:s3cret@db.example:5432/fashion_wallet?password=x")
+    'postgresql://ana:***@db.example:5432/fashion_wallet?password=***'
+    """
+    found = _URL_PASSWORD.sub(lambda url: f"{url[1]}:***{url[2] or ''}", text)
+    return _OPTION.sub(lambda o: f"{o[1]}=***" if is_secret(o[1]) else o[0], found)
 
 
 class FwdbError(Exception):
-    """Base of all errors of fwdb; its text is one sentence with the remedy."""
+    """Base of all errors of fwdb; its text is one sentence with the remedy.
+
+    Whatever value a message repeats, the password of a URL in it is not shown.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 class ParameterError(FwdbError):
@@ -89,7 +134,7 @@ class UnknownName(ParameterError):
         hint = f"did you mean '{self.nearest}'? " if self.nearest else ""
         offer = f"hoose from {', '.join(self.choices)}"
         rest = f"{hint}{'C' if hint else 'c'}{offer}" if self.choices else "there are none at all"
-        super().__init__(f"there is no {kind} '{name}'{place}; {rest}.", name=name)
+        super().__init__(f"there is no {kind} '{name}'{place}; {rest}.", name=redact(name))
 
 
 class ConfigError(FwdbError):

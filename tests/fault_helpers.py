@@ -53,7 +53,7 @@ def application(db: Database, name: str, **update: Any) -> Iterator[Database]:
     url = db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with Database(
         PostgresStore(url, application_name=name, settings=settings),
-        MongoStore(db.mongodb.url, application_name=name, settings=settings),
+        MongoStore(db.mongodb._given.get_secret_value(), application_name=name, settings=settings),
         settings=settings,
     ) as found:
         yield found

@@ -51,7 +51,7 @@ def on_db(db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Points the command line at the database of this test."""
     url = db.postgres.url.set(drivername="postgresql")
     monkeypatch.setenv("FWDB_POSTGRES_URL", url.render_as_string(hide_password=False))
-    monkeypatch.setenv("FWDB_MONGODB_URL", db.mongodb.url)
+    monkeypatch.setenv("FWDB_MONGODB_URL", db.mongodb._given.get_secret_value())
     return db
 
 

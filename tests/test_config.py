@@ -78,7 +78,7 @@ def test_an_unknown_profile_names_the_nearest(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_a_shown_url_has_no_password(url: str, shown: str):
-    assert config.redact(url) == shown
+    assert errors.redact(url) == shown
 
 
 def test_the_address_has_neither_user_nor_password():

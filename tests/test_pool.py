@@ -34,7 +34,7 @@ def small(db: Database) -> Iterator[Database]:
     settings = config.settings().model_copy(update=SMALL)
     url = db.postgres.url.render_as_string(hide_password=False)
     postgres = PostgresStore(url, settings=settings)
-    mongodb = MongoStore(db.mongodb.url, settings=settings)
+    mongodb = MongoStore(db.mongodb._given.get_secret_value(), settings=settings)
     with Database(postgres, mongodb, settings=settings) as database:
         yield database
 
@@ -101,7 +101,8 @@ def test_callers_without_a_connection_are_counted_while_they_wait(
 
 def test_an_unlimited_pool_has_no_utilisation(db: Database) -> None:
     """A share of no limit is nothing, neither 0 nor 100."""
-    url = db.mongodb.url + ("&" if "?" in db.mongodb.url else "?") + "maxPoolSize=0"
+    url = db.mongodb._given.get_secret_value()
+    url += ("&" if "?" in url else "?") + "maxPoolSize=0"
     mongodb = MongoStore(url)
     monitor = Monitor(db.postgres, mongodb)
     mongodb.ping()

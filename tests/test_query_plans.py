@@ -158,7 +158,7 @@ def test_the_profiler_tells_what_no_client_of_ours_sent(
     list(things.find({"kind": "a"}).sort("n", -1))
     things.update_one({"kind": "a"}, {"$set": {"n": 0}})
     things.delete_many({"kind": "b"})
-    monitor = Monitor(watched, MongoStore(profiling.url))  # noqa: F811
+    monitor = Monitor(watched, MongoStore(profiling._given.get_secret_value()))  # noqa: F811
     frame = monitor.slow_queries(since="5m", min_ms=0, top=1000)
     monitor.close()
     other.close()

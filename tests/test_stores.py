@@ -132,7 +132,7 @@ class Wire:
 def url_of(db: Database, name: str) -> str:
     if name == "postgres":
         return db.postgres.url.render_as_string(hide_password=False)
-    return db.mongodb.url
+    return db.mongodb._given.get_secret_value()
 
 
 def quick(**more: Any) -> config.Settings:
@@ -588,7 +588,7 @@ def test_a_server_that_is_too_old_is_refused_with_both_versions(module_db, monke
     monkeypatch.setattr("fwdb.stores.dialling.MINIMUM_VERSION", 990000)
     monkeypatch.setattr("fwdb.stores.mongodb.MINIMUM_VERSION", 99)
     postgres = module_db.postgres.twin(application_name="old")
-    mongodb = MongoStore(module_db.mongodb.url)
+    mongodb = MongoStore(module_db.mongodb._given.get_secret_value())
 
     with pytest.raises(FeatureUnavailable, match=r"is version \d+; fwdb needs 99"):
         postgres.ping()

@@ -57,7 +57,7 @@ def test_an_installed_wheel_makes_a_report(wheel: Path, tmp_path: Path, db: Data
         "FWDB_POSTGRES_URL": db.postgres.engine.url.set(drivername="postgresql").render_as_string(
             hide_password=False
         ),
-        "FWDB_MONGODB_URL": db.mongodb.url,
+        "FWDB_MONGODB_URL": db.mongodb._given.get_secret_value(),
     }
     fwdb = str(environment / "bin" / "fwdb")
     user = db.users.first(role="designer")

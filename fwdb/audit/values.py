@@ -12,7 +12,7 @@ from enum import Enum
 from numbers import Integral, Real
 from typing import Any
 
-from fwdb.errors import ParameterError
+from fwdb.errors import ParameterError, is_secret
 
 __all__ = [
     "REDACTED",
@@ -29,19 +29,13 @@ __all__ = [
 REDACTED = "[redacted]"
 REDACTED_CHANGED = "[redacted: changed]"  # differs from REDACTED, so that the change itself shows
 
-# Parts of names in any case: password_hash, passwordHash, API-Key, authToken …
-_SECRET_NAME = re.compile(
-    r"passw(or)?d|passphrase|pwd|secret|token|(api|access|private)[-_ ]?key|credential"
-    r"|authorization|cookie|session[-_ ]?id",
-    re.IGNORECASE,
-)
 # Hashes of passwords in modular crypt format are secrets under any name.
 _SECRET_VALUE = re.compile(r"\$(2[abxy]|argon2(id|i|d)|scrypt|5|6|y|pbkdf2[\w-]*)\$\S{16,}")
 
 # One of these is in every text that either finds, and looking for them is ten times quicker.
 _HINTS = (
-    "passw", "passphrase", "pwd", "secret", "token", "key", "credential", "authorization",
-    "cookie", "session", "$",
+    "pass", "pwd", "secret", "token", "key", "credential", "bearer", "auth", "cookie", "mnemonic",
+    "session", "code", "card", "otp", "mfa", "jw", "pin", "puk", "cv", "csc", "ssn", "$",
 )  # fmt: skip
 
 # These follow every update; alone they are no change.
@@ -78,11 +72,6 @@ def changes(
     )
 
 
-def is_secret(name: str) -> bool:
-    """Whether a field of this name holds what nobody may see."""
-    return _SECRET_NAME.search(name) is not None
-
-
 def may_hold_secret(text: str) -> bool:
     """False when nothing in `text` can be a secret; True says nothing yet."""
     folded = text.casefold()
@@ -97,13 +86,12 @@ def redact_json(text: str, name: str = "", before: str | None = None) -> str:
     """
     if not (is_secret(name) or may_hold_secret(text)):
         return text
-    if not is_secret(name) and not _SECRET_NAME.search(text) and not _SECRET_VALUE.search(text):
-        return text
     try:
-        old = None if before is None else json.loads(before)
-        return json.dumps(_redacted(name, json.loads(text), old), ensure_ascii=False)
+        old, new = None if before is None else json.loads(before), json.loads(text)
     except ValueError:
         return text
+    shown = _redacted(name, new, old)
+    return text if shown == new else json.dumps(shown, ensure_ascii=False)
 
 
 def _plain_fields(entity: object) -> Values:
@@ -172,7 +160,7 @@ def _redacted(name: str, value: Any, before: Any = None) -> Any:
     """`value` without secrets; `before` is what stood there, to tell whether a secret changed."""
     if value is None or isinstance(value, bool) or value in (REDACTED, REDACTED_CHANGED):
         return value
-    if _SECRET_NAME.search(name) or (isinstance(value, str) and _SECRET_VALUE.search(value)):
+    if is_secret(name) or (isinstance(value, str) and _SECRET_VALUE.search(value)):
         return REDACTED if before is None or before == value else REDACTED_CHANGED
     if isinstance(value, dict):
         old = before if isinstance(before, dict) else {}

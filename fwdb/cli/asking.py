@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fwdb.cli.program import Json, audit_app, database, print_frame, stdout
+from fwdb.cli.program import Json, audit_app, database, print_csv, print_frame, stdout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +166,7 @@ def audit_revert(
 def _print(frame: pd.DataFrame, shown: list[str], *, csv: bool, as_json: bool) -> None:
     """All columns for programs, `shown` for people."""
     if csv:
-        print(frame.to_csv(index=False), end="")
+        print_csv(frame)
     elif as_json:
         print(frame.to_json(orient="records", date_format="iso", indent=2))
     else:

@@ -19,6 +19,7 @@ from fwdb.cli.program import (
     database,
     ended_by_signals,
     print_counts,
+    print_csv,
     print_frame,
     print_json,
     say,
@@ -42,7 +43,7 @@ def audit_trail(
         asked = trail(db, archives=archives)
         frame = asked.search(since=since, entity_type=entity_type, action=action, limit=limit)
     if csv:
-        print(frame.to_csv(index=False), end="")
+        print_csv(frame)
     else:
         shown = ["created_at", "action", "entity_type", "entity_id", "user_id", "changed_fields"]
         print_frame(frame[shown])

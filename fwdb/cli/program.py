@@ -97,7 +97,7 @@ def say(sentence: str) -> None:
 
 
 def fail(sentence: str, code: int) -> NoReturn:
-    stderr.print(f"fwdb: {sentence}")
+    stderr.print(f"fwdb: {errors.redact(sentence)}")
     sys.exit(code)
 
 
@@ -135,6 +135,12 @@ def print_counts(done: str, counts: Any) -> None:
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str, sort_keys=True))
+
+
+def print_csv(frame: pd.DataFrame) -> None:
+    from fwdb.stores.frames import as_csv
+
+    print(as_csv(frame), end="")
 
 
 def print_frame(frame: pd.DataFrame) -> None:

@@ -15,6 +15,7 @@ from fwdb.cli.program import (
     app,
     database,
     pairs,
+    print_csv,
     print_frame,
     print_json,
     stdout,
@@ -58,7 +59,7 @@ def query(
     with database(role="report") as db:
         frame = redacted_frame(getattr(db, store).frame(name, **pairs(parameter)))
     if csv:
-        print(frame.to_csv(index=False), end="")
+        print_csv(frame)
     elif as_json:
         print(frame.to_json(orient="records", date_format="iso", indent=2))
     else:

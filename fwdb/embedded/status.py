@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fwdb.config import redact
 from fwdb.embedded.home import data_bytes
 from fwdb.embedded.join import (
     KINDS,
@@ -19,7 +18,7 @@ from fwdb.embedded.join import (
 )
 from fwdb.embedded.replica import NAME as REPLICA
 from fwdb.embedded.watcher import identity
-from fwdb.errors import EmbeddedError
+from fwdb.errors import EmbeddedError, redact
 
 
 @dataclass(frozen=True)

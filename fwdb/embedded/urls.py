@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fwdb.config import redact
+from fwdb.errors import redact
 
 DATABASE = "fashion_wallet"
 OWNER, APP, REPORT = "fwdb_owner", "fwdb_app", "fwdb_report"

@@ -17,7 +17,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Metric, pushadd_to_gateway
 from prometheus_client.registry import Collector
 
-from fwdb.config import redact
+from fwdb.errors import redact
 from fwdb.metrics import exposition
 from fwdb.metrics.families import Families, Family
 from fwdb.metrics.metrics import write

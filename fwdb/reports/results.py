@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from fwdb.reports.parameters import Value, Window, iso
+from fwdb.stores.frames import as_csv
 
 SCHEMA = 1
 Status = Literal[
@@ -138,17 +139,7 @@ class Table:
 
     def csv(self) -> str:
         """The rows as CSV: UTC times, no index, and no text that a spreadsheet would run."""
-        frame = self.frame.copy()
-        for column in frame.columns:
-            values = frame[column]
-            if isinstance(values.dtype, pd.DatetimeTZDtype):
-                texts = [None if pd.isna(v) else iso(v) for v in values]
-                frame[column] = pd.Series(texts, frame.index, dtype="object")
-            elif not pd.api.types.is_numeric_dtype(values):
-                safe = [_harmless(v) for v in values]
-                frame[column] = pd.Series(safe, frame.index, dtype="object")
-        text: str = frame.to_csv(index=False, lineterminator="\n")
-        return text
+        return as_csv(self.frame)
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,13 +265,3 @@ def _plain(value: object) -> Any:
         number = float(value)
         return round(number, 6) if math.isfinite(number) else None
     return None if value is pd.NA else str(value)
-
-
-def _harmless(value: object) -> object:
-    """Text a spreadsheet would take for a formula gets an apostrophe in front."""
-    if value is None or (not isinstance(value, str) and pd.isna(value)):  # type: ignore[call-overload]
-        return None
-    if isinstance(value, datetime):
-        return iso(value)
-    text = str(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -152,11 +152,12 @@ def written(fields: Mapping[str, Field], name: str, value: Any, where: str) -> A
 
 
 def shown(value: object, field: Field) -> str:
-    """`value` for a message: short, and hidden when it is a secret or an object."""
-    if field.secret or isinstance(value, (dict, list, tuple, set)):
+    """`value` for a message: short, and hidden when it is a secret, a person's or an object."""
+    text = field.kind == "text" and not isinstance(value, int | float)  # a name, a mail address …
+    if field.secret or text or isinstance(value, (dict, list, tuple, set)):
         return f"a {type(value).__name__}"
-    text = repr(value) if isinstance(value, str) else f"{value!r} ({type(value).__name__})"
-    return text if len(text) <= 60 else text[:57] + "..."
+    said = repr(value) if isinstance(value, str) else f"{value!r} ({type(value).__name__})"
+    return said if len(said) <= 60 else said[:57] + "..."
 
 
 def _is_uuid(value: str | UUID) -> bool:

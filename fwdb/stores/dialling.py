@@ -32,6 +32,8 @@ def parse_url(url: str) -> URL:
     """The URL as SQLAlchemy reads it, always with psycopg 3. Raises `ConfigError`."""
     try:
         parsed = make_url(url)
+        if "@" in (parsed.host or ""):  # the rest of a password, which ends at the first
+            raise ValueError
     except (sa.exc.ArgumentError, ValueError):
         # The text itself may hold the password, so it is not repeated.
         raise errors.ConfigError(

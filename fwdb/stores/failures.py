@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+from bson.errors import BSONError
 from pymongo import errors as driver
 
 from fwdb import errors
@@ -98,6 +99,28 @@ def error_type(error: BaseException) -> str:
         if found != OTHER:
             return found
     return OTHER
+
+
+def without_values(error: Exception) -> Exception:
+    """`error` of a driver, its text and that of what it came from cut down to what names no value.
+
+    DETAIL, the line of the statement, a document that was refused: they quote the row, and a
+    traceback prints them. The attributes (``diag``, ``details``, ``code``) stay complete.
+    """
+    for one in _chain(error):
+        if isinstance(one, psycopg.Error) and (
+            one.sqlstate or not isinstance(one, psycopg.OperationalError)
+        ):
+            where = filter(None, (one.diag.table_name, one.diag.column_name))
+            state = one.sqlstate and f"SQLSTATE {one.sqlstate}"
+            names = (state, one.diag.constraint_name, ".".join(where))
+            one.args = (" ".join(filter(None, names)),)
+        elif isinstance(one, driver.OperationFailure):
+            first: dict[str, Any] = next(iter((one.details or {}).get("writeErrors") or ()), {})
+            one.args = (f"code {first.get('code', one.code)}",)
+        elif isinstance(one, BSONError):
+            one.args = ("the document is not shown",)
+    return error
 
 
 def of_sqlstate(state: str) -> str:

@@ -1,4 +1,4 @@
-"""DataFrames in and out of PostgreSQL, in types that do not depend on the road taken.
+"""DataFrames in and out of PostgreSQL, in types that do not depend on the road taken; and as CSV.
 
 | PostgreSQL | pandas |
 |---|---|
@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from numbers import Number
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psycopg
 import pyarrow as pa
@@ -35,7 +38,11 @@ from sqlalchemy.sql import Executable
 
 from fwdb.errors import InvalidData, ParameterError, UnknownName
 
+# How a formula begins, with the wide signs of East Asian keyboards; spreadsheets skip spaces.
+_FORMULA = re.compile(r"[\t\r\n]|\s*[=+\-@＝＋－＠]")
 _THREADS_FROM_BYTES = 8 << 20  # below, threads cost more work than they save time
+_BLOCK_BYTES = 1 << 20  # the reader's own choice
+_MOST_BLOCK_BYTES = (1 << 31) - 1  # what it can count; the server sends rows of 1 GB at most
 _BATCH_ROWS = 50_000  # bounds the memory of a load to one batch of text
 
 # Type OIDs are fixed in PostgreSQL's catalog (src/include/catalog/pg_type.dat).
@@ -240,34 +247,42 @@ def _literal(
 
 def _parse(buffer: io.BytesIO, types: dict[str, pa.DataType]) -> pa.Table:
     size = buffer.tell()
-    buffer.seek(0)
     try:
-        return pacsv.read_csv(
-            buffer,
-            # An empty line is the NULL of a one-column answer.
-            parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-            read_options=pacsv.ReadOptions(
-                column_names=list(types), use_threads=size > _THREADS_FROM_BYTES
-            ),
-            convert_options=pacsv.ConvertOptions(
-                column_types=types,
-                null_values=[""],
-                true_values=["t"],
-                false_values=["f"],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
-        )
+        return _read(buffer, types, block_size=_BLOCK_BYTES, use_threads=size > _THREADS_FROM_BYTES)
     except pa.ArrowInvalid as error:
-        # The text of the error quotes the value.
-        column = next((name for name in types if f"'{name}'" in str(error)), None)
-        index = str(error).partition("column #")[2].partition(":")[0]
-        if column is None and index.isdigit():
-            column = list(types)[int(index)]
-        raise InvalidData(
-            f"column {column or '(unknown)'} holds a value that a frame of type "
-            f"{types.get(column or '', 'unknown')} cannot hold; cast it to text in the query."
-        ) from error
+        failed = error
+    if size > _BLOCK_BYTES:  # it may be no value at all, but a row longer than a block
+        try:
+            return _read(buffer, types, block_size=min(size, _MOST_BLOCK_BYTES), use_threads=False)
+        except pa.ArrowInvalid as error:
+            failed = error
+    # The text of the error quotes the value, so it is not chained.
+    column = next((name for name in types if f"'{name}'" in str(failed)), None)
+    index = str(failed).partition("column #")[2].partition(":")[0]
+    if column is None and index.isdigit():
+        column = list(types)[int(index)]
+    raise InvalidData(
+        f"column {column or '(unknown)'} holds a value that a frame of type "
+        f"{types.get(column or '', 'unknown')} cannot hold; cast it to text in the query."
+    )
+
+
+def _read(buffer: io.BytesIO, types: dict[str, pa.DataType], **how: Any) -> pa.Table:
+    buffer.seek(0)
+    return pacsv.read_csv(
+        buffer,
+        # An empty line is the NULL of a one-column answer.
+        parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+        read_options=pacsv.ReadOptions(column_names=list(types), **how),
+        convert_options=pacsv.ConvertOptions(
+            column_types=types,
+            null_values=[""],
+            true_values=["t"],
+            false_values=["f"],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
 
 
 def _never_null(statement: Executable) -> frozenset[str]:
@@ -309,12 +324,37 @@ def _column(name: str, values: Sequence[Any], declared: str | None) -> Any:
         if dtype in {"int64", "bool"} and None in found:
             raise ValueError("a gap in a column that is declared to have none")
         return pd.array(found, dtype=dtype)
-    except (TypeError, ValueError, OverflowError) as error:
-        # The text of the error quotes the value.
+    except (TypeError, ValueError, OverflowError):
+        # The text of the error quotes the value, so it is not chained.
         raise InvalidData(
             f"column {name} holds a value that is no {declared}; leave the column out, "
             "or mend the value."
-        ) from error
+        ) from None
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """`frame` without its index as CSV (RFC 4180), a line end after each row.
+
+    Every text is quoted; numbers, truth values and times (ISO, in UTC where they have a zone) are
+    bare, and a gap is an empty field without quotes, so that it is told from an empty text. A
+    text that a spreadsheet would take for a formula gets an apostrophe in front. Lists and
+    objects are JSON.
+    """
+    columns = [[_field(str(name)), *map(_field, values)] for name, values in frame.items()]
+    rows = (",".join(row) for row in zip(*columns, strict=True))
+    return "".join((row or '""') + "\n" for row in rows)  # readers skip an empty line
+
+
+def _field(value: Any) -> str:
+    if value is pd.NA or _is_gap(value):
+        return ""
+    if isinstance(value, datetime):  # a Timestamp too
+        return (value.astimezone(UTC) if value.tzinfo else value).isoformat().replace("+00:00", "Z")
+    if isinstance(value, (Number, np.bool_, date)):  # bool and Decimal are numbers
+        return str(value)
+    text = _text(value)
+    guard = "'" if _FORMULA.match(text) else ""
+    return '"' + guard + text.replace('"', '""') + '"'
 
 
 def _is_gap(value: Any) -> bool:

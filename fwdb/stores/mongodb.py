@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pandas as pd
 import pymongo
 from bson import ObjectId
 from bson.errors import BSONError
+from pydantic import SecretStr
 from pymongo import errors as driver
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
@@ -23,7 +25,7 @@ from fwdb import config, errors, queries
 from fwdb.errors import FwdbError
 from fwdb.stores import frames
 from fwdb.stores.commands import CommandStats, CommandTimes
-from fwdb.stores.failures import error_type
+from fwdb.stores.failures import error_type, without_values
 from fwdb.stores.pools import MAX_CONNECTING, Hold, MongoPoolListener, PoolStats
 from fwdb.stores.timings import CONNECT, QueryStats, QueryTimes
 
@@ -37,7 +39,7 @@ class MongoStore:
     """One MongoDB database. Nothing is dialled before the first question.
 
     Writes are acknowledged by a majority and journaled unless the URL says otherwise: without
-    the journal a server that is killed loses writes it has acknowledged.
+    the journal a server that is killed loses writes it has acknowledged. `url` has no password.
     """
 
     name = "mongodb"
@@ -54,7 +56,8 @@ class MongoStore:
         settings = settings or config.settings()
         self._database_name = _parse(url)["database"] or DEFAULT_DATABASE
         self.address = config.address(url, 27017)
-        self.url = url
+        self.url = errors.redact(url)
+        self._given = SecretStr(url)
         self._application_name = application_name
         self._settings = settings
         self._silence_seconds = silence_seconds
@@ -85,7 +88,7 @@ class MongoStore:
             "connect_timeout_seconds": seconds,
         }
         return MongoStore(
-            self.url,
+            self._given.get_secret_value(),
             application_name=application_name,
             settings=self._settings.model_copy(update=small),
             silence_seconds=5,
@@ -96,7 +99,7 @@ class MongoStore:
     def _options(self) -> dict[str, Any]:
         """Options of the client, those of the URL winning over ours."""
         settings = self._settings
-        given = _parse(self.url)["options"]
+        given = _parse(self._given.get_secret_value())["options"]
         milliseconds = round(1000 * settings.connect_timeout_seconds)
         ours: dict[str, Any] = {
             "appname": self._application_name,
@@ -120,7 +123,7 @@ class MongoStore:
         with self._lock:  # of two threads at once, one would make a client that nobody closes
             if self._client is None:
                 self._client = pymongo.MongoClient(
-                    self.url,
+                    self._given.get_secret_value(),
                     tz_aware=True,
                     connect=False,
                     event_listeners=[self._pool, self._commands],
@@ -260,7 +263,7 @@ class MongoStore:
             # Of these no event tells: the command was never sent.
             if isinstance(error, driver.ServerSelectionTimeoutError | driver.WaitQueueTimeoutError):
                 self.times.add(CONNECT, time.perf_counter() - started, error_type(error))
-            raise self._translate(error) from error
+            raise self._translate(error) from without_values(error)
 
     def _translate(self, error: Exception) -> FwdbError:
         code = getattr(error, "code", None)
@@ -329,16 +332,13 @@ class MongoStore:
             )
         if code in {59, 40324}:
             return errors.FeatureUnavailable(f"mongodb at {self.address}: {_reason(error)}.")
-        return errors.QueryError(f"mongodb: {_reason(error)} (code {code}).")
+        said = re.sub(r"'[^']*'", "'…'", _reason(error))  # it may be a value of a document
+        return errors.QueryError(f"mongodb: {said} (code {code}).")
 
 
 def _parse(url: str) -> dict[str, Any]:
     if not url.startswith(("mongodb://", "mongodb+srv://")):
-        raise errors.ConfigError(
-            f"the MongoDB URL starts with '{url.partition('://')[0][:20]}'; write mongodb://…"
-            if "@" not in url.partition("://")[0]
-            else "the MongoDB URL cannot be read; write mongodb://user:password@host:27017/database."
-        )
+        raise errors.ConfigError("the MongoDB URL does not start with 'mongodb://'; write it so.")
     try:
         return pymongo.uri_parser.parse_uri(url, validate=True, warn=False)
     except (driver.PyMongoError, ValueError):
@@ -375,8 +375,8 @@ def _violations(error: driver.OperationFailure) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first clause of the driver's message: the rest repeats timeouts and topology."""
-    text = str(error).split(" (configured timeouts")[0].split(", full error")[0]
+    """The first clause of the driver's message: the rest repeats timeouts, topology and values."""
+    text = re.split(r" \(configured timeouts|, full error| ?\{", str(error))[0]
     return text.splitlines()[0].strip().rstrip(".") if text.strip() else type(error).__name__
 
 

@@ -49,7 +49,7 @@ def generic_plan(store: PostgresStore, statement: str) -> str:
             said = error.diag.message_primary or type(error).__name__
             raise errors.InvalidData(
                 f"the server cannot plan it without its values: {said}."
-            ) from error
+            ) from None
 
 
 def _require_one_statement(driver: psycopg.Connection[Any], statement: str) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy.sql import Executable
 from fwdb import config, errors, queries
 from fwdb.errors import FwdbError
 from fwdb.stores import actor, dialling, frames, opening, sqlstate
-from fwdb.stores.failures import error_type
+from fwdb.stores.failures import error_type, without_values
 from fwdb.stores.pools import Hold, PoolStats, WaitCountingPool
 from fwdb.stores.statements import time_statements
 from fwdb.stores.timings import CONNECT, OWN, QueryStats, QueryTimes
@@ -56,7 +56,6 @@ class PostgresStore:
         self.address = config.address(url, 5432)
         self.application_name = application_name
         self.read_only = read_only
-        self._given = url
         self._settings = settings
         self._remedy = remedy
         self._timeout_seconds = settings.connect_timeout_seconds
@@ -70,6 +69,7 @@ class PostgresStore:
             pool_timeout=settings.pool_timeout_seconds,
             pool_recycle=int(settings.pool_lifetime_seconds),
             pool_pre_ping=True,
+            hide_parameters=True,
             connect_args={
                 "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
                 "application_name": application_name,
@@ -108,7 +108,7 @@ class PostgresStore:
             "statement_timeout_seconds": 5,
         }
         return PostgresStore(
-            self._given,
+            self.url.render_as_string(hide_password=False),
             application_name=application_name,
             settings=self._settings.model_copy(update=small),
             read_only=self.read_only,
@@ -384,14 +384,14 @@ class PostgresStore:
         except sa.exc.DBAPIError as error:
             if not isinstance(error.orig, psycopg.Error):
                 raise
-            raise self._fwdb_error(error.orig) from error
+            raise self._fwdb_error(error.orig) from without_values(error.orig)
         except sa.exc.StatementError as error:
             # A value that one of our own column types refuses has its fwdb error inside.
             if isinstance(error.orig, FwdbError):
-                raise error.orig from error
+                raise error.orig from None
             raise
         except psycopg.Error as error:
-            raise self._fwdb_error(error) from error
+            raise self._fwdb_error(error) from without_values(error)
 
     def _fwdb_error(self, error: psycopg.Error) -> FwdbError:
         return sqlstate.translate(

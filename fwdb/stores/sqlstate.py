@@ -63,6 +63,10 @@ def translate(
         )
     if state.startswith("53"):
         return errors.QueryError(f"postgres at {address} lacks room: {said}.")
+    if (
+        state == "42601"
+    ):  # at or near "…": a word and a sign are no values, which COPY has in its text
+        said = re.sub(r'["„«“](?!(?:[^\W\d]\w*|\W).\Z).*["“»”]', "a value", said, flags=re.DOTALL)
     return errors.QueryError(f"postgres: {said} (SQLSTATE {state}).")
 
 
@@ -107,8 +111,9 @@ def _copy_place(context: str | None) -> str:
 
 
 def _without_value(message: str) -> str:
-    """`message` without quoted values, which can be personal data."""
-    return re.sub(r'"[^"]*"\s*$', "the value given", message.splitlines()[0]).rstrip(".")
+    """`message` without what it quotes, which can be personal data, in any language's marks."""
+    quoted = r'(?:^value )?["„«“].*["“»”]'
+    return re.sub(quoted, "the value given", message, flags=re.DOTALL).rstrip(".")
 
 
 def _last_line(message: str) -> str:

@@ -197,7 +197,7 @@ def test_two_databases_of_a_process_do_not_meet(module_db: Database):
     url = module_db.postgres.url.set(drivername="postgresql")
     stores = (
         PostgresStore(url.render_as_string(hide_password=False)),
-        MongoStore(module_db.mongodb.url),
+        MongoStore(module_db.mongodb._given.get_secret_value()),
     )
     with Database(*stores, settings=config.settings()) as other:
         other.metrics.track("postgres", "onlyHere", lambda: None)

@@ -54,7 +54,7 @@ def test_every_series_of_the_contract_and_no_other(module_db: Database, scrape):
 def test_what_is_not_known_is_absent(module_db: Database, scrape):
     """No replica has no lag; the built-in MongoDB does not tell of its cache; the first scrape has
     nothing to compare with. The questions were answered all the same."""
-    with database(url_of(module_db), module_db.mongodb.url) as db:
+    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
         exposed = scrape(db)
 
     assert exposed.each("db_replication_lag_seconds") == []
@@ -74,7 +74,7 @@ def test_the_replicas_that_there_should_be_are_told(
 ):
     """Beside those that there are, so that a rule can compare them."""
     monkeypatch.setenv("FWDB_EXPECTED_REPLICAS", "2")
-    with database(url_of(module_db), module_db.mongodb.url) as db:
+    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
         exposed = scrape(db)
 
     assert exposed.each("db_replication_replicas", database="postgres") == [0]
@@ -85,7 +85,7 @@ def test_an_idle_server_has_no_cache_ratio(
     module_db: Database, scrape, monkeypatch: pytest.MonkeyPatch
 ):
     """0 would be an alarm, 1 a lie: too few blocks were asked for."""
-    with database(url_of(module_db), module_db.mongodb.url) as db:
+    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
         monkeypatch.setattr(db.metrics._probes, "_max_age", 0)
         scrape(db)
         exposed = scrape(db)
@@ -132,7 +132,7 @@ def test_the_ratio_covers_thirty_seconds_or_the_time_since_the_scrape_before():
 
 def test_a_server_that_is_down_hides_nothing_else(module_db: Database, scrape):
     """It shows as down and as questions that failed; the other store and all counts stay."""
-    with database(DOWN_POSTGRES, module_db.mongodb.url) as db:
+    with database(DOWN_POSTGRES, module_db.mongodb._given.get_secret_value()) as db:
         db.designs.count()
         db.metrics.track("postgres", "findUser", lambda: None)
         exposed = scrape(db)
@@ -154,7 +154,7 @@ def test_gauges_of_a_server_that_went_away_do_not_stay(
 ):
     """The last value of a dead server is not its value now; counts only grow."""
     db = module_db
-    with database(url_of(db), db.mongodb.url) as watched:
+    with database(url_of(db), db.mongodb._given.get_secret_value()) as watched:
         monkeypatch.setattr(watched.metrics._probes, "_max_age", 0)
         watched.users.count()
         alive = scrape(watched)
@@ -246,7 +246,7 @@ def test_a_pool_beyond_its_size_is_full_and_not_more(
 ):
     """In use out of all that it may open, never above 100 %, and who waits is counted."""
     settings = {"pool_size": 2, "pool_max_overflow": 1, "pool_timeout_seconds": 30}
-    with database(url_of(module_db), module_db.mongodb.url, **settings) as db:
+    with database(url_of(module_db), module_db.mongodb._given.get_secret_value(), **settings) as db:
         with ExitStack() as held:
             for _ in range(3):
                 held.enter_context(db.postgres.connection())
@@ -281,8 +281,8 @@ def test_a_pool_beyond_its_size_is_full_and_not_more(
 
 def test_a_pool_without_a_limit_has_no_utilisation(module_db: Database, scrape):
     """No share of what has no end is in use."""
-    joined = "&" if "?" in module_db.mongodb.url else "?"
-    unlimited = f"{module_db.mongodb.url}{joined}maxPoolSize=0"
+    joined = "&" if "?" in module_db.mongodb._given.get_secret_value() else "?"
+    unlimited = f"{module_db.mongodb._given.get_secret_value()}{joined}maxPoolSize=0"
     with database(url_of(module_db), unlimited) as db:
         db.designs.count()
         exposed = scrape(db)
@@ -294,7 +294,7 @@ def test_a_pool_without_a_limit_has_no_utilisation(module_db: Database, scrape):
 
 def test_an_older_server_answers_every_question(postgres15: str, module_db: Database, scrape):
     """One without fwdb's schema too: that is known, and said."""
-    with database(postgres15, module_db.mongodb.url) as db:
+    with database(postgres15, module_db.mongodb._given.get_secret_value()) as db:
         db.postgres.rows(sa.text("SELECT 1 AS one"))
         exposed = scrape(db)
 
@@ -310,7 +310,7 @@ def test_the_first_scrapes_of_many_threads_make_one_pool(module_db: Database):
         "SELECT count(*) AS n FROM pg_stat_activity "
         "WHERE application_name = 'fwdb-metrics' AND datname = current_database()"
     )
-    with database(url_of(module_db), module_db.mongodb.url) as db:
+    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
         before = db.postgres.rows(count)[0]["n"]
         threads = [threading.Thread(target=db.metrics.text, daemon=True) for _ in range(8)]
         for thread in threads:
@@ -331,7 +331,7 @@ def test_a_schema_that_is_behind_is_said(db: Database, scrape):
 def test_audit_entries_are_counted_by_action(module_db: Database, scrape):
     """And those that could not be written, which somebody must hear of."""
     id = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
-    with database(url_of(module_db), module_db.mongodb.url) as db:
+    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
         db.audit.log_read("User", id)
         db.audit.log_create("Avatar", id, {"name": "x"})
         with db.transaction():
@@ -348,7 +348,7 @@ def test_audit_entries_are_counted_by_action(module_db: Database, scrape):
 
 def test_folded_names_are_counted(module_db: Database, scrape):
     """So that somebody notices that names are made from data."""
-    with database(url_of(module_db), module_db.mongodb.url) as db:
+    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
         for n in range(103):
             with db.metrics.track("mongodb", f"user {n}"):
                 pass

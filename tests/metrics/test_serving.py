@@ -220,7 +220,7 @@ def told(db: Database) -> Answer:
 
 def test_a_store_that_is_stopped(module_db: Database):
     down = "postgresql://ana:s3cret@127.0.0.1:1/nothing"
-    with database(down, module_db.mongodb.url) as db:
+    with database(down, module_db.mongodb._given.get_secret_value()) as db:
         answer = told(db)
 
     assert (answer.status, answer.json["status"]) == (503, "error")
@@ -251,7 +251,7 @@ def test_stores_that_are_silent():
 
 
 def test_a_wrong_password(module_db: Database):
-    url = module_db.mongodb.url.replace("mongodb://", "").rpartition("@")[2]
+    url = module_db.mongodb._given.get_secret_value().replace("mongodb://", "").rpartition("@")[2]
     with database(url_of(module_db), f"mongodb://ana:s3cret@{url}") as db:
         answer = told(db)
 
@@ -261,7 +261,10 @@ def test_a_wrong_password(module_db: Database):
 
 def test_a_full_pool_is_degraded_and_not_down(module_db: Database):
     settings = {"pool_size": 1, "pool_max_overflow": 0}
-    with database(url_of(module_db), module_db.mongodb.url, **settings) as db, ExitStack() as held:
+    with (
+        database(url_of(module_db), module_db.mongodb._given.get_secret_value(), **settings) as db,
+        ExitStack() as held,
+    ):
         held.enter_context(db.postgres.connection())
         answer = told(db)
 
@@ -305,7 +308,7 @@ def free(port: int) -> bool:
 def test_serving_ends_with_the_database(module_db: Database):
     """The port is free and no thread is left; a hundred calls are one server."""
     before = set(threading.enumerate())
-    with database(url_of(module_db), module_db.mongodb.url) as db:
+    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
         servers = {id(db.metrics.serve()) for _ in range(100)}
         server = db.metrics.serve()
         assert server.host == "127.0.0.1"
@@ -323,7 +326,7 @@ def test_serving_ends_with_the_database(module_db: Database):
 def test_after_closing_it_can_be_served_again_at_the_same_port(module_db: Database):
     """As a cell of a notebook does that is run again."""
     for _ in range(2):
-        with database(url_of(module_db), module_db.mongodb.url) as db:
+        with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
             port = db.metrics.serve().port
             over_http(db)("/health/live")
             db.metrics.serve().close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import signal
@@ -16,6 +18,7 @@ import sqlalchemy as sa
 
 from fwdb import cli
 from fwdb.database import Database
+from fwdb.stores import PostgresStore
 
 DOWN_POSTGRES = "postgresql://ana:s3cret@127.0.0.1:1/nothing"
 DOWN_MONGODB = "mongodb://ana:s3cret@127.0.0.1:1/nothing"
@@ -46,11 +49,14 @@ def fwdb(
     return run
 
 
+def url_of(db: Database) -> str:
+    return db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 @pytest.fixture
 def on_db(db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Points the command line at the database of this test."""
-    url = db.postgres.url.set(drivername="postgresql")
-    monkeypatch.setenv("FWDB_POSTGRES_URL", url.render_as_string(hide_password=False))
+    monkeypatch.setenv("FWDB_POSTGRES_URL", url_of(db))
     monkeypatch.setenv("FWDB_MONGODB_URL", db.mongodb._given.get_secret_value())
     return db
 
@@ -100,6 +106,27 @@ def test_a_wrong_value_gets_one_sentence_with_the_remedy(
     assert len(ran.err.strip().splitlines()) == 1
     assert ran.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--profile", DOWN_POSTGRES, "health"], [DOWN_POSTGRES], [f"--{DOWN_POSTGRES}"]),
+        *(["report", DOWN_POSTGRES], ["report", "pool", "-p", DOWN_POSTGRES]),
+        *(["query", DOWN_POSTGRES], ["query", "sessions", "--store", DOWN_POSTGRES]),
+        *(["audit", "history", DOWN_POSTGRES, "1"], ["audit", "as-of", "User", DOWN_POSTGRES]),
+        ["audit", "seal", DOWN_POSTGRES],
+    ],
+)
+def test_a_url_in_the_wrong_place_is_repeated_without_its_password(
+    fwdb: Callable[..., Ran], on_db: Database, arguments: list[str]
+):
+    """Our own sentences and those of the parser of the command line alike."""
+    ran = fwdb(*arguments)
+
+    assert ran.code == 2
+    assert "://ana:***@127.0.0.1" in ran.err
+    assert "s3cret" not in ran.err + ran.out
 
 
 def test_a_report_with_a_url_that_cannot_be_used_writes_nothing(
@@ -229,6 +256,24 @@ def test_a_query_prints_a_table_csv_or_json(fwdb: Callable[..., Ran], on_db: Dat
     assert table.out.rstrip().endswith("rows")
     assert len(as_csv.out.splitlines()) >= 2
     assert isinstance(json.loads(as_json.out), list)
+
+
+def test_printed_csv_has_no_formula_and_no_row_too_many(fwdb: Callable[..., Ran], on_db: Database):
+    """A query and a question of the trail are written alike."""
+    hostile = PostgresStore(url_of(on_db), application_name="=1+1")
+    user, said = on_db.users.first(role="admin"), "lost\r=1+1\r\n=2"
+    assert user is not None
+    on_db.audit.log_read("User", user.id, user_agent=said)
+    with hostile.connection():
+        sessions = fwdb("query", "sessions", "--csv").out
+    hostile.close()
+    trail = fwdb("audit", "history", "User", user.id, "--csv").out
+
+    assert '"\'=1+1"' in sessions
+    assert '"=1+1"' not in sessions
+    rows = list(csv.DictReader(io.StringIO(trail, newline="")))
+    assert [row["user_agent"] for row in rows] == ["", said]
+    assert {row["entity_id"] for row in rows} == {user.id}
 
 
 def test_sql_prints_the_file_for_psql(fwdb: Callable[..., Ran]):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
+import fwdb
 from fwdb import config, errors
+from fwdb.audit import values
 
 
 def test_the_defaults_are_the_figures_that_the_system_promises(monkeypatch: pytest.MonkeyPatch):
@@ -75,14 +79,77 @@ def test_an_unknown_profile_names_the_nearest(monkeypatch: pytest.MonkeyPatch):
         ("postgresql://host/db?password=s3cret&x=1", "postgresql://host/db?password=***&x=1"),
         ("postgresql://ana@host/db", "postgresql://ana@host/db"),
         ("postgresql://ana:a@b:c@host:5432/db", "postgresql://ana:***@host:5432/db"),
+        ("postgresql://ana:s/3?c#ret@host/db", "postgresql://ana:***@host/db"),
+        ("no 'postgresql://ana:s3 cret@host/db' here", "no 'postgresql://ana:***@host/db' here"),
+        ("postgresql://ana:s3cret", "postgresql://ana:***"),
+        ("host=db user=ana password=s3cret", "host=db user=ana password=***"),
+        ("at http://[::1]:9187 or http://x:9187.", "at http://[::1]:9187 or http://x:9187."),
+        ("mongodb://a:27017,b:27017/db", "mongodb://a:27017,b:27017/db"),
     ],
 )
 def test_a_shown_url_has_no_password(url: str, shown: str):
     assert errors.redact(url) == shown
 
 
+URL = "postgresql://ana:S3cret@host/db"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: fwdb.connect(URL),
+        lambda: fwdb.connect(profile=URL.upper()),
+        lambda: fwdb.connect(postgres_url=URL.replace("postgresql", "mysql")),
+        lambda: fwdb.connect(postgres_url=URL.replace("@", "@@")),
+        lambda: fwdb.connect(mongodb_url=URL),
+        lambda: fwdb.connect(mongodb_url=URL.partition("//")[2].partition("@")[0]),
+        lambda: fwdb.report(URL),
+        lambda: fwdb.report("pool", since=URL),
+        lambda: fwdb.report("pool", **{URL: 1}),
+    ],
+)
+def test_no_error_repeats_the_password_of_a_url(monkeypatch: pytest.MonkeyPatch, use):
+    """Wherever one is given by mistake: as a profile, a name, a value."""
+    for profile, ask in (("default", use), (URL, config.settings)):
+        monkeypatch.setenv("FWDB_PROFILE", profile)
+        with pytest.raises(errors.FwdbError) as caught:
+            ask()
+
+        shown = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
+        assert "s3cret" not in shown.lower()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("otp", "user_otp", "otpCode", "userOTP", "jwt", "pin", "userPin", "pinCode", "PIN_CODE"),
+        *("cvv", "cvv2", "cardCVC", "mfa_codes", "totp", "ssn", "session", "sessionId", "apiKey"),
+        *("passwordHash", "API-Key", "bearer", "recovery_codes", "card_number", "private_key"),
+        *("backupCode", "security-code", "verification_code", "auth_code", "passkey", "mnemonic"),
+    ],
+)
+def test_a_name_that_holds_a_secret_is_known(name: str):
+    """Nothing deep inside of a row is shown under such a name, whatever is around it."""
+    assert errors.is_secret(name)
+    assert values.redact_json(f'[{{"a": 1, "{name}": "S3cret"}}]') == (
+        f'[{{"a": 1, "{name}": "[redacted]"}}]'
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("option", "adoption", "shipping", "SHIPPING", "pinned", "PINNED", "spin", "hotPink"),
+        *("pinterest_url", "session_count", "sort_key", "color_code", "cardigan", "author"),
+    ],
+)
+def test_a_name_that_only_looks_like_a_secret_is_none(name: str):
+    assert not errors.is_secret(name)
+
+
 def test_the_address_has_neither_user_nor_password():
     assert config.address("postgresql://ana:s3cret@host/db", 5432) == "host:5432/db"
+    assert config.address("postgresql://ana:s/3?c#r@host/db", 5432) == "host:5432/db"
     assert config.address("mongodb://a:b@h1:1,h2:2/db?w=1", 27017) == "h1:1,h2:2/db"
 
 

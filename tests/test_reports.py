@@ -281,7 +281,7 @@ def test_no_cell_of_a_csv_is_a_formula(text: str) -> None:
     csv = result(text=text).tables[0].csv()
 
     assert f"'{text}" in csv.replace('"', "")
-    assert csv.splitlines()[0] == "seen_at,statement,mean_ms"
+    assert csv.splitlines()[0] == '"seen_at","statement","mean_ms"'
     assert "2026-11-16T08:00:00Z," in csv
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import logging
 import signal
 import socket
 import threading
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
 
+import duckdb
 import pandas as pd
 import pytest
 import sqlalchemy as sa
@@ -39,6 +45,7 @@ from fwdb.repositories import MongoRepository
 from fwdb.stores import MongoStore, PostgresStore, frames
 
 Store = PostgresStore | MongoStore
+BYTES = "decode(repeat('ab', :n), 'hex')"
 
 
 class Wire:
@@ -294,6 +301,8 @@ def test_a_full_pool_is_told_apart_from_a_server_that_is_down(wire, wait_until):
         ("mongodb://ana:s3c@ret@127.0.0.1:1:2/x", ConfigError),
         ("mongo://ana:s3cret@127.0.0.1/x", ConfigError),
         ("ana:s3cret@127.0.0.1/x", ConfigError),
+        ("postgresql://ana:a@s3cret@127.0.0.1/x", ConfigError),
+        ("postgresql://ana:s3cret/?s3cret#s3cret@127.0.0.1:1/x", StoreUnavailable),
     ],
 )
 def test_no_error_shows_the_password(url, error):
@@ -310,7 +319,20 @@ def test_no_error_shows_the_password(url, error):
     with pytest.raises(error) as caught:
         use()
 
-    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("name", ["postgres", "mongodb"])
+def test_a_store_shows_its_url_without_the_password(name):
+    """In its text, and in whatever prints the object with all of its fields."""
+    scheme = {"postgres": "postgresql+psycopg", "mongodb": "mongodb"}[name]
+    store = dial(f"{scheme}://ana:s3cret@127.0.0.1:1/x")
+
+    assert str(store.url) == f"{scheme}://ana:***@127.0.0.1:1/x"
+    twin = store.twin(application_name="x")
+    for each in (store, twin):
+        assert "s3cret" not in f"{each} {each.url!r} {vars(each)}"
+        each.close()
 
 
 def test_a_wrong_password_is_told_apart_from_a_missing_database(module_db):
@@ -367,6 +389,78 @@ def test_each_refusal_has_its_class(module_db, statement, error):
 
     assert type(caught.value) is error
     assert caught.value.__cause__ is not None
+
+
+def seen(text: str) -> Any:
+    return sa.text(text).bindparams(a=CANARY)
+
+
+CANARY = "can\nary@example.com"  # of two lines, as the first of a message is not all of it
+PERSON = dict.fromkeys(("email", "password_hash", "first_name", "last_name"), CANARY)
+DESIGN = {"user_id": str(UUID(int=1)), "name": CANARY, "id": "0" * 24}
+
+
+@pytest.mark.parametrize(
+    ("use", "kept"),
+    [
+        (lambda db: db.users.create(**PERSON), "uq_users_email"),
+        (lambda db: db.users.create_many([PERSON]), "SQLSTATE 23505"),
+        (lambda db: db.users.update(db.users.first(email__ne=CANARY).id, **PERSON), "email"),
+        (lambda db: db.users.create(**PERSON | {"email": CANARY * 99}), "22001"),
+        (lambda db: db.users.create(**PERSON | {"created_by": UUID(int=1)}), "created_by"),
+        (lambda db: db.users.create(**PERSON | {"email": f"{CANARY}\x00"}), "NUL"),
+        (lambda db: db.users.create(**PERSON | {"email": f"{CANARY}\ud800"}), "email"),
+        (lambda db: db.users.create(**PERSON | {"password_hash": CANARY.encode()}), "bytes"),
+        (lambda db: db.postgres.copy("shared.users", pd.DataFrame([PERSON])), "uq_users_email"),
+        (
+            lambda db: db.postgres.copy("shared.users", pd.DataFrame([{"created_at": CANARY}])),
+            "line 1, column created_at",
+        ),
+        (
+            lambda db: db.postgres.execute(
+                seen("INSERT INTO shared.users (email, first_name) VALUES (:a, :a)")
+            ),
+            "users.password_hash",
+        ),
+        (lambda db: db.postgres.rows(seen("SELECT CAST(:a AS integer)")), "22P02"),
+        (lambda db: db.postgres.rows(seen("SELECT nothing, :a")), '"nothing" does not exist'),
+        (lambda db: db.frame("SELECT CAST(:a AS uuid)", a=CANARY), "type uuid"),
+        (lambda db: db.frame("SELECT CAST(:a AS bigint)", a="9" * 30), "out of range"),
+        (lambda db: db.frame("SELECT 1 :a", a=CANARY), "42601"),
+        (lambda db: db.frame("SELECT 1 FROM nothing WHERE x = :a", a=CANARY), "fwdb migrate"),
+        (lambda db: db.frame("SELECT timestamp 'infinity' AS at, :a AS b", a=CANARY), "column at"),
+        (lambda db: db.postgres.lines(seen("SELECT CAST(:a AS json)"), print), "22P02"),
+        (lambda db: db.designs.create(**DESIGN), "code 11000"),
+        (lambda db: db.designs.create_many([DESIGN]), "code 11000"),
+        (lambda db: db.designs.create(**DESIGN | {"metadata": {"a": {CANARY}}}), "BSON"),
+        (lambda db: db.designs.create(**DESIGN | {"metadata": {CANARY: 2**64}}), "64 bits"),
+        (lambda db: db.mongodb.collection("designs").insert_one({"name": CANARY}), "code 121"),
+        (
+            lambda db: list(
+                db.mongodb.collection("designs").aggregate(
+                    [{"$project": {"x": {"$toInt": "$name"}}}]
+                )
+            ),
+            "code 241",
+        ),
+    ],
+)
+def test_no_traceback_shows_a_row_or_a_parameter(module_db, use, kept):
+    """Not the error, and not what it was raised from; code, constraint and column stay."""
+    with contextlib.suppress(FwdbError):
+        module_db.users.create(**PERSON)
+    with contextlib.suppress(FwdbError):
+        module_db.designs.create(**DESIGN)
+    with pytest.raises(FwdbError) as caught, module_db.mongodb.errors():
+        use(module_db)
+
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "can\n" not in shown
+    assert "ary@" not in shown
+    assert "can\\n" not in shown
+    assert "9999" not in shown
+    assert "parameters:" not in shown
+    assert kept in shown
 
 
 def test_a_store_for_reading_refuses_to_write(module_db):
@@ -551,6 +645,101 @@ def test_a_value_of_another_type_is_refused_by_column(declared, value):
     """Nothing is rounded, cut or turned into a gap, and the value is not quoted."""
     with pytest.raises(InvalidData, match=f"column x holds a value that is no {declared}"):
         frames.from_rows(["x"], [[value]], {"x": declared})
+
+
+@pytest.mark.parametrize("megabytes", [3, 40])
+@pytest.mark.parametrize("value", ["repeat('x', :n)", "to_jsonb(repeat('x', :n))", BYTES])
+def test_a_value_may_be_longer_than_a_block_of_the_reader(module_db, value, megabytes):
+    """Beside short ones, by frame and by stream, and back by a load."""
+    length = megabytes << 20
+    statement = f"SELECT 1 AS a, {value} AS v, 2 AS b UNION ALL SELECT 2, NULL, NULL"
+    frame = module_db.frame(statement, n=length)
+    tables: list[Any] = []
+    module_db.postgres.stream(sa.text(statement), tables.append, n=length)
+
+    assert frame["v"].str.len()[0] >= length
+    assert frame["v"].isna().tolist() == [False, True]
+    assert frame["b"].tolist() == [2, pd.NA]
+    assert [len(v.as_py() or "") for t in tables for v in t["v"]] == [len(frame["v"][0]), 0]
+    with pytest.raises(InvalidData, match="column c holds"):
+        module_db.frame(f"SELECT {value} AS v, timestamp 'infinity' AS c", n=length)
+
+
+def test_a_long_value_is_loaded(module_db):
+    """What a frame gave, a table takes."""
+    text = "x" * (3 << 20)
+    module_db.postgres.execute(sa.text("CREATE TABLE IF NOT EXISTS long_values (v text)"))
+    module_db.postgres.copy("public.long_values", pd.DataFrame({"v": [text, "y"]}))
+
+    assert module_db.frame("SELECT v FROM long_values")["v"].tolist() == [text, "y"]
+    module_db.postgres.execute(sa.text("DROP TABLE long_values"))
+
+
+# -- CSV --------------------------------------------------------------------------------------
+
+TEXTS = [
+    *("plain", "a,b", 'say "hi"', "a\rb", "a\n=b", "a\r\n=c", "\r", "", " ", "ünï✓ 🎉", "007"),
+    *("=1+1", "+1", "-1", "@x", "\tx", "\r=1", "\n=1", "  =1", "＝1", None),
+]
+GUARDED = TEXTS.index("=1+1")
+
+
+def hostile() -> pd.DataFrame:
+    count = len(TEXTS)
+
+    def column(*values: Any, dtype: Any) -> Any:
+        return pd.Series((values * count)[:count], dtype=dtype)
+
+    return pd.DataFrame(
+        {
+            "text": pd.Series(TEXTS, dtype="str"),
+            "whole": column(-5, None, dtype="Int64"),
+            "exact": column(Decimal("-1.50"), None, dtype=object),
+            "ratio": column(-2.5, float("nan"), dtype="float64"),
+            "at": column("2026-01-01T00:00:00.123456Z", None, dtype="datetime64[us, UTC]"),
+            "true": column(True, None, dtype="boolean"),
+            "json": column({"a": [1, "="]}, ["=x"], dtype=object),
+            "mixed": column(-3, "=3", dtype=object),
+        }
+    )
+
+
+def expected() -> list[str]:
+    texts = [f"'{t}" if t and n >= GUARDED else t or "" for n, t in enumerate(TEXTS)]
+    return ["'\r" if text == "\r" else text for text in texts]
+
+
+def test_csv_comes_back_from_the_readers_of_python_and_pandas():
+    """One row for a row; a formula has an apostrophe, a number never; texts are quoted."""
+    text = frames.as_csv(hostile())
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    frame = pd.read_csv(io.StringIO(text), keep_default_na=False, dtype=str)
+
+    assert [row["text"] for row in rows] == expected() == frame["text"].tolist()
+    assert text.startswith('"text","whole"')
+    assert '"plain",-5,-1.50,-2.5,2026-01-01T00:00:00.123456Z,True,"{""a"": [1, ' in text
+    assert {row["mixed"] for row in rows} == {"-3", "'=3"}
+    numbers = pd.read_csv(io.StringIO(text))[["whole", "exact", "ratio"]]
+    assert numbers.iloc[0].tolist() == [-5, -1.5, -2.5]
+    assert numbers.iloc[1].isna().all()
+
+
+def test_csv_comes_back_from_duckdb_with_its_types_and_gaps(tmp_path):
+    """An empty text is told from none, and numbers, times and truth values are found."""
+    file = tmp_path / "hostile.csv"
+    file.write_text(frames.as_csv(hostile()), encoding="utf-8", newline="")
+    found = duckdb.sql(f"FROM read_csv('{file}', allow_quoted_nulls = false)")
+
+    assert [str(type) for type in found.types] == [
+        *("VARCHAR", "BIGINT", "DOUBLE", "DOUBLE", "TIMESTAMP WITH TIME ZONE", "BOOLEAN"),
+        *("VARCHAR", "VARCHAR"),
+    ]
+    assert [row[0] for row in found.fetchall()] == [*expected()[:-1], None]
+
+
+def test_a_gap_alone_in_its_row_is_a_row_of_the_csv():
+    """Readers skip a line with nothing in it."""
+    assert frames.as_csv(pd.DataFrame({"a": [None, 1.5]})) == '"a"\n""\n1.5\n'
 
 
 # -- loads ------------------------------------------------------------------------------------

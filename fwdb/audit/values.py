@@ -35,7 +35,8 @@ _SECRET_VALUE = re.compile(r"\$(2[abxy]|argon2(id|i|d)|scrypt|5|6|y|pbkdf2[\w-]*
 # One of these is in every text that either finds, and looking for them is ten times quicker.
 _HINTS = (
     "pass", "pwd", "secret", "token", "key", "credential", "bearer", "auth", "cookie", "mnemonic",
-    "session", "code", "card", "otp", "mfa", "jw", "pin", "puk", "cv", "csc", "ssn", "$",
+    "session", "card", "recover", "backup", "security", "verif", "otp", "mfa", "jw", "pin", "puk",
+    "cv", "csc", "ssn", "$",
 )  # fmt: skip
 
 # These follow every update; alone they are no change.

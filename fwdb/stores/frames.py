@@ -268,9 +268,8 @@ def _parse(buffer: io.BytesIO, types: dict[str, pa.DataType]) -> pa.Table:
 
 
 def _read(buffer: io.BytesIO, types: dict[str, pa.DataType], **how: Any) -> pa.Table:
-    buffer.seek(0)
     return pacsv.read_csv(
-        buffer,
+        pa.BufferReader(buffer.getbuffer()),  # its own: threads of a read that failed read on
         # An empty line is the NULL of a one-column answer.
         parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
         read_options=pacsv.ReadOptions(column_names=list(types), **how),

@@ -241,6 +241,31 @@ def test_a_design_older_than_the_trail_takes_the_rest_from_the_document(db):
     assert all_of_them["known_since"].notna().sum() == 1
 
 
+@pytest.mark.parametrize("kind", ["CatalogItem", "Design"])
+def test_long_values_are_read_in_the_past(db, kind):
+    """Three megabytes are ordinary for a design; the reader's blocks are of one."""
+    before, after = "a" * (3 << 20), "b" * (4 << 20)
+    if kind == "Design":
+        id = db.designs.first().id
+        db.audit.log_update(kind, id, {"name": "n"}, {"name": before})
+        db.audit.log_update(kind, id, {"name": before}, {"name": after})
+        at = db.audit.history(kind, id)["created_at"].iloc[0]
+    else:
+        id = new_item(db)
+        change(db, id, description=before, properties={"a": before})
+        at = clock(db.postgres)
+        change(db, id, description=after, properties={"a": after})
+        assert len(db.catalog_items.frame()["description"].max()) == len(after)
+        assert json.loads(db.audit.as_of(kind, at, id=id)["properties"].iloc[0]) == {"a": before}
+    field = "name" if kind == "Design" else "description"
+
+    assert list(db.audit.as_of(kind, at, id=id)[field]) == [before]
+    assert list(db.audit.as_of(kind, clock(db.postgres), id=id)[field]) == [after]
+    assert (
+        len(db.audit.who_changed(field, entity_type=kind, id=id)["after"].iloc[0]) == len(after) + 2
+    )
+
+
 # -- one entity -----------------------------------------------------------------------------------
 
 

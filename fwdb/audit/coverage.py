@@ -30,23 +30,6 @@ def _waiting(journal: str) -> sa.TextClause:
     )
 
 
-# The lock that the one follower holds is "fwdb" and 11. Up to the later of both times everything
-# is in the trail: one that has nothing to read notes when it had caught up.
-_FOLLOWER = sa.text("""
-SELECT
-    EXISTS (
-        SELECT FROM pg_locks
-        WHERE locktype = 'advisory' AND granted AND objsubid = 2
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-            AND CAST(classid AS bigint) = 1719100514 AND CAST(objid AS bigint) = 11
-    ) AS running,
-    saved_at,
-    CAST(
-        extract(epoch FROM clock_timestamp() - greatest(position_at, caught_up_at)) AS float
-    ) AS behind_seconds
-FROM audit.followers
-WHERE name = :name /* fwdb */
-""")
 _GAPS = sa.text("""
 SELECT follower, since, until, reason, differences
 FROM audit.gaps
@@ -138,6 +121,7 @@ class Coverage(AuditBase):
                 *(findings.journal(name, r["rows"], r["age"]) for name, r in journals.items()),
                 *([] if self._has("audit.audit_logs") else [findings.NO_TRAIL]),
                 *findings.rights(store.rows("audit_coverage_rights")),
+                *findings.functions(store.rows("audit_coverage_functions")),
                 *findings.months(months, ahead),
             ),
             is_on=bool(captured),
@@ -160,11 +144,11 @@ class Coverage(AuditBase):
 
     def following_standing(self) -> Standing:
         """Of MongoDB, as PostgreSQL knows it: whether its changes are read, and how far."""
-        if not self._has("audit.followers"):
+        if not self._has("audit.runs"):
             return Standing((findings.follower(COLLECTION, None),), is_on=False)
-        rows = self._postgres.rows(_FOLLOWER, name=COLLECTION)
+        rows = self._postgres.rows("audit_followers")
         gaps = self._postgres.rows(_GAPS, name=COLLECTION)
-        found = rows[0] if rows else None
+        found = next((one for one in rows if one["name"] == COLLECTION), None)
         return Standing(
             (findings.follower(COLLECTION, found), *findings.gaps(gaps)),
             is_on=found is not None,

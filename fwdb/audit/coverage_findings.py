@@ -20,6 +20,7 @@ __all__ = [
     "ahead",
     "collection",
     "follower",
+    "functions",
     "gaps",
     "journal",
     "months",
@@ -237,6 +238,21 @@ def rights(rows: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
             said = f"{said[:-1]}. The table was there before fwdb, whose programs may need it."
             after = f"When no program writes to it any more: {revoke}."
             yield _postgres(f"{name} {role}", "right", "exposed", said, after)
+
+
+def functions(rows: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Functions of ours that others may lead astray, or call when they should not."""
+    for row in rows:
+        name, role = row["function_name"], row["role"]
+        if role is None:
+            said = f"{name} looks up names where its caller says: it can run what a caller made."
+            remedy = f"`ALTER FUNCTION {name} SET search_path = pg_catalog, pg_temp`."
+        else:
+            who = "Everybody" if role == "PUBLIC" else f"The role {role}"
+            said = f"{who} may call {name}, which is not for everybody."
+            to = role if role == "PUBLIC" else f'"{role}"'
+            remedy = f"`REVOKE ALL ON FUNCTION {name} FROM {to}`."
+        yield _postgres(name, "right", "uncovered", said, remedy)
 
 
 def ahead(rows: list[dict[str, Any]]) -> int | None:

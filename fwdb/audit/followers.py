@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
+from fwdb.audit import runs
 from fwdb.audit.documents import Row, payload
 from fwdb.errors import Conflict, FeatureUnavailable, PermissionDenied
 from fwdb.stores import PostgresStore
@@ -20,7 +21,6 @@ from fwdb.stores.changes import ClusterTime
 
 __all__ = ["Ledger", "State"]
 
-LOCK = (0x66776462, 11)  # advisory lock: "fwdb", follower
 ENTITY_TYPE = "Design"
 BEGINNING = ClusterTime(0, 0)
 
@@ -112,25 +112,13 @@ class Ledger:
     def alone(self) -> Iterator[State]:
         """The state, for the only follower; raises `Conflict` when there is another."""
         self._require()
-        with self.store.connection() as connection:
-            lock = {"one": LOCK[0], "two": LOCK[1]}
-            taken = connection.execute(
-                sa.text("SELECT pg_try_advisory_lock(:one, :two) /* fwdb */"), lock
-            ).scalar()
-            if not taken:
-                raise Conflict(self._rival())
-            try:
-                with self.store.transaction() as writing:
-                    stored = writing.execute(
-                        BEGIN, {"name": self.name, "source": self._source, "holder": self._holder}
-                    ).scalar()
-                yield State.of(stored)
-            finally:
-                # The lock goes with the connection; one that is broken has lost it already.
-                if not connection.invalidated:
-                    connection.execute(
-                        sa.text("SELECT pg_advisory_unlock(:one, :two) /* fwdb */"), lock
-                    )
+        rival = f"another follower of {self.name} is running{{}}; one is enough."
+        with runs.alone(self.store, f"follow {self.name}", rival):
+            with self.store.transaction() as writing:
+                stored = writing.execute(
+                    BEGIN, {"name": self.name, "source": self._source, "holder": self._holder}
+                ).scalar()
+            yield State.of(stored)
 
     def write(
         self,
@@ -255,23 +243,3 @@ class Ledger:
                 f"role '{found['role']}' may not write the audit trail, which belongs to its "
                 "owner; follow as the owner of audit.audit_logs."
             )
-
-    def _rival(self) -> str:
-        found = self.store.rows(
-            sa.text("""
-            SELECT a.pid, a.application_name AS program, a.backend_start AS since
-            FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
-            WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
-                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                AND CAST(l.classid AS bigint) = :one AND CAST(l.objid AS bigint) = :two
-            /* fwdb */"""),
-            one=LOCK[0],
-            two=LOCK[1],
-        )
-        who = (
-            f" (session {found[0]['pid']}, program '{found[0]['program']}', "
-            f"since {found[0]['since']:%Y-%m-%dT%H:%MZ})"
-            if found
-            else ""
-        )
-        return f"another follower of {self.name} is running{who}; one is enough."

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from fwdb.audit.base import AuditBase
 from fwdb.audit.follower import COLLECTION, Followed, Follower
-from fwdb.audit.followers import LOCK, State
+from fwdb.audit.followers import State
 from fwdb.errors import FeatureUnavailable, FwdbError
 from fwdb.measure import Measure, measured, unmeasured
 from fwdb.stores import MongoStore
@@ -31,7 +31,7 @@ _SOURCE = "audit.followers"
 class FollowerStatus:
     """How far the changes of MongoDB are recorded.
 
-    `running`: whether a follower holds its lock. `lag_seconds`: how much older than MongoDB's
+    `running`: whether a session follows now. `lag_seconds`: how much older than MongoDB's
     present the moment is up to which all is recorded, to the second; a follower with nothing to do
     notes that every 2 s. `events_behind`: 0 when it has caught up; MongoDB cannot count what is
     still to be read. `gaps`: how often not each change was seen, `Audit.gaps` has them. `images`:
@@ -132,13 +132,13 @@ class Following(AuditBase):
         return self._mongodb
 
     def _has_followers(self) -> bool:
-        asked = sa.text("SELECT to_regclass('audit.followers') IS NOT NULL AS there /* fwdb */")
+        asked = sa.text("SELECT to_regclass('audit.runs') IS NOT NULL AS there /* fwdb */")
         return bool(self._postgres.rows(asked)[0]["there"])
 
     def _follower_row(self) -> dict[str, Any] | None:
         if not self._has_followers():
             return None
-        rows = self._postgres.rows("audit_followers", lock_one=LOCK[0], lock_two=LOCK[1])
+        rows = self._postgres.rows("audit_followers")
         return next((one for one in rows if one["name"] == COLLECTION), None)
 
     def _lag(self, found: dict[str, Any]) -> Measure:

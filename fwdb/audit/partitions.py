@@ -22,9 +22,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fwdb.audit import archives
+from fwdb.audit import archives, runs
 from fwdb.audit.archives import Archive
-from fwdb.errors import ArchiveError, Conflict, ParameterError, QueryTimeout, Transient
+from fwdb.errors import ArchiveError, ParameterError, QueryTimeout, Transient
 from fwdb.stores import PostgresStore
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
 ]
 
 TABLE = "audit.audit_logs"
-_LOCK_KEY = 0x66777274  # "fwrt": one run at a time
 _LOCK_TIMEOUT = "5s"  # nobody should be at a table that has left the trail
 _EXACT = {"timestamp with time zone", "bigint", "integer", "smallint", "boolean"}
 
@@ -118,17 +117,10 @@ def reach(store: PostgresStore) -> datetime | None:
 
 @contextmanager
 def alone(store: PostgresStore) -> Iterator[None]:
-    """One run of `retain` or `erase` at a time; the lock goes with the session, however it ends."""
-    with store.connection() as connection:
-        key = {"key": _LOCK_KEY}
-        if not connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key) /* fwdb */"), key):
-            raise Conflict(
-                "another 'fwdb audit retain' or 'erase' is at work on this database; wait for it."
-            )
-        try:
-            yield
-        finally:
-            connection.execute(sa.text("SELECT pg_advisory_unlock(:key) /* fwdb */"), key)
+    """One run of `retain` or `erase` at a time; it ends with the session at the latest."""
+    rival = "another 'fwdb audit retain' or 'erase' is at work on this database{}; wait for it."
+    with runs.alone(store, "retain", rival):
+        yield
 
 
 def retire(store: PostgresStore, folder: Path, month: Month, say: Say) -> Retired:

@@ -7,6 +7,7 @@ table in one piece loses rows in small batches, which no writer has to wait for.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
@@ -107,7 +108,7 @@ class Keeping(AuditBase):
         if not partitions.partitioned(store):
             return _remove_rows(store, cutoff, batch, dry_run, say)
         holds.require(store)
-        with partitions.alone(store):
+        with nullcontext() if dry_run else partitions.alone(store):
             return self._retire(cutoff, dry_run, say)
 
     def _retire(self, cutoff: datetime, dry_run: bool, say: Say) -> Retention:

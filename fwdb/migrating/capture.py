@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from fwdb.errors import MigrationError
 from fwdb.migrating.changes import Change
-from fwdb.migrating.operations import MADE
+from fwdb.migrating.operations import MADE, closing
 
 __all__ = [
     "AuditTable",
@@ -44,7 +44,7 @@ _SQL = "\n".join(
 def functions() -> list[str]:
     """Name and argument types of each function of the two files, in their order."""
     found = re.findall(
-        r"^CREATE FUNCTION ([\w.]+)\((.*?)\)\s*(?:RETURNS|LANGUAGE)", _SQL, re.M | re.S
+        r"^CREATE OR REPLACE FUNCTION ([\w.]+)\((.*?)\)\s*(?:RETURNS|LANGUAGE)", _SQL, re.M | re.S
     )
     return [
         f"{name}({', '.join(filter(None, map(_type, re.split(',', given))))})"
@@ -58,12 +58,11 @@ def _type(argument: str) -> str:
 
 
 def install(operations: Operations) -> None:
-    """Make the functions; who may call them changes nothing without a right to the tables."""
+    """Make the functions, or write them anew; `audit.make_trail()` says who else may call some."""
     operations.execute(_SQL)
     for function in functions():
         operations.execute(f"COMMENT ON FUNCTION {function} IS 'Part of audit capture. {MADE}'")
-    for secret in ("audit.fingerprint(text)",):
-        operations.execute(f"SELECT audit.protect_function('{secret}')")
+    operations.execute(closing(f"comment = 'Part of audit capture. {MADE}'"))
 
 
 def remove(operations: Operations) -> None:

@@ -7,8 +7,8 @@
 -- key, writes straight to a partition, and each change before what other triggers make of it.
 
 -- The source of the trigger function of one table.
-CREATE FUNCTION audit.capture_source(audit.captured, key text) RETURNS text LANGUAGE plpgsql
-SET search_path = pg_catalog AS $source$
+CREATE OR REPLACE FUNCTION audit.capture_source(audit.captured, key text) RETURNS text LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $source$
 DECLARE
     action_type text;
     checked boolean := EXISTS (
@@ -30,6 +30,7 @@ DECLARE
         old_row, ARRAY[@], '"[redacted]"') END;$code$;
     settings text := 'SET TimeZone = ''UTC''';
     same text;
+    table_name text[] := parse_ident($1.relation);
 BEGIN
     SELECT format_type(atttypid, atttypmod) INTO STRICT action_type FROM pg_attribute
     WHERE attrelid = CAST('audit.audit_logs' AS regclass) AND attname = 'action';
@@ -124,6 +125,9 @@ DECLARE
     note text; happened timestamptz; number bigint; row_id uuid; entity uuid;
     same text[]; field text; part regclass;
 BEGIN
+    IF TG_TABLE_NAME <> %9$L OR TG_TABLE_SCHEMA <> %10$L THEN
+        PERFORM audit.require_captured(TG_RELID);
+    END IF;
     IF who IS NOT NULL THEN
         actor := %3$s;
         address := who ->> 'ip_address';
@@ -191,15 +195,16 @@ END $body$ $function$,
         CASE WHEN checked
             THEN '(SELECT u.id FROM shared.users AS u WHERE u.id = CAST(who ->> ''user_id'' AS uuid))'
             ELSE 'who ->> ''user_id''' END,
-        $1.relation, recording, same, $1.ignore || left_out, settings);
+        $1.relation, recording, same, $1.ignore || left_out, settings,
+        table_name[2], table_name[1]);
 END $source$;
 
 -- Records the changes of a table from now on, or writes its triggers anew. What is not given stays
 -- as it is captured already.
-CREATE FUNCTION audit.capture(
+CREATE OR REPLACE FUNCTION audit.capture(
     relation regclass, entity_type text DEFAULT NULL, redact jsonb DEFAULT NULL,
     ignore text[] DEFAULT NULL, mode text DEFAULT NULL
-) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $capture$
+) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $capture$
 #variable_conflict use_column
 DECLARE
     before audit.captured;
@@ -276,8 +281,8 @@ BEGIN
 END $capture$;
 
 -- With the columns that are redacted or ignored under their present names, found by number.
-CREATE FUNCTION audit.renamed(audit.captured, numbers int[], names text[])
-RETURNS audit.captured LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.renamed(audit.captured, numbers int[], names text[])
+RETURNS audit.captured LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     result audit.captured := $1;
     change record;
@@ -298,8 +303,8 @@ BEGIN
 END $$;
 
 -- What is wrong with the wishes for a table, as a sentence, or null.
-CREATE FUNCTION audit.contradiction(audit.captured, new_redact boolean, new_ignore boolean)
-RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.contradiction(audit.captured, new_redact boolean, new_ignore boolean)
+RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 SELECT CASE
     WHEN $1.mode NOT IN ('direct', 'journal')
         THEN format('mode is %L; choose direct or journal.', $1.mode)
@@ -322,8 +327,8 @@ END
 $$;
 
 -- Ends the capture of a table, whose trail stays.
-CREATE FUNCTION audit.uncapture(text) RETURNS void LANGUAGE plpgsql
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.uncapture(text) RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     gone audit.captured;
     hung record;
@@ -351,8 +356,8 @@ BEGIN
 END $$;
 
 -- Brings capture up to the tables as they are, and returns a sentence for each that it changed.
-CREATE FUNCTION audit.recapture() RETURNS SETOF text LANGUAGE plpgsql
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.recapture() RETURNS SETOF text LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     kept audit.captured;
 BEGIN
@@ -372,8 +377,8 @@ BEGIN
 END $$;
 
 -- Whether the triggers of a captured table are not those of the table as it is.
-CREATE FUNCTION audit.outdated(audit.captured) RETURNS boolean LANGUAGE sql STABLE
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.outdated(audit.captured) RETURNS boolean LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
 SELECT (names, numbers) IS DISTINCT FROM ($1.columns, $1.numbers)
     OR EXISTS (
         SELECT FROM (

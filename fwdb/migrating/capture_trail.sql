@@ -2,39 +2,39 @@
 -- drain.
 
 -- Ids in the order of the changes, on any version of the server: of version 7, milliseconds,
--- microseconds, then a number of the sequence. Random ids cost a system call each.
-CREATE FUNCTION audit.time_id(timestamptz, bigint) RETURNS uuid LANGUAGE sql STABLE AS $$
-SELECT CAST(
+-- microseconds, then a number of the sequence. Random ids cost a system call each. RETURN binds the
+-- names now, as a search_path would, and lets the planner put the expression in place of the call.
+CREATE OR REPLACE FUNCTION audit.time_id(timestamptz, bigint) RETURNS uuid LANGUAGE sql STABLE
+RETURN CAST(
     '0' || to_hex(CAST(date_part('epoch', $1) * 1000000 AS bigint) / 1000 << 16
                   | 28672 | CAST(date_part('epoch', $1) * 1000000 AS bigint) % 1000 * 4)
-    || to_hex((-9223372036854775808) | $2) AS uuid)
-$$;
+    || to_hex((-9223372036854775808) | $2) AS uuid);
 
-CREATE FUNCTION audit.columns_of(regclass, OUT names text[], OUT numbers int[])
-LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.columns_of(regclass, OUT names text[], OUT numbers int[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 SELECT array_agg(CAST(attname AS text) ORDER BY attnum), array_agg(CAST(attnum AS int) ORDER BY attnum)
 FROM pg_attribute
 WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'
 $$;
 
 -- The name of the uuid that is the primary key, or null.
-CREATE FUNCTION audit.key_of(regclass) RETURNS text LANGUAGE sql STABLE
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.key_of(regclass) RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
 SELECT a.attname
 FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 WHERE i.indrelid = $1 AND i.indisprimary AND i.indnkeyatts = 1
     AND a.atttypid = CAST('uuid' AS regtype)
 $$;
 
-CREATE FUNCTION audit.relation_name(regclass) RETURNS text LANGUAGE sql STABLE
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.relation_name(regclass) RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
 SELECT format('%I.%I', n.nspname, c.relname)
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1
 $$;
 
 -- Why a table cannot be captured, as a sentence, or null.
-CREATE FUNCTION audit.refusal(regclass) RETURNS text LANGUAGE sql STABLE
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.refusal(regclass) RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
 SELECT CASE
     WHEN c.relkind NOT IN ('r', 'p') THEN format('%s is not a table.', $1)
     WHEN c.relnamespace = CAST('audit' AS regnamespace)
@@ -54,9 +54,25 @@ END
 FROM pg_class AS c WHERE c.oid = $1
 $$;
 
+-- Stops a capture function on a table that no owner of captured tables owns: it would forge rows of
+-- the trail. Partitions and renamed tables come here; a table of its name needs no look.
+CREATE OR REPLACE FUNCTION audit.require_captured(regclass) RETURNS void LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_class AS fired JOIN pg_class AS known ON known.relowner = fired.relowner
+        WHERE fired.oid = coalesce(pg_partition_root($1), $1) AND fired.relpersistence <> 't'
+            AND (known.oid = CAST('audit.captured' AS regclass)
+                OR known.oid IN (SELECT to_regclass(relation) FROM audit.captured))
+    ) THEN
+        RAISE insufficient_privilege USING MESSAGE = format(
+            '%s is not captured, and its changes are not recorded: drop this trigger.', $1);
+    END IF;
+END $$;
+
 -- HMAC-SHA256 (RFC 2104), its first 128 bits: whether two values are equal, and nothing else.
-CREATE FUNCTION audit.fingerprint(text) RETURNS jsonb LANGUAGE sql STABLE
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.fingerprint(text) RETURNS jsonb LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
 SELECT to_jsonb(coalesce((
     SELECT '[fingerprint ' || left(encode(
         sha256(outer_pad || sha256(inner_pad || convert_to($1, 'UTF8'))), 'hex'), 32) || ']'
@@ -64,8 +80,8 @@ SELECT to_jsonb(coalesce((
 $$;
 
 -- A trigger function that anybody may name in CREATE TRIGGER could be put on any table, and forge.
-CREATE FUNCTION audit.protect_function(regprocedure) RETURNS void LANGUAGE plpgsql
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.protect_function(regprocedure) RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     other record;
 BEGIN
@@ -81,8 +97,8 @@ BEGIN
 END $$;
 
 -- The rows of a journal as rows of audit.audit_logs, as the list of a SELECT FROM it AS j.
-CREATE FUNCTION audit.journal_list(audit.captured) RETURNS text LANGUAGE sql STABLE
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.journal_list(audit.captured) RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
 SELECT string_agg(format('CAST(%s AS %s)', CASE
     WHEN a.attname = 'id' THEN 'audit.time_id(j.created_at, j.number)'
     WHEN a.attname = 'entity_type' THEN quote_literal($1.entity_type)
@@ -98,15 +114,16 @@ LEFT JOIN pg_attribute AS j ON j.attname = a.attname AND j.attnum > 0
 WHERE a.attrelid = CAST('audit.audit_logs' AS regclass) AND a.attnum > 0 AND NOT a.attisdropped
 $$;
 
-CREATE FUNCTION audit.log_columns() RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.log_columns() RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
 SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum)
 FROM pg_attribute
 WHERE attrelid = CAST('audit.audit_logs' AS regclass) AND attnum > 0 AND NOT attisdropped
 $$;
 
 -- Writes the view audit.trail; to be called again when audit.audit_logs gets a column.
-CREATE FUNCTION audit.make_trail() RETURNS void LANGUAGE plpgsql
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.make_trail() RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     journals text;
     other record;
@@ -124,7 +141,10 @@ BEGIN
         WHERE c.oid = CAST('audit.audit_logs' AS regclass)
             AND acl.grantee <> c.relowner AND acl.privilege_type = 'SELECT'
     LOOP
-        EXECUTE format('GRANT SELECT ON audit.trail TO %s', CASE other.grantee
+        -- The functions are those that the view calls, the coverage of capture and its drift.
+        EXECUTE format('GRANT SELECT ON audit.trail TO %1$s; GRANT EXECUTE ON FUNCTION
+            audit.time_id, audit.columns_of, audit.key_of, audit.outdated, audit.capture_source
+            TO %1$s', CASE other.grantee
             WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(other.grantee)) END);
     END LOOP;
     PERFORM audit.protect('audit.trail');
@@ -133,13 +153,14 @@ END $$;
 -- Moves rows of one journal into audit.audit_logs, by the blocks from $2 up to but without $3, and
 -- returns their number. Only transactions before which none is open, unless $4. A row is in the
 -- journal or in the table, never in both: it is one statement.
-CREATE FUNCTION audit.drain(text, int, int, boolean DEFAULT false) RETURNS bigint LANGUAGE plpgsql
-SET search_path = pg_catalog SET TimeZone = 'UTC' AS $$
+CREATE OR REPLACE FUNCTION audit.drain(text, int, int, boolean DEFAULT false) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
 DECLARE
     which audit.captured;
     moved bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('audit.drain'));
+    -- One at a time. Others than the owner may hold any advisory lock, but not this one.
+    LOCK TABLE audit.captured IN SHARE UPDATE EXCLUSIVE MODE;
     SELECT * INTO STRICT which FROM audit.captured AS c WHERE c.name = $1 AND c.mode = 'journal';
     EXECUTE format(
         'WITH j AS (DELETE FROM audit.journal_%s WHERE ctid >= %L AND ctid < %L %s RETURNING *)'
@@ -152,30 +173,14 @@ BEGIN
 END $$;
 
 -- The oldest transaction that may still be open: rows of those before it are all there.
-CREATE FUNCTION audit.settled() RETURNS bigint LANGUAGE sql VOLATILE
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.settled() RETURNS bigint LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
 SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
 $$;
 
--- The oldest transaction of which a row may still come into audit.audit_logs: one that is open, or
--- one whose rows are in a journal.
-CREATE FUNCTION audit.undrained() RETURNS bigint LANGUAGE plpgsql
-SET search_path = pg_catalog AS $$
-DECLARE
-    oldest bigint := audit.settled();
-    journal text;
-    first bigint;
-BEGIN
-    FOR journal IN SELECT name FROM audit.captured WHERE mode = 'journal' LOOP
-        EXECUTE format('SELECT min(transaction_id) FROM audit.journal_%s', journal) INTO first;
-        oldest := least(oldest, first);
-    END LOOP;
-    RETURN oldest;
-END $$;
-
 -- A name for the function and the journal that no other captured table has.
-CREATE FUNCTION audit.capture_name(regclass) RETURNS text LANGUAGE sql STABLE
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.capture_name(regclass) RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
 SELECT CASE
     WHEN plain ~ '^[a-z0-9_]{1,50}$' AND NOT EXISTS (
         SELECT FROM audit.captured WHERE name = plain)
@@ -189,8 +194,8 @@ FROM (
 $$;
 
 -- Empties a journal whose table nobody writes to.
-CREATE FUNCTION audit.drain_whole(text) RETURNS void LANGUAGE plpgsql
-SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION audit.drain_whole(text) RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- An older snapshot would not show all rows, and the journal is dropped.
     IF current_setting('transaction_isolation') NOT LIKE 'read %committed' THEN
@@ -198,7 +203,7 @@ BEGIN
             MESSAGE = 'a journal is closed in a read committed transaction only';
     END IF;
     -- In the order of audit.drain(), which takes this lock before the table.
-    PERFORM pg_advisory_xact_lock(hashtext('audit.drain'));
+    LOCK TABLE audit.captured IN SHARE UPDATE EXCLUSIVE MODE;
     EXECUTE format('LOCK TABLE audit.journal_%s IN ACCESS EXCLUSIVE MODE', $1);
     PERFORM audit.drain($1, 0, 2147483647, true);
 END $$;

@@ -24,6 +24,7 @@ __all__ = [
     "MADE",
     "VERSION_SCHEMA",
     "VERSION_TABLE",
+    "closing",
     "drop_function",
     "drop_schema",
     "drop_table",
@@ -203,13 +204,55 @@ def touch(table: str) -> None:
 
 
 def function(name: str, body: str, *, about: str, takes: str = "") -> None:
-    """A function that takes arguments of these types, unless there is one of this name."""
+    """A function that takes arguments of these types, unless there is one of this name.
+
+    Nobody but its owner may call it until the revision says who.
+    """
     found = _database()
     if found is not None and catalog.has_function(found, name, takes):
         return
     op.execute(f"CREATE FUNCTION {name}({takes}) {body.strip()}")
     op.execute(f"COMMENT ON FUNCTION {name}({takes}) IS '{about} {MADE}'")
+    op.execute(closing(f"oid = to_regprocedure('{name}({takes})')"))
     report("function", name, f"created the function {name}({takes}).")
+
+
+def closing(condition: str) -> str:
+    """SQL that leaves functions of ours to their owner and gives them a search_path nobody leads.
+
+    Without pg_temp at its end, relations and types of the caller's temporary schema come first, and
+    a function that runs as its owner would run what they hide. `condition` is about `oid`, `name`
+    and `comment`. A body that was bound when it was made (RETURN) needs no search_path.
+    """
+    return f"""
+DO $$
+DECLARE
+    made record;
+    other record;
+BEGIN
+    FOR made IN
+        SELECT * FROM (
+            SELECT oid, CAST(proname AS text) AS name, obj_description(oid, 'pg_proc') AS comment,
+                CAST(CAST(oid AS regprocedure) AS text) AS function, proacl, proowner,
+                prosqlbody IS NOT NULL AS is_bound
+            FROM pg_proc
+        ) AS p
+        WHERE right(comment, {len(MADE)}) = '{MADE}' AND {condition}
+    LOOP
+        IF NOT made.is_bound THEN
+            EXECUTE format(
+                'ALTER FUNCTION %s SET search_path = pg_catalog, pg_temp', made.function);
+        END IF;
+        FOR other IN
+            SELECT DISTINCT grantee
+            FROM aclexplode(coalesce(made.proacl, acldefault('f', made.proowner)))
+            WHERE grantee <> made.proowner
+        LOOP
+            EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', made.function, CASE other.grantee
+                WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(other.grantee)) END);
+        END LOOP;
+    END LOOP;
+END $$"""
 
 
 def protect(table: str) -> None:

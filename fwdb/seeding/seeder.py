@@ -156,10 +156,11 @@ class Seeder:
                 tell(f"the users of seed {seed} are there already; another --seed adds others")
                 return counts
             inserted: list[Any] = []
-            # A year of history: 366 days and what two time zones may differ in.
-            trail.add_months(self.postgres, plan.until - timedelta(days=367), plan.until)
             try:
                 with trail.uncaptured(self.postgres, "seed_scale"):
+                    # A year of history: 366 days and what two time zones may differ in.
+                    since = plan.until - timedelta(days=367)
+                    trail.add_months(self.postgres, since, plan.until)
                     for part in volume.parts(plan):
                         tell(
                             f"adding {len(part.users):,} users and "

@@ -82,7 +82,7 @@ def test_a_migrated_database_is_covered(db: Database) -> None:
         ),
         (
             "CREATE OR REPLACE FUNCTION audit.capture_shared_users() RETURNS trigger "
-            "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog "
+            "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp "
             "AS $$ BEGIN RETURN NULL; END $$",
             "shared.users 00_fwdb_audit",
             "trigger",
@@ -117,8 +117,32 @@ def test_a_migrated_database_is_covered(db: Database) -> None:
             "may UPDATE",
             "REVOKE UPDATE",
         ),
+        (
+            "ALTER FUNCTION audit.add_partitions(date, date) SET search_path = pg_catalog",
+            "audit.add_partitions(date,date)",
+            "right",
+            "can run what a caller made",
+            "SET search_path = pg_catalog, pg_temp",
+        ),
+        (
+            "GRANT EXECUTE ON FUNCTION audit.drain TO PUBLIC",
+            "audit.drain(text,integer,integer,boolean)",
+            "right",
+            "Everybody may call audit.drain",
+            "REVOKE ALL ON FUNCTION audit.drain",
+        ),
+        (
+            "GRANT EXECUTE ON FUNCTION audit.forget_user TO pg_monitor",
+            "audit.forget_user()",
+            "right",
+            "The role pg_monitor may call",
+            'FROM "pg_monitor"',
+        ),
     ],
-    ids=["off", "origin", "truncate", "altered", "invoker", "table", "right", "column_right"],
+    ids=[
+        *("off", "origin", "truncate", "altered", "invoker", "table", "right", "column_right"),
+        *("search_path", "function_right", "trigger_function"),
+    ],
 )
 def test_a_fault_is_named_with_its_remedy(
     db: Database, statement: str, object: str, kind: str, words: str, remedy: str

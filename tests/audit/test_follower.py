@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from pymongo.hello import Hello
 
 from fwdb import config, errors, migrating
-from fwdb.audit import comparing, follower, values
+from fwdb.audit import comparing, follower, runs, values
 from fwdb.audit.documents import plain
-from fwdb.audit.followers import LOCK
 from fwdb.database import Database
 from fwdb.models import entity_uuid
 from fwdb.stores import MongoStore, PostgresStore
@@ -492,11 +491,11 @@ def entity(id: ObjectId) -> str:
 
 
 def test_a_second_follower_says_that_there_is_one(db):
-    with db.postgres.connection() as other:
-        other.execute(sa.text(f"SELECT pg_advisory_lock({LOCK[0]}, {LOCK[1]})"))
-        with pytest.raises(errors.Conflict, match=r"another follower of designs is running \(sess"):
-            db.audit.follow(once=True)
-        other.execute(sa.text(f"SELECT pg_advisory_unlock({LOCK[0]}, {LOCK[1]})"))
+    with (
+        runs.alone(db.postgres, "follow designs", ""),
+        pytest.raises(errors.Conflict, match=r"another follower of designs is running \(sess"),
+    ):
+        db.audit.follow(once=True)
 
 
 def test_a_follower_that_lost_its_turn_writes_nothing_more(db, wait_until):

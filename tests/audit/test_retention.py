@@ -37,8 +37,8 @@ from fwdb.stores import PostgresStore
 SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
 # Of the steps of one month, those before which a run is killed; all of them in the long rounds.
-STEPS = 14
-KILLED_BEFORE = range(1, STEPS) if os.environ.get("FWDB_TEST_FULL") == "1" else (1, 7, 8, 13)
+STEPS = 15
+KILLED_BEFORE = range(1, STEPS) if os.environ.get("FWDB_TEST_FULL") == "1" else (2, 8, 9, 14)
 
 
 def total(audit: Audit) -> int:

@@ -1,17 +1,18 @@
 -- How far the changes of MongoDB are recorded, one row a collection that is followed.
 --
---   psql "$FWDB_POSTGRES_URL" -v lock_one=1719100514 -v lock_two=11 -f audit_followers.sql
+--   psql "$FWDB_POSTGRES_URL" -f audit_followers.sql
 --
 -- Columns
 --   name           string     the collection
 --   source         string     host and database that it is in
---   running        boolean       whether a follower holds the lock now
+--   running        boolean       whether a session follows it now
 --   started_at     timestamp  start of the newest run
 --   saved_at       timestamp  when it last wrote
 --   saved_seconds  float64    the same, as time passed since
 --   position_at    timestamp  all changes before are recorded; to the second
 --   event_at       timestamp  time of the newest change recorded
 --   caught_up_at   timestamp  when it had nothing more to read; null while it is behind
+--   behind_seconds float64    age of the later of both: up to it everything is in the trail
 --   images         boolean       whether MongoDB keeps documents as they were before changes
 --   events         int64      events read
 --   changes        int64      rows added to the trail
@@ -21,11 +22,9 @@ SELECT
     f.name,
     f.source,
     EXISTS (
-        SELECT FROM pg_locks
-        WHERE locktype = 'advisory' AND granted AND objsubid = 2
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-            AND CAST(classid AS bigint) = CAST(:lock_one AS bigint)
-            AND CAST(objid AS bigint) = CAST(:lock_two AS bigint)
+        SELECT FROM audit.runs AS r JOIN pg_stat_activity AS a
+            ON a.pid = r.pid AND a.usename = r.role AND coalesce(a.backend_start = r.since, true)
+        WHERE r.name = 'follow ' || f.name
     ) AS running,
     f.started_at,
     f.saved_at,
@@ -33,6 +32,10 @@ SELECT
     f.position_at,
     f.event_at,
     f.caught_up_at,
+    CAST(
+        extract(epoch FROM clock_timestamp() - greatest(f.position_at, f.caught_up_at))
+        AS double precision
+    ) AS behind_seconds,
     f.images,
     f.events,
     f.changes,

@@ -438,7 +438,7 @@ def test_a_look_at_large_documents_writes_a_part_at_a_time(db, most, monkeypatch
 def narrow(db: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """The same stores, but the driver takes answers of 100 kB: events can be larger than that."""
     monkeypatch.setattr(Hello, "max_message_size", property(lambda _: 100_000))
-    mongodb = MongoStore(db.mongodb.url, settings=db.settings)
+    mongodb = MongoStore(db.mongodb._given.get_secret_value(), settings=db.settings)
     with Database(db.postgres, mongodb, settings=db.settings) as made:
         yield made
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from fwdb import config
+from fwdb.arguments import checks_arguments
 from fwdb.stores import MongoStore, PostgresStore
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from fwdb.seeding import Seeder
 
 Role = Literal["app", "owner", "report"]
+STORES = (PostgresStore.name, MongoStore.name)
 
 
+@checks_arguments
 def connect(
     profile: str | None = None,
     *,
@@ -75,6 +78,7 @@ def connect(
     )
 
 
+@checks_arguments
 class Database:
     """Both stores and every part of fwdb over them. Close it, or use it in a ``with``.
 

@@ -36,8 +36,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date, timedelta
 from functools import lru_cache
+from numbers import Number
 from typing import Any
+from uuid import UUID
 
 __all__ = [
     "ArchiveError",
@@ -68,6 +71,7 @@ __all__ = [
     "is_secret",
     "nearest",
     "redact",
+    "shown",
 ]
 
 # Short names are secret as a whole word: user_pin, otpCode, CVV; not shipping, not option.
@@ -134,7 +138,7 @@ class UnknownName(ParameterError):
         hint = f"did you mean '{self.nearest}'? " if self.nearest else ""
         offer = f"hoose from {', '.join(self.choices)}"
         rest = f"{hint}{'C' if hint else 'c'}{offer}" if self.choices else "there are none at all"
-        super().__init__(f"there is no {kind} '{name}'{place}; {rest}.", name=redact(name))
+        super().__init__(f"there is no {kind} {shown(name)}{place}; {rest}.", name=redact(name))
 
 
 class ConfigError(FwdbError):
@@ -169,7 +173,7 @@ class NotFound(FwdbError):
     """There is no live row of `entity` with the id `id`."""
 
     def __init__(self, entity: str, id: object) -> None:
-        super().__init__(f"there is no {entity} with id '{id}', or it is deleted.")
+        super().__init__(f"there is no {entity} with id {shown(id)}, or it is deleted.")
         self.entity = entity
         self.id = id
 
@@ -257,3 +261,30 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     """
     found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
     return found[0] if found else None
+
+
+# URLs, and pairs such as password=…, are not repeated: what was given by mistake may be a secret.
+_PRIVATE = re.compile(r"://|\$2[abxy]\$|(passw|pwd|secret|token|key)\w*\s*[=:]", re.IGNORECASE)
+
+
+def shown(value: object) -> str:
+    """`value` for a message: short, only its kind where it may hold a secret or personal data.
+
+    >>> shown("31 days ago"), shown("postgresql://ana:s3cret@db"), shown({"a": 1})
+    ("'31 days ago'", 'a URL or secret', 'a dict')
+    """
+    if isinstance(value, str):
+        if _PRIVATE.search(value):
+            return "a URL or secret"
+        text = value if len(value) <= 60 else value[:57] + "..."
+        return f"'{text.encode('utf-8', 'backslashreplace').decode()}'"
+    if value is None or isinstance(value, bool):
+        return str(value)
+    if isinstance(value, Number | date | timedelta | UUID):
+        try:
+            text = str(value)
+        except ValueError:  # more digits than Python writes
+            text = "a huge number"
+        return text if len(text) <= 60 else text[:57] + "..."
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"

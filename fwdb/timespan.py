@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated
 
-from fwdb.errors import ParameterError
+from fwdb.errors import ParameterError, shown
 
-__all__ = ["moment", "span"]
+__all__ = ["Time", "moment", "span"]
+
+# What `moment` reads.
+Time = Annotated[
+    str | datetime | date | timedelta, "an ISO time (2026-11-01T00:00Z) or a span (24h, 7d)"
+]
 
 _SPAN = re.compile(r"(?P<count>\d+(?:\.\d+)?)\s*(?P<unit>[smhdw])", re.ASCII)
 _UNITS = {
@@ -20,9 +26,7 @@ _UNITS = {
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
-def moment(
-    value: str | datetime | date | timedelta, *, now: datetime | None = None, name: str = "since"
-) -> datetime:
+def moment(value: Time, *, now: datetime | None = None, name: str = "since") -> datetime:
     """`value` as a time in UTC.
 
     A span (``45s``, ``30m``, ``24h``, ``7d``, ``2w``, or a timedelta) is that long before `now`,
@@ -37,6 +41,8 @@ def moment(
     """
     now = now or datetime.now(UTC)
     try:
+        if value != value:  # pandas' NaT is a datetime, and unlike itself
+            raise _unreadable(name, value)
         if isinstance(value, timedelta):
             return _utc(now - value)
         if isinstance(value, datetime):
@@ -55,7 +61,7 @@ def moment(
             found = datetime.fromisoformat(value.strip().upper())
         if found.tzinfo is None:
             raise ParameterError(
-                f"'{name}' is '{value}', a time without a zone; add one, such as Z for UTC "
+                f"'{name}' is {shown(value)}, a time without a zone; add one, such as Z for UTC "
                 "(2026-11-01T00:00Z).",
                 name=name,
             )
@@ -75,7 +81,7 @@ def span(value: str | timedelta, *, name: str = "span") -> timedelta:
     if isinstance(value, timedelta):
         return value
     refusal = ParameterError(
-        f"'{name}' is '{_short(value)}'; give a span such as 30m, 24h or 7d.", name=name
+        f"'{name}' is {shown(value)}; give a span such as 30m, 24h or 7d.", name=name
     )
     found = _SPAN.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
@@ -94,11 +100,6 @@ def _utc(value: datetime) -> datetime:
 
 def _unreadable(name: str, value: object) -> ParameterError:
     return ParameterError(
-        f"'{name}' is '{_short(value)}'; give an ISO time (2026-11-01T00:00Z) or a span (24h, 7d).",
+        f"'{name}' is {shown(value)}; give an ISO time (2026-11-01T00:00Z) or a span (24h, 7d).",
         name=name,
     )
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import math
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from bson import Binary
 
 from fwdb.database import Database
 from fwdb.errors import FeatureUnavailable, InvalidData, NotFound, ParameterError
-from fwdb.repositories import MongoRepository
+from fwdb.repositories import MongoRepository, paging
 
 
 @pytest.fixture
@@ -69,24 +74,101 @@ def test_ids_are_object_ids_or_uuids(designs):
     assert all(designs.get(id).id == id for id in everything)
 
 
-def test_a_document_without_a_required_field(db, designs):
-    """An entity cannot stand for it, a frame shows the gap."""
-    raw(db, name="orphan", createdAt=datetime.now(UTC))
+AT = datetime(2026, 11, 1, tzinfo=UTC)
+GOOD = [
+    {"userId": "u", "name": f"good {n}", "version": n, "createdAt": AT, "status": "draft"}
+    for n in range(6)
+]
+# What is wrong with each, and the document.
+HOSTILE = {
+    "id is missing": {"_id": None},
+    "id is neither": {"_id": 5},
+    "id is neither a UUID": {"_id": "text"},
+    "id is neither a UUID nor": {"_id": True},
+    "id is neither a UUID nor an": {"_id": {"a": 1}},
+    "id is neither a UUID nor an ObjectId": {"_id": Binary(b"x")},
+    "id is neither a UUID nor an ObjectId, so": {"_id": AT},
+    "name is missing": {"name": None},
+    "name is a list, not text": {"name": ["b", "z"]},
+    "name is a whole number, not text": {"name": 5},
+    "user_id is missing": {"userId": None},
+    "user_id is of type float": {"userId": math.nan},
+    "deleted_at is text, not a time": {"deletedAt": "yes"},
+    "layers is text, not a list": {"layers": "none"},
+    "metadata is a list": {"metadata": [1]},
+    "version is text": {"version": "3"},
+    "version is of type float": {"version": math.nan},
+    "version is of type float, not a whole": {"version": 1.7},
+    "created_at is text": {"createdAt": "2026-01-01T00:00Z"},
+    "created_at is a whole number": {"createdAt": 5},
+    "updated_at is a dictionary": {"updatedAt": {}},
+    "status is True or False": {"status": False},
+}
 
-    with pytest.raises(InvalidData, match="lacks user_id"):
-        designs.find()
-    frame = designs.frame(["user_id", "name", "version", "created_at"])
-    assert frame["user_id"].isna().all()
-    assert str(frame["version"].dtype) == "Int64"
+
+@pytest.fixture
+def hostile(db: Database, designs: MongoRepository) -> MongoRepository:
+    for document in [*GOOD, *({**GOOD[0], "name": "odd", **odd} for odd in HOSTILE.values())]:
+        raw(
+            db,
+            **{
+                name: value
+                for name, value in document.items()
+                if value is not None or name == "_id"
+            },
+        )
+    return designs.with_deleted()
 
 
-def test_a_document_with_a_value_of_another_type(db, designs):
-    """A frame names the column and turns nothing into a gap or a rounded number."""
-    raw(db, name="odd", userId="u", version=1.7)
+def test_documents_that_fit_no_design_are_read_and_reported(db, hostile):
+    """As they are stored, beside the others, each with what is wrong with it."""
+    page = hostile.page(size=100, sort="name")
+    frame = hostile.frame()
 
-    with pytest.raises(InvalidData, match="column version"):
-        designs.frame()
-    assert designs.frame(["name"])["name"].tolist() == ["odd"]
+    assert page.total == len(frame) == hostile.count() == len(GOOD) + len(HOSTILE)
+    assert len(page.problems) == len(frame.attrs["problems"]) == len(HOSTILE)
+    for problem in HOSTILE:
+        assert any(f": {problem}" in said for said in page.problems), problem
+        assert any(f": {problem}" in said for said in frame.attrs["problems"]), problem
+    assert [item.problems for item in page.items if str(item.name).startswith("good")] == [()] * 6
+    assert frame["version"].notna().sum() == len(frame) - 3
+    assert str(frame["created_at"].dtype) == "datetime64[us, UTC]"
+    assert set(hostile.frame(["name"]).attrs["problems"]) < set(page.problems)
+    past = db.audit.as_of("Design", "now")
+    assert len(past) == len(frame)
+    assert any("deleted_at is of another type" in said for said in past.attrs["problems"])
+
+
+@pytest.mark.parametrize("field", ["id", "name", "user_id", "status", "version", "created_at"])
+def test_slices_pass_over_values_of_every_type(hostile, field):
+    """Each document once, in the order of the server, both ways."""
+    for sort in (field, f"-{field}"):
+        seen = [item.id for item in islice(hostile.iterate(batch=2, sort=sort), 100)]
+        ordered = [item.id for item in hostile.find(sort=f"{sort},{sort[: -len(field)]}id")]
+
+        assert len(seen) == len(set(seen)) == hostile.count()
+        if field != "name":  # a list is in the middle there, and last here
+            assert seen == ordered
+
+
+def test_readings_of_any_id_are_recorded(db, hostile):
+    """Under the uuid that the follower gives it too."""
+    found = hostile.with_read_audit().find()
+
+    read = db.audit.search(actions="READ", limit=None)
+    assert len(read) == len(found)
+    assert read["entity_id"].nunique() == len(found)
+
+
+@pytest.mark.parametrize("values", [[{"$oid": "x"}], [[1]], ["a", 1]])
+def test_a_forged_cursor_is_refused(designs, values):
+    """Whatever stands in it."""
+    for number in range(3):
+        designs.create(user_id="u", name=f"o{number}")
+    mark = json.loads(base64.urlsafe_b64decode(designs.after(size=1, sort="id").cursor + "=="))[0]
+
+    with pytest.raises(ParameterError, match="cursor"):
+        designs.after(paging.write_cursor(mark, values), size=1, sort="id")
 
 
 def test_whole_numbers_that_javascript_stored_as_floats(db, designs):

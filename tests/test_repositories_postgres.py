@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import islice
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from fwdb.errors import (
     InvalidData,
     ParameterError,
 )
-from fwdb.models import CatalogItem, catalog_items
+from fwdb.models import Avatar, CatalogItem, avatars, catalog_items
 from fwdb.repositories import PostgresRepository
 
 
@@ -295,3 +296,52 @@ def test_columns_that_are_enums_in_an_existing_table(db):
     before = items.get(made.id).updated_at
     assert items.update(made.id, name="x").updated_at > before  # no trigger came with LIKE
     db.postgres.execute(sa.text("DROP SCHEMA existing CASCADE"))
+
+
+def test_rows_that_fit_no_model_are_read_and_reported(db):
+    """What an existing service and its administrators may have left stops no row beside it."""
+    owner = user(db)
+    for number in range(3):
+        db.avatars.create(user_id=owner.id, name=f"good {number}", measurements={"height": 170})
+    db.postgres.execute(
+        sa.text(
+            """CREATE SCHEMA existing;
+            CREATE TABLE existing.avatars (LIKE avatar.avatars INCLUDING DEFAULTS);
+            ALTER TABLE existing.avatars ALTER measurements DROP NOT NULL, ALTER name DROP NOT NULL,
+                ALTER gender TYPE text;
+            INSERT INTO existing.avatars SELECT * FROM avatar.avatars;
+            INSERT INTO existing.avatars (id, user_id, name, gender, measurements, created_at)
+            SELECT gen_random_uuid(), users.id, name, gender, CAST(measurements AS jsonb),
+                CAST(odd.created_at AS timestamptz)
+            FROM shared.users, (VALUES
+                (NULL, 'robot', '{}', '2026-01-01Z'), ('text', 'male', '"tall"', '2026-01-01Z'),
+                ('null', 'male', 'null', '2026-01-01Z'), ('none', 'male', NULL, '2026-01-01Z'),
+                ('ever', 'male', '{}', 'infinity'), ('never', 'male', '{}', '-infinity'),
+                ('caesar', 'male', '{}', '0044-03-15 BC'), ('far', 'male', '{}', '20000-01-01Z')
+            ) AS odd (name, gender, measurements, created_at);"""
+        )
+    )
+    table = avatars.to_metadata(sa.MetaData(), schema="existing")
+    rows = PostgresRepository(db.postgres, table, Avatar)
+    try:
+        page = rows.page(size=50, sort="name")
+        said = {item.name: item.problems for item in page.items}
+        slices = {
+            sort: [row.name for row in islice(rows.iterate(batch=2, sort=sort), 50)]
+            for sort in ("created_at", "-created_at", "name", "id")
+        }
+        reversed_times = slices["-created_at"]
+    finally:
+        db.postgres.execute(sa.text("DROP SCHEMA existing CASCADE"))
+
+    assert said == {
+        None: ("name is missing",),
+        "text": ("measurements is text, not a dictionary",),
+        "null": ("measurements is missing",),
+        "none": ("measurements is missing",),
+        **dict.fromkeys(("ever", "never", "caesar", "far"), ("created_at is text, not a time",)),
+        **{f"good {number}": () for number in range(3)},
+    }
+    assert len(page.problems) == 8
+    assert all(len(found) == len(set(found)) == 11 for found in slices.values())
+    assert (reversed_times[:2], reversed_times[-2:]) == (["ever", "far"], ["caesar", "never"])

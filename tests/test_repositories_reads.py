@@ -192,7 +192,7 @@ def test_a_sample_says_that_it_is_one(plain, readings):
 @pytest.mark.parametrize("sample", [0, -1, 1.5, True, float("nan")])
 def test_a_share_that_is_none_is_refused(plain, sample):
     """With the form to use."""
-    with pytest.raises(ParameterError, match="give a share over 0, up to 1"):
+    with pytest.raises(ParameterError, match="give a number above 0 up to 1"):
         plain.with_read_audit(sample=sample)
 
 

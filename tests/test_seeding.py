@@ -446,7 +446,7 @@ def test_a_number_out_of_range_is_refused_before_anything_is_asked(arguments, se
     with pytest.raises(errors.ParameterError) as refusal:
         nowhere.seed_scale(**{"scale": 1} | arguments)
 
-    assert str(refusal.value) == sentence
+    assert str(refusal.value).removeprefix("seed_scale(): ") == sentence
 
 
 @pytest.mark.parametrize("scale", [1, 2, 7])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, overload
 from uuid import UUID
@@ -13,8 +13,8 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from fwdb import models
-from fwdb.errors import ParameterError, UnknownName
-from fwdb.models import audit_logs
+from fwdb.errors import ParameterError, UnknownName, shown
+from fwdb.models import Id, audit_logs
 from fwdb.stores import PostgresStore
 from fwdb.timespan import moment
 
@@ -23,9 +23,7 @@ __all__ = [
     "action",
     "askable",
     "at",
-    "choice",
     "closed_window",
-    "count",
     "field",
     "ip_address",
     "listed",
@@ -42,31 +40,28 @@ ENTITY_TYPES: dict[str, type] = {
     "Design": models.Design,
 }
 
+Address = str | ipaddress.IPv4Address | ipaddress.IPv6Address
+
 T = TypeVar("T")
 
 _CLOCK_TOLERANCE = timedelta(minutes=1)  # the caller's clock may run ahead of ours a little
 _FIELD_SAMPLE = 10_000  # newest rows in which a field that no entity has is looked for
 
 
-def choice(kind: str, name: str, choices: Iterable[str]) -> str:
-    """`name`, if it is one of `choices`; else `UnknownName`."""
-    if name not in choices:
-        raise UnknownName(kind, str(name), choices)
-    return name
-
-
 def recordable(entity_type: str) -> str:
     """`entity_type`, if it is one that fwdb records."""
-    return choice("entity type", entity_type, ENTITY_TYPES)
+    if entity_type not in ENTITY_TYPES:
+        raise UnknownName("entity type", entity_type, ENTITY_TYPES)
+    return entity_type
 
 
 def askable(store: PostgresStore, entity_type: str) -> str:
     """`entity_type`, if fwdb records it or the trail holds rows of it that others wrote."""
     if entity_type in ENTITY_TYPES:
         return entity_type
-    rows = sa.select(audit_logs.c.id).where(audit_logs.c.entity_type == str(entity_type)).limit(1)
+    rows = sa.select(audit_logs.c.id).where(audit_logs.c.entity_type == entity_type).limit(1)
     if not store.rows(rows):
-        raise UnknownName("entity type", str(entity_type), ENTITY_TYPES)
+        raise UnknownName("entity type", entity_type, ENTITY_TYPES)
     return entity_type
 
 
@@ -76,7 +71,9 @@ def action(name: str) -> str: ...
 def action(name: str | None) -> str | None: ...
 def action(name: str | None) -> str | None:
     """`name` in capitals, if it is an action."""
-    return None if name is None else choice("action", str(name).upper(), models.ACTIONS)
+    if name is None or name.upper() in models.ACTIONS:
+        return name and name.upper()
+    raise UnknownName("action", name, models.ACTIONS)
 
 
 def field(store: PostgresStore, name: str, entity_types: list[str] | None) -> str:
@@ -130,10 +127,10 @@ def other_spelling(name: str | None) -> str | None:
 
 
 @overload
-def user(value: str | UUID) -> str: ...
+def user(value: Id) -> str: ...
 @overload
-def user(value: str | UUID | None) -> str | None: ...
-def user(value: str | UUID | None) -> str | None:
+def user(value: Id | None) -> str | None: ...
+def user(value: Id | None) -> str | None:
     """`value` as the text of a uuid."""
     if value is None:
         return None
@@ -141,11 +138,11 @@ def user(value: str | UUID | None) -> str | None:
         return str(UUID(str(value)))
     except ValueError:
         raise ParameterError(
-            f"'user_id' is '{str(value)[:60]}'; give the UUID of a user.", name="user_id"
+            f"'user_id' is {shown(value)}; give the UUID of a user.", name="user_id"
         ) from None
 
 
-def ip_address(value: str | None) -> str | None:
+def ip_address(value: Address | None) -> str | None:
     """`value`, if it is an IPv4 or IPv6 address."""
     if value is None:
         return None
@@ -153,21 +150,10 @@ def ip_address(value: str | None) -> str | None:
         return str(ipaddress.ip_address(str(value).strip()))
     except ValueError:
         raise ParameterError(
-            f"'ip_address' is '{str(value)[:60]}'; give one address such as 192.0.2.7 or "
+            f"'ip_address' is {shown(value)}; give one address such as 192.0.2.7 or "
             "2001:db8::7 (of a list in X-Forwarded-For, the one you trust).",
             name="ip_address",
         ) from None
-
-
-@overload
-def count(value: int, name: str) -> int: ...
-@overload
-def count(value: int | None, name: str) -> int | None: ...
-def count(value: Any, name: str) -> int | None:
-    """`value`, if it is a whole number from 1 on, or None where that means no limit."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ParameterError(f"'{name}' is '{value}'; give a whole number from 1 on.", name=name)
-    return value
 
 
 def at(value: Any, *, now: datetime | None = None, name: str = "at") -> datetime:
@@ -176,7 +162,7 @@ def at(value: Any, *, now: datetime | None = None, name: str = "at") -> datetime
     found = moment(value, now=now, name=name)
     if found > now + _CLOCK_TOLERANCE:
         raise ParameterError(
-            f"'{name}' is '{value}', which is in the future; give a time up to now "
+            f"'{name}' is {shown(value)}, which is in the future; give a time up to now "
             f"({now:%Y-%m-%dT%H:%MZ}) or a span (24h, 7d).",
             name=name,
         )
@@ -205,11 +191,6 @@ def window(since: Any, until: Any) -> tuple[datetime | None, datetime | None]:
 
 def closed_window(since: Any, until: Any) -> tuple[datetime, datetime]:
     """As `window`, with both ends, for figures over time."""
-    for name, value in (("since", since), ("until", until)):
-        if value is None:
-            raise ParameterError(
-                f"'{name}' is missing; give a time or a span (24h, 7d).", name=name
-            )
     start, end = window(since, until)
     assert start is not None
     assert end is not None

@@ -12,8 +12,9 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from fwdb.audit import values
-from fwdb.audit.documents import document_uuid, found_prefix, plain
+from fwdb.audit.documents import found_prefix, plain
 from fwdb.audit.followers import ENTITY_TYPE, Ledger
+from fwdb.models import document_uuid
 from fwdb.stores import MongoStore
 from fwdb.stores.changes import ChangeFeed, ClusterTime, documents
 

@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import NAMESPACE_URL, UUID, uuid5
-
-from bson import ObjectId, json_util
+from uuid import UUID
 
 from fwdb.audit import values
-from fwdb.errors import ParameterError
-from fwdb.models import entity_uuid
+from fwdb.models import document_uuid
 from fwdb.stores.changes import ChangeEvent, ClusterTime
 
 __all__ = [
@@ -23,7 +20,6 @@ __all__ = [
     "after",
     "announced",
     "applied",
-    "document_uuid",
     "found_prefix",
     "is_found",
     "payload",
@@ -37,7 +33,6 @@ Document = dict[str, Any]
 MARK = "_audit"  # the field in which a writer says who it is: by, ip, userAgent, reason, nonce
 # Follows every change; alone it is none. `version` alone is one: a document goes back exactly.
 _BOOKKEEPING = frozenset({"updatedAt"})
-_IDS = uuid5(NAMESPACE_URL, "fwdb:document")
 FOUND_ORDINAL = 0xFFFF  # of rows that no event stands behind: the last of their cluster time
 
 
@@ -145,27 +140,6 @@ def row_id(time: ClusterTime, ordinal: int, digest: bytes) -> UUID:
     front = (time.seconds & 0xFFFF_FFFF) << 28 | time.increment & 0xFFF_FFFF
     back = (ordinal & 0xFFFF) << 46 | int.from_bytes(digest[:8], "big") >> 18
     return UUID(int=(front >> 12) << 80 | 8 << 76 | (front & 0xFFF) << 64 | 2 << 62 | back)
-
-
-def document_uuid(key: Any) -> tuple[UUID, str | None]:
-    """The entity id of the document `key`, and a note when the id cannot be read off it.
-
-    An ObjectId and the text of a uuid are kept so that they come back. Any other id, and text
-    that only looks like one of these, gets a uuid made from it; the note then has the id.
-    """
-    kept = isinstance(key, ObjectId)
-    if isinstance(key, str):
-        try:
-            kept = str(UUID(key)) == key
-        except ValueError:
-            kept = False
-    if kept:
-        try:
-            return entity_uuid(str(key)), None
-        except ParameterError:
-            pass  # a uuid that looks like a kept ObjectId
-    text = json_util.dumps(key, json_options=json_util.CANONICAL_JSON_OPTIONS)
-    return uuid5(_IDS, text), f"document id {values.text(text)}"
 
 
 def plain(document: Mapping[str, Any] | None) -> Document | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import sqlalchemy as sa
 
@@ -27,7 +27,7 @@ from fwdb.audit.checking import Batch, Tally, named
 from fwdb.audit.rewriting import Wanted
 from fwdb.audit.seals import Key, Seal
 from fwdb.errors import ConfigError, ParameterError, SealError
-from fwdb.models import entity_uuid
+from fwdb.models import Id, entity_uuid
 from fwdb.stores import PostgresStore
 
 __all__ = ["Erasure", "erase"]
@@ -91,9 +91,9 @@ def erase(
     store: PostgresStore,
     key: bytes | None,
     *,
-    user_id: str | UUID | None,
+    user_id: Id | None,
     entity_type: str | None,
-    id: str | UUID | None,
+    id: Id | None,
     reason: str,
     dry_run: bool,
     archive: Path | None = None,
@@ -132,7 +132,7 @@ def erase(
     )
 
 
-def _chosen(user_id: str | UUID | None, entity_type: str | None, id: str | UUID | None) -> _Chosen:
+def _chosen(user_id: Id | None, entity_type: str | None, id: Id | None) -> _Chosen:
     if (user_id is not None) == (entity_type is not None) or (entity_type is None) != (id is None):
         raise ParameterError(
             "give 'user_id', to erase who did it, or 'entity_type' and 'id', to erase what rows "

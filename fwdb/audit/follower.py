@@ -16,16 +16,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from fwdb.audit.comparing import Found, compare, earlier, seen
-from fwdb.audit.documents import (
-    FOUND_ORDINAL,
-    Row,
-    after,
-    announced,
-    document_uuid,
-    is_found,
-    row,
-    row_id,
-)
+from fwdb.audit.documents import FOUND_ORDINAL, Row, after, announced, is_found, row, row_id
 from fwdb.audit.followers import BEGINNING, Ledger, State
 from fwdb.errors import (
     Conflict,
@@ -34,6 +25,7 @@ from fwdb.errors import (
     StoreUnavailable,
     Transient,
 )
+from fwdb.models import document_uuid
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.changes import (
     ChangeBatch,

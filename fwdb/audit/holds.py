@@ -9,7 +9,14 @@ import sqlalchemy as sa
 
 from fwdb.audit import partitions
 from fwdb.audit.base import AuditBase
-from fwdb.errors import Conflict, DuplicateKey, FeatureUnavailable, ParameterError, UnknownName
+from fwdb.errors import (
+    Conflict,
+    DuplicateKey,
+    FeatureUnavailable,
+    ParameterError,
+    UnknownName,
+    shown,
+)
 from fwdb.stores import PostgresStore
 
 __all__ = ["Holds", "active"]
@@ -78,10 +85,10 @@ class Holds(AuditBase):
 def parse(month: str) -> date:
     """The first day of `month`, written 2025-10."""
     try:
-        return datetime.strptime(str(month), "%Y-%m").replace(tzinfo=UTC).date()
+        return datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC).date()
     except ValueError:
         raise ParameterError(
-            f"'month' is '{str(month)[:60]}'; write year and month, such as 2025-10.", name="month"
+            f"'month' is {shown(month)}; write year and month, such as 2025-10.", name="month"
         ) from None
 
 

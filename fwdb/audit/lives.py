@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from fwdb.arguments import Count
 from fwdb.audit import checks
 from fwdb.audit.base import AuditBase
-from fwdb.audit.questions import Id, Moment
+from fwdb.audit.questions import Moment
 from fwdb.audit.values import REDACTED, REDACTED_CHANGED
-from fwdb.models import entity_uuid
+from fwdb.models import Id, entity_uuid
 
 __all__ = ["Break", "FieldChange", "Lives", "breaks", "field_changes"]
 
@@ -32,7 +33,7 @@ class Lives(AuditBase):
         *,
         entity_type: str | None = None,
         entity_id: Id | None = None,
-        top: int = 10,
+        top: Count = 10,
     ) -> pd.DataFrame:
         """The `top` entities by creations, updates and deletions in the window.
 
@@ -48,7 +49,7 @@ class Lives(AuditBase):
             until=end,
             entity_type=entity_type,
             entity_id=None if entity_id is None else str(entity_uuid(entity_id)),
-            row_limit=checks.count(top, "top"),
+            row_limit=top,
         )
 
     def unclaimed(
@@ -58,7 +59,7 @@ class Lives(AuditBase):
         *,
         entity_type: str | None = None,
         action: str | None = None,
-        top: int = 20,
+        top: Count = 20,
     ) -> pd.DataFrame:
         """Changes of which nobody said who made them, by what the server knew of the session.
 
@@ -74,7 +75,7 @@ class Lives(AuditBase):
             until=end,
             entity_type=entity_type,
             action=checks.action(action),
-            row_limit=checks.count(top, "top"),
+            row_limit=top,
         )
 
 

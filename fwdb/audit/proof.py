@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from uuid import UUID
 
+from fwdb.arguments import File, Seconds
 from fwdb.audit import anchor, archives, checks, erasing, sealing, seals, verifying
 from fwdb.audit.base import AuditBase
 from fwdb.audit.erasing import Erasure
@@ -16,6 +16,7 @@ from fwdb.audit.findings import Verification
 from fwdb.audit.questions import Moment
 from fwdb.audit.sealing import Sealed
 from fwdb.errors import ConfigError, DuplicateKey, StoreUnavailable, Transient
+from fwdb.models import Id
 
 __all__ = ["Proof"]
 
@@ -41,7 +42,7 @@ class Proof(AuditBase):
     def run_sealer(
         self,
         *,
-        interval: float = 60,
+        interval: Seconds = 60,
         stop: threading.Event | None = None,
         sealed: Callable[[Sealed], None] | None = None,
     ) -> None:
@@ -67,7 +68,7 @@ class Proof(AuditBase):
         """
         return sealing.state(self._postgres, self._key)
 
-    def seal_file(self, path: str | Path) -> Path:
+    def seal_file(self, path: File) -> Path:
         """Write the heads of all seals to `path`, for someone who keeps it elsewhere.
 
         JSON: number of seals and rows, head, time, earlier heads, the name of the key and its
@@ -78,7 +79,7 @@ class Proof(AuditBase):
 
     def verify(
         self,
-        against: str | Path | None = None,
+        against: File | None = None,
         *,
         since: Moment | None = None,
         progress: Progress | None = None,
@@ -106,9 +107,9 @@ class Proof(AuditBase):
     def erase(
         self,
         *,
-        user_id: str | UUID | None = None,
+        user_id: Id | None = None,
         entity_type: str | None = None,
-        id: str | UUID | None = None,
+        id: Id | None = None,
         reason: str,
         dry_run: bool = False,
         progress: Progress | None = None,

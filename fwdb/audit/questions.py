@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
-from uuid import UUID
+from typing import Annotated, Any
 
 import pandas as pd
 
+from fwdb.arguments import Count
 from fwdb.audit import checks, values
 from fwdb.audit.base import AuditBase
 from fwdb.errors import ParameterError
-from fwdb.models import entity_uuid
+from fwdb.models import Id, entity_uuid
+from fwdb.timespan import Time
 
 __all__ = ["Id", "Moment", "Questions"]
 
-Id = str | UUID
-Moment = str | datetime | timedelta
+Moment = Time
+Names = str | Sequence[str]
 
 # An hour for each point of a chart up to a week, which is 168 points; days beyond.
 _HOURLY_UP_TO = timedelta(days=7)
-_BUCKETS = ("minute", "hour", "day", "week", "month")
+Bucket = Annotated[str, ("minute", "hour", "day", "week", "month")]
 
 
 class Questions(AuditBase):
@@ -48,12 +49,12 @@ class Questions(AuditBase):
         *,
         since: Moment | None = None,
         until: Moment | None = None,
-        limit: int | None = None,
+        limit: Count | None = None,
     ) -> pd.DataFrame:
         """What one user did, newest first; everything without `limit`."""
         return self.search(since=since, until=until, user_id=user_id, limit=limit)
 
-    def recent(self, limit: int = 100) -> pd.DataFrame:
+    def recent(self, limit: Count = 100) -> pd.DataFrame:
         """The newest `limit` rows, newest first."""
         return self.search(limit=limit)
 
@@ -62,11 +63,11 @@ class Questions(AuditBase):
         *,
         since: Moment | None = None,
         until: Moment | None = None,
-        actions: Sequence[str] | None = None,
-        entity_types: Sequence[str] | None = None,
-        users: Sequence[Id] | None = None,
+        actions: Names | None = None,
+        entity_types: Names | None = None,
+        users: Id | Sequence[Id] | None = None,
         changed_field: str | None = None,
-        limit: int | None = 1000,
+        limit: Count | None = 1000,
         action: str | None = None,
         entity_type: str | None = None,
         user_id: Id | None = None,
@@ -93,7 +94,7 @@ class Questions(AuditBase):
             actions=checks.listed("actions", actions, action, checks.action),
             changed_field=changed_field,
             changed_field_too=checks.other_spelling(changed_field),
-            row_limit=checks.count(limit, "limit"),
+            row_limit=limit,
         )
 
     def timeline(self, entity_type: str, id: Id) -> pd.DataFrame:
@@ -116,7 +117,7 @@ class Questions(AuditBase):
         id: Id | None = None,
         since: Moment | None = None,
         until: Moment | None = None,
-        limit: int | None = 1000,
+        limit: Count | None = 1000,
     ) -> pd.DataFrame:
         """Each change of a field, newest first, at most `limit` (None: all): columns of `timeline`.
 
@@ -128,9 +129,8 @@ class Questions(AuditBase):
         if id is not None and entity_type is None:
             raise ParameterError("'id' needs 'entity_type' too.", name="entity_type")
         checks.field(self._postgres, field, None if entity_type is None else [entity_type])
-        rows = checks.count(limit, "limit")
         return _shown(
-            self._changes(entity_type, id, field=field, since=start, until=end, limit=rows)
+            self._changes(entity_type, id, field=field, since=start, until=end, limit=limit)
         )
 
     def diff(self, entity_type: str, id: Id, since: Moment, until: Moment = "now") -> pd.DataFrame:
@@ -166,7 +166,7 @@ class Questions(AuditBase):
         field: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
-        limit: int | None = None,
+        limit: Count | None = None,
     ) -> pd.DataFrame:
         return self._frame(
             "audit_changes",
@@ -196,7 +196,7 @@ class Questions(AuditBase):
         self,
         since: Moment = "7d",
         until: Moment = "now",
-        bucket: str | None = None,
+        bucket: Bucket | None = None,
         *,
         entity_type: str | None = None,
         user_id: Id | None = None,
@@ -212,7 +212,7 @@ class Questions(AuditBase):
             bucket = "hour" if end - start <= _HOURLY_UP_TO else "day"
         return self._figures(
             "audit_activity", start, end, entity_type, user_id, action,
-            bucket=checks.choice("bucket", bucket, _BUCKETS),
+            bucket=bucket,
         )  # fmt: skip
 
     def actors(
@@ -220,7 +220,7 @@ class Questions(AuditBase):
         since: Moment = "7d",
         until: Moment = "now",
         *,
-        top: int = 10,
+        top: Count = 10,
         entity_type: str | None = None,
         user_id: Id | None = None,
         action: str | None = None,
@@ -233,7 +233,7 @@ class Questions(AuditBase):
         start, end = checks.closed_window(since, until)
         return self._figures(
             "audit_actors", start, end, entity_type, user_id, action,
-            row_limit=checks.count(top, "top"),
+            row_limit=top,
         )  # fmt: skip
 
     def totals(

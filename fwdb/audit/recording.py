@@ -7,19 +7,16 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy as sa
 
 from fwdb.audit import checks, values
 from fwdb.audit.base import AuditBase
 from fwdb.errors import FwdbError, ParameterError
-from fwdb.models import ACTIONS, AuditLog, audit_logs, entity_uuid
+from fwdb.models import ACTIONS, AuditLog, Id, audit_logs, entity_uuid
 from fwdb.stores import actor
 
 __all__ = ["Recording"]
-
-Id = str | UUID
 
 # To the function, the way in for those who may not change the table.
 _RECORD = (
@@ -66,7 +63,7 @@ class Recording(AuditBase):
         self,
         *,
         user_id: Id | None = None,
-        ip_address: str | None = None,
+        ip_address: checks.Address | None = None,
         user_agent: str | None = None,
         reason: str | None = None,
     ) -> Iterator[None]:
@@ -97,7 +94,7 @@ class Recording(AuditBase):
         new: object,
         *,
         user_id: Id | None = None,
-        ip_address: str | None = None,
+        ip_address: checks.Address | None = None,
         user_agent: str | None = None,
         metadata: str | Mapping[str, Any] | None = None,
     ) -> AuditLog:
@@ -125,7 +122,7 @@ class Recording(AuditBase):
         new: object,
         *,
         user_id: Id | None = None,
-        ip_address: str | None = None,
+        ip_address: checks.Address | None = None,
         user_agent: str | None = None,
         metadata: str | Mapping[str, Any] | None = None,
     ) -> AuditLog | None:
@@ -150,7 +147,7 @@ class Recording(AuditBase):
         old: object,
         *,
         user_id: Id | None = None,
-        ip_address: str | None = None,
+        ip_address: checks.Address | None = None,
         user_agent: str | None = None,
         metadata: str | Mapping[str, Any] | None = None,
     ) -> AuditLog:
@@ -170,7 +167,7 @@ class Recording(AuditBase):
         id: Id,
         *,
         user_id: Id | None = None,
-        ip_address: str | None = None,
+        ip_address: checks.Address | None = None,
         user_agent: str | None = None,
         metadata: str | Mapping[str, Any] | None = None,
     ) -> AuditLog:
@@ -187,7 +184,7 @@ class Recording(AuditBase):
         old: values.Values | None,
         new: values.Values | None,
         user_id: Id | None,
-        ip_address: str | None,
+        ip_address: checks.Address | None,
         user_agent: str | None,
         metadata: str | Mapping[str, Any] | None,
     ) -> AuditLog:
@@ -225,7 +222,7 @@ class Recording(AuditBase):
     @staticmethod
     def _said(
         user_id: Id | None,
-        ip_address: str | None,
+        ip_address: checks.Address | None,
         user_agent: str | None,
         reason: str | None = None,
     ) -> actor.Actor:

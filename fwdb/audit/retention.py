@@ -10,12 +10,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
 import pandas as pd
 import sqlalchemy as sa
 
-from fwdb.audit import archives, checks, holds, partitions, rewriting
+from fwdb.arguments import Count, Range
+from fwdb.audit import archives, holds, partitions, rewriting
 from fwdb.audit.base import AuditBase
 from fwdb.audit.partitions import Month, Retired
 from fwdb.errors import ParameterError, PermissionDenied
@@ -74,9 +75,9 @@ class Keeping(AuditBase):
 
     def retain(
         self,
-        older_than_days: int | None = None,
+        older_than_days: Annotated[int, Range(1, 36_500)] | None = None,
         *,
-        batch: int = 5000,
+        batch: Count = 5000,
         dry_run: bool = False,
         progress: Say | None = None,
     ) -> Retention:
@@ -96,8 +97,7 @@ class Keeping(AuditBase):
         if store.in_transaction:
             raise ParameterError("retain() commits step by step; call it outside a transaction.")
         days = self._settings.thresholds.audit_retention_days
-        days = checks.count(days if older_than_days is None else older_than_days, "older_than_days")
-        batch = checks.count(batch, "batch")
+        days = days if older_than_days is None else older_than_days
         say = progress or (lambda _: None)
         # The server's clock, because it gave the rows their times.
         cutoff: datetime = store.rows(

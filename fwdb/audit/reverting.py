@@ -12,15 +12,16 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from fwdb.arguments import Count
 from fwdb.audit import checks, undoing
 from fwdb.audit.designs import Designs
-from fwdb.audit.questions import Id, Moment
+from fwdb.audit.questions import Moment
 from fwdb.audit.recording import Recording
 from fwdb.audit.relations import DESIGN, KEY, Relation, relation
 from fwdb.audit.undoing import Blocked, Change, Step
 from fwdb.audit.writing import Writer
-from fwdb.errors import NotFound, ParameterError, RevertRefused
-from fwdb.models import entity_uuid
+from fwdb.errors import NotFound, ParameterError, RevertRefused, shown
+from fwdb.models import Id, entity_uuid
 
 __all__ = ["Reverting"]
 
@@ -39,7 +40,7 @@ class Reverting(Recording):
         *,
         to: Moment | None = None,
         event: Id | None = None,
-        transaction_id: int | None = None,
+        transaction_id: Count | None = None,
         dry_run: bool = True,
     ) -> pd.DataFrame:
         """Undo changes, or with `dry_run` say what would be written.
@@ -75,7 +76,7 @@ class Reverting(Recording):
         id: Id | None,
         to: Moment | None,
         event: Id | None,
-        transaction_id: int | None,
+        transaction_id: Count | None,
     ) -> tuple[dict[str, Any], str]:
         """Parameters of the query, and what is reverted in words."""
         if sum(each is not None for each in (to, event, transaction_id)) != 1 or (
@@ -98,8 +99,10 @@ class Reverting(Recording):
             return nothing | asked, f"revert of {entity_type} {id} to {moment.isoformat()}"
         if event is not None:
             return nothing | {"event": _log_id(event)}, f"revert of row {event}"
-        number = checks.count(transaction_id, "transaction_id")
-        return nothing | {"transaction_id": number}, f"revert of transaction {number}"
+        return (
+            nothing | {"transaction_id": transaction_id},
+            f"revert of transaction {transaction_id}",
+        )
 
     def _undo(
         self, connection: Connection, what: str, asked: dict[str, Any], *, dry_run: bool
@@ -259,5 +262,5 @@ def _log_id(value: Id) -> UUID:
         return UUID(str(value))
     except ValueError:
         raise ParameterError(
-            f"'event' is '{str(value)[:60]}'; give the id of a row of the trail.", name="event"
+            f"'event' is {shown(value)}; give the id of a row of the trail.", name="event"
         ) from None

@@ -13,9 +13,17 @@ import sqlalchemy as sa
 from fwdb import queries
 from fwdb.audit import checks, values
 from fwdb.audit.base import AuditBase, Past
-from fwdb.audit.questions import Id, Moment
+from fwdb.audit.questions import Moment
 from fwdb.audit.relations import DESIGN, KEY, Column, Relation, quoted, relation
-from fwdb.models import DESIGN_FIELDS, document_id, entity_id, entity_uuid
+from fwdb.models import (
+    DESIGN_FIELDS,
+    Id,
+    design_cell,
+    document_id,
+    document_uuid,
+    entity_id,
+    entity_uuid,
+)
 from fwdb.stores import frames
 
 __all__ = ["TimeTravel"]
@@ -51,8 +59,9 @@ class TimeTravel(AuditBase):
 
         A captured table is read backwards: its present rows, less the later changes. Designs are
         read forwards from the trail, and what it does not know of those made before it began is
-        taken from the document. Redacted text is ``[redacted]``; other redacted columns and those
-        that are not captured are missing. Raises `UnknownName` for a type without a table,
+        taken from the document; ``attrs["problems"]`` says which values are of another type than
+        a design has, and missing here. Redacted text is ``[redacted]``; other redacted columns and
+        those that are not captured are missing. Raises `UnknownName` for a type without a table,
         `ParameterError` for a time in the future or without a zone.
         """
         moment = checks.at(at)
@@ -93,17 +102,25 @@ class TimeTravel(AuditBase):
             rows[key] = (
                 ({} if row["complete"] else document)
                 | state
-                | {"id": key, "known_since": row["known_since"], "changed_at": row["changed_at"]}
+                | {
+                    "id": document.get("id", key),
+                    "known_since": row["known_since"],
+                    "changed_at": row["changed_at"],
+                }
             )
         for key, document in live.items():
             made = document.get("created_at")
-            if made is None or made <= moment:
+            if not isinstance(made, datetime) or made <= moment:
                 rows[key] = document
-        cells = [
-            [_cell(name, row.get(name)) for name in _DESIGN_TYPES]
-            for _, row in sorted(rows.items())
-        ]
-        return frames.from_rows(list(_DESIGN_TYPES), cells, _DESIGN_TYPES)
+        cells, problems = [], []
+        for key, state in sorted(rows.items()):
+            cells.append([_cell(name, state.get(name)) for name in _DESIGN_TYPES])
+            for name, cell in zip(_DESIGN_TYPES, cells[-1], strict=True):
+                if cell is None and state.get(name) not in (None, pd.NaT):
+                    problems.append(f"{key}: {name} is of another type")
+        frame = frames.from_rows(list(_DESIGN_TYPES), cells, _DESIGN_TYPES)
+        frame.attrs["problems"] = tuple(problems)
+        return frame
 
     def _documents(self, id: UUID | None) -> dict[str, dict[str, Any]]:
         """The documents there are now by id, in the names of `Design`; none without a MongoDB."""
@@ -113,7 +130,7 @@ class TimeTravel(AuditBase):
         with self._mongodb.errors():
             found = list(self._mongodb.collection("designs").find(wanted))
         return {
-            str(document["_id"]): {
+            entity_id(document_uuid(document["_id"])[0]): {
                 _NAME_OF[stored]: value for stored, value in document.items() if stored in _NAME_OF
             }
             for document in found
@@ -186,7 +203,11 @@ def _cell(name: str, value: Any) -> Any:
     if value is None or value is pd.NaT:
         return None
     if _DESIGN_TYPES[name] == "timestamp":
-        return datetime.fromisoformat(value).astimezone(UTC) if isinstance(value, str) else value
-    if isinstance(value, dict | list):
-        return values.redact_json(json.dumps(value, ensure_ascii=False, default=str), name)
-    return str(value) if name == "id" else value
+        try:
+            found = datetime.fromisoformat(value) if isinstance(value, str) else value
+            return found.astimezone(UTC) if isinstance(found, datetime) else None
+        except (ValueError, OverflowError):
+            return None
+    shown = design_cell(name, value)
+    held = isinstance(value, dict | list) and shown is not None
+    return values.redact_json(shown, name) if held else shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fwdb.arguments import checks_arguments
 from fwdb.audit.anomalies import Anomalies
 from fwdb.audit.archived import Archived
 from fwdb.audit.coverage import Coverage
@@ -18,6 +19,7 @@ from fwdb.audit.time_travel import TimeTravel
 __all__ = ["Audit"]
 
 
+@checks_arguments
 class Audit(
     Reverting,
     Draining,

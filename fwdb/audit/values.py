@@ -142,8 +142,10 @@ def text(value: str | None) -> str | None:
 
 
 def _text(value: object) -> str:
-    # jsonb refuses NUL, which MongoDB takes; a design must not be unable to be recorded.
-    return str(value).replace("\x00", "\ufffd")
+    # PostgreSQL refuses NUL and half a surrogate pair, MongoDB takes the first; a design must not
+    # be unable to be recorded.
+    text = str(value).replace("\x00", "\ufffd")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -24,6 +24,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.style import context
 from matplotlib.textpath import text_to_path
 
+from fwdb.arguments import checks_arguments
+
 INK, MUTED, GRID, AXIS = "#1f2933", "#5f6b79", "#e4e7eb", "#9fb3c8"
 BLUE, SKY, ORANGE, VERMILION, GREY = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#B8C2CC"
 # The warning colours as text: the same hues, dark enough to be read on white.
@@ -54,14 +56,14 @@ P = ParamSpec("P")
 
 
 def drawn(chart: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws under the style of this module, whatever the caller has set."""
+    """Checks arguments, and draws under the style of this module, whatever the caller has set."""
 
     @functools.wraps(chart)
     def inner(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with context(STYLE):
             return chart(*args, **kwargs)
 
-    return inner
+    return checks_arguments(inner)
 
 
 def text_width(text: str, *, size: float, weight: str = "normal", mono: bool = False) -> float:
@@ -117,6 +119,7 @@ def wrap(
     return lines
 
 
+@checks_arguments
 def number(value: float) -> str:
     """A count as people read it, with thin spaces: 12 345.
 
@@ -136,6 +139,7 @@ def compact(value: float, *, most: float = 1e5) -> str:
     return f"{number(value / size)} {unit}"
 
 
+@checks_arguments
 def share(value: float) -> str:
     """A percentage without false precision: under ten with one digit, else whole."""
     if value == 0:
@@ -210,6 +214,7 @@ def canvas(title: str, subtitle: str, footer: str, *, drawing: float) -> Canvas:
 
 
 @drawn
+@checks_arguments
 def empty(title: str, subtitle: str, footer: str, *, reason: str) -> Figure:
     """A panel that says that, and why, there is nothing to draw."""
     sheet = canvas(title, subtitle, footer, drawing=150)
@@ -327,6 +332,7 @@ def thin(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], most: int = MOST_POIN
     return x[keep], y[keep]
 
 
+@checks_arguments
 def window_text(since: pd.Timestamp, until: pd.Timestamp) -> str:
     """`2026-11-17 08:00–12:00 UTC`, with the second date when it is another day."""
     start, end = utc(since), utc(until)
@@ -340,17 +346,20 @@ def _texts(figure: Figure, kind: str) -> str:
     return " ".join(t.get_text() for t in sorted(lines, key=lambda t: -t.get_position()[1]))
 
 
+@checks_arguments
 def title_of(figure: Figure) -> str:
     """The finding a chart has as its title."""
     return _texts(figure, "title")
 
 
+@checks_arguments
 def alt_text(figure: Figure) -> str:
     """What a reader who cannot see the chart is told: finding, what is drawn, source."""
     parts = (_texts(figure, kind).rstrip(".") for kind in ("title", "subtitle", "footer"))
     return ". ".join(part for part in parts if part) + "."
 
 
+@checks_arguments
 def to_svg(figure: Figure, *, name: str = "chart") -> str:
     """The figure as one `<svg>` element, to stand in a page; the same bytes for the same data.
 

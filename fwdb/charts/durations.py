@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fwdb.arguments import checks_arguments
 from fwdb.charts.canvas import (
     DATABASES,
     GRID,
@@ -42,6 +43,7 @@ _WORDS = {
 _FEWEST = 6  # buckets on the axis, so that one bar is not as wide as the sheet
 
 
+@checks_arguments
 def duration(ms: float) -> str:
     """A bound as people say it: `0.25 ms`, `100 ms`, `2.5 s`, `1 min`.
 

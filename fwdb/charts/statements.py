@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fwdb.arguments import checks_arguments
 from fwdb.charts.canvas import (
     AXIS,
     BLUE,
@@ -53,6 +54,7 @@ def milliseconds(value: float) -> str:
     return f"{value / 60_000:.0f} min"
 
 
+@checks_arguments
 def shorten(statement: str) -> str:
     """A statement as one line to recognise it by: comments and long column lists left out.
 

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar, overload
 
 import pandas as pd
 from prometheus_client import CollectorRegistry
 
-from fwdb.errors import MetricsError, ParameterError, UnknownName
+from fwdb.arguments import File, Range, checks_arguments
+from fwdb.errors import MetricsError
 from fwdb.metrics import exposition, healthcheck
 from fwdb.metrics.collector import AuditCounts, DatabaseCollector
 from fwdb.metrics.probes import Probes
@@ -32,6 +33,11 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _is_name(text: str) -> bool:
+    """Whether a series can have this label: text that is no Unicode would break every answer."""
+    return bool(text.strip()) and text.isprintable()
+
+
 class Tracking(Protocol):
     """What `Metrics.track` gives without work: for a ``with``, or above a function."""
 
@@ -48,6 +54,7 @@ class Tracking(Protocol):
     def __call__(self, function: F, /) -> F: ...
 
 
+@checks_arguments
 class Metrics:
     """The metrics of one `Database`: what its process asked and how long it took, and the state
     of both servers, which is read when somebody asks for it.
@@ -86,7 +93,10 @@ class Metrics:
     def track(self, database: str, operation: str) -> Tracking: ...
 
     def track(
-        self, database: str, operation: str, work: Callable[[], T] | None = None
+        self,
+        database: Annotated[str, DATABASES],
+        operation: Annotated[str, _is_name, "the operation a name, such as 'findUser'"],
+        work: Callable[[], T] | None = None,
     ) -> T | Tracking:
         """What `work()` returns, counted as one operation of `database` called `operation`.
 
@@ -95,13 +105,6 @@ class Metrics:
         names of a database are kept, any other is counted as ``other``. An error that `work`
         raises is counted by its cause and raised.
         """
-        if database not in DATABASES:
-            raise UnknownName("database", database, DATABASES)
-        if not isinstance(operation, str) or not operation.strip():
-            raise ParameterError(
-                f"'operation' is {operation!r}; give the operation a name, such as 'findUser'.",
-                name="operation",
-            )
         tracking = self._stores[database].times.track(operation)
         if work is None:
             return tracking
@@ -126,7 +129,7 @@ class Metrics:
         """
         return exposition.frame(self.registry.collect())
 
-    def write(self, path: str | Path) -> Path:
+    def write(self, path: File) -> Path:
         """Write `text()` to `path`, which appears whole or not at all; where it is.
 
         For the textfile collector of node_exporter. Raises `MetricsError` when it cannot be
@@ -150,7 +153,9 @@ class Metrics:
         """The routes of `serve` as a WSGI application, to be mounted in a web server."""
         return self._routes.wsgi
 
-    def serve(self, port: int = 0, *, host: str = HOST) -> MetricsServer:
+    def serve(
+        self, port: Annotated[int, Range(0, 65_535)] = 0, *, host: str = HOST
+    ) -> MetricsServer:
         """Answer HTTP at `host` and `port` from a thread, until the database is closed.
 
         Port 0 takes a free one; the server's `url` says which. Serves once: later calls return

@@ -14,7 +14,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from fwdb.errors import MetricsError, ParameterError
+from fwdb.errors import MetricsError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -34,8 +34,6 @@ class MetricsServer:
     """A running server; `url` is where it answers. `close` frees its port."""
 
     def __init__(self, application: WSGIApplication, host: str, port: int) -> None:
-        if not 0 <= port <= 65535:
-            raise ParameterError(f"'port' is {port}; give one from 0 to 65535.", name="port")
         try:
             self._http = _Http(application, host, port)
         except OSError as error:

@@ -15,11 +15,13 @@ from fwdb.models.entities import (
     CatalogItem,
     Design,
     User,
+    design_cell,
     design_document,
     design_fields,
+    design_problems,
     document_id,
 )
-from fwdb.models.ids import entity_id, entity_uuid
+from fwdb.models.ids import Id, document_uuid, entity_id, entity_uuid
 from fwdb.models.tables import (
     ACTIONS,
     AUDIT_FACTS,
@@ -49,14 +51,18 @@ __all__ = [
     "CatalogItem",
     "Design",
     "EntityId",
+    "Id",
     "Label",
     "User",
     "audit_logs",
     "avatars",
     "catalog_items",
+    "design_cell",
     "design_document",
     "design_fields",
+    "design_problems",
     "document_id",
+    "document_uuid",
     "entity_id",
     "entity_uuid",
     "metadata",

@@ -1,12 +1,17 @@
 """The entities that repositories give out, and the one mapping of a `Design` to its document.
 
 Entities are frozen, speak snake_case in both stores and have ids as text. A row may have columns
-and a document fields that no entity knows; readers leave them out.
+and a document fields that no entity knows; readers leave them out. What something else wrote may
+lack a value or hold another type: the entity shows it as it is stored, and `problems` says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+import json
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -14,7 +19,8 @@ from typing import Any
 
 from bson import ObjectId
 
-from fwdb.errors import UnknownName
+from fwdb.errors import ParameterError, UnknownName
+from fwdb.models.ids import entity_uuid
 
 __all__ = [
     "DESIGN_FIELDS",
@@ -23,14 +29,28 @@ __all__ = [
     "CatalogItem",
     "Design",
     "User",
+    "design_cell",
     "design_document",
     "design_fields",
+    "design_problems",
     "document_id",
 ]
 
 
+class _Entity:
+    """What all entities have."""
+
+    __slots__ = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the row or document, no values: ``("name is missing",)``."""
+        kind: Any = type(self)
+        return tuple(misfits(kind, {name: getattr(self, name) for name in _expected(kind)}))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class User:
+class User(_Entity):
     """An account. `password_hash` is a bcrypt hash and is left out of `repr`."""
 
     id: str
@@ -49,7 +69,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Avatar:
+class Avatar(_Entity):
     """A body model of a user; `measurements` (cm, kg) are personal data."""
 
     id: str
@@ -65,7 +85,7 @@ class Avatar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogItem:
+class CatalogItem(_Entity):
     """What designs are built from. `price` is in cents."""
 
     id: str
@@ -85,7 +105,7 @@ class CatalogItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AuditLog:
+class AuditLog(_Entity):
     """One change or reading: who did what to what. `entity_id` is the id in the entity's store."""
 
     id: str
@@ -102,10 +122,10 @@ class AuditLog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Design:
+class Design(_Entity):
     """An outfit: a document of MongoDB. What is inside `layers` and `metadata` stays as stored.
 
-    `created_at` and `updated_at` are None only in documents that something else wrote.
+    A document that something else wrote may lack any field, the id included, which is then None.
     """
 
     id: str
@@ -179,3 +199,90 @@ def design_fields(document: Mapping[str, Any]) -> dict[str, Any]:
 def document_id(id: Any) -> Any:
     """`id` as documents hold it: 24 hexadecimal digits are an ObjectId, other text stays text."""
     return ObjectId(id) if isinstance(id, str) and ObjectId.is_valid(id) else id
+
+
+_WORDS = {
+    str: "text",
+    int: "a whole number",
+    bool: "True or False",
+    datetime: "a time",
+    dict: "a dictionary",
+    list: "a list",
+}
+
+
+@functools.cache
+def _expected(entity: Any) -> dict[str, tuple[type[Any], bool]]:
+    """The type of each field, and whether it may be None."""
+    found = {}
+    for name, hint in typing.get_type_hints(entity).items():
+        kinds = [k for k in typing.get_args(hint) if k is not type(None)]
+        optional = type(None) in typing.get_args(hint)
+        plain = kinds[0] if optional else hint
+        found[name] = (typing.get_origin(plain) or plain, optional)
+    return {f.name: found[f.name] for f in dataclasses.fields(entity)}
+
+
+def misfits(entity: Any, values: Mapping[str, Any]) -> list[str]:
+    """What keeps `values` from being those of an `entity`, a sentence for each field."""
+    found = []
+    for name, value in values.items():
+        kind, optional = _expected(entity)[name]
+        if value is None:
+            if not optional:
+                found.append(f"{name} is missing")
+        elif fitting(kind, value) is None:
+            given = _WORDS.get(type(value)) or f"of type {type(value).__name__}"
+            found.append(f"{name} is {given}, not {_WORDS[kind]}")
+        elif name == "id" and not _is_id(value):
+            found.append("id is neither a UUID nor an ObjectId, so that get() cannot ask for it")
+    return found
+
+
+def fitting(kind: type[Any], value: Any) -> Any:
+    """`value`, if it is of this type or a float that is whole where this is int; else None."""
+    if kind is int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        return value if _is_whole(value) and abs(value) < 2**63 else None
+    return value if isinstance(value, kind) else None
+
+
+def design_cell(name: str, value: Any) -> Any:
+    """`value` of a `Design` for a column of a frame: objects as JSON, None for what cannot be.
+
+    Text shows whatever stands in its place.
+    """
+    kind = _expected(Design)[name][0]
+    objects = {dict, list}
+    if value is not None and (kind in objects or (kind is str and type(value) in objects)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value if kind is str or value is None else fitting(kind, value)
+
+
+def design_problems(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> tuple[str, ...]:
+    """What is wrong with these `columns` of designs, as ``"65a1…: name is missing"``."""
+    found = []
+    for row in rows:
+        there = [name for name in columns if name in row or name in _REQUIRED]
+        if said := misfits(Design, {name: row.get(name) for name in there}):
+            found.append(f"{row.get('id')}: {'; '.join(said)}")
+    if len(found) > _MOST_PROBLEMS:
+        found[_MOST_PROBLEMS:] = [f"and {len(found) - _MOST_PROBLEMS:,} more"]
+    return tuple(found)
+
+
+_MOST_PROBLEMS = 100
+_REQUIRED = {"id", "user_id", "name"}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_id(value: Any) -> bool:
+    try:
+        entity_uuid(value)
+    except ParameterError:
+        return False
+    return True

@@ -15,11 +15,16 @@ what databases make, differ in the version and can never be taken for one of the
 from __future__ import annotations
 
 import re
-from uuid import UUID
+from typing import Annotated, Any
+from uuid import NAMESPACE_URL, UUID, uuid5
 
-from fwdb.errors import ParameterError
+from bson import ObjectId, json_util
 
-__all__ = ["entity_id", "entity_uuid"]
+from fwdb.errors import ParameterError, shown
+
+__all__ = ["Id", "document_uuid", "entity_id", "entity_uuid"]
+
+Id = Annotated[str | UUID | ObjectId, "a UUID or the 24 hexadecimal digits of an ObjectId"]
 
 _TAG = "8fdb8f0d"  # version 8 and variant 10 with 26 constant bits in between
 _OBJECT_ID = re.compile(r"[0-9a-f]{24}\Z", re.IGNORECASE)
@@ -27,7 +32,7 @@ _OBJECT_ID = re.compile(r"[0-9a-f]{24}\Z", re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}(-?)(?:[0-9a-f]{4}\1){3}[0-9a-f]{12}\Z", re.IGNORECASE)
 
 
-def entity_uuid(id: str | UUID) -> UUID:
+def entity_uuid(id: Id) -> UUID:
     """The uuid under which the audit log keeps `id`: a uuid itself, an ObjectId tagged as one.
 
     `entity_id()` is the way back. Raises `ParameterError` for text that is neither, and for a
@@ -41,7 +46,7 @@ def entity_uuid(id: str | UUID) -> UUID:
         return UUID(text[:12] + _TAG + text[12:])
     if not _UUID.match(text):
         raise ParameterError(
-            f"'{text[:60]}' is no id; give a UUID or the 24 hexadecimal digits of an ObjectId.",
+            f"{shown(id)} is no id; give a UUID or the 24 hexadecimal digits of an ObjectId.",
             name="entity_id",
         )
     value = UUID(text)
@@ -52,6 +57,31 @@ def entity_uuid(id: str | UUID) -> UUID:
             name="entity_id",
         )
     return value
+
+
+_IDS = uuid5(NAMESPACE_URL, "fwdb:document")
+
+
+def document_uuid(key: Any) -> tuple[UUID, str | None]:
+    """The uuid under which the trail keeps the document `key`, and a note when it cannot be read
+    off it.
+
+    An ObjectId and the text of a uuid are kept so that they come back. Any other id, and text
+    that only looks like one of these, gets a uuid made from it; the note then has the id.
+    """
+    kept = isinstance(key, ObjectId)
+    if isinstance(key, str):
+        try:
+            kept = str(UUID(key)) == key
+        except ValueError:
+            kept = False
+    if kept:
+        try:
+            return entity_uuid(key), None
+        except ParameterError:
+            pass  # a uuid that looks like a kept ObjectId
+    text = json_util.dumps(key, json_options=json_util.CANONICAL_JSON_OPTIONS)
+    return uuid5(_IDS, text), f"document id {text}"
 
 
 def entity_id(value: UUID | str) -> str:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from fwdb.arguments import Count, Seconds
 from fwdb.config import Thresholds
 from fwdb.monitoring import locks, pools
 from fwdb.monitoring import sessions as server_sessions
-from fwdb.monitoring.asked import DATABASES, Time, known, positive
+from fwdb.monitoring.asked import DATABASES, Database
 from fwdb.monitoring.history import History
 from fwdb.monitoring.measure import Measure
 from fwdb.stores import MongoStore, PostgresStore
+from fwdb.timespan import Time
 
 
 class ConnectionQuestions:
@@ -43,7 +45,7 @@ class ConnectionQuestions:
         """
         return pools.pools([self._postgres.pool(), self._mongodb.pool()])
 
-    def holders(self, *, leak_seconds: float | None = None) -> pd.DataFrame:
+    def holders(self, *, leak_seconds: Seconds | None = None) -> pd.DataFrame:
         """Who holds connections of this process's pools now; a row per connection, oldest first.
 
         `thread` is the name of the thread that took it, empty when that has ended. From
@@ -53,7 +55,7 @@ class ConnectionQuestions:
         """
         limit = self.thresholds.leak_seconds if leak_seconds is None else leak_seconds
         lent = [*self._postgres.holds(), *self._mongodb.holds()]
-        return pools.holders(lent, leak_seconds=positive(limit, "leak_seconds"))
+        return pools.holders(lent, leak_seconds=limit)
 
     def pool_history(self, since: Time = "24h", until: Time | None = None) -> pd.DataFrame:
         """Stored samples of the pools of all processes in the window, oldest first.
@@ -74,7 +76,7 @@ class ConnectionQuestions:
         found = self._history.frame("pool_durations", since=start, until=end or datetime.now(UTC))
         return pools.with_bounds(found)
 
-    def sessions(self, database: str | None = None) -> pd.DataFrame:
+    def sessions(self, database: Database | None = None) -> pd.DataFrame:
         """Sessions of the servers, now: one row per database, user, application and state.
 
         `oldest_seconds` is how long one of them is in this state, `waiting` those that are
@@ -83,7 +85,7 @@ class ConnectionQuestions:
         says what a role may not see, ``attrs["missing"]`` why a store could not be asked; raises
         its error when it was the only one asked.
         """
-        asked = DATABASES if database is None else (known(database),)
+        asked = DATABASES if database is None else (database,)
         frame, problems = server_sessions.sessions(
             self._store if "postgres" in asked else None,
             self._mongodb_twin if "mongodb" in asked else None,
@@ -92,9 +94,9 @@ class ConnectionQuestions:
             raise problems[0]
         return frame
 
-    def session_limit(self, database: str = "postgres") -> Measure:
+    def session_limit(self, database: Database = "postgres") -> Measure:
         """How many sessions the server takes from ordinary roles."""
-        if known(database) == "postgres":
+        if database == "postgres":
             return server_sessions.postgres_limit(self._store)
         return server_sessions.mongodb_limit(self._mongodb_twin)
 
@@ -117,7 +119,9 @@ class ConnectionQuestions:
         """
         return locks.blocking(self._store)
 
-    def wait_events(self, *, live_seconds: float = 5, samples: int | None = None) -> pd.DataFrame:
+    def wait_events(
+        self, *, live_seconds: Seconds = 5, samples: Count | None = None
+    ) -> pd.DataFrame:
         """What active sessions of PostgreSQL waited for, watched for `live_seconds`.
 
         Looks `samples` times, ten in a second unless given, and counts active sessions by wait
@@ -125,4 +129,4 @@ class ConnectionQuestions:
         `share_percent` its part of all. `is_waiting` is true for waits for another session;
         ``CPU`` waits for nothing. Idle sessions, which have a wait event too, are not there.
         """
-        return locks.wait_events(self._store, positive(live_seconds), samples)
+        return locks.wait_events(self._store, live_seconds, samples)

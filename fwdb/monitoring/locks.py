@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from fwdb.errors import ParameterError
 from fwdb.monitoring.redaction import redacted_frame
 from fwdb.stores import PostgresStore, frames
 
@@ -40,8 +39,6 @@ def blocking(store: PostgresStore) -> pd.DataFrame:
 def wait_events(store: PostgresStore, live_seconds: float, samples: int | None) -> pd.DataFrame:
     """See `Monitor.wait_events`."""
     looks = samples or max(1, round(SAMPLES_PER_SECOND * live_seconds))
-    if looks < 1:
-        raise ParameterError(f"'samples' is {samples}; give 1 or more.", name="samples")
     sessions: Counter[tuple[str, str, bool]] = Counter()
     seen: Counter[tuple[str, str, bool]] = Counter()
     since, began = datetime.now(UTC), time.monotonic()

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from fwdb.errors import FwdbError, PermissionDenied
-from fwdb.monitoring.asked import one_or_more
 from fwdb.monitoring.measure import Status
 from fwdb.monitoring.redaction import plan_redacted, redacted, texts_redacted
 from fwdb.stores import PostgresStore, frames
@@ -43,7 +42,6 @@ def logged_plans(
     top: int = 20,
 ) -> pd.DataFrame:
     """See `Monitor.logged_plans`."""
-    one_or_more(top)
     end = until or datetime.now(UTC)
     window = {"since": since, "until": end}
     if absent := _absence(store):

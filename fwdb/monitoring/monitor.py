@@ -12,11 +12,12 @@ from functools import cached_property
 import pandas as pd
 
 from fwdb import config
+from fwdb.arguments import Days, Seconds, checks_arguments
 from fwdb.config import Thresholds
 from fwdb.errors import ParameterError
 from fwdb.monitoring import health as healths
 from fwdb.monitoring import replication
-from fwdb.monitoring.asked import APPLICATION, Time, known, positive
+from fwdb.monitoring.asked import APPLICATION, Database
 from fwdb.monitoring.cache import Cache
 from fwdb.monitoring.commands import CommandLedger
 from fwdb.monitoring.connection_questions import ConnectionQuestions
@@ -27,7 +28,7 @@ from fwdb.monitoring.sampler import Kind, Sample, Sampler, process_name
 from fwdb.monitoring.server_questions import ServerQuestions
 from fwdb.monitoring.statement_questions import StatementQuestions
 from fwdb.stores import MongoStore, PostgresStore
-from fwdb.timespan import moment
+from fwdb.timespan import Time, moment
 
 # A window that ended so shortly ago ends now: a report fixes its end first and asks later, and
 # what happened since the last stored reading belongs to it.
@@ -36,6 +37,7 @@ JUST_NOW = timedelta(minutes=1)
 _numbers = itertools.count(1)
 
 
+@checks_arguments
 class Monitor(ConnectionQuestions, StatementQuestions, ServerQuestions):
     """Questions about both stores. Asks on connections of its own, outside the pools it watches.
 
@@ -85,11 +87,11 @@ class Monitor(ConnectionQuestions, StatementQuestions, ServerQuestions):
 
     def cache_hit_ratio(
         self,
-        database: str = "postgres",
+        database: Database = "postgres",
         since: Time = "24h",
         until: Time | None = None,
         *,
-        live_seconds: float | None = None,
+        live_seconds: Seconds | None = None,
     ) -> Measure:
         """Blocks found in the server's memory ÷ blocks asked for, in the window; 0 to 1.
 
@@ -99,18 +101,18 @@ class Monitor(ConnectionQuestions, StatementQuestions, ServerQuestions):
         """
         cache = Cache(self._store, self._mongodb_twin, self._history)
         if live_seconds is not None:
-            return cache.live(known(database), positive(live_seconds))
+            return cache.live(database, live_seconds)
         start, end = self._window(since, until)
-        return cache.window(known(database), start, end)
+        return cache.window(database, start, end)
 
-    def replication_lag(self, database: str = "postgres") -> Measure:
+    def replication_lag(self, database: Database = "postgres") -> Measure:
         """Seconds that the slowest replica is behind, now; ``not_applicable`` without replica.
 
         0 when it has replayed everything. A replica that has something to replay and is silent
         is as many seconds behind as it is silent, whatever it said last. `replicas()` has a row
         for each, with two more numbers.
         """
-        if known(database) == "postgres":
+        if database == "postgres":
             return replication.postgres_lag(self._store, expected=self.thresholds.expected_replicas)
         return replication.mongodb_lag(self._mongodb_twin)
 
@@ -124,7 +126,7 @@ class Monitor(ConnectionQuestions, StatementQuestions, ServerQuestions):
         }
         return probes, [postgres, mongodb]
 
-    def health(self, *, timeout_seconds: float = healths.DEADLINE_SECONDS) -> Health:
+    def health(self, *, timeout_seconds: Seconds = healths.DEADLINE_SECONDS) -> Health:
         """Whether each store is up, degraded or down, with the reason; never raises for a store.
 
         Each is asked on a connection kept for this, so that a full pool shows as ``degraded``
@@ -138,7 +140,7 @@ class Monitor(ConnectionQuestions, StatementQuestions, ServerQuestions):
             {"postgres": self._postgres.pool, "mongodb": self._mongodb.pool},
             {"postgres": self._postgres.address, "mongodb": self._mongodb.address},
             self.thresholds,
-            positive(timeout_seconds, "timeout_seconds"),
+            timeout_seconds,
         )
 
     # -- readings ---------------------------------------------------------------------------------
@@ -159,7 +161,7 @@ class Monitor(ConnectionQuestions, StatementQuestions, ServerQuestions):
         return self._sampler.sample(kind)
 
     @contextmanager
-    def sampling(self, *, every: float = 30, full_every: float = 300) -> Iterator[None]:
+    def sampling(self, *, every: Seconds = 30, full_every: Seconds = 300) -> Iterator[None]:
         """Store readings in the background while the block runs.
 
         A full reading first and last, a light one every `every` seconds and a full one every
@@ -170,9 +172,9 @@ class Monitor(ConnectionQuestions, StatementQuestions, ServerQuestions):
 
     def run(
         self,
-        interval: float = 30,
+        interval: Seconds = 30,
         *,
-        full_every: float | None = None,
+        full_every: Seconds | None = None,
         stop: threading.Event | None = None,
         progress: Callable[[Sample], object] | None = None,
     ) -> None:
@@ -188,9 +190,9 @@ class Monitor(ConnectionQuestions, StatementQuestions, ServerQuestions):
             said=progress,
         )
 
-    def prune(self, days: float = 30) -> int:
+    def prune(self, days: Days = 30) -> int:
         """Remove readings older than `days` now; how many. Sampling does so by itself."""
-        return self._sampler.prune(positive(days, "days"))
+        return self._sampler.prune(days)
 
     def close(self) -> None:
         """Close the monitor's own connections."""

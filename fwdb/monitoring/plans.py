@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fwdb.errors import FeatureUnavailable, FwdbError, InvalidData, ParameterError, PermissionDenied
+from fwdb.errors import (
+    FeatureUnavailable,
+    FwdbError,
+    InvalidData,
+    ParameterError,
+    PermissionDenied,
+    shown,
+)
 from fwdb.monitoring import statements
 from fwdb.monitoring.history import History
 from fwdb.monitoring.measure import Status
@@ -75,7 +82,7 @@ def plan(store: PostgresStore, history: History, query_id: str) -> Plan:
         return Plan(query_id, "", "not_available", reason)
     if not re.fullmatch(r"-?\d{1,19}", query_id):
         raise ParameterError(
-            f"'query_id' is '{query_id[:40]}'; give one of column query_id of "
+            f"'query_id' is {shown(query_id)}; give one of column query_id of "
             "db.monitor.slow_queries().",
             name="query_id",
         )

@@ -21,7 +21,6 @@ from fwdb.errors import (
     FwdbError,
     ParameterError,
     PermissionDenied,
-    UnknownName,
 )
 from fwdb.models import monitoring as tables
 from fwdb.monitoring import cache, elsewhere, retention, server_readings, sessions, statements
@@ -99,8 +98,6 @@ class Sampler:
         The servers are left out while another sampler reads them, and when the last reading of
         this kind is younger than `spacing` has for it, in seconds.
         """
-        if kind not in ("light", "full"):
-            raise UnknownName("kind of reading", kind, ("light", "full"))
         self._history.require_writable()
         checkpoint = self._ledger.checkpoint()
         rows: dict[str, int] = {}
@@ -288,10 +285,10 @@ class Sampler:
         A store that does not answer is tried again at the next turn, and logged once. Raises
         `FeatureUnavailable` or `PermissionDenied` when readings can never be stored here.
         """
-        if interval <= 0 or full_every < interval:
+        if full_every < interval:
             raise ParameterError(
                 f"readings every {interval:g} s and full ones every {full_every:g} s cannot be: "
-                "the first must be above 0, the second not smaller.",
+                "the second must not be smaller.",
                 name="interval",
             )
         spacing = {"light": _EARLY * interval, "full": _EARLY * full_every}

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from fwdb.arguments import Seconds
 from fwdb.config import Thresholds
 from fwdb.errors import PermissionDenied
 from fwdb.monitoring import accesses, facts, relations, replicas, server_measures
-from fwdb.monitoring.asked import Time
 from fwdb.monitoring.cache import Cache
 from fwdb.monitoring.history import History
 from fwdb.monitoring.measure import Measure, measured, unmeasured
 from fwdb.stores import MongoStore, PostgresStore
+from fwdb.timespan import Time
 
 
 class ServerQuestions:
@@ -67,7 +68,7 @@ class ServerQuestions:
         since: Time = "24h",
         until: Time | None = None,
         *,
-        live_seconds: float | None = None,
+        live_seconds: Seconds | None = None,
     ) -> pd.DataFrame:
         """The cache of both servers in the window, by kind of access.
 

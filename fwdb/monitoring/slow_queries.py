@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
 
 import pandas as pd
 
-from fwdb.errors import FwdbError, ParameterError, UnknownName
+from fwdb.errors import FwdbError, ParameterError
 from fwdb.monitoring import commands
 from fwdb.monitoring.commands import CommandLedger
 from fwdb.monitoring.comparison import KINDS, Change, compared, growth
@@ -24,9 +24,7 @@ from fwdb.monitoring.windows import (
     postgres_window,
 )
 from fwdb.stores import MongoStore, PostgresStore, frames
-from fwdb.timespan import moment
-
-Time = str | datetime | date | timedelta
+from fwdb.timespan import Time, moment
 
 COLUMNS = {
     "database": "string",
@@ -81,19 +79,13 @@ ORDERS = {
     "wal": "wal_bytes",
     "growth": "growth_ms",
 }
+Order = Annotated[str, tuple(ORDERS)]
 # Who asks for the window right before this one must not be refused for the time he took to ask.
 _SLACK = timedelta(minutes=1)
 
 # Lists of what cost something: a statement that wrote no temporary file is not the last of those
 # that did.
 _COSTS = ("io", "temp", "wal", "growth")
-
-
-def known_order(order: str) -> str:
-    """`order`; raises `UnknownName`, with the nearest name, when there is no such list."""
-    if order not in ORDERS:
-        raise UnknownName("order", order, ORDERS)
-    return order
 
 
 class SlowQueries:

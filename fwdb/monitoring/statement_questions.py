@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from fwdb.arguments import Count, Seconds
 from fwdb.config import Thresholds
 from fwdb.errors import ParameterError
-from fwdb.monitoring.asked import APPLICATION, Time, one_or_more, positive
+from fwdb.monitoring.asked import APPLICATION
 from fwdb.monitoring.commands import CommandLedger
 from fwdb.monitoring.history import History
 from fwdb.monitoring.logged_plans import logged_plans
 from fwdb.monitoring.plans import Plan, plan
-from fwdb.monitoring.slow_queries import SlowQueries, changed, known_order, ranked, window_before
+from fwdb.monitoring.slow_queries import Order, SlowQueries, changed, ranked, window_before
 from fwdb.stores import MongoStore, PostgresStore
+from fwdb.timespan import Time
 
 
 class StatementQuestions:
@@ -40,10 +42,10 @@ class StatementQuestions:
         until: Time | None = None,
         *,
         min_ms: float | None = None,
-        top: int = 20,
-        order: str = "total",
+        top: Count = 20,
+        order: Order = "total",
         compare_since: Time | None = None,
-        live_seconds: float | None = None,
+        live_seconds: Seconds | None = None,
     ) -> pd.DataFrame:
         """Statements of both stores whose mean time in the window reaches `min_ms`.
 
@@ -68,9 +70,8 @@ class StatementQuestions:
         may not see. Raises `FeatureUnavailable` or another `FwdbError` when a store cannot be
         asked and the other has nothing either.
         """
-        one_or_more(top)
         least = self.thresholds.slow_query_ms if min_ms is None else min_ms
-        growing = known_order(order) == "growth" or compare_since is not None
+        growing = order == "growth" or compare_since is not None
         if live_seconds is not None:
             if growing:
                 raise ParameterError(
@@ -78,7 +79,7 @@ class StatementQuestions:
                     "compare two of the history.",
                     name="live_seconds",
                 )
-            halves = self._queries.live(positive(live_seconds))
+            halves = self._queries.live(live_seconds)
             return ranked(halves, min_ms=least, top=top, order=order, asked={})
         start, end = self._window(since, until)
         before = window_before(start, end, compare_since, None) if growing else None
@@ -98,7 +99,7 @@ class StatementQuestions:
         *,
         compare_since: Time | None = None,
         compare_until: Time | None = None,
-        top: int = 20,
+        top: Count = 20,
     ) -> pd.DataFrame:
         """What changed in the statements of both stores from another window to this one.
 
@@ -118,7 +119,6 @@ class StatementQuestions:
         factor by which it as a whole got slower, when more than half of the statements did alike;
         then only what slowed by more is ``slower``. Raises like `slow_queries`.
         """
-        one_or_more(top)
         start, end = self._window(since, until)
         before = window_before(start, end, compare_since, compare_until)
         return changed(
@@ -144,7 +144,7 @@ class StatementQuestions:
         until: Time | None = None,
         *,
         query_id: str | int | None = None,
-        top: int = 20,
+        top: Count = 20,
     ) -> pd.DataFrame:
         """Plans that PostgreSQL itself logged in the window as statements ran, slowest first.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwdb import config
+from fwdb.arguments import checks_arguments
 from fwdb.errors import UnknownName
 from fwdb.reports import files, parameters, render, views
 from fwdb.reports.parameters import Parameter, Value, Window
@@ -133,6 +134,7 @@ def default_folder() -> Path:
     return (here.parent if here.name == "notebooks" else here) / "reports"
 
 
+@checks_arguments
 def open_report(name: str, *, db: Database | None = None, **given: Any) -> Report:
     """Asks the databases what the report `name` wants to know, and judges the answers.
 

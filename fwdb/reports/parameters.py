@@ -24,7 +24,7 @@ from pathlib import Path
 from uuid import UUID
 
 from fwdb import timespan
-from fwdb.errors import ParameterError, ReportError, UnknownName
+from fwdb.errors import ParameterError, ReportError, UnknownName, shown
 from fwdb.models import entity_id, entity_uuid
 
 Value = str | int | float | bool | None
@@ -189,11 +189,8 @@ def check(
 
 
 def _refusal(parameter: Parameter, value: object, wanted: str) -> ParameterError:
-    shown = value if isinstance(value, str) else repr(value)
-    text = str(shown)
-    text = text if len(text) <= 60 else text[:57] + "..."
     return ParameterError(
-        f"'{parameter.name}' is '{text}'; give {wanted}, for example "
+        f"'{parameter.name}' is {shown(value)}; give {wanted}, for example "
         f"{parameter.name}={parameter.example}.",
         name=parameter.name,
     )

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from fwdb.arguments import File, Seconds, checks_arguments
 from fwdb.config import settings
 from fwdb.errors import (
     ConfigError,
@@ -61,12 +62,13 @@ class RunResult:
         return self.folder / "report.html"
 
 
+@checks_arguments
 def report(
     name: str,
     *,
-    out: str | Path | None = None,
+    out: File | None = None,
     progress: Callable[[Progress], None] | None = None,
-    cell_seconds: float = CELL_SECONDS,
+    cell_seconds: Seconds = CELL_SECONDS,
     **given: Any,
 ) -> RunResult:
     """Runs the report `name` in a kernel of its own, into the folder `<out>/<name>`.
@@ -87,13 +89,14 @@ def report(
     return result
 
 
+@checks_arguments
 def suite(
     names: Sequence[str] = NAMES,
     *,
-    out: str | Path | None = None,
+    out: File | None = None,
     progress: Callable[[Progress], None] | None = None,
     failed: Callable[[str, FwdbError], None] | None = None,
-    cell_seconds: float = CELL_SECONDS,
+    cell_seconds: Seconds = CELL_SECONDS,
     **given: Any,
 ) -> list[RunResult]:
     """Runs several reports, one after the other; each takes the parameters that it knows.
@@ -129,10 +132,9 @@ def suite(
     return results
 
 
+@checks_arguments
 def exit_code(results: Iterable[RunResult], *, fail_on: FailOn = "never", failures: int = 0) -> int:
     """The exit code of finished runs, the gravest first: failed, threshold crossed, no data."""
-    if fail_on not in ("never", "warning", "critical"):
-        raise UnknownName("value of --fail-on", str(fail_on), ("never", "warning", "critical"))
     verdicts = {result.verdict for result in results}
     if failures:
         return 1

@@ -7,18 +7,27 @@ import html
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 import pandas as pd
 
-from fwdb.errors import FeatureUnavailable, NotFound, ParameterError, UnknownName
+from fwdb.arguments import Count, Range
+from fwdb.errors import (
+    FeatureUnavailable,
+    InvalidData,
+    NotFound,
+    ParameterError,
+    UnknownName,
+    shown,
+)
+from fwdb.models import Id
 from fwdb.repositories import paging
 from fwdb.repositories.fields import Field, checked
 from fwdb.repositories.filters import Condition, conditions
-from fwdb.repositories.paging import Key, Page, Slice, Total
+from fwdb.repositories.paging import Key, Page, Size, Slice, Total
 from fwdb.repositories.reads import ReadTrail
 from fwdb.stores import PostgresStore
-from fwdb.timespan import moment
+from fwdb.timespan import Time, moment
 
 E = TypeVar("E")
 Row = dict[str, Any]
@@ -49,7 +58,7 @@ class Repository(ABC, Generic[E]):
 
     # -- one row ------------------------------------------------------------------------------
 
-    def get(self, id: str) -> E:
+    def get(self, id: Id) -> E:
         """The row with this id. Raises `NotFound`; `ParameterError` for text that is no id."""
         rows = self._rows(self._conditions({"id": self._id(id)}), limit=1)
         if not rows:
@@ -67,18 +76,18 @@ class Repository(ABC, Generic[E]):
 
     # -- many rows ----------------------------------------------------------------------------
 
-    def find(self, *, sort: str | None = None, limit: int | None = None, **filters: Any) -> list[E]:
+    def find(
+        self, *, sort: str | None = None, limit: Count | None = None, **filters: Any
+    ) -> list[E]:
         """All rows that fit, at most `limit`; without `sort` in the order the database likes."""
-        if limit is not None:
-            paging.whole("limit", limit)
         rows = self._rows(self._conditions(filters), self._order(sort), limit=limit)
         return self._given(rows)
 
     def page(
         self,
         *,
-        size: int = 50,
-        number: int = 1,
+        size: Size = 50,
+        number: Count = 1,
         sort: str | None = _NEWEST_FIRST,
         total: Total | None = None,
         **filters: Any,
@@ -88,10 +97,6 @@ class Repository(ABC, Generic[E]):
         `total` is ``"exact"``, which counts all rows and may take far longer than the page,
         ``"estimate"``, or None. Deep pages cost what all pages before them cost: use `after`.
         """
-        if total not in {None, "exact", "estimate"}:
-            raise UnknownName("total", str(total), ("exact", "estimate"), where="page()")
-        paging.whole("size", size, maximum=paging.MAXIMUM_SIZE)
-        paging.whole("number", number)
         wanted, keys = self._conditions(filters), self._total_order(sort)
         skipped = (number - 1) * size
         rows = self._rows(wanted, keys, limit=size + 1, offset=skipped)
@@ -116,7 +121,7 @@ class Repository(ABC, Generic[E]):
         self,
         cursor: str | None = None,
         *,
-        size: int = 50,
+        size: Size = 50,
         sort: str | None = _NEWEST_FIRST,
         **filters: Any,
     ) -> Slice[E]:
@@ -124,21 +129,33 @@ class Repository(ABC, Generic[E]):
 
         Start without a cursor, go on with ``slice.cursor`` and the same filters and sort until it
         is None. Costs the same at any depth, and rows that come or go meanwhile make none appear
-        twice. Raises `ParameterError` for a cursor of another question.
+        twice. What has no place in the order, a list or a gap where the model has none, comes last.
+        Raises `ParameterError` for a cursor of another question.
         """
-        paging.whole("size", size, maximum=paging.MAXIMUM_SIZE)
         wanted, keys = self._conditions(filters), self._total_order(sort)
         mark = paging.question(f"{self.name} {self._sees_deleted}", filters, keys)
-        behind = None if cursor is None else paging.read_cursor(cursor, mark, keys)
-        rows = self._rows(wanted, keys, limit=size + 1, behind=behind)
-        further = len(rows) > size
-        return Slice(
-            items=self._given(rows[:size]),
-            cursor=paging.write_cursor(mark, rows[size - 1], keys) if further else None,
-        )
+        odd, by_id = self._odd(keys), [Key(self.fields["id"], descending=False)]
+        counts = {len(keys), 1} if odd else {len(keys)}
+        marks = [] if cursor is None else paging.read_cursor(cursor, mark, counts)
+        at_end = bool(odd) and len(marks) == 1
+        rows: list[Row] = []
+        if not at_end:
+            placed = [*wanted, Condition(self.fields["id"], "placed", odd)] if odd else wanted
+            behind = self._place(marks, keys) if marks else ()
+            rows = self._rows(placed, keys, limit=size + 1, behind=behind)
+        ordered = len(rows)
+        if odd and ordered <= size:
+            placeless = [*wanted, Condition(self.fields["id"], "placeless", odd)]
+            behind = self._place(marks, by_id) if at_end else ()
+            rows += self._rows(placeless, by_id, limit=size + 1 - ordered, behind=behind)
+        further = None
+        if len(rows) > size:
+            values = self._marks(rows[size - 1], keys if size <= ordered else by_id)
+            further = paging.write_cursor(mark, values)
+        return Slice(items=self._given(rows[:size]), cursor=further)
 
     def iterate(
-        self, *, batch: int = 1_000, sort: str | None = None, **filters: Any
+        self, *, batch: Size = 1_000, sort: str | None = None, **filters: Any
     ) -> Iterator[E]:
         """Every row that fits, one by one, `batch` of them in memory, by default in id order.
 
@@ -164,12 +181,12 @@ class Repository(ABC, Generic[E]):
 
     def frame(
         self,
-        columns: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
         *,
         sort: str | None = None,
-        limit: int | None = None,
-        since: str | datetime | None = None,
-        until: str | datetime | None = None,
+        limit: Count | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
         **filters: Any,
     ) -> pd.DataFrame:
         """The rows that fit as a DataFrame with the same columns and types whatever they hold.
@@ -178,8 +195,6 @@ class Repository(ABC, Generic[E]):
         `until` bound ``created_at``, the first included and the second not, as ISO time or span
         (``"7d"``). Ids are text, times are in UTC, objects and lists are JSON text.
         """
-        if limit is not None:
-            paging.whole("limit", limit)
         if isinstance(columns, str):
             columns = [columns]
         for name in columns or ():
@@ -203,7 +218,7 @@ class Repository(ABC, Generic[E]):
         self._reads.record(frame["id"])
         return frame[chosen]
 
-    def head(self, count: int = 5, *, sort: str | None = _NEWEST_FIRST) -> pd.DataFrame:
+    def head(self, count: Count = 5, *, sort: str | None = _NEWEST_FIRST) -> pd.DataFrame:
         """The newest `count` rows as a frame."""
         return self.frame(limit=count, sort=sort)
 
@@ -218,7 +233,7 @@ class Repository(ABC, Generic[E]):
         """New rows, all or none, a thousand at a time in memory; how many they were."""
 
     @abstractmethod
-    def update(self, id: str, *, version: Any = None, **changes: Any) -> E:
+    def update(self, id: Id, *, version: Any = None, **changes: Any) -> E:
         """The row after `changes`, made in one statement.
 
         With `version`, the change is made only if nobody changed the row since it was read:
@@ -236,17 +251,17 @@ class Repository(ABC, Generic[E]):
         """
 
     @abstractmethod
-    def delete(self, id: str) -> E:
+    def delete(self, id: Id) -> E:
         """Remove the row for good, softly deleted or not; what it was.
 
         Raises `NotFound`, and `ForeignKeyViolation` while others refer to it.
         """
 
-    def soft_delete(self, id: str, *, version: Any = None) -> E:
+    def soft_delete(self, id: Id, *, version: Any = None) -> E:
         """Hide the row: its ``deleted_at`` becomes now. Raises `NotFound`, `StaleVersion`."""
         return self._mark_deleted(id, deleted=True, version=version)
 
-    def restore(self, id: str) -> E:
+    def restore(self, id: Id) -> E:
         """Show a softly deleted row again. Raises `NotFound` if it is not a deleted one."""
         return self._mark_deleted(id, deleted=False, version=None)
 
@@ -256,7 +271,7 @@ class Repository(ABC, Generic[E]):
         seeing._sees_deleted = True
         return seeing
 
-    def with_read_audit(self, *, sample: float = 1.0) -> Self:
+    def with_read_audit(self, *, sample: Annotated[float, Range(0, 1, above=True)] = 1.0) -> Self:
         """This repository, what it gives out recorded in the trail as READ.
 
         Each call of `get`, `first`, `find`, `page`, `after`, `iterate`, `frame` and `head` records
@@ -303,7 +318,7 @@ class Repository(ABC, Generic[E]):
     ) -> pd.DataFrame: ...
 
     @abstractmethod
-    def _mark_deleted(self, id: str, *, deleted: bool, version: Any) -> E: ...
+    def _mark_deleted(self, id: Id, *, deleted: bool, version: Any) -> E: ...
 
     @abstractmethod
     def _entity(self, row: Row) -> E: ...
@@ -318,8 +333,28 @@ class Repository(ABC, Generic[E]):
         """`rows` as entities, which are now given out."""
         entities = [self._entity(row) for row in rows]
         if self._reads is not None:
-            self._reads.record(str(row["id"]) for row in rows)
+            self._reads.record(self._identity(row) for row in rows)
         return entities
+
+    def _identity(self, row: Row) -> Any:
+        """The key of the row as the store has it."""
+        return row["id"]
+
+    @abstractmethod
+    def _odd(self, keys: Sequence[Key]) -> list[Key]:
+        """Those of `keys` that some rows have no place by; a slice gives these last, by id."""
+
+    def _marks(self, row: Row, keys: Sequence[Key]) -> list[Any]:
+        """The sort values of `row` as JSON values, for a cursor."""
+        values = [row[key.field.name] for key in keys]
+        return [v.isoformat() if isinstance(v, datetime) else v for v in values]
+
+    def _place(self, marks: Sequence[Any], keys: Sequence[Key]) -> list[Any]:
+        """The sort values out of a cursor, which anybody may have written."""
+        return [
+            None if mark is None else checked(key.field, mark, label="cursor")
+            for key, mark in zip(keys, marks, strict=True)
+        ]
 
     @property
     def _noun(self) -> str:
@@ -337,8 +372,6 @@ class Repository(ABC, Generic[E]):
             )
 
     def _id(self, id: Any) -> str:
-        if id is None:
-            raise ParameterError("'id' is None; it takes an id.", name="id")
         return str(checked(self.fields["id"], id, label="id"))
 
     def _conditions(self, filters: Mapping[str, Any]) -> list[Condition]:
@@ -354,6 +387,8 @@ class Repository(ABC, Generic[E]):
         return paging.total_order(sort, self.fields, self.name)
 
     def _known(self, values: Mapping[str, Any]) -> None:
+        if not isinstance(values, Mapping):
+            raise InvalidData(f"a row of {self.name} is a dictionary, not {shown(values)}.")
         for name in values:
             if name not in self.fields:
                 raise UnknownName("field", name, self.fields, where=self.name)

@@ -9,14 +9,17 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from numbers import Number
 from typing import Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
+from bson import ObjectId
 from sqlalchemy.dialects.postgresql import JSONB
 
+from fwdb import errors
 from fwdb.errors import FwdbError, InvalidData, ParameterError
-from fwdb.models import EntityId, Label, entity_uuid
+from fwdb.models import EntityId, Id, Label, entity_uuid
 from fwdb.timespan import moment
 
 Kind = Literal["uuid", "entity id", "text", "integer", "boolean", "time", "json", "object", "list"]
@@ -124,7 +127,7 @@ def checked(
     match field.kind, value:
         case "uuid", str() | UUID() if _is_uuid(value):
             return str(UUID(str(value)))
-        case "entity id", str() | UUID() if _is_entity_id(value):
+        case "entity id", str() | UUID() | ObjectId() if _is_entity_id(value):
             return str(value).lower()
         case "time", datetime() | str():
             return _time(value, label, refuse)
@@ -152,12 +155,12 @@ def written(fields: Mapping[str, Field], name: str, value: Any, where: str) -> A
 
 
 def shown(value: object, field: Field) -> str:
-    """`value` for a message: short, and hidden when it is a secret, a person's or an object."""
-    text = field.kind == "text" and not isinstance(value, int | float)  # a name, a mail address …
-    if field.secret or text or isinstance(value, (dict, list, tuple, set)):
+    """`value` for a message, hidden when it is a secret or a person's."""
+    text = field.kind == "text" and not isinstance(value, Number)  # a name, a mail address …
+    if field.secret or text:
         return f"a {type(value).__name__}"
-    said = repr(value) if isinstance(value, str) else f"{value!r} ({type(value).__name__})"
-    return said if len(said) <= 60 else said[:57] + "..."
+    said = errors.shown(value)
+    return f"{said} ({type(value).__name__})" if isinstance(value, Number) else said
 
 
 def _is_uuid(value: str | UUID) -> bool:
@@ -168,7 +171,7 @@ def _is_uuid(value: str | UUID) -> bool:
     return True
 
 
-def _is_entity_id(value: str | UUID) -> bool:
+def _is_entity_id(value: Id) -> bool:
     try:
         entity_uuid(value)
     except ParameterError:

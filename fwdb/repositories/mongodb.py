@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
+from uuid import UUID
 
 import pandas as pd
+from bson import (
+    Binary,
+    Code,
+    DatetimeMS,
+    Decimal128,
+    MaxKey,
+    MinKey,
+    ObjectId,
+    Regex,
+    Timestamp,
+    json_util,
+)
+from bson.errors import BSONError
 
+from fwdb.arguments import checks_arguments
 from fwdb.errors import (
     DuplicateKey,
     FeatureUnavailable,
@@ -23,10 +39,14 @@ from fwdb.models import (
     DESIGN_FIELDS,
     DESIGN_STATUSES,
     Design,
+    Id,
+    design_cell,
     design_document,
     design_fields,
+    design_problems,
     document_id,
 )
+from fwdb.repositories import paging
 from fwdb.repositories.base import Repository, Row
 from fwdb.repositories.fields import checked, entity_fields, written
 from fwdb.repositories.filters import Condition, like_pattern
@@ -38,10 +58,12 @@ _BATCH = 1_000  # documents per insert
 _COLLECTION = "designs"
 _LIVE: Document = {"deletedAt": None}  # absent or null
 _REQUIRED = ("user_id", "name")
+_CANONICAL = json_util.CANONICAL_JSON_OPTIONS
 _REMOVE_ROUNDS = 3  # each further round means that another session wrote the document meanwhile
 _UPSERT_ROUNDS = 3  # each further round means that another session removed the document in between
 
 
+@checks_arguments
 class MongoRepository(Repository[Design]):
     """The designs. `version` starts at 1 and grows with every change; times have milliseconds.
 
@@ -74,7 +96,7 @@ class MongoRepository(Repository[Design]):
         fields: Sequence[str] | None = None,
     ) -> list[Row]:
         query = _query(wanted)
-        if behind is not None:
+        if behind:
             query = {"$and": [query, _behind(keys, behind)]}
         names = list(fields if fields is not None else self.fields)
         with self._store.errors():
@@ -87,7 +109,7 @@ class MongoRepository(Repository[Design]):
                 limit=limit or 0,
                 session=self._store.session,
             )
-            return [design_fields(document) for document in cursor]
+            return [{**design_fields(document), "_id": document["_id"]} for document in cursor]
 
     def _count(self, wanted: Sequence[Condition]) -> int:
         with self._store.errors():
@@ -110,23 +132,40 @@ class MongoRepository(Repository[Design]):
         limit: int | None,
     ) -> pd.DataFrame:
         rows = self._rows(wanted, keys, limit=limit, fields=columns)
-        values = [
-            [_cell(self.fields[name].kind, row.get(name)) for name in columns] for row in rows
-        ]
+        values = [[design_cell(name, row.get(name)) for name in columns] for row in rows]
         # Any field may be missing in a document, so no column is of a type without a gap.
         types = {
             name: {"int64": "Int64", "bool": "boolean"}.get(field.dtype, field.dtype)
             for name, field in self.fields.items()
         }
-        return frames.from_rows(columns, values, types)
+        frame = frames.from_rows(columns, values, types)
+        frame.attrs["problems"] = design_problems(rows, columns)
+        return frame
 
     def _entity(self, row: Row) -> Design:
-        missing = [name for name in _REQUIRED if name not in row]
-        if missing:
-            raise InvalidData(
-                f"design '{row.get('id')}' lacks {', '.join(missing)}; frame() can read it."
-            )
-        return Design(**row)
+        known = {name: value for name, value in row.items() if name != "_id"}
+        return Design(**{**dict.fromkeys(("id", *_REQUIRED)), **known})
+
+    def _identity(self, row: Row) -> Any:
+        return row["_id"]
+
+    def _odd(self, keys: Sequence[Key]) -> list[Key]:
+        # A sort puts a list where its least or greatest element belongs, and a comparison finds it
+        # by any.
+        return [key for key in keys if key.field.name != "id"]
+
+    def _marks(self, row: Row, keys: Sequence[Key]) -> list[Any]:
+        values = [row.get("_id" if k.field.name == "id" else k.field.name) for k in keys]
+        return list(json.loads(json_util.dumps(values, json_options=_CANONICAL)))
+
+    def _place(self, marks: Sequence[Any], keys: Sequence[Key]) -> list[Any]:
+        try:
+            values = list(json_util.loads(json.dumps(marks), json_options=_CANONICAL))
+        except (ValueError, TypeError, KeyError, OverflowError, BSONError):
+            raise paging.broken() from None
+        if any(_places(value) == [] for value in values):
+            raise paging.broken()
+        return values
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -144,17 +183,17 @@ class MongoRepository(Repository[Design]):
                 count += len(batch)
         return count
 
-    def update(self, id: str, *, version: Any = None, **changes: Any) -> Design:
+    def update(self, id: Id, *, version: Any = None, **changes: Any) -> Design:
         if not changes:
             raise ParameterError("update of designs needs at least one field to change.")
         return self._change(id, self._values(changes), self._live(), version)
 
-    def _mark_deleted(self, id: str, *, deleted: bool, version: Any) -> Design:
+    def _mark_deleted(self, id: Id, *, deleted: bool, version: Any) -> Design:
         condition = _LIVE if deleted else {"deletedAt": {"$ne": None}}
         return self._change(id, {"deleted_at": _now() if deleted else None}, condition, version)
 
     def _change(
-        self, id: str, values: Mapping[str, Any], condition: Document, version: Any
+        self, id: Id, values: Mapping[str, Any], condition: Document, version: Any
     ) -> Design:
         here = {"_id": document_id(self._id(id)), **condition}
         held = here
@@ -204,7 +243,7 @@ class MongoRepository(Repository[Design]):
                     raise
         raise StaleVersion("the design came and went while it was written; try again.")
 
-    def delete(self, id: str) -> Design:
+    def delete(self, id: Id) -> Design:
         here, mark = {"_id": document_id(self._id(id))}, actor.marked(deleting=True)
         found = self._remove_named(here, mark) if mark else self._remove(here)
         if found is None:
@@ -296,11 +335,14 @@ def _parts(condition: Condition) -> list[Document]:
     """What must hold of the document; every value stands behind an operator of ours."""
     field = condition.field
     stored, value = DESIGN_FIELDS[field.name], condition.value
-    if field.name == "id" and condition.operator != "null":
+    if field.name == "id" and condition.operator not in {"null", "placed", "placeless"}:
         value = (
             [document_id(i) for i in value] if condition.operator == "in" else document_id(value)
         )
     match condition.operator:
+        case "placed" | "placeless" as which:
+            lists = [{DESIGN_FIELDS[key.field.name]: {"$type": "array"}} for key in value]
+            return [{"$nor" if which == "placed" else "$or": lists}]
         case "null":
             return [{stored: {"$eq" if value else "$ne": None}}]
         case "ge" | "le":
@@ -336,29 +378,57 @@ def _behind(keys: Sequence[Key], values: Sequence[Any]) -> Document:
     equal: list[Document] = []
     for key, value in zip(keys, values, strict=True):
         stored = DESIGN_FIELDS[key.field.name]
-        if key.field.name == "id":
-            value = document_id(value)
         ways += [{"$and": [*equal, further]} for further in _further(stored, key, value)]
         equal.append({stored: {"$eq": value}})
     return {"$or": ways} if ways else {"_id": {"$in": []}}
 
 
+# Values of different types in the order that a sort gives them:
+# https://www.mongodb.com/docs/manual/reference/bson-type-comparison-order/
+# A list has a place for each of its elements, see `MongoRepository._odd`.
+_ORDER: tuple[tuple[str, tuple[type[Any], ...]], ...] = (
+    ("minKey", (MinKey,)),
+    ("null", (type(None),)),
+    ("number", (int, float, Decimal128)),
+    ("string", (str,)),
+    ("object", (Mapping,)),
+    ("binData", (bytes, Binary, UUID)),
+    ("objectId", (ObjectId,)),
+    ("bool", (bool,)),
+    ("date", (datetime, DatetimeMS)),
+    ("timestamp", (Timestamp,)),
+    ("regex", (Regex,)),
+    ("javascript", (Code,)),
+    ("maxKey", (MaxKey,)),
+)
+
+
+def _places(value: Any) -> list[int]:
+    """Where the type of `value` is in `_ORDER`; the last one, for True is an int to Python."""
+    return [place for place, (_, kinds) in enumerate(_ORDER) if isinstance(value, kinds)]
+
+
 def _further(stored: str, key: Key, value: Any) -> list[Document]:
+    """What is behind `value`: others of its type, for a comparison sees no more, and types."""
+    place = _places(value)[-1]
+    names = [name for name, _ in _ORDER]
+    others = names[:place] if key.descending else names[place + 1 :]
+    ways: list[Document] = []
     if value is None:
-        return [] if key.descending else [{stored: {"$ne": None}}]
-    ways: list[Document] = [{stored: {"$lt" if key.descending else "$gt": value}}]
-    if key.descending and key.field.may_be_empty:
-        ways.append({stored: {"$eq": None}})
-    # A comparison sees values of its own type only, and text sorts before every ObjectId.
-    if stored == "_id" and isinstance(value, str) != key.descending:
-        ways.append({stored: {"$type": "string" if key.descending else "objectId"}})
+        pass
+    elif value != value:  # NaN is before all numbers, and unlike each
+        ways += [] if key.descending else [{stored: {"$gte": -math.inf}}]
+    else:
+        ways.append({stored: {"$lt" if key.descending else "$gt": value}})
+        if key.descending and names[place] == "number":
+            ways.append({stored: {"$eq": math.nan}})
+    if "null" in others:
+        others.remove("null")
+        if key.field.may_be_empty or stored == "_id":
+            ways.append({stored: {"$eq": None}})  # or missing
+    if others:
+        ways.append({stored: {"$type": others}})
     return ways
-
-
-def _cell(kind: str, value: Any) -> Any:
-    if value is not None and kind in {"object", "list"}:
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return value
 
 
 def _now() -> datetime:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
+from fwdb.arguments import Range
 from fwdb.errors import ParameterError, UnknownName
-from fwdb.repositories.fields import Field, checked
+from fwdb.repositories.fields import Field
 
 E = TypeVar("E")
 Total = Literal["exact", "estimate"]
 
-MAXIMUM_SIZE = 10_000  # rows in one page; more belong into iterate() or frame()
+Size = Annotated[int, Range(1, 10_000)]  # of a page; more belong into iterate() or frame()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,11 @@ class Page(Generic[E]):
     previous: int | None
 
     @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with its items, as ``"65a1…: name is missing"``."""
+        return _problems(self.items)
+
+    @property
     def pages(self) -> int | None:
         """How many pages there are, at least 1; None when the total is not known."""
         return None if self.total is None else max(1, -(-self.total // self.size))
@@ -51,6 +55,15 @@ class Slice(Generic[E]):
 
     items: list[E]
     cursor: str | None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with its items, as ``"65a1…: name is missing"``."""
+        return _problems(self.items)
+
+
+def _problems(items: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(f"{item.id}: {'; '.join(item.problems)}" for item in items if item.problems)
 
 
 def order(sort: str | None, fields: Mapping[str, Field], where: str) -> list[Key]:
@@ -77,15 +90,6 @@ def total_order(sort: str | None, fields: Mapping[str, Field], where: str) -> li
     return [*keys, Key(fields["id"], bool(keys) and keys[-1].descending)]
 
 
-def whole(name: str, value: Any, *, maximum: int | None = None) -> int:
-    """`value` if it is a whole number from 1 to `maximum`. Raises `ParameterError`."""
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if not good or (maximum is not None and value > maximum):
-        limits = "of at least 1" if maximum is None else f"from 1 to {maximum}"
-        raise ParameterError(f"'{name}' is {value!r}; give a whole number {limits}.", name=name)
-    return int(value)
-
-
 def question(where: str, filters: Mapping[str, Any], keys: Sequence[Key]) -> str:
     """A short mark of what is asked, so that a cursor only continues its own question."""
     asked = [where, sorted(filters.items()), [(key.field.name, key.descending) for key in keys]]
@@ -93,35 +97,33 @@ def question(where: str, filters: Mapping[str, Any], keys: Sequence[Key]) -> str
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_cursor(mark: str, row: Mapping[str, Any], keys: Sequence[Key]) -> str:
-    """The place of `row` in the order of `keys`, as text that holds in a URL."""
-    values = [row.get(key.field.name) for key in keys]
-    plain = [v.isoformat() if isinstance(v, datetime) else v for v in values]
-    text = json.dumps([mark, *plain], separators=(",", ":"))
+def write_cursor(mark: str, values: Sequence[Any]) -> str:
+    """The place of a row with these sort values, as text that holds in a URL."""
+    text = json.dumps([mark, *values], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def read_cursor(cursor: str, mark: str, keys: Sequence[Key]) -> list[Any]:
-    """The sort values in `cursor`.
+def read_cursor(cursor: str, mark: str, counts: Container[int]) -> list[Any]:
+    """The sort values in `cursor`, so many as `counts` has.
 
     Raises `ParameterError` if it is damaged or belongs to other filters or another sort order.
     """
-    broken = ParameterError(
-        "the cursor cannot be read; pass the one of the previous slice unchanged.", name="cursor"
-    )
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         found = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (AttributeError, TypeError, binascii.Error, ValueError):
-        raise broken from None
+    except (ValueError, RecursionError):
+        raise broken() from None
     if not isinstance(found, list) or len(found) < 1:
-        raise broken
-    if found[0] != mark or len(found) != len(keys) + 1:
+        raise broken()
+    if found[0] != mark or len(found) - 1 not in counts:
         raise ParameterError(
             "the cursor belongs to other filters or another sort order; start without a cursor.",
             name="cursor",
         )
-    return [
-        None if value is None else checked(key.field, value, label="cursor")
-        for key, value in zip(keys, found[1:], strict=True)
-    ]
+    return found[1:]
+
+
+def broken() -> ParameterError:
+    return ParameterError(
+        "the cursor cannot be read; pass the one of the previous slice unchanged.", name="cursor"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator as op
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import groupby, islice
 from typing import Any, TypeVar
 
@@ -14,8 +15,9 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from fwdb.arguments import checks_arguments
 from fwdb.errors import DuplicateKey, InvalidData, NotFound, ParameterError, StaleVersion
-from fwdb.models import EntityId, Label, entity_id
+from fwdb.models import EntityId, Id, Label, entity_id
 from fwdb.repositories.base import Repository, Row
 from fwdb.repositories.fields import checked, table_fields, written
 from fwdb.repositories.filters import Condition
@@ -27,6 +29,7 @@ E = TypeVar("E")
 _BATCH = 1_000  # rows per INSERT
 
 
+@checks_arguments
 class PostgresRepository(Repository[E]):
     """The rows of one table. Columns the model does not know are left alone and left out."""
 
@@ -57,9 +60,30 @@ class PostgresRepository(Repository[E]):
         statement = self._select(fields, wanted, keys).limit(limit)
         if offset:
             statement = statement.offset(offset)
-        if behind is not None:
+        if behind:
             statement = statement.where(self._behind(keys, behind))
-        return self._store.rows(statement)
+        try:
+            return self._store.rows(statement)
+        except InvalidData:  # a time that Python does not have: infinity, BC, after the year 9999
+            times = [c for c in statement.selected_columns if isinstance(c.type, sa.DateTime)]
+            texts = {c.name: sa.cast(c, sa.Text).label(c.name) for c in times}
+            columns = [texts.get(c.name, c) for c in statement.selected_columns]
+            rows = self._store.rows(statement.with_only_columns(*columns))
+            return [row | {name: _time(row[name]) for name in texts} for row in rows]
+
+    def _odd(self, keys: Sequence[Key]) -> list[Key]:
+        # An existing table may hold NULL where the model does not, and no comparison finds it.
+        return [k for k in keys if not k.field.may_be_empty and k.field.name != "id"]
+
+    def _place(self, marks: Sequence[Any], keys: Sequence[Key]) -> list[Any]:
+        # A time that `_rows` gives as text is compared by the server, which knows it.
+        times = [
+            key.field.kind == "time" and isinstance(mark, str)
+            for key, mark in zip(keys, marks, strict=True)
+        ]
+        rest = [None if time else mark for time, mark in zip(times, marks, strict=True)]
+        found = zip(times, marks, super()._place(rest, keys), strict=True)
+        return [_time(mark) if time else value for time, mark, value in found]
 
     def _select(
         self, fields: Sequence[str] | None, wanted: Sequence[Condition], keys: Sequence[Key]
@@ -157,13 +181,13 @@ class PostgresRepository(Repository[E]):
                 count += len(batch)
         return count
 
-    def update(self, id: str, *, version: Any = None, **changes: Any) -> E:
+    def update(self, id: Id, *, version: Any = None, **changes: Any) -> E:
         self._changeable("update")
         if not changes:
             raise ParameterError(f"update of {self.name} needs at least one field to change.")
         return self._change(id, self._values(changes), self._live(), version)
 
-    def _mark_deleted(self, id: str, *, deleted: bool, version: Any) -> E:
+    def _mark_deleted(self, id: Id, *, deleted: bool, version: Any) -> E:
         self._changeable("soft delete or restore")
         column = self._table.c.deleted_at
         condition = column.is_(None) if deleted else column.is_not(None)
@@ -173,7 +197,7 @@ class PostgresRepository(Repository[E]):
 
     def _change(
         self,
-        id: str,
+        id: Id,
         values: Mapping[str, Any],
         conditions: Sequence[sa.ColumnElement[bool]],
         version: Any,
@@ -236,7 +260,7 @@ class PostgresRepository(Repository[E]):
                 return self._entity(found[0]), False
         raise StaleVersion(f"the row of {self.name} came and went while it was written; try again.")
 
-    def delete(self, id: str) -> E:
+    def delete(self, id: Id) -> E:
         self._changeable("delete")
         statement = (
             sa.delete(self._table).where(self._table.c.id == self._id(id)).returning(*self._columns)
@@ -276,10 +300,22 @@ class PostgresRepository(Repository[E]):
 _UPSERT_ROUNDS = 3  # each further round means that another session removed the row in between
 
 
+def _time(text: str | None) -> datetime | str | None:
+    """The time that PostgreSQL wrote as `text`, which stays text where Python has no such time."""
+    try:
+        return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        return text
+
+
 def _clause(column: sa.Column[Any], condition: Condition) -> sa.ColumnElement[bool]:
     value = condition.value
     found: sa.ColumnElement[bool]
     match condition.operator:
+        case "placed":
+            return sa.and_(*(column.table.c[key.field.name].is_not(None) for key in value))
+        case "placeless":
+            return sa.or_(*(column.table.c[key.field.name].is_(None) for key in value))
         case "null":
             return column.is_(None) if value else column.is_not(None)
         case "eq":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from fwdb.errors import FeatureUnavailable, ParameterError
-from fwdb.models import audit_logs, entity_uuid
+from fwdb.errors import FeatureUnavailable
+from fwdb.models import audit_logs, document_uuid
 from fwdb.stores import PostgresStore, actor
 
 _BOUND = (
@@ -41,19 +42,15 @@ class ReadTrail:
             raise FeatureUnavailable(
                 "this repository knows no PostgreSQL to record reads in; use that of connect()."
             )
-        if isinstance(sample, bool) or not 0 < sample <= 1:
-            raise ParameterError(
-                f"'sample' is {sample!r}; give a share over 0, up to 1 (all).", name="sample"
-            )
         self._store = store
         self._entity_type = entity_type
         self._sample = sample
         self._metadata = None if sample == 1 else json.dumps({"sample": sample})
 
-    def record(self, ids: Iterable[str]) -> None:
+    def record(self, ids: Iterable[Any]) -> None:
         """Record by one statement that these were read."""
         read = [
-            entity_uuid(id)
+            document_uuid(id)[0]
             for id in ids
             if self._sample == 1 or random.random() < self._sample  # noqa: S311 - no secret
         ]

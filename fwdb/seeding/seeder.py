@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from fwdb.arguments import Range, checks_arguments
 from fwdb.errors import ParameterError
 from fwdb.models import avatars, catalog_items, design_document, users
 from fwdb.seeding import data, trail, volume
@@ -54,6 +55,7 @@ class Counts:
         )
 
 
+@checks_arguments
 class Seeder:
     """Seed data and synthetic volume of both stores.
 
@@ -126,10 +128,10 @@ class Seeder:
 
     def seed_scale(
         self,
-        scale: int = 1000,
+        scale: Annotated[int, Range(1, volume.MAX_SCALE)] = 1000,
         *,
-        seed: int = 1,
-        audit_rows: int | None = None,
+        seed: Annotated[int, Range(0, 2**31 - 1)] = 1,
+        audit_rows: Annotated[int, Range(0, volume.MAX_AUDIT_ROWS)] | None = None,
         until: datetime | None = None,
         progress: Progress | None = None,
     ) -> Counts:

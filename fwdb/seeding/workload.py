@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Annotated
 
-from fwdb.errors import FwdbError, ParameterError, PoolExhausted, QueryTimeout, Transient
+from fwdb.arguments import Range, checks_arguments
+from fwdb.errors import FwdbError, PoolExhausted, QueryTimeout, Transient
 from fwdb.seeding.operations import Operation, Operations, Trail
 from fwdb.stores import MongoStore, PostgresStore
 
@@ -43,15 +45,16 @@ class WorkloadResult:
     seconds: float
 
 
+@checks_arguments
 def run_workload(
     postgres: PostgresStore,
     mongodb: MongoStore,
     audit: Trail,
     *,
-    seconds: float = 20,
-    readers: int = 4,
-    writers: int = 2,
-    most_operations: int = 100_000,
+    seconds: Annotated[float, Range(0, 86_400, above=True)] = 20,
+    readers: Annotated[int, Range(0, 64)] = 4,
+    writers: Annotated[int, Range(0, 64)] = 2,
+    most_operations: Annotated[int, Range(1, 10_000_000)] = 100_000,
     seed: int = 1,
     stop: threading.Event | None = None,
     progress: Callable[[str], None] | None = None,
@@ -70,7 +73,6 @@ def run_workload(
     most; no transaction stays open. An error that was not meant to happen ends it too and is
     raised. Raises `ParameterError` for a number out of range or when there is no data.
     """
-    _check(seconds, readers, writers, most_operations)
     run = _Run(Operations(postgres, mongodb, audit), seconds, most_operations, seed)
     operations = run.operations
     jobs: list[Callable[[], None]] = []
@@ -210,19 +212,3 @@ def _crowd(capacity: int | None, workers: int) -> int:
     if capacity is None or capacity > _MOST_THREADS:
         return 0
     return max(0, math.ceil(0.9 * capacity) - workers // 4) + _TOO_MANY
-
-
-def _check(seconds: float, readers: int, writers: int, most_operations: int) -> None:
-    if not 0 < seconds <= 86_400:
-        raise ParameterError(
-            f"'seconds' is {seconds}; give a number over 0, up to 86,400 (a day).", name="seconds"
-        )
-    for name, value, low, high in (
-        ("readers", readers, 0, 64),
-        ("writers", writers, 0, 64),
-        ("most_operations", most_operations, 1, 10_000_000),
-    ):
-        if not low <= value <= high:
-            raise ParameterError(
-                f"'{name}' is {value}; give a whole number from {low} to {high:,}.", name=name
-            )

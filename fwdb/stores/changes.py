@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bson
 from bson import json_util
-from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.timestamp import Timestamp
 from pymongo import errors as driver
 
@@ -40,13 +39,6 @@ __all__ = [
 
 Document = dict[str, Any]
 
-# What a document holds must never keep its change from being recorded: a date beyond the year
-# 9999 and bytes that are no text are decoded to something.
-_LENIENT: CodecOptions[Document] = CodecOptions(
-    tz_aware=True,
-    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
-    unicode_decode_error_handler="replace",
-)
 _MOST_BYTES = 1 << 24  # of events read at once: they are held in memory and written together
 
 # src/mongo/base/error_codes.yml
@@ -144,7 +136,7 @@ def present(store: MongoStore, collection: str) -> Present:
 def documents(store: MongoStore, collection: str) -> Iterator[Document]:
     """All documents of `collection`, decoded as those of a `ChangeFeed`."""
     with store.errors():
-        yield from store.collection(collection).with_options(_LENIENT).find({}, comment="fwdb")
+        yield from store.collection(collection).find({}, comment="fwdb")
 
 
 class ChangeBatch(NamedTuple):
@@ -199,10 +191,8 @@ class ChangeFeed:
         if version >= [7] or [6, 0, 9] <= version < [6, 1]:
             pipeline.append({"$changeStreamSplitLargeEvent": {}})
         with self._errors():
-            self._cursor = (
-                store.collection(collection)
-                .with_options(_LENIENT)
-                .aggregate(pipeline, batchSize=fetch, maxAwaitTimeMS=wait_ms, comment="fwdb")
+            self._cursor = store.collection(collection).aggregate(
+                pipeline, batchSize=fetch, maxAwaitTimeMS=wait_ms, comment="fwdb"
             )
 
     def read(self, limit: int, *, seconds: float) -> ChangeBatch:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pymongo
 from bson import ObjectId
+from bson.codec_options import DatetimeConversion
 from bson.errors import BSONError
 from pydantic import SecretStr
 from pymongo import errors as driver
@@ -125,6 +126,10 @@ class MongoStore:
                 self._client = pymongo.MongoClient(
                     self._given.get_secret_value(),
                     tz_aware=True,
+                    # No document stops those beside it, or its change from being recorded: a date
+                    # beyond the year 9999 and bytes that are no text are decoded to something.
+                    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+                    unicode_decode_error_handler="replace",
                     connect=False,
                     event_listeners=[self._pool, self._commands],
                     **self._options,

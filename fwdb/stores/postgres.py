@@ -392,6 +392,8 @@ class PostgresStore:
             raise
         except psycopg.Error as error:
             raise self._fwdb_error(error) from without_values(error)
+        except UnicodeEncodeError:  # its text quotes the value
+            raise errors.InvalidData("postgres: a text is no valid Unicode.") from None
 
     def _fwdb_error(self, error: psycopg.Error) -> FwdbError:
         return sqlstate.translate(

@@ -435,7 +435,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(audit, ask, says):
         (lambda a: a.as_of("User", "2026-01-01T00:00"), "without a zone; add one"),
         (lambda a: a.as_of("User", "1h", id="42"), "24 hexadecimal digits"),
         (lambda a: a.diff("User", NOBODY, "1h", "2h"), "is after 'until'"),
-        (lambda a: a.diff("User", NOBODY, None), "'since' is missing"),
+        (lambda a: a.diff("User", NOBODY, None), "'since' is None; give an ISO time"),
         (lambda a: a.who_changed("email", id=NOBODY), "'id' needs 'entity_type'"),
         (lambda a: a.search(action="READ", actions=["READ"]), "both given"),
         (lambda a: a.search(users=[]), "empty list"),

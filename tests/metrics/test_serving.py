@@ -353,7 +353,7 @@ def test_a_second_port_is_refused(module_db: Database):
 @pytest.mark.parametrize("port", [-1, 70000])
 def test_an_impossible_port_is_refused(module_db: Database, port: int):
     module_db.metrics.serve().close()
-    with pytest.raises(ParameterError, match="65535"):
+    with pytest.raises(ParameterError, match="65,535"):
         module_db.metrics.serve(port)
 
 

@@ -20,6 +20,7 @@ __all__ = ["Anchor", "read", "write"]
 
 FORMAT, VERSION = "fwdb audit seals", 1
 _MOST_HEADS = 1000  # 80 kB, however long the chain; the newest is always among them
+_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +111,19 @@ def write(store: PostgresStore, path: Path, key: bytes | None) -> Anchor:
 def read(path: Path) -> Anchor:
     """What the file says. Raises `SealError` for one that is missing, damaged or no seal file."""
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise SealError(
+                f"{path} has more than {_MOST_BYTES:,} bytes, which no seal file has; name the "
+                "one that 'fwdb audit seal --export' wrote."
+            )
+        body = json.loads(text)
     except OSError as error:
         raise SealError(
             f"the seal file {path} cannot be read ({(error.strerror or str(error)).lower()})."
         ) from error
-    except ValueError:
+    except (ValueError, RecursionError):
         raise SealError(f"the seal file {path} is damaged: it is no JSON.") from None
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise SealError(f"{path} is no seal file of fwdb; 'fwdb audit seal --export' writes one.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ FOLDER = "audit-archive"
 ORDER = ("created_at", "id")
 _STALE_SECONDS = 24 * 3600  # no export takes a day: older parts were left by a process that died
 _BLOCK = 1 << 20
+_NAME = re.compile(r"audit_logs_(\d{4}_\d\d)\.[0-9a-f]{12}\.parquet")
 # What histories look for. Ids are of all times, so that the bounds of a row group tell nothing.
 _LOOKED_FOR = ("entity_id", "user_id")
 
@@ -108,6 +110,11 @@ def check(folder: Path, archive: Archive) -> Path:
     A file whose size, time and place are those of the last look is not read again.
     """
     path = folder / archive.path
+    if path.parent != folder or archive.path in ("", ".", ".."):
+        raise ArchiveError(
+            f"audit.archives names '{archive.path}', which is no file of the archive folder; fwdb "
+            "never wrote that: find out who did, and put the right name there."
+        )
     try:
         found = path.stat()
         digest = _digest(path, found.st_size, found.st_mtime_ns, found.st_ino)
@@ -128,8 +135,17 @@ def check(folder: Path, archive: Archive) -> Path:
     return path
 
 
-def remove(folder: Path, name: str) -> None:
-    """Remove a file that a newer export of the same month has replaced, and its manifest."""
+def remove(folder: Path, month: str, name: str) -> None:
+    """Remove a file that a newer export of the same month has replaced, and its manifest.
+
+    Raises `ArchiveError` for a name that no export of `month` has.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None or found[1] != month.replace("-", "_"):
+        raise ArchiveError(
+            f"audit.archives notes '{name}' as an export of {month} that can go, and fwdb writes "
+            "none of that name: nothing was removed. Find out who did, and take it out of there."
+        )
     for path in (folder / name, _manifest_path(folder, name)):
         path.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ stays 1.10. Times are UTC in ISO form; the session's settings are set, not trust
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-__all__ = ["ACTOR", "FIELDS", "HEADER", "NULL", "VALUES", "from_parquet", "lines", "split", "value"]
+from fwdb.errors import ArchiveError
+
+__all__ = [
+    "ACTOR",
+    "DAMAGE",
+    "FIELDS",
+    "FIRST_MONTH",
+    "HEADER",
+    "LAST_MONTH",
+    "NULL",
+    "VALUES",
+    "clamped",
+    "from_parquet",
+    "lines",
+    "month_of",
+    "split",
+    "value",
+]
 
 # What stays when personal data is erased; who did it, as far as it can be erased; what it held.
 HEADER = (
@@ -38,6 +56,12 @@ _ESCAPES = (("\\", "\\\\"), ("\b", "\\b"), ("\f", "\\f"), ("\n", "\\n"))
 _MORE_ESCAPES = (("\r", "\\r"), ("\t", "\\t"), ("\v", "\\v"))
 _BATCH_ROWS = 10_000
 
+# Months of Python's calendar. All that PostgreSQL has before and after, up to the infinities,
+# counts as of the first and of the last.
+FIRST_MONTH, LAST_MONTH = date.min, date(9999, 12, 1)
+# What a file that is damaged, or was made by somebody else, makes pyarrow raise.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException)
+
 
 def split(line: bytes) -> tuple[list[bytes], bytes, bytes, bytes]:
     """Fields of the header and of the actor, and the three parts that are hashed."""
@@ -58,6 +82,20 @@ def value(field: bytes) -> str | None:
     for letter, plain in _UNESCAPE.items():
         pieces = [piece.replace(b"\\" + letter, plain) for piece in pieces]
     return b"\\".join(pieces).decode()
+
+
+def clamped(field: bytes) -> datetime:
+    """A time in a line, or the end of Python's calendar that is nearer to it."""
+    try:
+        return datetime.fromisoformat(field.decode())
+    except ValueError:
+        early = field.startswith(b"-") or field.endswith(b" BC")
+        return (datetime.min if early else datetime.max).replace(tzinfo=UTC)
+
+
+def month_of(field: bytes) -> date:
+    """The month, in UTC, of a time in a line."""
+    return clamped(field).date().replace(day=1)
 
 
 def lines(table: pa.Table | pa.RecordBatch) -> list[bytes]:
@@ -90,16 +128,20 @@ def _text(table: pa.Table | pa.RecordBatch, name: str) -> Any:
 def from_parquet(path: Path) -> Iterator[tuple[tuple[int, str], bytes]]:
     """Rows of an exported month as key (transaction, id) and line, in the order of the file.
 
-    Raises what pyarrow raises for a file that is damaged.
+    Raises `ArchiveError` for a file that cannot be read to its end.
     """
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            ids = _text(batch, "id").to_pylist()
-            yield from zip(zip(_transactions(batch), ids, strict=True), lines(batch), strict=True)
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                keys = zip(_transactions(batch), _text(batch, "id").to_pylist(), strict=True)
+                yield from zip(keys, lines(batch), strict=True)
+    except DAMAGE as error:
+        raise ArchiveError(f"{path} cannot be read to its end ({type(error).__name__}).") from error
 
 
 def _transactions(table: pa.Table | pa.RecordBatch) -> list[int]:
     if "transaction_id" not in table.schema.names:
         return [0] * table.num_rows
-    found: list[int] = pc.fill_null(table.column("transaction_id"), 0).to_pylist()
+    kept = pc.cast(table.column("transaction_id"), pa.int64())
+    found: list[int] = pc.fill_null(kept, 0).to_pylist()
     return found

@@ -75,7 +75,8 @@ def _content(
             f"Seal {seal.number} was changed, or put in another's place: its head does not follow "
             "from the one before it."
         )
-    ordered = last_in_month.get(seal.month, (-1, "")) < seal.last and (
+    last = last_in_month.get(seal.month)
+    ordered = (last is None or last < seal.last) and (
         before is None or before.horizon <= seal.horizon
     )
     if seal.total_rows != rows + seal.rows or not ordered:

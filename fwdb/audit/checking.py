@@ -15,11 +15,12 @@ from fwdb.audit.findings import OF_ROWS, Finding
 from fwdb.audit.seals import Seal
 from fwdb.models import entity_id
 
-__all__ = ["Batch", "Digests", "Tally", "named", "of_row"]
+__all__ = ["Batch", "Digests", "Removed", "Tally", "iso", "named", "of_row"]
 
 Erased = Mapping[tuple[int, bytes, str], bytes]  # seal, id, part -> digest
-# User ids whose removal is in the trail, with the time of that, those that fit last first.
-Removed = Callable[[], list[tuple[bytes, datetime]]]
+# User ids whose removal is in the trail, with the last transaction of that; those that fit last
+# first.
+Removed = Callable[[], list[tuple[bytes, int]]]
 
 _SALT, _LEAF = seals.SALTS_SIZE, merkle.SIZE
 _NO_SALT = bytes(16)
@@ -57,6 +58,7 @@ class Batch:
     removed: Removed
     tally: Tally
     findings: list[Finding] = field(default_factory=list)
+    strange: int = 0  # rows that came and have no place
     _keys: bytes = b""
     _salts: bytes = b""
     _leaves: bytes = b""
@@ -71,13 +73,13 @@ class Batch:
         rows, held_by_all = 0, []
         for seal, held in zip(self.covered, self.content, strict=True):
             self._starts.append(rows)
-            rows += seal.rows
             if damage := _damage(seal, held):
                 self._damaged[seal.number] = damage[0]
                 self.findings.append(
                     Finding(kind="seal", sentence=damage[1], seal=seal.number, month=seal.month)
                 )
-                held = _fitted(held, seal.rows)
+                held = _fitted(held)
+            rows += len(held[0]) // seals.KEY_SIZE
             held_by_all.append(held)
         self._keys, self._salts, self._leaves = (
             b"".join(parts) for parts in zip(*held_by_all, strict=True)
@@ -86,22 +88,29 @@ class Batch:
         self._index = {self._keys[n * size : n * size + 16]: n for n in range(rows)}
         self._seen = bytearray(rows)
 
-    def feed(self, line: bytes) -> None:
-        """Check one row."""
+    @property
+    def fed(self) -> int:
+        """How many rows came."""
+        return self._seen.count(1) + self.strange
+
+    def feed(self, line: bytes) -> bool:
+        """Check one row; whether it is one of these seals, as far as its id tells."""
         fields, header, actor, values = canonical.split(line)
         n = self.place(fields)
         if n is None or self._seen[n]:
+            self.strange += 1
             self._inserted(fields)
-            return
+            return False
         self._seen[n] = 1
         salt = self._salts[_SALT * n : _SALT * n + _SALT]
         of_actor, of_values = merkle.part(salt[:16], actor), merkle.part(salt[16:], values)
         made = merkle.leaf(header, of_actor, of_values)
         if made == self._leaves[_LEAF * n : _LEAF * n + _LEAF]:
             self.tally.checked += 1
-            return
+            return True
         # Looked at when all have come: that may ask the database, which is busy with the rows.
         self._odd.append((n, line))
+        return True
 
     def finish(self) -> list[Finding]:
         """The findings, those about rows that did not come as well."""
@@ -116,7 +125,10 @@ class Batch:
 
     def place(self, fields: Sequence[bytes]) -> int | None:
         """The place of a line's row, None if the seals do not know it."""
-        return self._index.get(unhexlify(fields[0].translate(None, b"-")))
+        try:
+            return self._index.get(unhexlify(fields[0].translate(None, b"-")))
+        except ValueError:  # no uuid: a file holds whatever was put into it
+            return None
 
     # -- what else a row may legitimately be --------------------------------------------------
 
@@ -143,9 +155,10 @@ class Batch:
         if kept.get("actor") or not actor.startswith(NULL + b"\t"):
             return None
         removed = self.removed()
-        at = datetime.fromisoformat(fields[1].decode())
-        for place, (user, until) in enumerate(removed):
-            if at > until:
+        transaction = seals.key_of(fields)[0]
+        for place, (user, last) in enumerate(removed):
+            # What was sealed before its user went had an older transaction, whatever the clock.
+            if transaction >= last:
                 continue
             with_user = merkle.part(salt[:16], user + actor[len(NULL) :])
             if merkle.leaf(header, with_user, of_values) == sealed:
@@ -174,13 +187,13 @@ class Batch:
         salts = self._salts[_SALT * n : _SALT * n + _SALT]
         was = []
         if at != _moment(fields):
-            was.append(f"its time was {_iso(at)}")
+            was.append(f"its time was {iso(at)}")
         if transaction != seals.key_of(fields)[0]:
             was.append(f"its transaction was {transaction or 'not known'}")
         if _NO_SALT in (salts[:16], salts[16:]):
             was.append("its salt is gone as after an erasure, and none that fits is recorded")
         if fields[_USER] == NULL:
-            was.append("it has no user, and no removal of a user in the trail explains that")
+            was.append("it has no user, and no removal that a trigger recorded explains that")
         return f"{named(fields)} was altered: {'; '.join(was) or 'it is not what was sealed'}."
 
     def _inserted(self, fields: Sequence[bytes]) -> None:
@@ -200,7 +213,7 @@ class Batch:
         self._note(
             Finding(
                 kind="missing",
-                sentence=f"Row {id} of {_iso(at)}, {whose}, is missing.",
+                sentence=f"Row {id} of {iso(at)}, {whose}, is missing.",
                 seal=seal.number,
                 month=seal.month,
                 row_id=id,
@@ -223,7 +236,7 @@ class Batch:
         return self.covered[bisect_right(self._starts, n) - 1]
 
 
-_NEVER = datetime.max.replace(tzinfo=UTC)
+_EVER, _NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 def of_row(kind: str, seal: Seal | None, fields: Sequence[bytes], sentence: str) -> Finding:
@@ -236,22 +249,32 @@ def of_row(kind: str, seal: Seal | None, fields: Sequence[bytes], sentence: str)
         row_id=fields[0].decode(),
         created_at=_moment(fields),
         entity_type=canonical.value(fields[2]),
-        entity_id=entity_id(fields[3].decode()),
+        entity_id=_entity(canonical.value(fields[3])),
     )
+
+
+def _entity(value: str | None) -> str | None:
+    try:
+        return None if value is None else entity_id(value)
+    except ValueError:  # of a file
+        return value
 
 
 def named(fields: Sequence[bytes]) -> str:
     """The row of a line, for a sentence."""
     what = f"{canonical.value(fields[4])} of {canonical.value(fields[2])}"
-    return f"Row {fields[0].decode()} of {_iso(_moment(fields))} ({what})"
+    return f"Row {fields[0].decode()} of {iso(_moment(fields))} ({what})"
 
 
 def _moment(fields: Sequence[bytes]) -> datetime:
-    return datetime.fromisoformat(fields[1].decode())
+    return canonical.clamped(fields[1])
 
 
-def _iso(at: datetime) -> str:
-    return f"{at:%Y-%m-%dT%H:%M:%S.%fZ}"
+def iso(at: datetime | None) -> str:
+    """A time, for a sentence."""
+    if at is None or at == _NEVER:
+        return "a time after the year 9999"
+    return "a time before the year 1" if at == _EVER else f"{at:%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 def _damage(seal: Seal, held: tuple[bytes, bytes, bytes]) -> tuple[str, str] | None:
@@ -262,14 +285,15 @@ def _damage(seal: Seal, held: tuple[bytes, bytes, bytes]) -> tuple[str, str] | N
     if len(salts) != seal.rows * _SALT:
         return "leaves", f"Seal {seal.number} holds salts for another number of rows."
     nodes = [leaves[n : n + _LEAF] for n in range(0, len(leaves), _LEAF)]
-    if len(nodes) != seal.rows or merkle.root(nodes) != seal.root:
+    if len(nodes) != seal.rows or not nodes or merkle.root(nodes) != seal.root:
         changed = f"The leaves in seal {seal.number} were changed: they do not make its root."
         return "leaves", changed
     return None
 
 
-def _fitted(held: tuple[bytes, bytes, bytes], rows: int) -> tuple[bytes, bytes, bytes]:
-    """Content of the right length; nothing of it is believed."""
+def _fitted(held: tuple[bytes, bytes, bytes]) -> tuple[bytes, bytes, bytes]:
+    """Content for as many rows as there are keys; nothing of it is believed."""
+    rows = len(held[0]) // seals.KEY_SIZE
     keys, salts, leaves = (
         part[: rows * size].ljust(rows * size, b"\0")
         for part, size in zip(held, (seals.KEY_SIZE, _SALT, _LEAF), strict=True)

@@ -122,6 +122,7 @@ class Coverage(AuditBase):
                 *([] if self._has("audit.audit_logs") else [findings.NO_TRAIL]),
                 *findings.rights(store.rows("audit_coverage_rights")),
                 *findings.functions(store.rows("audit_coverage_functions")),
+                *findings.trail(store.rows("audit_coverage_trail")),
                 *findings.months(months, ahead),
             ),
             is_on=bool(captured),

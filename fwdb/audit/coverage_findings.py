@@ -26,6 +26,7 @@ __all__ = [
     "months",
     "rights",
     "tables",
+    "trail",
 ]
 
 Kind = Literal[
@@ -253,6 +254,40 @@ def functions(rows: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
             to = role if role == "PUBLIC" else f'"{role}"'
             remedy = f"`REVOKE ALL ON FUNCTION {name} FROM {to}`."
         yield _postgres(name, "right", "uncovered", said, remedy)
+
+
+_BETWEEN = {
+    "trigger": "The trigger {name} of {table} runs before or after its rows are written, and may "
+    "change or drop them.",
+    "rule": "The rule {name} of {table} stands in for what is written to it, and may drop it.",
+    "security": "Row security is on for {table}{hides}.",
+    "kind": "{table} is no table: what is read from it is what somebody chose to show.",
+    "view": "The view {table} is not as it was generated: questions read what somebody chose to "
+    "show.",
+}
+_REMOVES: dict[str, tuple[Kind, str]] = {
+    "trigger": ("trigger", '`DROP TRIGGER "{name}" ON {table}`.'),
+    "rule": ("trigger", '`DROP RULE "{name}" ON {table}`.'),
+    "security": ("right", "`ALTER TABLE {table} DISABLE ROW LEVEL SECURITY`."),
+    "kind": ("table", "Find out who put it there, and where the table is now."),
+    "view": ("table", "As its owner: `DROP VIEW audit.trail; SELECT audit.make_trail()`."),
+}
+
+
+def trail(rows: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """What stands between the trail and those who write or read it.
+
+    On a table that was there before fwdb it may belong there, as long as it hides nothing.
+    """
+    for row in rows:
+        what, table, name = row["what"], row["table_name"], row["name"]
+        hides = ", and hides rows from the role that asks" if row["hides"] else ""
+        said = _BETWEEN[what].format(table=table, name=name, hides=hides)
+        kind, remedy = _REMOVES[what]
+        remedy = remedy.format(table=table, name=name)
+        ours = row["made"] or row["hides"] or what == "kind"
+        thing = f"{table} {name or what}"
+        yield _postgres(thing, kind, "uncovered" if ours else "exposed", said, remedy)
 
 
 def ahead(rows: list[dict[str, Any]]) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -84,6 +84,7 @@ class _Run:
     part: str
     erasure_id: str
     removed: erasures.Removals
+    at: datetime
     recorded: int = 0
 
 
@@ -182,7 +183,8 @@ def _erase(
         live: list[bytes] = []
         statement = f"SELECT {', '.join(canonical.FIELDS)} FROM audit.audit_logs"
         store.lines(sa.text(f"{statement} WHERE {chosen.condition}"), live.append, **chosen.equal)
-        run = _Run(store, chosen.part, str(uuid4()), erasures.Removals(store, months))
+        now = store.rows(sa.text("SELECT clock_timestamp() AS at"))[0]["at"]
+        run = _Run(store, chosen.part, str(uuid4()), erasures.Removals(store, months), now)
         for covered, lines in _by_seal(store, live):
             rows = _record(run, covered, lines)
             _empty(run, rows)
@@ -238,8 +240,7 @@ def _by_seal(store: PostgresStore, lines: list[bytes]) -> list[tuple[Seal, list[
     by_month: dict[date, list[tuple[Key, bytes]]] = {}
     for line in lines:
         fields = canonical.split(line)[0]
-        month = date.fromisoformat(fields[1][:7].decode() + "-01")
-        by_month.setdefault(month, []).append((seals.key_of(fields), line))
+        by_month.setdefault(canonical.month_of(fields[1]), []).append((seals.key_of(fields), line))
     found: list[tuple[Seal, list[bytes]]] = []
     for month, keyed in sorted(by_month.items()):
         rows = sorted(keyed, reverse=True)
@@ -289,6 +290,7 @@ def _record(run: _Run, seal: Seal, lines: list[bytes]) -> list[dict[str, Any]]:
                 "seal": seal.number,
                 "erasure": run.erasure_id,
                 "digest": getattr(digests, run.part),
+                "at": run.at,
             }
         )
         rows.append({"log": fields[0].decode(), "at": fields[1].decode()})
@@ -320,12 +322,13 @@ def _tell(run: _Run, reason: str, rows: int) -> None:
     run.store.execute(
         sa.text(
             "INSERT INTO audit.audit_logs"
-            " (entity_type, entity_id, action, old_values, metadata, reason, created_at)"
+            " (entity_type, entity_id, action, old_values, metadata, reason, origin, created_at)"
             " VALUES (:type, CAST(:id AS uuid), 'DELETE', CAST(:said AS jsonb), :about, :reason,"
-            " clock_timestamp())"
+            " :origin, clock_timestamp())"
         ),
         {
             "type": erasures.ENTITY_TYPE,
+            "origin": erasures.ORIGIN,
             "id": run.erasure_id,
             "said": json.dumps(said),
             "about": f"personal data erased: {run.part}",
@@ -335,6 +338,6 @@ def _tell(run: _Run, reason: str, rows: int) -> None:
 
 
 _RECORD = sa.text(
-    "INSERT INTO audit.erasures (log_id, part, seal, erasure_id, digest) VALUES"
-    " (CAST(:log AS uuid), :part, :seal, CAST(:erasure AS uuid), :digest)"
+    "INSERT INTO audit.erasures (log_id, part, seal, erasure_id, digest, erased_at) VALUES"
+    " (CAST(:log AS uuid), :part, :seal, CAST(:erasure AS uuid), :digest, :at)"
 )

@@ -1,23 +1,27 @@
-"""What may differ from the seals with reason: recorded erasures, and users who were removed."""
+"""What may differ from the seals with reason: recorded erasures, and users who were removed.
+
+A row of the trail excuses something only if the application cannot have written it: a removal if a
+trigger recorded it, an erasure if `erase` told of it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from fwdb.audit.base import TABLE, WITH_JOURNALS
 from fwdb.audit.exported import Export, rows_of
 from fwdb.audit.findings import Finding
 from fwdb.stores import PostgresStore
 
-__all__ = ["ENTITY_TYPE", "Erasures", "Removals", "listed", "recorded", "said_of"]
+__all__ = ["ENTITY_TYPE", "ORIGIN", "Erasures", "Removals", "listed", "recorded", "said_of"]
 
-ENTITY_TYPE = "AuditLog"  # of the row in which the trail itself tells of an erasure
+# Of the row in which the trail itself tells of an erasure; no application can write this origin.
+ENTITY_TYPE, ORIGIN = "AuditLog", "erase"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,44 +33,34 @@ class Erasures:
 
 
 class Removals:
-    """Users whose removal is in the trail and who are gone, asked for when first needed."""
+    """Users whose removal a trigger recorded, asked for when first needed.
+
+    Whether there is a user of that id again does not matter.
+    """
 
     def __init__(self, store: PostgresStore, exports: Mapping[date, Export]) -> None:
         self._store = store
         self._exports = exports
-        self._found: list[tuple[bytes, datetime]] | None = None
+        self._found: list[tuple[bytes, int]] | None = None
 
-    def __call__(self) -> list[tuple[bytes, datetime]]:
-        """Their ids as a line has them, and when they went."""
+    def __call__(self) -> list[tuple[bytes, int]]:
+        """Their ids as a line has them, and the last transaction in which they went."""
         if self._found is None:
-            self._found = list(self._ask())
+            last: dict[str, int] = {}
+            for id, transaction in self._ask():
+                last[id] = max(transaction, last.get(id, transaction))
+            self._found = [(id.encode(), transaction) for id, transaction in last.items()]
         return self._found
 
-    def _ask(self) -> Iterator[tuple[bytes, datetime]]:
-        view = self._store.rows(
-            sa.text("SELECT coalesce(to_regclass(:view), to_regclass(:table)) AS name"),
-            view=WITH_JOURNALS,
-            table=TABLE,
-        )
-        there = self._store.rows(sa.text(_REMOVED.format(trail=view[0]["name"])))
-        removed: dict[str, datetime] = {row["id"]: row["at"] for row in there}
-        for export in self._exports.values():
-            if export.dropped_at is None or not export.is_readable():
-                continue
-            for row in rows_of(export, entity_type="User", action="DELETE"):
-                if row["new_values"] is None:
-                    id = str(row["entity_id"])
-                    removed[id] = max(row["created_at"], removed.get(id, row["created_at"]))
-        live = self._store.rows(
-            sa.text(
-                "SELECT CAST(id AS text) AS id FROM shared.users"
-                " WHERE id = ANY(CAST(:ids AS uuid[]))"
-            ),
-            ids=list(removed),
-        )
-        for row in live:
-            del removed[row["id"]]
-        return ((id.encode(), at) for id, at in removed.items())
+    def _ask(self) -> Iterator[tuple[str, int]]:
+        # Not of the view audit.trail, which the owner can replace: of what it is made of.
+        journals = self._store.rows(_USER_JOURNALS)
+        for source in (_OF_TABLE, *(journal["source"] for journal in journals)):
+            for row in self._store.rows(sa.text(_REMOVED.format(source=source))):
+                yield row["id"], row["transaction_id"]
+        for row in _archived(self._exports, entity_type="User", action="DELETE"):
+            if row["new_values"] is None and row["origin"] == "trigger":
+                yield str(row["entity_id"]), int(row["transaction_id"] or 0)
 
 
 def recorded(store: PostgresStore, numbers: Sequence[int]) -> dict[tuple[int, bytes, str], bytes]:
@@ -82,69 +76,100 @@ def recorded(store: PostgresStore, numbers: Sequence[int]) -> dict[tuple[int, by
 
 
 def listed(store: PostgresStore, exports: Mapping[date, Export]) -> Erasures:
-    """All erasures, each compared with the row in which the trail tells of it."""
-    runs = tuple(store.rows(_RUNS))
+    """All erasures, each compared with the row in which the trail tells of it.
+
+    `erased_at` is the time of that row, which is sealed.
+    """
+    runs = store.rows(_RUNS)
     findings = []
-    if runs:
-        told = _told(store, exports)
-        for run in runs:
-            if told.get(run["erasure_id"]) != (run["rows"], run["digest"]):
-                findings.append(
-                    Finding(
-                        kind="erasure",
-                        sentence=f"The erasure {run['erasure_id']} of {run['rows']:,} rows is not "
-                        "recorded in the trail as it stands in audit.erasures.",
-                    )
+    told = _told(store, exports) if runs else {}
+    for run in runs:
+        kept = {str(run.pop("first_at")), str(run.pop("last_at"))}
+        at = told.get((run["erasure_id"], run["rows"], run["digest"]))
+        if at is not None:
+            run["erased_at"], said = at
+        if at is None or (said is not None and [*kept] != [said]):
+            findings.append(
+                Finding(
+                    kind="erasure",
+                    sentence=f"The erasure {run['erasure_id']} of {run['rows']:,} rows is not "
+                    "recorded in the trail as it stands in audit.erasures.",
                 )
-    return Erasures(runs, tuple(findings))
+            )
+    return Erasures(tuple(runs), tuple(findings))
 
 
 def said_of(store: PostgresStore, erasure_id: str) -> dict[str, Any]:
-    """Rows and digest of one erasure, which its row in the trail repeats."""
+    """Rows, digest and time of one erasure, which its row in the trail repeats."""
     run = next(run for run in store.rows(_RUNS) if run["erasure_id"] == erasure_id)
-    return {"rows": run["rows"], "digest": run["digest"]}
+    return {"rows": run["rows"], "digest": run["digest"], "erased_at": run["first_at"]}
 
 
 def _told(
     store: PostgresStore, exports: Mapping[date, Export]
-) -> dict[str, tuple[int, str] | None]:
-    """What the trail says of each erasure: rows and digest."""
-    there = store.rows(
-        sa.text(
-            "SELECT CAST(entity_id AS text) AS entity_id,"
-            " CAST(old_values AS text) AS old_values FROM audit.audit_logs"
-            " WHERE entity_type = :type AND CAST(action AS text) = 'DELETE'"
-            " AND entity_id = ANY(ARRAY(SELECT DISTINCT erasure_id FROM audit.erasures))"
-        ),
-        type=ENTITY_TYPE,
-    )
-    rows: list[dict[str, Any]] = [*there]
+) -> dict[tuple[str, int, str], tuple[datetime, str | None]]:
+    """What the trail says of erasures (id, rows, digest): when, and the time that it repeats.
+
+    Rows of before `ORIGIN` count if their login was the owner's, or is none any more.
+    """
+    rows = store.rows(_TOLD, type=ENTITY_TYPE)
+    rows += _archived(exports, entity_type=ENTITY_TYPE, action="DELETE")
+    others = {row["role"] for row in store.rows(_OTHERS)}
+    told = {}
+    # The word of `erase` itself comes last, and counts.
+    for row in sorted(rows, key=lambda row: row["origin"] == ORIGIN):
+        ours = row["origin"] == ORIGIN
+        if not ours and (row["db_user"] is None or row["db_user"] in others):
+            continue
+        try:
+            said = json.loads(row["old_values"] or "")
+            erasure = (str(row["entity_id"]), said["rows"], said["digest"])
+            told[erasure] = (row["created_at"], said["erased_at"] if ours else None)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # tells of none
+    return told
+
+
+def _archived(exports: Mapping[date, Export], **wanted: str) -> Iterable[dict[str, Any]]:
+    """Rows of the months that are in files only."""
     for export in exports.values():
-        if export.dropped_at is not None and export.is_readable():
-            rows += rows_of(export, entity_type=ENTITY_TYPE, action="DELETE")
-    return {str(row["entity_id"]): _said(row["old_values"]) for row in rows}
+        if export.dropped and export.is_readable():
+            yield from rows_of(export, **wanted)
 
 
-def _said(values: str | None) -> tuple[int, str] | None:
-    try:
-        said = json.loads(values or "")
-        return said["rows"], said["digest"]
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-# {trail} is the view that has what is still in journals, where there is one.
 _REMOVED = """
-SELECT CAST(entity_id AS text) AS id, max(created_at) AS at FROM {trail}
-WHERE entity_type = 'User' AND CAST(action AS text) = 'DELETE' AND new_values IS NULL
+SELECT CAST(entity_id AS text) AS id, coalesce(max(transaction_id), 0) AS transaction_id
+FROM {source} AND action = 'DELETE' AND new_values IS NULL
 GROUP BY entity_id
 """
+_OF_TABLE = "audit.audit_logs WHERE entity_type = 'User' AND origin = 'trigger'"
+_USER_JOURNALS = sa.text("""
+SELECT format('audit.%I WHERE true', 'journal_' || name) AS source FROM audit.captured
+WHERE entity_type = 'User' AND mode = 'journal'
+""")
 
-_RUNS = sa.text("""
-SELECT CAST(erasure_id AS text) AS erasure_id, min(erased_at) AS erased_at, count(*) AS rows,
-    encode(sha256(convert_to(string_agg(
+# Times that Python has none for are none of `erase`.
+_AT = "least(greatest({}, '0001-01-02Z'), '9999-12-30Z')"
+
+_TOLD = sa.text(f"""
+SELECT CAST(entity_id AS text) AS entity_id, CAST(old_values AS text) AS old_values,
+    origin, db_user, {_AT.format("created_at")} AS created_at
+FROM audit.audit_logs
+WHERE entity_type = :type AND action = 'DELETE'
+    AND entity_id = ANY(ARRAY(SELECT DISTINCT erasure_id FROM audit.erasures))
+""")
+
+_OTHERS = sa.text("""
+SELECT CAST(rolname AS text) AS role FROM pg_roles WHERE NOT pg_has_role(oid, (
+    SELECT relowner FROM pg_class WHERE oid = CAST('audit.erasures' AS regclass)), 'MEMBER')
+""")
+
+_RUNS = sa.text(f"""
+SELECT CAST(erasure_id AS text) AS erasure_id, {_AT.format("min(erased_at)")} AS erased_at,
+    count(*) AS rows, encode(sha256(convert_to(string_agg(
         concat_ws(' ', log_id, part, seal, encode(digest, 'hex')), ','
         ORDER BY log_id, part COLLATE "C", seal
-    ), 'UTF8')), 'hex') AS digest
+    ), 'UTF8')), 'hex') AS digest,
+    CAST(min(erased_at) AS text) AS first_at, CAST(max(erased_at) AS text) AS last_at
 FROM audit.erasures GROUP BY erasure_id ORDER BY min(erased_at), erasure_id
 """)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
+from fwdb.audit import canonical
 from fwdb.stores import PostgresStore
 
 __all__ = ["Export", "exports", "rows_of"]
@@ -27,8 +28,9 @@ class Export:
     month: date
     path: Path
     rows: int
+    bytes: int
     sha256: str
-    dropped_at: datetime | None
+    dropped: bool
 
     @property
     def name(self) -> str:
@@ -39,18 +41,22 @@ class Export:
         """What is wrong with the file itself, as a sentence; None if it is what was exported."""
         try:
             with self.path.open("rb") as file:
-                found = file_digest(file, "sha256").hexdigest()
+                found, size = file_digest(file, "sha256").hexdigest(), file.tell()
             with pq.ParquetFile(self.path) as parquet:
-                rows = parquet.metadata.num_rows
+                rows, columns = parquet.metadata.num_rows, parquet.schema_arrow.names
         except FileNotFoundError:
             return (
                 f"{self.name} is missing; put it back from a copy, or set FWDB_AUDIT_ARCHIVE to "
                 "the folder that has it."
             )
-        except (OSError, pa.ArrowException):
+        except canonical.DAMAGE:
             return f"{self.name} cannot be read."
         if found != self.sha256:
             return f"{self.name} is not the file that was exported: its checksum differs."
+        if len(set(columns)) != len(columns):
+            return f"{self.name} has a column twice."
+        if size != self.bytes:
+            return f"{self.name} has {size:,} bytes where {self.bytes:,} are recorded."
         if rows != self.rows:
             return f"{self.name} has {rows:,} rows where {self.rows:,} are recorded."
         return self._manifest_trouble()
@@ -62,7 +68,7 @@ class Export:
             said = {name: found.get(name) for name in ("file", "rows", "sha256")}
         except FileNotFoundError:
             return f"{self.name} has lost the manifest beside it."
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return f"The manifest of {self.name[4:]} cannot be read."
         if said != {"file": self.path.name, "rows": self.rows, "sha256": self.sha256}:
             return f"The manifest of {self.name[4:]} does not say what the database says."
@@ -71,35 +77,43 @@ class Export:
     def is_readable(self) -> bool:
         """Whether rows can be had from the file, changed or not."""
         try:
-            with pq.ParquetFile(self.path):
-                return True
-        except (OSError, pa.ArrowException):
+            with pq.ParquetFile(self.path) as parquet:
+                columns = parquet.schema_arrow.names
+                return len(set(columns)) == len(columns)
+        except canonical.DAMAGE:
             return False
 
 
 def exports(store: PostgresStore, folder: Path | None) -> dict[date, Export]:
     """All exported months, by month; none where nothing was ever exported.
 
-    Their paths are names in `folder`.
+    Their paths are names in `folder`, whatever the database says.
     """
     known = store.rows(sa.text("SELECT to_regclass('audit.archives') AS name /* fwdb */"))
     if known[0]["name"] is None:
         return {}
     found = store.rows(
-        sa.text("SELECT month, path, rows, sha256, dropped_at FROM audit.archives ORDER BY month")
+        sa.text(
+            "SELECT least(greatest(month, '0001-01-01'), '9999-12-31') AS month, path, rows,"
+            " bytes, sha256, dropped_at IS NOT NULL AS dropped FROM audit.archives ORDER BY month"
+        )
     )
-    return {
-        row["month"]: Export(**{**row, "path": (folder or Path()) / row["path"]}) for row in found
-    }
+    for row in found:
+        row["path"] = (folder or Path()) / row["path"].replace("/", "?")
+    return {row["month"]: Export(**row) for row in found}
 
 
 def rows_of(export: Export, *, entity_type: str, action: str) -> Iterator[dict[str, Any]]:
-    """The rows of a file about entities of one type, with one action."""
-    wanted = ["entity_type", "entity_id", "action", "created_at", "old_values", "new_values"]
-    with pq.ParquetFile(export.path) as file:
-        for batch in file.iter_batches(columns=wanted):
-            fits = pc.and_(
-                pc.equal(pc.cast(batch["entity_type"], pa.string()), entity_type),
-                pc.equal(pc.cast(batch["action"], pa.string()), action),
-            )
-            yield from batch.filter(fits).to_pylist()
+    """The rows of a file about entities of one type, with one action; as far as it can be read."""
+    wanted = [name for name in canonical.FIELDS if name not in canonical.ACTOR]
+    try:
+        with pq.ParquetFile(export.path) as file:
+            for batch in file.iter_batches(columns=wanted):
+                fits = pc.and_(
+                    pc.equal(pc.cast(batch["entity_type"], pa.string()), entity_type),
+                    pc.equal(pc.cast(batch["action"], pa.string()), action),
+                )
+                for row in batch.filter(fits).to_pylist():
+                    yield {**dict.fromkeys(wanted), **row}
+    except canonical.DAMAGE:
+        return  # what it would tell is told by nobody: that is a finding

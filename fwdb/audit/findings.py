@@ -21,8 +21,8 @@ class Finding:
 
     `kind` is about a row (``altered``, ``missing``, ``inserted``, or ``moved``: its time, and so
     its month, was changed), a ``seal``, the ``chain`` of seals, a ``signature``, an ``erasure``,
-    an ``archive`` or the seal file (``anchor``). `count` rows of that seal are like `row_id`, the
-    first. Of a row that is missing, the entity is not known.
+    an ``archive``, the seal file (``anchor``) or the ``trail`` as a table. `count` rows of that
+    seal are like `row_id`, the first. Of a row that is missing, the entity is not known.
     """
 
     kind: str

@@ -110,8 +110,10 @@ def require(store: PostgresStore) -> None:
 
 
 def _there(store: PostgresStore, day: date) -> bool:
+    if any(month.month == f"{day:%Y-%m}" for month in partitions.months(store)):
+        return True
     if partitions.partitioned(store):
-        return any(month.month == f"{day:%Y-%m}" for month in partitions.months(store))
+        return False
     rows = sa.text(
         "SELECT EXISTS (SELECT FROM audit.audit_logs WHERE created_at >= :since"
         " AND created_at < :since + interval '1 month') AS found /* fwdb */"

@@ -2,8 +2,9 @@
 
 A month goes in steps that each leave a state which the next run can see: the file is written and
 read back, recorded in audit.archives, the partition detached, and, in one transaction, compared
-with the file once more, dropped and marked as dropped. Whatever stops a run, the next one looks at
-what is there and goes on.
+with the file once more, dropped and marked as dropped. Of a table in one piece the rows are removed
+where else the partition is dropped. Whatever stops a run, the next one looks at what is there and
+goes on.
 
 Whether a table still holds what its file holds is told by the number of its rows and the sum of
 their xmin. An insert adds a row, a delete takes one, an update gives a row a newer xmin: so both
@@ -15,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ __all__ = [
     "hold_sentence",
     "months",
     "partitioned",
+    "pieces",
     "reach",
     "recorded",
     "retire",
@@ -72,6 +74,17 @@ class Month:
         assert self.month is not None
         return date.fromisoformat(f"{self.month}-01")
 
+    @property
+    def source(self) -> str:
+        """Its rows, as what a statement reads FROM: its table, or a part of the one table."""
+        return self.partition or f"(SELECT xmin, * FROM {TABLE} WHERE {self.condition})"
+
+    @property
+    def condition(self) -> str:
+        """Its rows in a table in one piece."""
+        since, until = f"{self.since:%Y-%m-%d} 00:00+00", f"{self.until:%Y-%m-%d} 00:00+00"
+        return f"created_at >= '{since}' AND created_at < '{until}'"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retired:
@@ -107,9 +120,17 @@ def months(store: PostgresStore) -> list[Month]:
     return [Month(**row) for row in store.rows("audit_months")]
 
 
+def pieces(store: PostgresStore, before: datetime) -> list[Month]:
+    """Months with rows in a table in one piece that ended before `before`, oldest first.
+
+    Not those of times that a file has none for.
+    """
+    return [Month(**row) for row in store.rows(_PIECES, before=before)]
+
+
 def reach(store: PostgresStore) -> datetime | None:
     """The moment from which on no row left the table for a file; None where none did."""
-    if not partitioned(store) or not recorded(store):
+    if not recorded(store):
         return None
     left = (m.until for m in months(store) if m.state != "live" or m.dropped_at is not None)
     return max((until for until in left if until is not None), default=None)
@@ -136,14 +157,18 @@ def retire(store: PostgresStore, folder: Path, month: Month, say: Say) -> Retire
         archive = _export(store, folder, month, say)
     exported = time.perf_counter()
     while True:
-        _detach(store, month)
-        stays, same = _drop(store, month)
+        if month.partition is None:
+            stays, same = _remove(store, month)
+        else:
+            _detach(store, month)
+            stays, same = _drop(store, month)
         if stays or same:
             break
         say(f"{month.month} was written to after its export; exporting it again")
         archive = _export(store, folder, month, say)
     if stays:
-        attach(store, month)
+        if month.partition is not None:
+            attach(store, month)
         return Retired(month=_name(month), rows=archive.rows, left=stays, archive=archive.path)
     say(f"dropped {month.month}")
     return Retired(
@@ -222,7 +247,7 @@ def _content(store: PostgresStore, month: Month) -> dict[str, int]:
     return store.rows(
         sa.text(
             "SELECT count(*) AS rows, coalesce(sum(CAST(CAST(xmin AS text) AS bigint)), 0)"
-            f" AS versions FROM {month.partition} /* fwdb */"
+            f" AS versions FROM {month.source} AS part /* fwdb */"
         )
     )[0]
 
@@ -280,7 +305,7 @@ def _export(store: PostgresStore, folder: Path, month: Month, say: Say) -> Archi
         },
     )
     if before and before[0]["path"] != archive.path:
-        archives.remove(folder, before[0]["path"])
+        archives.remove(folder, archive.month, before[0]["path"])
     say(f"exported {archive.rows:,} rows of {month.month} to {archive.path}")
     return archive
 
@@ -292,7 +317,7 @@ def _types(store: PostgresStore, month: Month) -> dict[str, str]:
             " FROM pg_attribute WHERE attrelid = CAST(:table AS regclass)"
             " AND attnum > 0 AND NOT attisdropped ORDER BY attnum /* fwdb */"
         ),
-        table=month.partition,
+        table=month.partition or TABLE,
     )
     return {row["name"]: row["type"] for row in rows}
 
@@ -303,7 +328,7 @@ def _select(month: Month, types: dict[str, str]) -> sa.Select[*tuple[Any, ...]]:
         sa.column(name) if kind in _EXACT else sa.cast(sa.column(name), sa.Text).label(name)
         for name, kind in types.items()
     ]
-    table = sa.text(f"{month.partition} AS exported")
+    table = sa.text(f"{month.source} AS exported")
     order = [sa.text(f"exported.{name}") for name in archives.ORDER]
     return sa.select(*columns).select_from(table).order_by(*order)
 
@@ -332,19 +357,59 @@ def _drop(store: PostgresStore, month: Month) -> tuple[str | None, bool]:
             return hold_sentence(now), False
         connection.execute(sa.text(f"LOCK TABLE {now.partition} IN ACCESS EXCLUSIVE MODE"))
         content = _content(store, now)
-        marked = connection.execute(
-            sa.text(
-                "UPDATE audit.archives SET dropped_at = clock_timestamp()"
-                " WHERE month = :month AND rows = :rows AND versions = :versions"
-            ),
-            {"month": month.day, **content},
-        )
+        marked = connection.execute(_MARK, {"month": month.day, **content})
         if not marked.rowcount:
             return None, False
         connection.execute(sa.text(f"DROP TABLE {now.partition}"))
         return None, True
 
 
+def _remove(store: PostgresStore, month: Month) -> tuple[str | None, bool]:
+    """As `_drop`, of a table in one piece: its rows go in the transaction that records it."""
+    try:
+        with store.transaction(isolation="repeatable read", timeout_ms=0) as connection:
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
+            connection.execute(sa.text("LOCK TABLE audit.holds IN SHARE MODE"))
+            held = store.rows(_HELD)
+            if reasons := [row["reason"] for row in held if row["month"] == month.month]:
+                return hold_sentence(replace(month, held=True, hold_reason=reasons[0])), False
+            content = _content(store, month)
+            marked = connection.execute(_MARK, {"month": month.day, **content})
+            if not marked.rowcount:
+                return None, False
+            connection.execute(sa.text(f"DELETE FROM {TABLE} WHERE {month.condition}"))
+            return None, True
+    except Transient:  # somebody changed a row meanwhile, such as whose user was removed
+        return None, False
+
+
 def hold_sentence(month: Month) -> str:
     """That a month is held, and why."""
     return "held" + (f": {month.hold_reason}" if month.hold_reason else "")
+
+
+_MARK = sa.text(
+    "UPDATE audit.archives SET dropped_at = clock_timestamp()"
+    " WHERE month = :month AND rows = :rows AND versions = :versions"
+)
+_HELD = sa.text(
+    "SELECT to_char(month, 'YYYY-MM') AS month, reason FROM audit.holds"
+    " WHERE released_at IS NULL /* fwdb */"
+)
+_PIECES = sa.text("""
+SELECT to_char(found.month, 'YYYY-MM') AS month, 'live' AS state, NULL AS partition,
+    found.month AT TIME ZONE 'UTC' AS since,
+    (found.month + interval '1 month') AT TIME ZONE 'UTC' AS until, found.rows, NULL AS bytes,
+    h.month IS NOT NULL AS held, h.reason AS hold_reason, a.path, a.exported_at AS archived_at,
+    a.dropped_at, a.sha256
+FROM (
+    SELECT date_trunc('month', created_at AT TIME ZONE 'UTC') AS month, count(*) AS rows
+    FROM audit.audit_logs
+    WHERE created_at >= '0001-02-01Z' AND created_at
+        < date_trunc('month', CAST(:before AS timestamptz) AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+    GROUP BY 1
+) AS found
+LEFT JOIN audit.archives AS a ON a.month = found.month
+LEFT JOIN audit.holds AS h ON h.month = found.month AND h.released_at IS NULL
+ORDER BY found.month /* fwdb */
+""")

@@ -1,7 +1,8 @@
 """How long rows of the trail are kept.
 
-A trail by months loses whole months: each is written to a file, detached and dropped. An existing
-table in one piece loses rows in small batches, which no writer has to wait for.
+A trail loses whole months: each is written to a file, and its partition detached and dropped; of an
+existing table in one piece its rows are removed. A table that no migration saw has no place to
+record that, and loses rows in small batches.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ Say = Callable[[str], None]
 class Retention:
     """What a run of `retain` did.
 
-    `expired` rows were past their retention when it began: older than `older_than`, or, in a
-    trail by months, in months that ended before it. `removed` of them went, in `batches`
-    transactions. `oldest_left_at` is the oldest row now, None for an empty table. `months` are
-    those past their retention, with what became of each, and `partitions_made` the months to
-    come that were made; a table in one piece has neither. `held` are months whose rows stayed
+    `expired` rows were past their retention when it began: in months that ended before
+    `older_than`, or, in a table that no migration saw, older than it. `removed` of them went, in
+    `batches` transactions. `oldest_left_at` is the oldest row now, None for an empty table.
+    `months` are those past their retention, with what became of each, and `partitions_made` the
+    months to come that were made, 0 for a table in one piece. `held` are months whose rows stayed
     because of a hold.
     """
 
@@ -85,11 +86,12 @@ class Keeping(AuditBase):
 
         A trail by months first gets the months that are to come. Then each month that ended
         before the retention is written to a Parquet file in FWDB_AUDIT_ARCHIVE, read back,
-        detached and dropped, oldest first. A run that was stopped anywhere is gone on with by
-        the next. A month with a hold stays, and the result says so.
+        detached and dropped, oldest first; of an existing table in one piece its rows are removed
+        in one transaction. A run that was stopped anywhere is gone on with by the next. A month
+        with a hold stays, and the result says so.
 
-        An existing table in one piece loses its rows, `batch` per short transaction, without a
-        file; rows of held months stay. `progress` hears of each step. `dry_run` says what would
+        A table that no migration saw loses its rows, `batch` per short transaction, without a
+        file. `progress` hears of each step. `dry_run` says what would
         be done and does nothing. Raises `PermissionDenied`, `ArchiveError` when a file cannot be
         kept, `ConfigError` without a folder for it, `Conflict` while another run is at work.
         """
@@ -105,7 +107,7 @@ class Keeping(AuditBase):
         )[0]["at"]
         if not dry_run:
             _require_rights(store)
-        if not partitions.partitioned(store):
+        if not partitions.recorded(store) and not partitions.partitioned(store):
             return _remove_rows(store, cutoff, batch, dry_run, say)
         holds.require(store)
         with nullcontext() if dry_run else partitions.alone(store):
@@ -118,7 +120,9 @@ class Keeping(AuditBase):
         if not dry_run and rewriting.is_ready(store):
             rewriting.sweep(store, folder)
         done = []
-        for month in _past(partitions.months(store), cutoff):
+        by_months = partitions.partitioned(store)
+        past = partitions.months(store) if by_months else partitions.pieces(store, cutoff)
+        for month in _past(past, cutoff) if by_months else past:
             stays = self._stays(month)
             if stays is not None:
                 if not dry_run and month.held and month.state != "live":
@@ -159,8 +163,8 @@ class Keeping(AuditBase):
         `month` (2025-10; missing for a partition that is not one month), `state` (``live``,
         ``leaving``, ``detached``, ``archived``), `partition`, `since`, `until`, `rows` (of a table
         what the planner thinks, of a file exactly), `bytes`, `held`, `hold_reason`, `path` (the
-        file in the archive folder), `archived_at`, `dropped_at`, `sha256`. An existing table in
-        one piece has none. Raises `FeatureUnavailable` before the migration.
+        file in the archive folder), `archived_at`, `dropped_at`, `sha256`. Of an existing table
+        in one piece those that left it. Raises `FeatureUnavailable` before the migration.
         """
         holds.require(self._postgres)
         return self._postgres.frame("audit_months")
@@ -201,7 +205,7 @@ class Keeping(AuditBase):
 
 
 def _past(months: list[Month], cutoff: datetime) -> list[Month]:
-    """Those in a table whose end is before `cutoff`."""
+    """Those in a table of their own whose end is before `cutoff`."""
     return [m for m in months if m.partition and m.until is not None and m.until <= cutoff]
 
 
@@ -230,16 +234,13 @@ def _make_ahead(store: PostgresStore, say: Say) -> int:
 def _remove_rows(
     store: PostgresStore, cutoff: datetime, batch: int, dry_run: bool, say: Say
 ) -> Retention:
-    """Remove rows of a table in one piece; those of held months stay."""
+    """Remove rows of a table that nothing else of ours knows."""
     created_at = audit_logs.c.created_at
-    held = [f"{day:%Y-%m}" for day in holds.active(store)]
-    month = sa.func.to_char(sa.func.timezone("UTC", created_at), "YYYY-MM")
     past = created_at < cutoff
-    old = sa.and_(past, month.not_in(held)) if held else past
     expired: int = store.rows(
         sa.select(sa.func.count().label("n")).select_from(audit_logs).where(past)
     )[0]["n"]
-    oldest_first = sa.select(audit_logs.c.id).where(old).order_by(created_at).limit(batch)
+    oldest_first = sa.select(audit_logs.c.id).where(past).order_by(created_at).limit(batch)
     removed = batches = 0
     while not dry_run:
         with store.transaction() as connection:
@@ -253,7 +254,6 @@ def _remove_rows(
             break
         removed, batches = removed + gone, batches + 1
         say(f"removed {removed:,} of {expired:,} audit rows")
-    kept = sa.select(month.label("month")).distinct().where(past, month.in_(held))
     return Retention(
         older_than=cutoff,
         expired=expired,
@@ -261,12 +261,14 @@ def _remove_rows(
         batches=batches,
         oldest_left_at=_oldest(store),
         dry_run=dry_run,
-        held=tuple(sorted(row["month"] for row in store.rows(kept))) if held else (),
     )
 
 
 def _oldest(store: PostgresStore) -> datetime | None:
-    oldest = sa.select(sa.func.min(audit_logs.c.created_at).label("at"))
+    # The oldest that Python has a time for.
+    oldest = sa.select(sa.func.min(audit_logs.c.created_at).label("at")).where(
+        sa.text("created_at BETWEEN '0001-01-02Z' AND '9999-12-30Z'")
+    )
     found: datetime | None = store.rows(oldest)[0]["at"]
     return found
 

@@ -90,7 +90,7 @@ def anew(
         yield written
     except (ArchiveError, SealError):
         for file in written.values():
-            archives.remove(folder, file.path)
+            archives.remove(folder, file.month, file.path)
         raise
     if written:
         sweep(store, folder)
@@ -128,11 +128,18 @@ def sweep(store: PostgresStore, folder: Path) -> None:
     noted = sa.text(
         "SELECT month, replaced FROM audit.archives WHERE cardinality(replaced) > 0 /* fwdb */"
     )
+    named = {row["path"] for row in store.rows(sa.text("SELECT path FROM audit.archives"))}
     for row in store.rows(noted):
-        archives.check(folder, files[row["month"]])
+        file = files.get(row["month"])
+        if file is None or named & {*row["replaced"]}:
+            raise ArchiveError(
+                f"audit.archives notes files of {row['month']:%Y-%m} as replaced that are not: "
+                "nothing was removed. Find out who did, and take them out of there."
+            )
+        archives.check(folder, file)
         for name in row["replaced"]:
             try:
-                archives.remove(folder, name)
+                archives.remove(folder, file.month, name)
             except OSError as error:
                 raise ArchiveError(
                     f"{folder / name} holds what was erased and cannot be removed "

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from hashlib import sha256
 from typing import Any
 
@@ -25,6 +25,7 @@ from fwdb.stores import PostgresStore
 
 __all__ = [
     "ROWS",
+    "SETTINGS",
     "Sealed",
     "begin",
     "horizon",
@@ -59,15 +60,23 @@ class Sealed:
     key_id: str | None
 
 
+# Values are written in one way, and operators are those of PostgreSQL, whatever a role or a
+# database was set to.
+SETTINGS = (
+    "SET LOCAL TimeZone = 'UTC'",
+    "SET LOCAL DateStyle = 'ISO'",
+    "SET LOCAL search_path = pg_catalog, pg_temp",
+    "SET LOCAL statement_timeout = 0",
+)
+
+
 def begin(connection: Connection) -> None:
     """Fix how values are written, and let one seal at a time.
 
     In this order: the lock comes before the first question, which takes the snapshot.
     """
     for statement in (
-        "SET LOCAL TimeZone = 'UTC'",
-        "SET LOCAL DateStyle = 'ISO'",
-        "SET LOCAL statement_timeout = 0",
+        *SETTINGS,
         "LOCK TABLE audit.seals IN SHARE ROW EXCLUSIVE MODE",
     ):
         connection.execute(sa.text(statement))
@@ -109,9 +118,18 @@ def seal_here(
         raise SealError(restored(now, since))
     made = rows = 0
     last_in_month: dict[date, Key] = {}
-    for bound in store.rows(_BOUNDS, since=since, until=until, size=ROWS):
+    begins = None if newest is None else (since - 1, seals.HIGHEST_ID)
+    # At first all that there is, whatever its transaction says.
+    rest = (
+        "coalesce(transaction_id, 0)"
+        if newest is None
+        else "transaction_id >= CAST(:since AS bigint) AND transaction_id"
+    )
+    bounds = sa.text(_BOUNDS.format(rest=rest))
+    given = {} if newest is None else {"since": since}
+    for bound in store.rows(bounds, until=until, size=ROWS, **given):
         month, last = bound["month"], (bound["transaction_id"], bound["id"])
-        after = last_in_month.get(month, (since - 1, seals.HIGHEST_ID))
+        after = last_in_month.get(month, begins)
         newest = _seal_rows(store, key, newest, month, after, last, bound["rows"], until)
         last_in_month[month] = last
         made, rows = made + 1, rows + newest.rows
@@ -164,16 +182,16 @@ def horizon(store: PostgresStore) -> int:
 
 def unsealed(store: PostgresStore, newest: Seal | None, *, month: date | None = None) -> int:
     """Rows that no seal covers yet, of all months or of one."""
-    statement = (
-        "SELECT count(*) AS n FROM audit.audit_logs"
-        " WHERE (transaction_id >= CAST(:since AS bigint)"
-        " OR (transaction_id IS NULL AND CAST(:since AS bigint) = 0))"
-    )
-    given: dict[str, Any] = {"since": 0 if newest is None else newest.horizon}
+    conditions: list[str] = ["true"]
+    given: dict[str, Any] = {}
+    if newest is not None:
+        conditions.append("transaction_id >= CAST(:since AS bigint)")
+        given["since"] = newest.horizon
     if month is not None:
-        first = datetime(month.year, month.month, 1, tzinfo=UTC)
-        statement += " AND created_at >= :first AND created_at < :after"
-        given |= {"first": first, "after": (first + timedelta(days=31)).replace(day=1)}
+        of_month, when = seals.span(month, month)
+        conditions.append(of_month)
+        given |= when
+    statement = f"SELECT count(*) AS n FROM audit.audit_logs WHERE {' AND '.join(conditions)}"
     return int(store.rows(sa.text(f"{statement} /* fwdb */"), **given)[0]["n"])
 
 
@@ -232,7 +250,7 @@ def _seal_rows(
     key: bytes | None,
     before: Seal | None,
     month: date,
-    after: Key,
+    after: Key | None,
     last: Key,
     rows: int,
     until: int,
@@ -268,7 +286,7 @@ def _seal_rows(
 
 
 def _sorted_lines(
-    store: PostgresStore, month: date, after: Key, last: Key, rows: int
+    store: PostgresStore, month: date, after: Key | None, last: Key, rows: int
 ) -> list[bytes]:
     """The lines of the rows of one seal, in their order."""
     keyed: list[tuple[Key, bytes]] = []
@@ -299,7 +317,7 @@ def _hashed(lines: list[bytes]) -> tuple[bytes, bytes, list[bytes]]:
 
 
 # The key of every last row of a seal, with the number of its rows.
-_BOUNDS = sa.text("""
+_BOUNDS = """
 SELECT month, transaction_id, CAST(id AS text) AS id,
     CASE WHEN n % :size = 0 THEN :size ELSE n % :size END AS rows
 FROM (
@@ -308,17 +326,16 @@ FROM (
         count(*) OVER (PARTITION BY month) AS total
     FROM (
         SELECT
-            CAST(date_trunc('month', created_at AT TIME ZONE 'UTC') AS date) AS month,
+            CAST(date_trunc('month', least(greatest(
+                created_at AT TIME ZONE 'UTC', '0001-01-01'), '9999-12-01')) AS date) AS month,
             coalesce(transaction_id, 0) AS transaction_id, id
         FROM audit.audit_logs
-        WHERE (
-            transaction_id >= CAST(:since AS bigint) AND transaction_id < CAST(:until AS bigint)
-        ) OR (transaction_id IS NULL AND CAST(:since AS bigint) = 0)
+        WHERE {rest} < CAST(:until AS bigint) AND created_at IS NOT NULL
     ) AS found
 ) AS numbered
 WHERE n % :size = 0 OR n = total
 ORDER BY month, transaction_id, id
-""")
+"""
 
 _JOURNALS = sa.text(r"""
 SELECT CAST(CAST(c.oid AS regclass) AS text) AS name

@@ -33,6 +33,7 @@ __all__ = [
     "require",
     "rows_between",
     "signing_key",
+    "span",
     "unpack",
 ]
 
@@ -44,9 +45,12 @@ _KEY = struct.Struct(">16sqq")
 KEY_SIZE = _KEY.size
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+# Times that Python has none for are none that a seal was made at: its head does not follow then.
 _FACTS = (
-    "number, month, rows, total_rows, last_transaction, CAST(last_id AS text) AS last_id, horizon,"
-    " sealed_at, root, head, key_id, signature, keys_digest"
+    "number, least(greatest(month, '0001-01-01'), '9999-12-31') AS month, rows, total_rows,"
+    " last_transaction, CAST(last_id AS text) AS last_id, horizon,"
+    " least(greatest(sealed_at, '0001-01-02Z'), '9999-12-30Z') AS sealed_at, root, head, key_id,"
+    " signature, keys_digest"
 )
 _CHUNK = 1000  # seals that are read at once: 300 kB
 
@@ -167,34 +171,48 @@ def following(month: date) -> date:
     return (month.replace(day=1) + timedelta(days=32)).replace(day=1)
 
 
-def rows_between(month: date, after: Key, until: Key) -> tuple[sa.TextClause, dict[str, Any]]:
+def span(first: date, last: date, n: int = 0) -> tuple[str, dict[str, Any]]:
+    """The condition for rows of the months from `first` to `last`, with its parameters."""
+    conditions, given = [], {}
+    if first > canonical.FIRST_MONTH:
+        conditions.append(f"created_at >= CAST(:from{n} AS timestamptz)")
+        given[f"from{n}"] = f"{first} 00:00+00"
+    if last < canonical.LAST_MONTH:
+        conditions.append(f"created_at < CAST(:to{n} AS timestamptz)")
+        given[f"to{n}"] = f"{following(last)} 00:00+00"
+    return " AND ".join(conditions) or "created_at IS NOT NULL", given
+
+
+def rows_between(
+    month: date, after: Key | None, until: Key
+) -> tuple[sa.TextClause, dict[str, Any]]:
     """The statement for the rows of `month` behind the key `after` up to `until`, in no order.
+
+    Without `after` from the lowest that there is.
 
     Its conditions serve whichever index there is: ranges of transactions, or, within one
     transaction, ranges of ids.
     """
+    of_month, given = span(month, month)
     conditions = [
-        "created_at >= CAST(:month AS timestamptz)",
-        "created_at < CAST(:following AS timestamptz)",
-        "(coalesce(transaction_id, 0), id) > (CAST(:t0 AS bigint), CAST(:id0 AS uuid))",
+        of_month,
         "(coalesce(transaction_id, 0), id) <= (CAST(:t1 AS bigint), CAST(:id1 AS uuid))",
     ]
-    if after[0] > 0:  # below, rows without a transaction may be meant
-        conditions.append("transaction_id BETWEEN CAST(:t0 AS bigint) AND CAST(:t1 AS bigint)")
-    if after[0] == until[0]:
-        conditions.append("id > CAST(:id0 AS uuid) AND id <= CAST(:id1 AS uuid)")
+    given |= {"t1": until[0], "id1": until[1]}
+    if after is not None:
+        conditions.append(
+            "(coalesce(transaction_id, 0), id) > (CAST(:t0 AS bigint), CAST(:id0 AS uuid))"
+        )
+        given |= {"t0": after[0], "id0": after[1]}
+        if after[0] > 0:  # below, rows without a transaction may be meant
+            conditions.append("transaction_id BETWEEN CAST(:t0 AS bigint) AND CAST(:t1 AS bigint)")
+        if after[0] == until[0]:
+            conditions.append("id > CAST(:id0 AS uuid) AND id <= CAST(:id1 AS uuid)")
     statement = sa.text(
         f"SELECT {', '.join(canonical.FIELDS)} FROM audit.audit_logs"
         f" WHERE {' AND '.join(conditions)}"
     )
-    return statement, {
-        "month": f"{month} 00:00+00",
-        "following": f"{following(month)} 00:00+00",
-        "t0": after[0],
-        "id0": after[1],
-        "t1": until[0],
-        "id1": until[1],
-    }
+    return statement, given
 
 
 # -- what a seal keeps of each row ------------------------------------------------------------
@@ -202,14 +220,15 @@ def rows_between(month: date, after: Key, until: Key) -> tuple[sa.TextClause, di
 
 def key_of(fields: Sequence[bytes]) -> Key:
     """The key of a line's row."""
-    transaction = fields[5]
-    return (0 if transaction == canonical.NULL else int(transaction)), fields[0].decode()
+    transaction = fields[5]  # none is 0, as is what a file has that is no number
+    number = int(transaction) if transaction.removeprefix(b"-").isdigit() else 0
+    return number, fields[0].decode()
 
 
 def pack(fields: Sequence[bytes]) -> bytes:
     """Id, time and transaction of a line's row."""
     transaction, id = key_of(fields)
-    at = microseconds(datetime.fromisoformat(fields[1].decode()))
+    at = microseconds(canonical.clamped(fields[1]))
     return _KEY.pack(bytes.fromhex(id.replace("-", "")), at, transaction)
 
 

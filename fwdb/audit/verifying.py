@@ -2,11 +2,13 @@
 
 Everything is read in one snapshot, a few seals at a time, by statements that need no sorting: each
 row finds its place in its seal by its id. Hashes are made here and not by the server, whose
-functions whoever changed rows could have changed as well.
+functions whoever changed rows could have changed as well. In the end the rows are counted: each is
+in a seal, too new for one, or a finding.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,12 +18,21 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fwdb.audit import anchor, canonical, chains, erasures, exported, sealing, seals
-from fwdb.audit.checking import Batch, Tally, named, of_row
+from fwdb.audit import (
+    anchor,
+    canonical,
+    chains,
+    coverage_findings,
+    erasures,
+    exported,
+    sealing,
+    seals,
+)
+from fwdb.audit.checking import Batch, Tally, iso, named, of_row
 from fwdb.audit.exported import Export
 from fwdb.audit.findings import Finding, Verification
 from fwdb.audit.seals import HIGHEST_ID, Key, Seal
-from fwdb.errors import ParameterError
+from fwdb.errors import ArchiveError, ParameterError
 from fwdb.stores import PostgresStore
 
 __all__ = ["verify"]
@@ -29,7 +40,8 @@ __all__ = ["verify"]
 # A batch of 50,000 rows: 5 MB of seals, an index of 8 MB, and statements few enough not to count.
 _BATCH_ROWS = 50_000
 _BATCH_SEALS = 500
-_LOWEST: Key = (-1, HIGHEST_ID)
+# Tables that the proof reads.
+_PROVING = re.compile(r"audit\.(audit_logs|seals|erasures|archives)")
 
 
 @dataclass(slots=True)
@@ -41,6 +53,7 @@ class _Run:
     removed: erasures.Removals
     tally: Tally = field(default_factory=Tally)
     archived: int = 0
+    read: int = 0  # rows of the table that were compared with seals
     findings: list[Finding] = field(default_factory=list)
     progress: Callable[[str], None] | None = None
 
@@ -76,8 +89,8 @@ def verify(
     kept = None if against is None else anchor.read(against)
     seals.require(store)
     with store.transaction(isolation="repeatable read", read_only=True) as connection:
-        for setting in ("TimeZone = 'UTC'", "DateStyle = 'ISO'", "statement_timeout = 0"):
-            connection.execute(sa.text(f"SET LOCAL {setting}"))
+        for setting in sealing.SETTINGS:
+            connection.execute(sa.text(setting))
         wanted = frozenset(() if kept is None else kept.heads)
         chain = chains.follow(store, key, wanted)
         newest = chain.newest
@@ -94,22 +107,45 @@ def verify(
             progress=progress,
         )
         read = [month for month in chain.months if since is None or month >= since]
+        unsealed = sealing.unsealed(store, newest) if newest is None else 0
         if newest is not None:
-            _months(run, read, months)
-            run.findings += [*_outside(run, chain.months), *_impossible(run)]
+            unsealed = _counted(run, chain.months, [*_months(run, read, months)], months)
+        never = [
+            export
+            for month, export in months.items()
+            if month not in chain.months and (since is None or month >= since)
+        ]
+        run.findings += [
+            Finding(kind="archive", sentence=said, month=export.month)
+            for export in never
+            if (said := export.trouble()) is not None
+        ]
         known = erasures.listed(store, months)
+        around = [*coverage_findings.trail(store.rows("audit_coverage_trail"))]
+        rights = coverage_findings.rights(store.rows("audit_coverage_rights"))
+        # A right is no trace of what was done with it.
+        trusted = [one.sentence for one in rights if _PROVING.match(one.object)]
         findings = [
             *about_file,
             *chain.findings,
             *_joined(run.findings),
             *known.findings,
+            *(
+                Finding(kind="trail", sentence=one.sentence)
+                for one in around
+                if one.status == "uncovered"
+            ),
         ]
-        unsealed = sealing.unsealed(store, newest)
     unread = sum(rows for month, rows in chain.months.items() if month not in read)
     return Verification(
         intact=not findings and newest is not None,
         findings=tuple(findings),
-        not_proven=tuple(_not_proven(chain, key, kept is None, unsealed, unread, since)),
+        not_proven=(
+            *_not_proven(chain, key, kept is None, unsealed, unread, since),
+            *(one.sentence for one in around if one.status != "uncovered"),
+            *trusted,
+            *_unsealed(sum(export.rows for export in never if export.dropped)),
+        ),
         seals=chain.seals,
         sealed_rows=0 if newest is None else newest.total_rows,
         checked_rows=run.tally.checked,
@@ -126,13 +162,14 @@ def verify(
     )
 
 
-def _months(run: _Run, months: Iterable[date], archives: dict[date, Export]) -> None:
+def _months(run: _Run, months: Iterable[date], archives: dict[date, Export]) -> Iterator[date]:
+    """Read `months`; those that could be."""
     for month in months:
         export = archives.get(month)
         trouble = None if export is None else export.trouble()
         if trouble:
             run.findings.append(Finding(kind="archive", sentence=trouble, month=month))
-        if export is None or export.dropped_at is None:
+        if export is None or not export.dropped:
             _table(run, month)
             if trouble and export is not None and export.is_readable():
                 _streamed(run, month, export, tally=Tally(), with_table=False)
@@ -140,12 +177,15 @@ def _months(run: _Run, months: Iterable[date], archives: dict[date, Export]) -> 
             before = run.tally.checked
             _streamed(run, month, export, tally=run.tally, with_table=True)
             run.archived += run.tally.checked - before
+        else:
+            continue
         run.said()
+        yield month
 
 
 def _table(run: _Run, month: date) -> None:
     """The rows of a month from the table, some seals at a time."""
-    after = _LOWEST
+    after: Key | None = None
     for covered, is_last in _groups(seals.read(run.store, month=month)):
         batch = run.batch(covered)
         # Behind the last sealed row of a month, up to the horizon, there is none.
@@ -153,6 +193,7 @@ def _table(run: _Run, month: date) -> None:
         statement, parameters = seals.rows_between(month, after, until)
         run.store.lines(statement, batch.feed, **parameters)
         run.findings += batch.finish()
+        run.read += batch.fed
         after = covered[-1].last
 
 
@@ -177,12 +218,16 @@ def _streamed(run: _Run, month: date, export: Export, *, tally: Tally, with_tabl
     was dropped may have rows in the table again, recorded later and sealed as such.
     """
     opened = _Opened(run, list(seals.read(run.store, month=month)), tally)
-    for key, line in canonical.from_parquet(export.path):
-        opened.feed(key, line)
+    try:
+        for key, line in canonical.from_parquet(export.path):
+            opened.feed(key, line)
+    except ArchiveError as error:
+        run.findings.append(Finding(kind="archive", sentence=f"{error}", month=month))
     if with_table:
         late: list[bytes] = []
-        statement, parameters = seals.rows_between(month, _LOWEST, (run.horizon - 1, HIGHEST_ID))
+        statement, parameters = seals.rows_between(month, None, (run.horizon - 1, HIGHEST_ID))
         run.store.lines(statement, late.append, **parameters)
+        run.read += len(late)
         for line in late:
             opened.feed(seals.key_of(canonical.split(line)[0]), line)
     run.findings += opened.finish()
@@ -208,8 +253,7 @@ class _Opened:
             return
         if place not in self._open:
             self._open[place] = self._run.batch([self._covered[place]], self._tally)
-        self._open[place].feed(line)
-        self._left[place] -= 1
+        self._left[place] -= self._open[place].feed(line)
         if self._left[place] == 0:
             self._findings += self._open.pop(place).finish()
 
@@ -222,52 +266,80 @@ class _Opened:
         return self._findings
 
 
-def _outside(run: _Run, months: Iterable[date]) -> list[Finding]:
-    """Rows of months in which nothing was sealed, of transactions that were."""
-    conditions = ["coalesce(transaction_id, 0) < :horizon"]
-    given: dict[str, Any] = {"horizon": run.horizon}
-    for n, (start, end) in enumerate(_spans(months)):
-        conditions.append(
-            f"NOT (created_at >= CAST(:from{n} AS timestamptz)"
-            f" AND created_at < CAST(:to{n} AS timestamptz))"
+def _counted(
+    run: _Run, months: dict[date, int], read: list[date], archives: dict[date, Export]
+) -> int:
+    """Rows that are too new to be sealed, in one pass that accounts for every row.
+
+    What is in no sealed month, though it should have been sealed, was inserted, as was a row of a
+    transaction that has not begun, which the sealer would never come to.
+    """
+    spans = [seals.span(*span, n) for n, span in enumerate(_spans(months))]
+    given: dict[str, Any] = {"horizon": run.horizon, "now": sealing.next_transaction(run.store)}
+    for _, of_span in spans:
+        given |= of_span
+    outside = " AND ".join(
+        ["coalesce(transaction_id, 0) < :horizon", *(f"NOT ({where})" for where, _ in spans)]
+    )
+    begun = "transaction_id >= :now"
+    found = run.store.rows(
+        sa.text(
+            "SELECT count(*) AS rows,"
+            " count(*) FILTER (WHERE transaction_id >= :horizon) AS unsealed,"
+            f" count(*) FILTER (WHERE {begun}) AS begun,"
+            f" count(*) FILTER (WHERE {outside}) AS outside FROM audit.audit_logs"
+        ),
+        **given,
+    )[0]
+    if found["outside"]:
+        why = "no row of that month was there when all of its transaction was sealed"
+        run.findings.append(_inserted(run, outside, given, why, found["outside"]))
+    if given["now"] < run.horizon:
+        sentence = sealing.restored(given["now"], run.horizon)
+        run.findings.append(Finding(kind="chain", sentence=sentence))
+    elif found["begun"]:
+        why = "its transaction has not begun yet"
+        run.findings.append(_inserted(run, begun, given, why, found["begun"]))
+    # What was not read may be less, where a month is on its way out, and never more.
+    unread = sum(
+        max(
+            0, rows - (archives[month].rows if month in archives and archives[month].dropped else 0)
         )
-        given |= {f"from{n}": f"{start} 00:00+00", f"to{n}": f"{end} 00:00+00"}
-    why = "no row of that month was there when all of its transaction was sealed"
-    return _inserted(run, " AND ".join(conditions), given, why)
+        for month, rows in months.items()
+        if month not in read
+    )
+    rest = found["rows"] - run.read - found["unsealed"] - found["outside"]
+    if not 0 <= rest <= unread:
+        sentence = (
+            f"audit.audit_logs has {found['rows']:,} rows, of which {run.read:,} were compared "
+            f"with seals and {found['unsealed']:,} are newer: {rest - unread:,} are in no month "
+            "or partition where they would be found."
+        )
+        run.findings.append(Finding(kind="trail", sentence=sentence, count=abs(rest - unread)))
+    return int(found["unsealed"])
 
 
 def _spans(months: Iterable[date]) -> list[tuple[date, date]]:
-    """First days of unbroken runs of months, and of the months behind them."""
+    """The first and last of unbroken runs of months."""
     spans: list[tuple[date, date]] = []
     for month in months:
-        following = seals.following(month)
-        if spans and spans[-1][1] == month:
-            spans[-1] = (spans[-1][0], following)
+        if spans and seals.following(spans[-1][1]) == month:
+            spans[-1] = (spans[-1][0], month)
         else:
-            spans.append((month, following))
+            spans.append((month, month))
     return spans
 
 
-def _impossible(run: _Run) -> list[Finding]:
-    """Rows of transactions that have not begun, which the sealer would never come to."""
-    now = sealing.next_transaction(run.store)
-    if now < run.horizon:
-        return [Finding(kind="chain", sentence=sealing.restored(now, run.horizon))]
-    why = "its transaction has not begun yet"
-    return _inserted(run, "transaction_id >= :now", {"now": now}, why)
-
-
-def _inserted(run: _Run, condition: str, given: dict[str, Any], why: str) -> list[Finding]:
+def _inserted(run: _Run, condition: str, given: dict[str, Any], why: str, count: int) -> Finding:
     rows: list[bytes] = []
     chosen = f"FROM audit.audit_logs WHERE {condition}"
     first = f"SELECT {', '.join(canonical.FIELDS)} {chosen} ORDER BY created_at, id LIMIT 1"
     run.store.lines(sa.text(first), rows.append, **given)
-    if not rows:
-        return []
-    count = run.store.rows(sa.text(f"SELECT count(*) AS n {chosen}"), **given)[0]["n"]
+    if not rows:  # an index does not have what the table has
+        return Finding(kind="inserted", sentence=f"Rows were inserted: {why}.", count=count)
     fields = canonical.split(rows[0])[0]
     found = of_row("inserted", None, fields, f"{named(fields)} was inserted: {why}.")
-    return [replace(found, count=count)]
+    return replace(found, count=count)
 
 
 def _joined(found: list[Finding]) -> list[Finding]:
@@ -280,8 +352,7 @@ def _joined(found: list[Finding]) -> list[Finding]:
             seal=one.seal,
             month=one.month,
             sentence=f"Row {one.row_id} was moved: it was sealed with the time "
-            f"{one.created_at:%Y-%m-%dT%H:%M:%S.%fZ} and has "
-            f"{there.created_at:%Y-%m-%dT%H:%M:%S.%fZ}, or another transaction.",
+            f"{iso(one.created_at)} and has {iso(there.created_at)}, or another transaction.",
         )
         for one in found
         if one.kind == "missing" and (there := inserted.get(one.row_id)) is not None
@@ -329,3 +400,15 @@ def _not_proven(
         )
     if unsealed:
         yield f"{unsealed:,} rows are newer than the newest seal and not covered by any."
+    yield (
+        "No seal covers audit.holds, audit.gaps, audit.followers, the dates in audit.archives, and "
+        "archives of months that were never sealed: whoever owns the trail could have changed them."
+    )
+
+
+def _unsealed(rows: int) -> Iterator[str]:
+    if rows:
+        yield (
+            f"{rows:,} rows of archived months were never sealed; their files were compared with "
+            "the checksums in audit.archives alone."
+        )

@@ -56,16 +56,13 @@ def audit_retain(
 ) -> None:
     """Archive and drop months older than one year.
 
-    Makes the months ahead first. An existing table in one piece loses its old rows in small
-    batches, without a file.
+    Makes the months ahead first. An existing table in one piece loses the rows of these months.
     """
     with database(role="owner") as db:
         kept = db.audit.retain(days, dry_run=dry_run, progress=say)
     for month in kept.months:
         fate = month.left or (f"in {month.archive}" if month.archive else "would be archived")
         stdout.print(f"{month.month}  {month.rows:>12,} rows  {fate}")
-    if kept.held and not kept.months:
-        stdout.print(f"left, because they are held: {', '.join(kept.held)}")
     left = sum(month.rows for month in kept.months if month.left)
     print_counts(
         "would remove" if dry_run else "removed",

@@ -138,10 +138,40 @@ def test_a_migrated_database_is_covered(db: Database) -> None:
             "The role pg_monitor may call",
             'FROM "pg_monitor"',
         ),
+        (
+            "CREATE TRIGGER nothing BEFORE UPDATE ON audit.audit_logs FOR EACH ROW"
+            " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+            "audit.audit_logs nothing",
+            "trigger",
+            "may change or drop them",
+            'DROP TRIGGER "nothing" ON audit.audit_logs',
+        ),
+        (
+            "CREATE RULE nothing AS ON INSERT TO audit.seals DO INSTEAD NOTHING",
+            "audit.seals nothing",
+            "trigger",
+            "stands in for what is written",
+            'DROP RULE "nothing" ON audit.seals',
+        ),
+        (
+            "ALTER TABLE audit.audit_logs ENABLE ROW LEVEL SECURITY",
+            "audit.audit_logs security",
+            "right",
+            "Row security is on",
+            "DISABLE ROW LEVEL SECURITY",
+        ),
+        (
+            "CREATE OR REPLACE VIEW audit.trail AS SELECT * FROM audit.audit_logs LIMIT 9",
+            "audit.trail view",
+            "table",
+            "not as it was generated",
+            "SELECT audit.make_trail()",
+        ),
     ],
     ids=[
         *("off", "origin", "truncate", "altered", "invoker", "table", "right", "column_right"),
         *("search_path", "function_right", "trigger_function"),
+        *("between", "rule", "security", "view"),
     ],
 )
 def test_a_fault_is_named_with_its_remedy(
@@ -163,6 +193,13 @@ def test_a_remedy_mends(db: Database) -> None:
     db.postgres.execute(sa.text("ALTER FUNCTION audit.capture_shared_users() SECURITY INVOKER"))
     remedy = found(db, status="uncovered")["remedy"].iloc[0]
     db.postgres.execute(sa.text(remedy.split("`")[1]))
+
+    assert found(db, status="uncovered").empty
+
+
+def test_a_column_that_the_trail_got_since_is_no_fault(db: Database) -> None:
+    """The view shows it from the next `fwdb migrate` on."""
+    db.postgres.execute(sa.text("ALTER TABLE audit.audit_logs ADD COLUMN shop text"))
 
     assert found(db, status="uncovered").empty
 

@@ -225,7 +225,14 @@ def test_a_month_archived_before_anything_was_sealed_is_erased_from(audit, archi
     assert held(archive, "user_id") == [OTHER] * 3
     told = do(audit, "SELECT reason FROM audit.audit_logs WHERE entity_type = 'AuditLog'")
     assert told == [{"reason": "request 7"}]
-    assert audit.verify().intact
+    found = audit.verify()
+    assert found.intact, found.findings
+    assert any("6 rows of archived months were never sealed" in s for s in found.not_proven)
+    (path := archive / done.archives[0]).with_suffix(".json").unlink(missing_ok=True)
+    assert not path.exists()
+    newest = sorted(archive.glob("*.parquet"))[0]
+    newest.write_bytes(newest.read_bytes() + b"x")
+    assert [f.kind for f in audit.verify().findings] == ["archive"]
 
 
 @pytest.mark.parametrize("next_run", ["erase", "retain"])
@@ -268,6 +275,35 @@ def test_an_old_file_stays_while_the_new_one_is_not_whole(retired, archive, monk
         retired.retain()
 
     assert old < set(files(archive))
+
+
+@pytest.mark.parametrize(
+    "name_of", ["{outside}", "../outside.parquet", "other.parquet", "{next}", "{path}", "..", ""]
+)
+@pytest.mark.parametrize("column", ["replaced", "path"])
+def test_only_an_older_export_of_that_month_is_ever_removed(retired, archive, name_of, column):
+    """Whatever the database says: no file elsewhere, none of another month, none that counts."""
+    outside = archive.parent / "outside.parquet"
+    outside.write_text("of somebody else")
+    (archive / "other.parquet").write_text("of somebody else")
+    paths = [row["path"] for row in do(retired, "SELECT path FROM audit.archives ORDER BY month")]
+    said = name_of.format(outside=outside, path=paths[0], next=paths[1])
+    value = "ARRAY[CAST(:name AS text)]" if column == "replaced" else ":name"
+    retired._postgres.execute(
+        sa.text(f"UPDATE audit.archives SET {column} = {value} WHERE path = :path"),
+        {"name": said, "path": paths[0]},
+    )
+    before = files(archive)
+    if column == "replaced":
+        with pytest.raises(errors.ArchiveError, match="Find out who did"):
+            retired.retain()
+    elif said != paths[0]:
+        with pytest.raises(errors.ArchiveError):
+            retired.erase(user_id=USER, reason="x")
+        assert not retired.verify().intact
+
+    assert files(archive) == before
+    assert outside.exists()
 
 
 def test_an_erasure_waits_for_no_retention_and_says_so(retired, open_trail):

@@ -192,6 +192,7 @@ def test_what_is_in_a_journal_holds_the_sealer_back(audit, store, put):
         " SELECT 'User', gen_random_uuid(), 'READ', transaction_id FROM gone",
     )
     audit.seal()
+    do(store, "DROP TABLE audit.journal_shared_users")
 
     assert (held.rows, held.unsealed_rows) == (0, 2)
     assert audit.verify().intact
@@ -244,7 +245,10 @@ def test_while_writers_go_on_no_row_is_left_out_and_none_sealed_twice(audit, sto
 
 
 def test_a_removed_user_is_no_alteration_but_any_other_null_is(audit, store, put):
-    """Only where the trail holds the removal of that very user, after the row."""
+    """Only where a trigger recorded the removal of that very user, after the row.
+
+    That somebody has the id again takes nothing away.
+    """
     user, other = (
         ask(
             store,
@@ -256,23 +260,50 @@ def test_a_removed_user_is_no_alteration_but_any_other_null_is(audit, store, put
     )
     put(3, user=user)
     put(1, user=other)
-    do(
-        store,
-        "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values)"
-        " VALUES ('User', CAST(:id AS uuid), 'DELETE', '{}')",
-        id=user,
-    )
     audit.seal()
     do(store, "DELETE FROM shared.users WHERE id = CAST(:id AS uuid)", id=user)
     removed = audit.verify()
+    do(
+        store,
+        "INSERT INTO shared.users (id, email, password_hash, first_name, last_name)"
+        " VALUES (CAST(:id AS uuid), 'again@example.com', 'x', 'A', 'B')",
+        id=user,
+    )
+    put(1, user=user)
+    audit.seal()
+    again = audit.verify()
     do(store, "UPDATE audit.audit_logs SET user_id = NULL WHERE user_id IS NOT NULL")
     altered = audit.verify()
 
     assert removed.intact, removed.findings
-    # Beside the five, what capture recorded of the two accounts.
-    assert (removed.forgotten_rows, removed.checked_rows) == (3, 7)
-    assert [(f.kind, f.count) for f in altered.findings] == [("altered", 1)]
+    # Beside the four, what capture recorded of the two accounts.
+    assert (removed.forgotten_rows, removed.checked_rows) == (3, 6)
+    assert again.intact, again.findings
+    # Of the user who stays, and of the one who came after the removal.
+    assert [(f.kind, f.count) for f in altered.findings] == [("altered", 1), ("altered", 1)]
     assert "no removal" in altered.first.sentence
+
+
+def test_a_removal_that_waits_in_a_journal_counts(audit, store, put):
+    user = str(uuid.uuid4())
+    do(
+        store,
+        "INSERT INTO shared.users (id, email, password_hash, first_name, last_name)"
+        " VALUES (CAST(:id AS uuid), 'gone@example.com', 'x', 'A', 'B')",
+        id=user,
+    )
+    do(store, "SELECT audit.capture('shared.users', mode => 'journal')")
+    put(2, user=user)
+    audit.seal()
+    do(store, "DELETE FROM shared.users WHERE id = CAST(:id AS uuid)", id=user)
+    waiting = audit.verify()
+    audit.drain()
+    audit.seal()
+    found = audit.verify()
+
+    assert waiting.intact, waiting.findings
+    assert found.intact, found.findings
+    assert (waiting.forgotten_rows, found.forgotten_rows) == (2, 2)
 
 
 def test_a_sealer_outlives_a_server_that_is_down(caplog, wait_until):
@@ -490,6 +521,42 @@ def test_erased_values_are_gone_also_after_the_actor(audit, store, put):
     assert [run["rows"] for run in found.erasures] == [1, 1]
 
 
+@pytest.mark.parametrize("release", ["older", "this"])
+def test_what_the_application_says_of_an_erasure_makes_nothing_wrong(audit, store, put, release):
+    """It knows the id, which `verify` prints; and an erasure of an older release still counts."""
+    user = str(uuid.uuid4())
+    put(2, user=user)
+    erasure = audit.erase(user_id=user, reason="request 7").erasure_id
+    # As it was told before it had an origin of its own.
+    if release == "older":
+        do(
+            store,
+            "UPDATE audit.audit_logs SET origin = 'application',"
+            " old_values = old_values - 'erased_at' WHERE entity_type = 'AuditLog'",
+        )
+    else:  # told once more, with another time
+        do(
+            store,
+            "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values, db_user)"
+            " SELECT entity_type, entity_id, action, jsonb_set(old_values, '{erased_at}', '1'),"
+            " 'gone' FROM audit.audit_logs WHERE entity_type = 'AuditLog'",
+        )
+    for said in ("NULL", "'{}'", '\'{"rows": 9, "digest": "x"}\'', "'[1]'", "'{\"rows\": []}'"):
+        do(
+            store,
+            f"SELECT audit.record('AuditLog', CAST(:id AS uuid), 'DELETE', {said}, NULL, NULL,"
+            " NULL, NULL, NULL, NULL)",
+            id=erasure,
+        )
+    early = audit.verify()
+    audit.seal()
+    found = audit.verify()
+
+    assert early.intact, early.findings
+    assert found.intact, found.findings
+    assert [run["erasure_id"] for run in found.erasures] == [erasure]
+
+
 def test_rows_that_were_altered_are_not_erased(audit, store, put):
     """Nothing changes then: neither the altered row nor the others."""
     user = str(uuid.uuid4())
@@ -637,8 +704,9 @@ def exported_month(audit: Audit, store: PostgresStore, folder: Path) -> Path:
     do(
         store,
         "INSERT INTO audit.archives (month, path, rows, bytes, sha256, versions, dropped_at)"
-        " VALUES (date_trunc('month', now()), :path, :rows, 1, :sha256, 0, now())",
+        " VALUES (date_trunc('month', now()), :path, :rows, :bytes, :sha256, 0, now())",
         path=path.name,
+        bytes=path.stat().st_size,
         rows=len(frame),
         sha256=digest,
     )

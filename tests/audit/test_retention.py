@@ -30,10 +30,11 @@ from retention_helpers import (
 from sqlalchemy.engine import make_url
 
 from fwdb import config, errors, migrating
-from fwdb.audit import Audit
+from fwdb.audit import Audit, partitions
 from fwdb.audit import archives as files_of
 from fwdb.stores import PostgresStore
 
+ACTOR = "0190c1a0-0000-7000-8000-000000000007"
 SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
 # Of the steps of one month, those before which a run is killed; all of them in the long rounds.
@@ -263,7 +264,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 from fwdb import config
-from fwdb.audit import Audit
+from fwdb.audit import Audit, partitions
 from fwdb.stores import PostgresStore
 
 folder, *runs = sys.argv[1:]
@@ -555,3 +556,81 @@ def test_an_existing_table_keeps_rows_of_held_months(postgres_database, open_tra
     assert audit.retain(dry_run=True).expired == 2
     assert audit._postgres.rows(cleanup)[0]["removed"] == 2
     assert len(audit.search(limit=None)) == 1
+
+
+@pytest.fixture
+def one_piece(postgres_database, open_trail, existing):
+    """The service's table, migrated, with rows of three months; what was there is sealed."""
+    audit = open_trail(postgres_database())
+    audit._postgres.execute(sa.text(existing))
+    migrating.migrate(audit._postgres, None)
+    audit._postgres.execute(
+        sa.text("INSERT INTO shared.users (id, email) VALUES (CAST(:id AS uuid), 'a@example.com')"),
+        {"id": ACTOR},
+    )
+    put(audit, *({"created_at": at, "user_id": ACTOR, "old_values": "{}"} for at in (
+        days_into(15, 1), days_into(15, 2), days_into(14, 1), NOW)))  # fmt: skip
+    audit.seal()
+    return audit
+
+
+def test_what_leaves_a_table_in_one_piece_is_in_files_and_the_seals_hold(one_piece, archive):
+    """Month by month, with all that reads and erases from archives."""
+    late = {"once": False}
+
+    def progress(sentence: str) -> None:
+        if sentence.startswith("exported") and name(15) in sentence and not late["once"]:
+            late["once"] = True
+            one_piece._postgres.execute(sa.text("DELETE FROM shared.users WHERE email LIKE 'a@%'"))
+
+    one_piece.hold(name(14))
+    kept = one_piece.retain(progress=progress)
+    found = one_piece.verify()
+
+    assert (kept.expired, kept.removed, kept.batches, kept.held) == (3, 2, 1, (name(14),))
+    assert found.intact, found.findings
+    assert (found.archived_rows, found.forgotten_rows) == (2, 4)
+    assert one_piece.complete_since() == month(14)
+    assert total(one_piece) == 4
+    path = one_piece.partitions().set_index("month")["path"][name(15)]
+    assert pq.read_table(archive / path)["user_id"].to_pylist() == [None, None]
+    assert states(one_piece) == {name(15): "archived"}
+    entity = pq.read_table(archive / path)["entity_id"].to_pylist()[0]
+    assert one_piece.erase(entity_type="User", id=entity, reason="request 7").archived_rows == 1
+    put(one_piece, days_into(15, 3))
+    one_piece.release(name(14))
+    one_piece.seal()
+    again = one_piece.retain()
+    assert {m.month: (m.rows, m.left and m.left[:12]) for m in again.months} == {
+        name(15): (1, "1 rows were "), name(14): (1, None)
+    }  # fmt: skip
+    assert one_piece.verify().intact
+
+
+def test_a_month_of_a_table_in_one_piece_that_is_not_sealed_stays(one_piece):
+    put(one_piece, days_into(14, 2))
+    left = {m.month: m.left for m in one_piece.retain().months}
+
+    assert left[name(15)] is None
+    assert "not sealed yet" in left[name(14)]
+
+
+def test_a_run_on_a_table_in_one_piece_that_was_stopped_is_gone_on_with(one_piece, monkeypatch):
+    """The rows are in the table until they are recorded as gone; never in both, or in neither."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partitions, "_remove", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            one_piece.retain()
+    between, counted = one_piece.verify(), total(one_piece)
+    heard = []
+    kept = one_piece.retain(progress=heard.append)
+
+    assert between.intact, between.findings
+    assert between.archived_rows == 0
+    assert (counted, total(one_piece), kept.removed) == (4, 4, 3)
+    assert f"exporting {name(15)}" not in heard
+    assert one_piece.verify().intact

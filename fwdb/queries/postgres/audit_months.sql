@@ -48,6 +48,11 @@ WITH attached AS (
             WHEN months.leaving THEN 'leaving'
             WHEN months.oid IS NOT NULL THEN 'live'
             WHEN archives.dropped_at IS NULL AND gone.oid IS NOT NULL THEN 'detached'
+            -- In one piece with others: exported, and not removed yet.
+            WHEN archives.dropped_at IS NULL AND EXISTS (
+                SELECT FROM pg_class
+                WHERE oid = to_regclass('audit.audit_logs') AND relkind = 'r'
+            ) THEN 'live'
             ELSE 'archived'
         END AS state,
         coalesce(months.oid, CASE WHEN archives.dropped_at IS NULL THEN gone.oid END) AS oid,

@@ -63,6 +63,11 @@ class Settings(BaseSettings):
     pool_lifetime_seconds: float = Field(3600, gt=0)
     connect_timeout_seconds: float = Field(5, gt=0)
     statement_timeout_seconds: float = Field(30, gt=0)
+    # A server that sends nothing for so long is given up; it may be frozen, or the network cut.
+    timeout_seconds: float = Field(60, gt=0)
+    monitor_timeout_seconds: float = Field(5, gt=0)
+    # Of one statement of migrate, seed, seal, verify, retain and erase.
+    long_timeout_seconds: float = Field(3600, gt=0)
 
     history_detail_days: float = Field(7, gt=0)
     history_days: float = Field(30, gt=0)

@@ -55,7 +55,7 @@ def main() -> None:
     if url is None:
         raise ConfigError("FWDB_POSTGRES_URL is not set; alembic needs the address of a database.")
     store = PostgresStore(url.get_secret_value(), application_name="alembic")
-    with store.transaction() as connection:
+    with store.transaction(timeout_ms=0) as connection:
         online(connection)
     store.close()
 

@@ -343,15 +343,17 @@ def test_a_long_reader_stops_a_migration_with_its_name(empty, monkeypatch):
     assert migrating.current(empty) == migrating.head()
 
 
-def test_a_second_migration_does_not_wait_for_ever(empty, monkeypatch):
+def test_a_second_migration_does_not_wait_for_ever(empty):
     """Another one that hangs is named."""
-    monkeypatch.setattr(operations, "LOCK_SECONDS", 0.2)
+    hasty = config.settings().model_copy(update={"timeout_seconds": 0.2})
+    second = PostgresStore(url(empty), settings=hasty)
     other = PostgresStore(url(empty), application_name="other migration")
     with other.transaction() as connection:
         operations.lock(connection)
         with pytest.raises(errors.MigrationError, match="other migration"):
-            migrating.migrate(empty, None)
+            migrating.migrate(second, None)
     other.close()
+    second.close()
 
     assert migrating.current(empty) is None
 

@@ -176,7 +176,7 @@ def _erase(
 ) -> tuple[int, str | None]:
     """Rows of the table that were emptied, and the id of the erasure, None without any row."""
     months = exported.exports(store, folder)
-    with store.transaction(isolation="repeatable read") as connection:
+    with store.transaction(isolation="repeatable read", timeout_ms=0) as connection:
         sealing.begin(connection)
         _refuse_kept(store, chosen, list(files))
         sealing.seal_here(store, key, progress=say)

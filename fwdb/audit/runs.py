@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from fwdb.errors import Conflict, FeatureUnavailable
+from fwdb.errors import Conflict, FeatureUnavailable, StoreUnavailable
 from fwdb.stores import PostgresStore
 
 __all__ = ["alone"]
@@ -48,6 +48,10 @@ def alone(store: PostgresStore, name: str, rival: str) -> Iterator[None]:
             raise Conflict(rival.format(_session(store, name)))
         try:
             yield
+        except StoreUnavailable as error:
+            if error.database == store.name:
+                connection.invalidate()  # to give the turn back would be to wait once more
+            raise
         finally:
             if not connection.invalidated:
                 connection.execute(_END, {"name": name})

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from fwdb.audit import canonical, merkle, seals
 from fwdb.audit.seals import Key, Seal
-from fwdb.errors import ParameterError, SealError
+from fwdb.errors import ParameterError, SealError, Transient
 from fwdb.stores import PostgresStore
 
 __all__ = [
@@ -66,7 +66,6 @@ SETTINGS = (
     "SET LOCAL TimeZone = 'UTC'",
     "SET LOCAL DateStyle = 'ISO'",
     "SET LOCAL search_path = pg_catalog, pg_temp",
-    "SET LOCAL statement_timeout = 0",
 )
 
 
@@ -95,9 +94,14 @@ def seal(
             "seal() reads by a snapshot of its own; call it outside a transaction."
         )
     seals.require(store)
-    with store.transaction(isolation="repeatable read") as connection:
-        begin(connection)
-        return seal_here(store, key, sign=sign, progress=progress)
+    try:
+        with store.transaction(isolation="repeatable read", timeout_ms=0) as connection:
+            begin(connection)
+            return seal_here(store, key, sign=sign, progress=progress)
+    except Transient as error:
+        raise Transient(
+            f"nothing was sealed{store.lock_holders(['audit.seals'])}: {error}"
+        ) from error
 
 
 def seal_here(

@@ -88,7 +88,7 @@ def verify(
         )
     kept = None if against is None else anchor.read(against)
     seals.require(store)
-    with store.transaction(isolation="repeatable read", read_only=True) as connection:
+    with store.transaction(isolation="repeatable read", read_only=True, timeout_ms=0) as connection:
         for setting in sealing.SETTINGS:
             connection.execute(sa.text(setting))
         wanted = frozenset(() if kept is None else kept.heads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from typing import NoReturn
 
@@ -15,7 +16,16 @@ from fwdb import errors
 from fwdb.cli import servers, data, questions, auditing, asking, serving, reporting  # noqa: F401
 
 # isort: on
-from fwdb.cli.program import BAD_USE, FAILED, INTERRUPTED, NO_DATA, app, fail, usage_sentence
+from fwdb.cli.program import (
+    BAD_USE,
+    FAILED,
+    INTERRUPTED,
+    NO_DATA,
+    app,
+    fail,
+    terminate,
+    usage_sentence,
+)
 
 __all__ = ["app", "main"]
 
@@ -23,6 +33,7 @@ __all__ = ["app", "main"]
 def main() -> NoReturn:
     """Run the command line. Every foreseen failure is one sentence on stderr and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    before = signal.signal(signal.SIGTERM, terminate)
     usage_error: type[Exception] = typer.BadParameter.__bases__[0]
     try:
         sys.exit(app(standalone_mode=False) or 0)
@@ -39,3 +50,6 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()  # `fwdb sql … | head` closes our output; that is no failure
         sys.exit(0)
+    finally:
+        if signal.getsignal(signal.SIGTERM) is terminate:
+            signal.signal(signal.SIGTERM, before)

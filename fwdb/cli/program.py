@@ -36,7 +36,10 @@ audit_app = typer.Typer(
 )
 app.add_typer(audit_app, name="audit")
 
-FAILED, BAD_USE, THRESHOLD, NO_DATA, INTERRUPTED = 1, 2, 3, 4, 130
+FAILED, BAD_USE, THRESHOLD, NO_DATA, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
+
+# What was asked to end has so long for it, and when it is ended then, once more.
+_END_SECONDS = 4
 
 # A pipe has no width to fold tables for.
 stdout = Console(
@@ -74,14 +77,31 @@ def database(*, role: Role = "app", application_name: str = "fwdb") -> Iterator[
         yield db
 
 
+def terminate(_: int, __: object) -> NoReturn:
+    """End as by Ctrl-C, with the exit code of SIGTERM; what cannot end so is killed by SIGALRM.
+
+    A timer of the system, because nothing of Python may be able to run any more.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_END_SECONDS)
+    sys.exit(TERMINATED)
+
+
 @contextmanager
 def ended_by_signals(ended: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C, or SIGTERM of a service manager, sets `ended`; a second one kills."""
+    """The first Ctrl-C, or SIGTERM of a service manager, sets `ended`; a second one ends it.
+
+    So does time, when what the command is at does not come to an end.
+    """
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
 
     def end(kind: int, _: object) -> None:
         ended.set()
         signal.signal(kind, before[signal.Signals(kind)])
+        if before[signal.SIGTERM] is terminate:
+            signal.signal(signal.SIGALRM, terminate)
+            signal.alarm(_END_SECONDS)
 
     for kind in before:
         signal.signal(kind, end)

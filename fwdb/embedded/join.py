@@ -17,6 +17,7 @@ from fwdb.embedded.watcher import identity
 from fwdb.errors import UnknownName
 
 STORES = ("postgres", "mongodb")
+LOOK_SECONDS = 0.3  # enough for a server that is well; of others no more has to be known
 
 Server = PostgresServer | MongoServer
 KINDS: dict[str, type[PostgresServer] | type[MongoServer]] = {
@@ -30,18 +31,19 @@ def running(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -
     """The URLs of the servers of `home` if all of `stores` run; None otherwise, at once.
 
     A server counts as running when the process has the pid, the time of start and the data folder
-    that were written down, and answers.
+    that were written down, and answers or is silent: one that is frozen would not start anew
+    either, and who asks it waits no longer than FWDB_CONNECT_TIMEOUT_SECONDS.
     """
     return join(home_at(home), check_stores(stores))
 
 
-def verified(record: Record, name: str) -> bool:
-    """Whether the process of `record` is still the server it was, and answers."""
+def verified(record: Record, name: str, seconds: float = 2) -> bool | None:
+    """Whether the process of `record` is still the server it was, and answers; None: silent."""
     kind = KINDS[name]
     return (
         identity(record.pid) == record.began
         and kind.kind.serves(argv(record.pid), Path(record.data))
-        and kind.ping(record.port)
+        and kind.ping(record.port, seconds)
     )
 
 
@@ -69,7 +71,7 @@ def join(place: Home, wanted: list[str]) -> Servers | None:
     if any(name not in secrets for name in wanted):
         return None
     place.touch_used()  # before the look: the watcher must not stop what is about to be handed out
-    if not all(verified(state.servers[name], name) for name in wanted):
+    if any(verified(state.servers[name], name, LOOK_SECONDS) is False for name in wanted):
         return None
     return Servers(
         place.path,

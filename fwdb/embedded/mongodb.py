@@ -318,16 +318,21 @@ class MongoServer:
         return [*self.chosen.command, *words, *(["--auth"] if authenticated else [])]
 
     @staticmethod
-    def ping(port: int) -> bool:
-        """Whether the server answers ``hello``, which needs no login and no driver."""
+    def ping(port: int, seconds: float = 2) -> bool | None:
+        """Whether the server answers ``hello``, which needs no login and no driver.
+
+        None when it says nothing in `seconds`.
+        """
         # One OP_MSG with {hello: 1, $db: "admin"}, by hand: a driver takes longer to load.
         document = b"\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0"
         body = struct.pack("<iB", 0, 0) + struct.pack("<i", 4 + len(document)) + document
         packet = struct.pack("<iiii", 16 + len(body), 1, 0, 2013) + body
         try:
-            with socket.create_connection((HOST, port), 2) as link:
+            with socket.create_connection((HOST, port), seconds) as link:
                 link.sendall(packet)
                 return b"isWritablePrimary\0" in link.recv(4096)
+        except TimeoutError:
+            return None
         except OSError:
             return False
 

@@ -261,19 +261,22 @@ class PostgresServer:
         )
 
     @staticmethod
-    def ping(port: int) -> bool:
+    def ping(port: int, seconds: float = 2) -> bool | None:
         """Whether the server takes logins: it answers the first packet with a password request.
 
-        False while it starts, recovers or stops, and when nobody listens.
+        False while it starts, recovers or stops, and when nobody listens; None when it says
+        nothing in `seconds`.
         """
         body = b"".join(
             part + b"\0" for part in (b"user", b"postgres", b"database", b"postgres", b"")
         )
         packet = struct.pack("!ii", 8 + len(body), 0x30000) + body
         try:
-            with socket.create_connection((HOST, port), 2) as link:
+            with socket.create_connection((HOST, port), seconds) as link:
                 link.sendall(packet)
                 answer = link.recv(1024)
+        except TimeoutError:
+            return None
         except OSError:
             return False
         # R: authentication; E with 53300: all connections are taken, so it is well.

@@ -83,7 +83,7 @@ def status(home: Path | str | None = None) -> Status:
             found.append(StoreStatus(name, False, reason, **common))
             continue
         alive = identity(record.pid) == record.began
-        runs = alive and verified(record, name)
+        runs = alive and bool(verified(record, name))
         reason = ""
         if not alive:
             reason = f"process {record.pid} has ended"

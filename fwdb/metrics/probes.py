@@ -49,10 +49,10 @@ class Probe:
 
     def start(self) -> None:
         """Ask, unless the last question is still open."""
-        if self._open is None or self._open.done.is_set():
-            self._open = _Asked(self._ask)
-            name = f"fwdb-metrics-{self.name}-{'-'.join(self.databases)}"
-            threading.Thread(target=self._open.run, name=name, daemon=True).start()
+        # After a fork its thread is the parent's.
+        if self._open is None or not self._open.thread.is_alive():
+            self._open = _Asked(self._ask, f"fwdb-metrics-{self.name}-{'-'.join(self.databases)}")
+            self._open.thread.start()
 
     def outcome(self, deadline: float) -> Outcome:
         """What came back by `deadline`, a time of the monotonic clock."""
@@ -81,8 +81,9 @@ class Probe:
 class _Asked:
     """One question on its way; `done` is set when it has come back."""
 
-    def __init__(self, ask: Callable[[], Values]) -> None:
+    def __init__(self, ask: Callable[[], Values], name: str) -> None:
         self._ask = ask
+        self.thread = threading.Thread(target=self.run, name=name, daemon=True)
         self.started = time.monotonic()
         self.done = threading.Event()
         self.values: Values = {}

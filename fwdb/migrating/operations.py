@@ -20,7 +20,6 @@ from fwdb.migrating.changes import Change
 
 __all__ = [
     "LOCK_KEY",
-    "LOCK_SECONDS",
     "MADE",
     "VERSION_SCHEMA",
     "VERSION_TABLE",
@@ -50,7 +49,6 @@ VERSION_SCHEMA = "monitoring"
 VERSION_TABLE = "alembic_version"
 
 LOCK_KEY = 0x66776462  # "fwdb"
-LOCK_SECONDS = 60.0  # for another migration to finish
 TABLE_LOCK_SECONDS = 5.0  # while a migration waits for a table, everyone behind it waits too
 
 _TOUCH = "fwdb_touch_updated_at"
@@ -58,12 +56,8 @@ _TOUCH = "fwdb_touch_updated_at"
 
 def lock(connection: Connection) -> None:
     """Wait for other migrations of this database, then bound all waits of this transaction."""
-    for seconds, statement in (
-        (LOCK_SECONDS, f"SELECT pg_advisory_xact_lock({LOCK_KEY})"),
-        (TABLE_LOCK_SECONDS, "SET LOCAL statement_timeout = 0"),
-    ):
-        connection.execute(sa.text(f"SET LOCAL lock_timeout = {round(1000 * seconds)}"))
-        connection.execute(sa.text(statement))
+    connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({LOCK_KEY})"))
+    connection.execute(sa.text(f"SET LOCAL lock_timeout = {round(1000 * TABLE_LOCK_SECONDS)}"))
 
 
 def schema(name: str) -> None:

@@ -26,19 +26,6 @@ __all__ = ["current", "differences", "downgrade", "head", "offline_sql", "upgrad
 # Alembic keeps the running migration in module variables: one at a time in a process.
 _one_at_a_time = threading.Lock()
 
-_HOLDERS = sa.text(f"""
-    SELECT DISTINCT a.pid, coalesce(nullif(a.application_name, ''), 'unnamed') AS application,
-           a.state
-    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-    LEFT JOIN pg_class c ON c.oid = l.relation
-    LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE l.granted AND l.pid <> pg_backend_pid()
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (n.nspname = ANY (:schemas)
-           OR l.locktype = 'advisory' AND l.classid = 0 AND l.objid = {LOCK_KEY})
-    ORDER BY a.pid
-""")
-
 
 @functools.cache
 def head() -> str:
@@ -262,20 +249,14 @@ def _run(
 ) -> None:
     """Run one alembic command in one transaction: all of it or nothing."""
     try:
-        with _one_at_a_time, postgres.transaction() as connection:
+        with _one_at_a_time, postgres.transaction(timeout_ms=0) as connection:
             step(_config(connection=connection, report=report))
     except Transient as error:
+        schemas = {f"{table.schema}.%" for table in models.metadata.tables.values()}
+        holders = postgres.lock_holders(schemas, LOCK_KEY)
         raise MigrationError(
-            f"a table stayed locked, or another migration did not end{_holders(postgres)}; "
+            f"a table stayed locked, or another migration did not end{holders}; "
             "nothing was changed. End that session or wait for it, then run 'fwdb migrate' again."
         ) from error
     except CommandError as error:
         raise MigrationError(f"alembic stopped: {error}.") from error
-
-
-def _holders(postgres: PostgresStore) -> str:
-    """Sessions with a lock on our tables, as a clause."""
-    schemas = sorted({str(table.schema) for table in models.metadata.tables.values()})
-    rows = postgres.rows(_HOLDERS, schemas=schemas)
-    sessions = [f"pid {row['pid']} ({row['application']}, {row['state']})" for row in rows]
-    return f"; locks are held by {', '.join(sessions)}" if sessions else ""

@@ -102,18 +102,20 @@ class Probe:
         """The question, on its way."""
         with self._lock:
             question = self._open
-            if question is None or question.done.is_set():
-                question = self._open = Question(self._ask)
+            # After a fork its thread is the parent's.
+            if question is None or question.done.is_set() or not question.thread.is_alive():
                 name = f"fwdb-health-{self._database}"
-                threading.Thread(target=question.run, name=name, daemon=True).start()
+                question = self._open = Question(self._ask, name)
+                question.thread.start()
             return question
 
 
 class Question:
     """One question to a store; `done` is set when it has an outcome."""
 
-    def __init__(self, ask: Callable[[], Answer]) -> None:
+    def __init__(self, ask: Callable[[], Answer], name: str) -> None:
         self._ask = ask
+        self.thread = threading.Thread(target=self.run, name=name, daemon=True)
         self.done = threading.Event()
         self._outcome: Answer | BaseException | None = None
 

@@ -31,15 +31,6 @@ class ServerQuestions:
         def _mongodb_twin(self) -> MongoStore: ...
         def _window(self, since: Time, until: Time | None) -> tuple[datetime, datetime | None]: ...
 
-    def hang_up(self) -> None:
-        """Close the idle connections to PostgreSQL and the history: the next question dials anew.
-
-        On a frozen server that fails within two seconds, where a question on an open connection
-        would be waited for as long as the server is frozen: its network still answers.
-        """
-        self._store.close()
-        self._history.store.close()
-
     def replicas(self) -> pd.DataFrame:
         """The replicas of both stores, now: one row per replica and per unused replication slot.
 

@@ -60,8 +60,6 @@ class Asking:
             name = DATABASES[store.database]
             if store.status == "down":
                 self.down.add(store.database)
-                if store.database == "postgres":
-                    self.db.monitor.hang_up()  # the other half asks both stores
                 text = sentence(f"{name} is missing from this report: {store.reason}")
                 action = f"Bring {name} back and run the report again."
                 self.add("reachable", store.database, "not_available", text, action=action)

@@ -1,11 +1,20 @@
-"""How PostgreSQL is reached: the URL as the driver wants it, and what a new connection is told."""
+"""How PostgreSQL is reached: the URL as the driver wants it, a connection that gives up a silent
+server, and what a new connection is told."""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import os
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, TypeVar
 
 import psycopg
 import sqlalchemy as sa
+from psycopg import generators, waiting
+from psycopg.abc import PQGen
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.waiting import Ready
 from sqlalchemy.engine import URL, make_url
 
 from fwdb import errors
@@ -13,18 +22,125 @@ from fwdb import errors
 MINIMUM_VERSION = 140000  # PostgreSQL 14, the oldest release that fwdb is tested for
 
 
-def keepalive(seconds: int) -> dict[str, int]:
-    """Options of libpq for a connection that is given up when the network is silent so long.
+T = TypeVar("T")
 
-    Without them a connection whose other end is gone, without a word, is waited for for hours.
+_CANCEL_SECONDS = 1.0
+
+OF_PARENT = (
+    "this transaction was begun by the parent process, before the fork, and only that may go on "
+    "with it; leave its block, then begin one here"
+)
+
+
+class Silent(psycopg.OperationalError):
+    """The server sent nothing for `seconds`; the connection is closed."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no answer within {seconds:g} s")
+        self.seconds = seconds
+
+
+class Session(psycopg.Connection[Any]):
+    """A connection that waits for its server no longer than it has to.
+
+    psycopg waits for ever. A server that is frozen, or behind a network that swallows packets,
+    sends nothing and closes nothing, so neither it nor the system ends the wait. Here one that
+    sends nothing for `silence` seconds is given up, with `Silent`, and nothing more is said to it.
+    A statement that it may work on for longer, `allowed` seconds, is waited for while it `answers`
+    on another connection.
+
+    Each process has its own: after a fork both would read the answers of one socket.
     """
-    if not seconds:
-        return {}
+
+    silence = 5.0
+    allowed = 0.0
+    ping_seconds = 5.0
+    answers: Callable[[], bool]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._opened_by = os.getpid()
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """Whatever `gen` returns; all that psycopg asks a server comes through here."""
+        if self._opened_by != os.getpid():
+            raise psycopg.InterfaceError(OF_PARENT)
+        try:
+            return waiting.wait(self._heard(gen), self.pgconn.socket, interval, timeout)
+        except (KeyboardInterrupt, SystemExit):
+            # psycopg waits for 10 s then. What is left of the answer makes it useless anyway.
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                with contextlib.suppress(psycopg.Error):
+                    self.cancel_safe(timeout=_CANCEL_SECONDS)
+                self.pgconn.finish()
+            raise
+
+    def _heard(self, gen: PQGen[T]) -> PQGen[T]:
+        """`gen`, which ends with `Silent` when the server says nothing any more."""
+        began = heard = monotonic()
+        ready: Ready | int | None = None
+        while True:
+            try:
+                state = gen.send(ready)  # type: ignore[arg-type]
+            except StopIteration as end:
+                found: T = end.value
+                return found
+            ready = yield state
+            now = monotonic()
+            if ready:
+                heard = now
+            elif now - heard >= self.silence:
+                if now - began >= self.allowed or not self.answers():
+                    self.pgconn.finish()
+                    raise Silent(self.silence)
+                heard = monotonic()
+
+    def allow(self, seconds: float) -> None:
+        """Let statements take so long, and a little for the server to say that it stopped one."""
+        self.allowed = 1.1 * seconds
+
+    def ping(self) -> bool:
+        """True, or an error: nothing is asked. It may take as long as dialling another."""
+        given = self.silence, self.allowed
+        self.silence, self.allowed = self.ping_seconds, 0.0
+        try:
+            self.pgconn.send_query(b"")
+            for found in self.wait(generators.execute(self.pgconn)):
+                if found.status == ExecStatus.FATAL_ERROR:
+                    self.close()
+                    raise psycopg.errors.error_from_result(found, encoding=self.info.encoding)
+        finally:
+            self.silence, self.allowed = given
+        return True
+
+    def rollback(self) -> None:
+        """Roll back, unless the server does by itself, or the parent process is to do it."""
+        if not self.closed and self._opened_by == os.getpid():
+            super().rollback()
+
+    def close(self) -> None:
+        """Close the connection; one of the parent process stays as it is."""
+        if self._opened_by == os.getpid():
+            super().close()
+
+
+def answers(*args: Any, **options: Any) -> bool:
+    """Whether a server takes a new connection, or refuses it in words."""
+    try:
+        psycopg.connect(*args, **options).close()
+    except psycopg.errors.ConnectionTimeout:
+        return False
+    except psycopg.OperationalError:
+        return True
+    return True
+
+
+def keepalive(seconds: float) -> dict[str, int]:
+    """Options of libpq, so that the system notices a network that lost an idle connection."""
     return {
-        "keepalives_idle": seconds,
+        "keepalives_idle": max(1, round(seconds)),
         "keepalives_interval": 1,
         "keepalives_count": 3,
-        "tcp_user_timeout": 1000 * seconds,
     }
 
 

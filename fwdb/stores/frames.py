@@ -37,6 +37,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Executable
 
 from fwdb.errors import InvalidData, ParameterError, UnknownName
+from fwdb.stores.dialling import Session
 
 # How a formula begins, with the wide signs of East Asian keyboards; spreadsheets skip spaces.
 _FORMULA = re.compile(r"[\t\r\n]|\s*[=+\-@＝＋－＠]")
@@ -219,10 +220,10 @@ def copy_into(connection: Connection, table: str, frame: pd.DataFrame) -> int:
         return cursor.rowcount
 
 
-def driver_of(connection: Connection) -> psycopg.Connection[Any]:
+def driver_of(connection: Connection) -> Session:
     """The driver's own connection behind one of SQLAlchemy."""
     driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
+    assert isinstance(driver, Session)
     return driver
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -26,13 +27,21 @@ from fwdb import config, errors, queries
 from fwdb.errors import FwdbError
 from fwdb.stores import frames
 from fwdb.stores.commands import CommandStats, CommandTimes
+from fwdb.stores.dialling import OF_PARENT
 from fwdb.stores.failures import error_type, without_values
-from fwdb.stores.pools import MAX_CONNECTING, Hold, MongoPoolListener, PoolStats
+from fwdb.stores.pools import (
+    MAX_CONNECTING,
+    Hold,
+    MongoPoolListener,
+    PoolStats,
+    anew_in_child,
+)
 from fwdb.stores.timings import CONNECT, QueryStats, QueryTimes
 
 Document = dict[str, Any]
 
 DEFAULT_DATABASE = "fashion_wallet"
+_CLOSE_SECONDS = 1.0
 MINIMUM_VERSION = 6  # the oldest release that MongoDB still maintained when fwdb began
 
 
@@ -51,7 +60,7 @@ class MongoStore:
         *,
         application_name: str = "fwdb",
         settings: config.Settings | None = None,
-        silence_seconds: int = 0,
+        monitors: bool = False,
         remedy: str = "Check FWDB_MONGODB_URL.",
     ) -> None:
         settings = settings or config.settings()
@@ -61,16 +70,23 @@ class MongoStore:
         self._given = SecretStr(url)
         self._application_name = application_name
         self._settings = settings
-        self._silence_seconds = silence_seconds
+        self._monitors = monitors
         self._remedy = remedy
         self._local = threading.local()
-        self._lock = threading.Lock()
         self._client: pymongo.MongoClient[Document] | None = None
+        self._open()
+        anew_in_child(self._open)
+
+    def _open(self) -> None:
+        """Begin with no connection and with no counts, as each process does."""
+        self._of_parent = self._client  # kept: closing it is not ours
+        self._client = None
+        self._lock = threading.Lock()
         self._pool = MongoPoolListener(
             self._options.get("maxPoolSize") or None,
-            max_connecting=_parse(url)["options"].get("maxConnecting", MAX_CONNECTING),
+            max_connecting=_parse(self.url)["options"].get("maxConnecting", MAX_CONNECTING),
         )
-        self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
+        self.times = QueryTimes(slow_ms=self._settings.thresholds.slow_query_ms)
         self._commands = CommandTimes(self.times)
 
     def __repr__(self) -> str:
@@ -80,21 +96,29 @@ class MongoStore:
         """A second store on the same database with a small pool of its own.
 
         For questions about the server: they neither take a connection from the work nor wait
-        longer than 2 s for a server to be found, or 5 s for an answer.
+        longer than 2 s for a server to be found, or FWDB_MONITOR_TIMEOUT_SECONDS for an answer.
         """
-        seconds = min(2.0, self._settings.connect_timeout_seconds)
         small = {
             "pool_size": connections,
             "pool_max_overflow": 0,
-            "connect_timeout_seconds": seconds,
+            "connect_timeout_seconds": min(2.0, self._settings.connect_timeout_seconds),
+            "timeout_seconds": self._settings.monitor_timeout_seconds,
         }
         return MongoStore(
             self._given.get_secret_value(),
             application_name=application_name,
             settings=self._settings.model_copy(update=small),
-            silence_seconds=5,
+            monitors=True,
             remedy=self._remedy,
         )
+
+    @property
+    def _silence(self) -> float:
+        """Seconds after which a connection that says nothing is given up.
+
+        The driver then reads once more on another, so it is half of what a call may take.
+        """
+        return self._settings.timeout_seconds / (1 if self._monitors else 2)
 
     @cached_property
     def _options(self) -> dict[str, Any]:
@@ -109,9 +133,9 @@ class MongoStore:
             "waitQueueTimeoutMS": round(1000 * settings.pool_timeout_seconds),
             "serverSelectionTimeoutMS": milliseconds,
             "connectTimeoutMS": milliseconds,
+            "socketTimeoutMS": round(1000 * self._silence),
+            "retryReads": not self._monitors,
         }
-        if self._silence_seconds:
-            ours["socketTimeoutMS"] = 1000 * self._silence_seconds
         if "w" not in given:
             ours["w"] = "majority"
         if "journal" not in given and given.get("w") != 0:
@@ -149,8 +173,14 @@ class MongoStore:
 
     @property
     def session(self) -> ClientSession | None:
-        """The session of this thread's open transaction, else None."""
-        return getattr(self._local, "session", None)
+        """The session of this thread's open transaction, else None.
+
+        Raises `QueryError` in a forked process for one that the parent began.
+        """
+        began, session = getattr(self._local, "session", (0, None))
+        if session is not None and began != os.getpid():
+            raise errors.QueryError(f"mongodb: {OF_PARENT}.")
+        return session
 
     @contextmanager
     def transaction(self) -> Iterator[ClientSession]:
@@ -164,12 +194,17 @@ class MongoStore:
             if current is not None:
                 yield current
                 return
-            with self.client.start_session() as session, session.start_transaction():
-                self._local.session = session
+            began = os.getpid()
+            with ExitStack() as ending:
+                session = ending.enter_context(self.client.start_session())
+                ending.enter_context(session.start_transaction())
+                self._local.session = began, session
                 try:
                     yield session
                 finally:
-                    self._local.session = None
+                    self._local.session = 0, None
+                    if began != os.getpid():
+                        ending.pop_all()  # it is the parent's to end
 
     # -- asking -------------------------------------------------------------------------------
 
@@ -244,7 +279,8 @@ class MongoStore:
     def close(self) -> None:
         """Close all connections; the store cannot be used afterwards."""
         if self._client is not None:
-            self._client.close()
+            with pymongo.timeout(_CLOSE_SECONDS):  # it takes leave of the server first
+                self._client.close()
 
     # -- errors -------------------------------------------------------------------------------
 
@@ -289,8 +325,16 @@ class MongoStore:
                 )
             case driver.OperationFailure():
                 return self._refused(error, code)
-            case driver.ExecutionTimeout() | driver.NetworkTimeout():
+            case driver.ExecutionTimeout():
                 return errors.QueryTimeout("mongodb did not finish the operation in time.")
+            case driver.NetworkTimeout():
+                variable = "MONITOR_TIMEOUT" if self._monitors else "TIMEOUT"
+                return errors.StoreUnavailable(
+                    f"no answer from mongodb at {self.address} within "
+                    f"{self._settings.timeout_seconds:g} s (FWDB_{variable}_SECONDS); whether a "
+                    f"change under way was stored is not known. {self._remedy}",
+                    database=self.name,
+                )
             case driver.ConnectionFailure():
                 return errors.StoreUnavailable(
                     f"no answer from mongodb at {self.address} within "

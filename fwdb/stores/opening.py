@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -27,21 +28,18 @@ def begin(
     connection: Connection,
     who: Actor | None,
     *,
-    timeout_ms: int | None = None,
+    limits: Mapping[str, int] = MappingProxyType({}),
     read_only: bool = False,
 ) -> None:
     """BEGIN and what holds for the whole transaction, in one round trip.
 
     With nothing to say nothing is sent: the driver sends BEGIN before the first statement.
+    `limits` are settings of the server in milliseconds, few enough for SET, which takes no
+    snapshot: who locks first reads what was committed before.
     """
-    settings = []
-    if timeout_ms is not None:
-        settings.append(("statement_timeout", str(timeout_ms)))
-    if who is not None:
-        settings.append(_named(who))
-    if settings or read_only:
+    if limits or read_only or who is not None:
         driver = driver_of(connection)
-        driver.wait(_begin(driver, settings, read_only))
+        driver.wait(_begin(driver, who, limits, read_only))
 
 
 def hearing(
@@ -60,7 +58,7 @@ def hearing(
         with errors():
             match driver.info.transaction_status:
                 case TransactionStatus.IDLE:  # nothing was done in it yet
-                    driver.wait(_begin(driver, [_named(who)], False))
+                    driver.wait(_begin(driver, who, {}, False))
                 case TransactionStatus.INTRANS:
                     driver.wait(_send(driver, [(_SET, _named(who))]))
 
@@ -68,15 +66,22 @@ def hearing(
 
 
 def _begin(
-    driver: psycopg.Connection[Any], settings: Sequence[tuple[str, str]], read_only: bool
+    driver: psycopg.Connection[Any],
+    who: Actor | None,
+    limits: Mapping[str, int],
+    read_only: bool,
 ) -> PQGen[None]:
     words = ["BEGIN"]
     if driver.isolation_level is not None:
         words.append(f"ISOLATION LEVEL {driver.isolation_level.name.replace('_', ' ')}")
     if read_only:
         words.append("READ ONLY")
-    first = (" ".join(words).encode(), ())
-    yield from _send(driver, [first, *((_SET, setting) for setting in settings)])
+    statements: list[tuple[bytes, Sequence[str]]] = [(" ".join(words).encode(), ())]
+    for name, milliseconds in limits.items():
+        statements.append((f"SET LOCAL {name} = {milliseconds} {OWN}".encode(), ()))
+    if who is not None:
+        statements.append((_SET, _named(who)))
+    yield from _send(driver, statements)
 
 
 def _send(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import get_ident
@@ -17,6 +19,27 @@ from sqlalchemy.pool.base import ConnectionPoolEntry
 from sqlalchemy.util import queue
 
 from fwdb.stores.durations import Counting, Durations
+
+_anew: list[weakref.WeakMethod[Callable[[], None]]] = []
+
+
+def anew_in_child(begin: Callable[[], None]) -> None:
+    """Call `begin`, a method, in each process that is forked off, while its object lives.
+
+    Sockets, and locks that a thread held which the child does not have, are the parent's.
+    """
+    _anew[:] = [one for one in _anew if one() is not None]
+    _anew.append(weakref.WeakMethod(begin))
+
+
+def _begin_anew() -> None:
+    for one in _anew:
+        if (begin := one()) is not None:
+            begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 # Connections that pymongo dials at the same time to one server, unless the URL says otherwise.
 MAX_CONNECTING = 2

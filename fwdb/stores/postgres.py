@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from types import MappingProxyType
@@ -22,11 +22,23 @@ from fwdb import config, errors, queries
 from fwdb.errors import FwdbError
 from fwdb.stores import actor, dialling, frames, opening, sqlstate
 from fwdb.stores.failures import error_type, without_values
-from fwdb.stores.pools import Hold, PoolStats, WaitCountingPool
+from fwdb.stores.pools import Hold, PoolStats, WaitCountingPool, anew_in_child
 from fwdb.stores.statements import time_statements
 from fwdb.stores.timings import CONNECT, OWN, QueryStats, QueryTimes
 
 T = TypeVar("T")
+
+_HOLDERS = sa.text(f"""
+    SELECT DISTINCT a.pid, coalesce(nullif(a.application_name, ''), 'unnamed') AS application,
+           a.state
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    LEFT JOIN pg_class c ON c.oid = l.relation
+    WHERE l.granted AND l.pid <> pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (CAST(c.relnamespace AS regnamespace) || '.' || c.relname LIKE ANY (:tables)
+           OR l.locktype = 'advisory' AND l.classid = 0 AND l.objid = :key)
+    ORDER BY a.pid {OWN}
+""")
 
 ISOLATIONS = ("read committed", "repeatable read", "serializable")
 
@@ -47,8 +59,7 @@ class PostgresStore:
         application_name: str = "fwdb",
         settings: config.Settings | None = None,
         read_only: bool = False,
-        lock_timeout_ms: int = 0,
-        silence_seconds: int = 0,
+        monitors: bool = False,
         remedy: str = "Check FWDB_POSTGRES_URL.",
     ) -> None:
         settings = settings or config.settings()
@@ -58,9 +69,22 @@ class PostgresStore:
         self.read_only = read_only
         self._settings = settings
         self._remedy = remedy
-        self._timeout_seconds = settings.connect_timeout_seconds
+        self._waits_for = "FWDB_MONITOR_TIMEOUT_SECONDS" if monitors else "FWDB_TIMEOUT_SECONDS"
         self._local = threading.local()
         self._functions: set[str] = set()
+        self._session = dialling.session(
+            timeout_ms=round(1000 * settings.statement_timeout_seconds),
+            lock_timeout_ms=100 if monitors else 0,
+            read_only=read_only,
+        )
+        self._open()
+        anew_in_child(self._open)
+
+    def _open(self) -> None:
+        """Begin with no connection and with no counts, as each process does."""
+        settings = self._settings
+        self._of_parent = self.__dict__.get("engine")  # kept: closing its connections is not ours
+        keepalives = {n: v for n, v in self.url.query.items() if n.startswith("keepalives")}
         self.engine: Engine = sa.create_engine(
             self.url,
             poolclass=WaitCountingPool,
@@ -72,18 +96,16 @@ class PostgresStore:
             hide_parameters=True,
             connect_args={
                 "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
-                "application_name": application_name,
-                **dialling.keepalive(silence_seconds),
+                "application_name": self.application_name,
+                # Those of the URL win.
+                **dialling.keepalive(settings.timeout_seconds),
+                **keepalives,
             },
         )
+        self.engine.dialect.do_ping = dialling.Session.ping  # type: ignore[assignment]
         self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
         time_statements(self.engine, self.times)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._session = dialling.session(
-            timeout_ms=round(1000 * settings.statement_timeout_seconds),
-            lock_timeout_ms=lock_timeout_ms,
-            read_only=read_only,
-        )
         pool = self.engine.pool
         assert isinstance(pool, WaitCountingPool)
         self._usage = pool.usage
@@ -99,21 +121,23 @@ class PostgresStore:
         """A second store on the same database with a small pool of its own.
 
         For questions about the server: they neither take a connection from the work nor wait
-        long behind it (100 ms for a lock, 2 s for a connection, 5 s for an answer).
+        long behind it (100 ms for a lock, 2 s for a connection, FWDB_MONITOR_TIMEOUT_SECONDS for
+        an answer).
         """
+        seconds = self._settings.monitor_timeout_seconds
         small = {
             "pool_size": connections,
             "pool_max_overflow": 0,
             "connect_timeout_seconds": min(2.0, self._settings.connect_timeout_seconds),
-            "statement_timeout_seconds": 5,
+            "statement_timeout_seconds": 0.9 * seconds,  # the rest is for saying so
+            "timeout_seconds": seconds,
         }
         return PostgresStore(
             self.url.render_as_string(hide_password=False),
             application_name=application_name,
             settings=self._settings.model_copy(update=small),
             read_only=self.read_only,
-            lock_timeout_ms=100,
-            silence_seconds=5,
+            monitors=True,
             remedy=self._remedy,
         )
 
@@ -123,15 +147,20 @@ class PostgresStore:
         record: object,
         arguments: list[Any],
         options: dict[str, Any],
-    ) -> psycopg.Connection[Any]:
+    ) -> dialling.Session:
         """A new connection with our settings, in the time that counts as dialling."""
+        settings = self._settings
         with self._usage.dialling(record):
-            connection: psycopg.Connection[Any] = dialect.connect(*arguments, **options)  # type: ignore[assignment]
+            connection = dialling.Session.connect(*arguments, **options)
             try:
+                connection.silence = connection.ping_seconds = settings.connect_timeout_seconds
                 dialling.prepare(connection, self._session, self.address)
             except BaseException:
                 connection.close()
                 raise
+            connection.silence = settings.timeout_seconds
+            connection.allow(settings.statement_timeout_seconds)
+            connection.answers = lambda: dialling.answers(*arguments, **options)
             return connection
 
     # -- connections and transactions ---------------------------------------------------------
@@ -180,9 +209,10 @@ class PostgresStore:
         """A transaction, or a savepoint when one is open; rolled back on any error.
 
         `isolation` is ``read committed`` (the server's default), ``repeatable read`` or
-        ``serializable``; `timeout_ms` bounds each statement in it. Who acts is named in the same
-        round trip as BEGIN, unless nothing can be written. Raises `Transient` when the same work
-        may succeed if tried again; `run` does that.
+        ``serializable``; `timeout_ms` bounds each statement in it, 0 for long work by
+        FWDB_LONG_TIMEOUT_SECONDS, of which waits for locks may take FWDB_TIMEOUT_SECONDS. Who
+        acts is named in the same round trip as BEGIN, unless nothing can be written. Raises
+        `Transient` when the same work may succeed if tried again; `run` does that.
         """
         if isolation is not None and isolation.lower() not in ISOLATIONS:
             raise errors.UnknownName("isolation", isolation, ISOLATIONS)
@@ -198,13 +228,42 @@ class PostgresStore:
                 with connection.begin():
                     writes = not (read_only or self.read_only)
                     who = actor.current() if writes else None
-                    opening.begin(connection, who, timeout_ms=timeout_ms, read_only=read_only)
+                    limits = self._limits(timeout_ms)
+                    opening.begin(connection, who, limits=limits, read_only=read_only)
                     self._local.connection = connection
                     try:
-                        with opening.hearing(connection, self.errors) if writes else nullcontext():
+                        with (
+                            self._allowing(connection, limits),
+                            opening.hearing(connection, self.errors) if writes else nullcontext(),
+                        ):
                             yield connection
                     finally:
                         self._local.connection = None
+
+    def _limits(self, timeout_ms: int | None) -> dict[str, int]:
+        """The limits in milliseconds that a transaction has of its own."""
+        if timeout_ms is None:
+            return {}
+        if timeout_ms:
+            return {"statement_timeout": timeout_ms}
+        settings = self._settings
+        return {
+            "statement_timeout": round(1000 * settings.long_timeout_seconds),
+            "lock_timeout": round(1000 * settings.timeout_seconds),
+        }
+
+    @contextmanager
+    def _allowing(self, connection: Connection, limits: Mapping[str, int]) -> Iterator[None]:
+        """While the block, a transaction, runs, its own limit on statements is what counts."""
+        if not limits:
+            yield
+            return
+        driver = frames.driver_of(connection)
+        driver.allow(limits["statement_timeout"] / 1000)
+        try:
+            yield
+        finally:
+            driver.allow(self._settings.statement_timeout_seconds)
 
     def run(
         self,
@@ -342,6 +401,12 @@ class PostgresStore:
                 self._functions.add(name)
         return name in self._functions
 
+    def lock_holders(self, tables: Iterable[str], key: int = 0) -> str:
+        """Sessions with a lock on `tables` (as LIKE), or the advisory lock `key`, as a clause."""
+        rows = self.rows(_HOLDERS, tables=list(tables), key=key)
+        sessions = [f"pid {row['pid']} ({row['application']}, {row['state']})" for row in rows]
+        return f"; locks are held by {', '.join(sessions)}" if sessions else ""
+
     def ping(self) -> float:
         """Milliseconds that an empty question took through the pool."""
         started = time.perf_counter()
@@ -397,5 +462,9 @@ class PostgresStore:
 
     def _fwdb_error(self, error: psycopg.Error) -> FwdbError:
         return sqlstate.translate(
-            error, self.address, timeout_seconds=self._timeout_seconds, remedy=self._remedy
+            error,
+            self.address,
+            connect_seconds=self._settings.connect_timeout_seconds,
+            waits_for=self._waits_for,
+            remedy=self._remedy,
         )

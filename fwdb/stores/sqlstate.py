@@ -11,20 +11,29 @@ import re
 import psycopg
 
 from fwdb import errors
+from fwdb.stores.dialling import Silent
 
 _DATABASE = "postgres"
 
 
 def translate(
-    error: psycopg.Error, address: str, *, timeout_seconds: float, remedy: str
+    error: psycopg.Error, address: str, *, connect_seconds: float, waits_for: str, remedy: str
 ) -> errors.FwdbError:
     """The fwdb error for `error` of the server at `address`; `remedy` ends a sentence about it.
 
-    `timeout_seconds` is the time that a connection may take.
+    `connect_seconds` is the time that a connection may take, `waits_for` the setting that says how
+    long a server may be silent.
     """
     state = error.sqlstate or ""
+    if isinstance(error, Silent):
+        return errors.StoreUnavailable(
+            f"no answer from postgres at {address} within {error.seconds:g} s ({waits_for}), so "
+            "the connection was closed; whether a change under way was stored is not known. "
+            f"{remedy}",
+            database=_DATABASE,
+        )
     if not state:
-        return _without_state(error, address, timeout_seconds, remedy)
+        return _without_state(error, address, connect_seconds, remedy)
     diag = error.diag
     subject = ".".join(part for part in (diag.schema_name, diag.table_name) if part)
     # Only the primary message: DETAIL quotes the values of the row.
@@ -88,7 +97,7 @@ def _without_state(
             f"postgres at {address} refused the connection ({reason}). {remedy}",
             database=_DATABASE,
         )
-    if pgconn is None:
+    if pgconn is None and not isinstance(error, psycopg.errors.ConnectionTimeout):
         return errors.StoreUnavailable(
             f"postgres at {address} ended the connection ({reason}). {remedy}",
             database=_DATABASE,

@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
-from fwdb.errors import FwdbError
-
+TYPE_CHECKING = False  # as type checkers know it; the module takes longer to load than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from fwdb import charts, errors
     from fwdb.database import Database, connect
+    from fwdb.errors import FwdbError
     from fwdb.monitoring import Measure
     from fwdb.reports import open_report, report
 
@@ -33,6 +34,7 @@ __all__ = [
 # Loaded at first use: `fwdb --help` and `import fwdb` need neither pandas nor matplotlib.
 _HOMES = {
     "Database": "fwdb.database",
+    "FwdbError": "fwdb.errors",
     "Measure": "fwdb.monitoring",
     "connect": "fwdb.database",
     "open_report": "fwdb.reports",

@@ -76,7 +76,6 @@ class Settings(BaseSettings):
     idle_stop: float = Field(30, ge=0, description="minutes without a client; 0 never stops")
     run_as: str | None = None
     postgres_bin: Path | None = None
-    mongod: str | None = None
 
     # With it seals are signed; it must lie where a superuser of the database cannot read it.
     audit_key: SecretStr | None = Field(None, min_length=16)

@@ -98,11 +98,11 @@ def servers_over(home: Path) -> dict[str, list[int]]:
     from fwdb.embedded.join import KINDS, home_at, open_server
 
     place = home_at(home)
-    folders = {name: open_server(place, name).data for name in KINDS}
+    servers = {name: open_server(place, name) for name in KINDS}
     return {
-        name: find(KINDS[name].kind, data)
-        for name, data in folders.items()
-        if name in embedded.STORES or data.exists()
+        name: [pid for pid, _ in find(server.kind, server.data, server.account)]
+        for name, server in servers.items()
+        if name in embedded.STORES or server.data.exists()
     }
 
 

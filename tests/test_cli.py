@@ -43,6 +43,7 @@ def fwdb(
         monkeypatch.setattr(sys, "argv", ["fwdb", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         captured = capsys.readouterr()
         return Ran(int(ended.value.code or 0), captured.out, captured.err)
 
@@ -340,6 +341,55 @@ def test_ctrl_c_leaves_no_half_written_report(on_db: Database, tmp_path: Path):
 
         assert process.wait(30) == 130, rest
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize("module", ["typer", "rich.console", "fwdb.cli.auditing", "fwdb.config"])
+def test_ctrl_c_while_modules_are_loaded_is_one_sentence(tmp_path: Path, module: str):
+    """In the first second nothing has begun yet, and nobody wants to read where it was."""
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "fwdb.cli", "status"],
+        cwd=tmp_path,
+        env={**os.environ, "FWDB_HOME": str(tmp_path / ".fwdb")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:  # one for each module that is loaded
+            if line.split("|")[-1].strip() == module:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = [line for line in process.stderr if not line.startswith("import time:")]
+
+        assert (process.wait(30), rest) == (130, ["fwdb: stopped.\n"])
+
+
+@pytest.mark.parametrize("command", ["status", "doctor", "up", "down"])
+def test_a_path_that_is_too_long_is_one_sentence(
+    fwdb: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, command: str
+):
+    """A name longer than 255 letters, and a whole of more than 4,096."""
+    for name in ("x" * 300, "/".join(["folder"] * 700)):
+        monkeypatch.setenv("FWDB_HOME", f"/tmp/{name}/.fwdb")
+        ran = fwdb(command)
+        said = ran.out + ran.err
+        assert (ran.code, "File name too long" in said, "FWDB_HOME" in said) == (1, True, True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_behind_the_output_is_one_sentence(tmp_path: Path):
+    """What is printed goes to a file, and its disk has no room."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fwdb.cli", "status", "--json"],
+            env={**os.environ, "FWDB_HOME": str(tmp_path / ".fwdb")},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == "fwdb: No space left on device; make room on that disk.\n"
 
 
 def test_every_command_has_help(fwdb: Callable[..., Ran]):

@@ -328,12 +328,17 @@ def test_logs_are_emptied_when_they_grow(tmp_path, monkeypatch):
     """The newest stay up to the limit; links and files of others are not touched."""
     monkeypatch.setattr(watcher, "LOG_LIMIT_BYTES", 1000)
     server = object.__new__(watcher.Server)
-    server.logs, server.user = [str(tmp_path / "log"), str(tmp_path / "one.log")], None
+    server.logs, server.user = [str(tmp_path / "one.log"), str(tmp_path / "log")], None
     folder = tmp_path / "log"
     folder.mkdir()
     outside = tmp_path / "outside"
     outside.write_bytes(b"x" * 5000)
     (folder / "link").symlink_to(outside)
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "large").write_bytes(b"x" * 5000)
+    (tmp_path / "way").symlink_to(others)
+    server.logs.append(str(tmp_path / "way"))
     for age, name in enumerate(("new", "middle", "old")):
         (folder / name).write_bytes(b"x" * 600)
         os.utime(folder / name, (1e9 - age, 1e9 - age))
@@ -341,7 +346,7 @@ def test_logs_are_emptied_when_they_grow(tmp_path, monkeypatch):
     server.bound_logs()
 
     assert [(folder / name).stat().st_size for name in ("new", "middle", "old")] == [600, 0, 0]
-    assert outside.stat().st_size == 5000
+    assert outside.stat().st_size == (others / "large").stat().st_size == 5000
 
 
 def test_the_state_folder_is_closed_to_others(shared):

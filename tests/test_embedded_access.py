@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -11,11 +14,22 @@ import psycopg
 import pymongo
 import pymongo.errors
 import pytest
-from embedded_helpers import ask, record, shared, up, up_postgres
+from embedded_helpers import (
+    ask,
+    home,
+    mongo_names,
+    python,
+    record,
+    shared,
+    up,
+    up_mongodb,
+    up_postgres,
+)
 
-from fwdb import embedded
+from fwdb import embedded, errors
+from fwdb.embedded import mongodb, postgres
 
-__all__ = ["shared"]  # the fixture
+__all__ = ["home", "shared"]  # the fixtures
 
 WRONG = "wrong-" + "0" * 40
 
@@ -173,3 +187,107 @@ def test_lost_passwords_are_set_anew_and_data_is_kept(shared):
     assert ask(third.postgres.app, "SELECT v FROM kept") == 42
     with pymongo.MongoClient(third.mongodb.app) as client:
         assert client.fashion_wallet.kept.find_one({}, {"_id": 0}) == {"v": 42}
+
+
+# Asks every TCP port that a server of the home is told to listen on, as fast as it can.
+MALLORY = """
+import os, re, socket, struct, sys, bson, encodings.idna  # all, while they can be read
+home = sys.argv[1].encode()
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(54321); os.setuid(54321)
+COMMANDS = [{"createUser": "mallory", "pwd": "x", "roles": ["root"]}, {"usersInfo": 1},
+            {"listDatabases": 1}]
+
+def ask(port, command):
+    document = bson.encode({**command, "$db": "admin"})
+    with socket.create_connection(("127.0.0.1", port), 1) as link:
+        link.sendall(struct.pack("<iiiiiB", 21 + len(document), 1, 0, 2013, 0, 0) + document)
+        with link.makefile("rb") as stream:
+            length = struct.unpack_from("<i", stream.read(21))[0]
+            return bson.decode(stream.read(length - 21))
+
+def ports():
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = open(f"/proc/{pid}/cmdline", "rb").read()
+        except OSError:
+            continue
+        if home in words and (found := re.search(rb"\\0--port\\0(\\d+)\\0", words)):
+            yield int(found[1])
+
+print("ready", flush=True)
+while True:
+    for port in ports():
+        for command in COMMANDS:
+            try:
+                print(next(iter(command)), ask(port, command).get("code", 0), flush=True)
+            except (OSError, struct.error):
+                pass  # not listening yet, or no more
+"""
+
+
+@contextmanager
+def attacked(home: Path) -> Iterator[set[str]]:
+    """Another user of this machine attacks during the block; then what it was answered."""
+    answers: set[str] = set()
+    mallory = python(MALLORY, str(home.parent))
+    assert mallory.stdout
+    assert mallory.stdout.readline() == "ready\n"
+    try:
+        yield answers
+    finally:
+        mallory.kill()
+        out, err = mallory.communicate()
+        assert not err
+        answers.update(out.splitlines())
+
+
+def _reached(client: pymongo.MongoClient) -> bool:
+    return client.admin.command("serverStatus")["connections"]["totalCreated"] > 20
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="the attack reads /proc")
+def test_another_user_is_never_answered_while_passwords_are_set(home, wait_until):
+    """Neither by a server that has no users yet, nor while lost passwords are replaced."""
+    refused = {f"{command} 13" for command in ("createUser", "usersInfo", "listDatabases")}
+    for _ in range(2):
+        with attacked(home) as answers, pymongo.MongoClient(up_mongodb(home).owner) as client:
+            # It has reached the server, at the latest the one that asks for passwords.
+            wait_until(functools.partial(_reached, client))
+            users = client.admin.command("usersInfo")["users"]
+        assert answers == refused
+        assert {user["user"] for user in users} == {"fwdb_owner", "fwdb_app", "fwdb_report"}
+        embedded.down(home)
+        (home / "secrets.json").unlink()
+
+
+def test_a_reset_that_was_cut_short_is_done_again(shared, monkeypatch):
+    """The accounts whose turn had not come yet get their passwords from the next start."""
+    up(shared)
+    embedded.down(shared)
+    (shared / "secrets.json").unlink()
+    run, ask_mongodb, asked = postgres.PostgresServer._sql, mongodb._command, []
+
+    def half(server, data, database, sql, children):
+        run(server, data, database, "".join(sql.partition("ALTER ROLE fwdb_app")[:1]), children)
+        raise errors.EmbeddedError("cut short")
+
+    def once(link, command):
+        asked.append(command)
+        if len(asked) > 2:
+            raise errors.EmbeddedError("cut short")
+        return ask_mongodb(link, command)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres.PostgresServer, "_sql", half)
+        patch.setattr(mongodb, "_command", once)
+        with pytest.raises(errors.EmbeddedError, match="cut short"):
+            up(shared)
+    servers = up(shared)
+
+    assert servers.postgres
+    assert servers.mongodb
+    for url in dataclasses.astuple(servers.postgres):
+        assert ask(url, "SELECT 1") == 1
+    for url in dataclasses.astuple(servers.mongodb)[:3]:
+        assert mongo_names(url) is not None

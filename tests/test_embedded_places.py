@@ -30,7 +30,7 @@ from embedded_helpers import (
 )
 
 from fwdb import embedded, errors
-from fwdb.embedded import accounts, binaries
+from fwdb.embedded import accounts, binaries, processes
 
 __all__ = ["home"]  # the fixture
 as_root = pytest.mark.skipif(not ROOT, reason="not root")
@@ -147,9 +147,157 @@ def test_a_home_of_another_user_is_refused(tmp_path):
         up(tmp_path / ".fwdb")
 
 
+def snapshot(folder: Path) -> dict[Path, tuple[int, int, int, bytes]]:
+    """Owner, mode, time of change and content of everything in `folder`."""
+    found = {}
+    for path in [folder, *folder.rglob("*")]:
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        found[path] = (status.st_uid, status.st_mode, status.st_ctime_ns, content)
+    return found
+
+
+@pytest.fixture
+def roots(open_folder: Path) -> Iterator[Path]:
+    """A folder that only root may read, with files by every name that fwdb uses; none changes."""
+    folder = open_folder / "roots"
+    folder.mkdir(mode=0o700)
+    for name in ("PG_VERSION", "fwdb.conf", "postgresql.conf", "postmaster.pid", "home", "a.json"):
+        (folder / name).write_text(f"FATAL: canary of {name}\n")
+        (folder / name).chmod(0o600)
+    before = snapshot(folder)
+    yield folder
+    assert snapshot(folder) == before
+
+
+def plant(link: Path, target: Path) -> None:
+    """A link of the servers' user in place of what is there."""
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    os.lchown(link, 65534, 65534)
+
+
+def told_by_everything(place: Path) -> str:
+    """All that the functions say about a home, their errors included."""
+    told: list[str] = []
+    for call in (embedded.status, embedded.doctor, up_postgres, embedded.doctor, embedded.down):
+        options = {"progress": told.append} if call is up_postgres else {}
+        try:
+            told.append(repr(call(place, **options)))
+        except errors.EmbeddedError as error:
+            told.append(str(error))
+    return "\n".join(told)
+
+
+@as_root
+@pytest.mark.parametrize(
+    "name",
+    ["pg/PG_VERSION", "pg/fwdb.conf", "pg/postmaster.pid", "pg/log", "pg", "pg.tmp", "home"],
+)
+def test_root_follows_no_link_of_the_servers_user(open_folder, roots, name):
+    """Whatever it exchanges for a link, in a folder as an older fwdb left it: nothing outside is
+    read, written or removed, and the next start goes on or says what is in the way."""
+    place = open_folder / ".fwdb"
+    up_postgres(place)
+    embedded.down(place)
+    folder = open_folder / ".fwdb-servers"
+    os.chown(folder, 65534, 65534)
+    file = roots / Path(name).name
+    plant(folder / name, file if file.exists() else roots)
+
+    told = told_by_everything(place)
+
+    assert "canary" not in told
+    embedded.remove(place)
+    assert not folder.exists()
+
+
+@as_root
+def test_root_reads_no_link_that_appears_during_the_first_start(open_folder, roots, monkeypatch):
+    """The servers' user may be at work in the new cluster while root finishes it."""
+    run = processes.Children.run
+
+    def planting(children, command, **options):
+        done = run(children, command, **options)
+        if command[0].endswith("initdb"):
+            plant(Path(command[2]) / "postgresql.conf", roots / "postgresql.conf")
+        return done
+
+    monkeypatch.setattr(processes.Children, "run", planting)
+    with pytest.raises(errors.EmbeddedError, match=r"postgresql\.conf.* symbolic link"):
+        up_postgres(open_folder / ".fwdb")
+    assert not (open_folder / ".fwdb-servers" / "pg").exists()
+
+
+@as_root
+def test_doctor_reads_no_mark_of_another_user(roots, tmp_path):
+    """Anybody may make folders by our names under /var/tmp."""
+    trap = accounts.SHARED_FOLDER / f"fwdb-trap-{os.getpid()}"
+    for make in (lambda: trap.symlink_to(roots), lambda: trap.mkdir()):
+        make()
+        os.lchown(trap, 65534, 65534)
+        if not trap.is_symlink():
+            plant(trap / "home", roots / "home")
+        try:
+            assert "canary" not in repr(embedded.doctor(tmp_path / ".fwdb"))
+        finally:
+            trap.unlink() if trap.is_symlink() else shutil.rmtree(trap)
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["owned", "writable", "linked", "waiting"])
+def test_root_uses_no_home_that_another_user_could_exchange(open_folder, roots, kind):
+    """Its folder is another's or open to all, or the way there leads over a link of another."""
+    place = open_folder / "project" / ".fwdb"
+    place.parent.mkdir()
+    if kind == "linked":
+        plant(place, roots)
+        os.chown(place.parent, 65534, 65534)
+    elif kind == "waiting":  # in a folder like /tmp
+        place.parent.chmod(0o1777)
+        plant(place, roots)
+    else:
+        os.chown(place.parent, 65534 if kind == "owned" else 0, 0)
+        place.parent.chmod(0o755 if kind == "owned" else 0o777)
+    before = sorted(open_folder.rglob("*"))
+
+    for call in (up, embedded.down, embedded.remove, embedded.running, embedded.status):
+        with pytest.raises(errors.EmbeddedError, match=r"another user may change .*FWDB_HOME"):
+            call(place)
+    found = embedded.doctor(place)
+
+    assert [(one.subject, one.ok) for one in found] == [("home", False)]
+    assert sorted(open_folder.rglob("*")) == before
+    place.unlink(missing_ok=True)
+    os.chown(place.parent, 0, 0)
+
+
+@as_root
+def test_a_process_of_another_user_is_neither_joined_nor_stopped(open_folder):
+    """Anybody may give a program the command line of a server."""
+    place = open_folder / ".fwdb"
+    data = accounts.server_folder(place, accounts.server_account(None)) / "pg"
+    forged = ["postgres", "-c", "read x", "sh", "-D", str(data), "-p", "1"]
+    stranger = subprocess.Popen(forged, executable="/bin/sh", stdin=subprocess.PIPE, user=54321)
+    try:
+        urls = up_postgres(place)
+        assert ask(urls.app, "SELECT 1") == 1
+        (place / "state.json").unlink()
+        assert embedded.down(place)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.communicate()
+
+
 @as_root
 def test_as_root_postgres_runs_as_nobody_and_no_folder_changes(open_folder):
-    """The data lies beside the home, closed to others; every folder above keeps its mode."""
+    """The data lies beside the home, closed to others, and only root may exchange it there.
+
+    Every folder above keeps its mode.
+    """
     place = open_folder / ".fwdb"
     site = Path(sysconfig.get_path("purelib"))
     watched = [*place.parents, site, *site.parents, binaries.SHARED_FOLDER]
@@ -160,9 +308,9 @@ def test_as_root_postgres_runs_as_nobody_and_no_folder_changes(open_folder):
     data = Path(record(place)["data"])
     assert data == open_folder / ".fwdb-servers" / "pg"
     assert psutil.Process(pid(place)).uids().real == 65534
-    for folder in (data, data.parent):
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert folder.stat().st_uid == 65534
+    for folder, mode, owner in ((data, 0o700, 65534), (data.parent, 0o711, 0)):
+        assert stat.S_IMODE(folder.stat().st_mode) == mode
+        assert folder.stat().st_uid == owner
     assert place.stat().st_uid == 0
     assert {path: (path.stat().st_mode, path.stat().st_uid) for path in watched} == before
 
@@ -177,7 +325,7 @@ def test_a_home_that_nobody_cannot_enter_keeps_its_data_elsewhere(home, tmp_path
 
     data = Path(record(home)["data"])
     assert data.parent.parent == accounts.SHARED_FOLDER
-    assert stat.S_IMODE(data.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(data.parent.stat().st_mode) == 0o711
     assert any(str(data.parent) in sentence for sentence in told)
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
     embedded.down(home)

@@ -300,6 +300,27 @@ def test_a_run_that_fails_says_where_and_leaves_its_notebook(
     assert "injected-parameters" in executed.read_text()
 
 
+@pytest.mark.parametrize("room", [0, 2_000], ids=["nothing", "a part of the notebook"])
+def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path: Path, room: int) -> None:
+    """Nothing, or only the beginning of a file, can be written: no traceback, nothing left."""
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))\n"
+        "from fwdb.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "report", "pool"],
+        cwd=tmp_path,
+        env={**os.environ, "FWDB_POSTGRES_URL": NOWHERE, "FWDB_MONGODB_URL": NO_MONGODB},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "cannot be written" in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.ipynb"))
+
+
 def test_a_kernel_is_this_python_and_says_nothing_of_its_own(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from fwdb.embedded.processes import Progress
 from fwdb.errors import EmbeddedError, FeatureUnavailable
 
 SUPPORTED = range(14, 19)  # majors of PostgreSQL
+SECANTUS = "secantusd-py"
 INSTALL = "pip install 'fwdb[embedded]'"
 
 _DISTRIBUTION_FOLDERS = (
@@ -55,11 +57,9 @@ class PostgresBinaries:
 
 @dataclass(frozen=True)
 class MongoBinary:
-    """A program that speaks MongoDB's protocol: `engine` is ``secantusdb`` or ``mongod``."""
+    """SecantusDB, which speaks MongoDB's protocol; `problem` says why it cannot be used."""
 
     command: tuple[str, ...]
-    engine: str
-    source: str
     version: str = ""
     problem: str = ""
 
@@ -192,8 +192,8 @@ def within_reach(
             f"Copying PostgreSQL {binaries.version} to {copy}: user '{account.name}' cannot read "
             f"{binaries.folder}"
         )
-        making = copy.with_name(f"{copy.name}.{os.getpid()}")
         with disk_sentences(copy):
+            making = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", dir=copy.parent))
             package = prefix.parent  # its libraries lie beside it, and are found from there
             shutil.copytree(prefix, making / package.name / prefix.name, symlinks=True)
             libraries = package.with_name(f"{package.name}.libs")
@@ -211,89 +211,33 @@ def within_reach(
     return PostgresBinaries(inside, f"{binaries.source}, copied", binaries.version)
 
 
-def mongo_candidates(configured: str | None) -> list[MongoBinary]:
-    """Every program for MongoDB there is, in the order of preference."""
-    found = []
-    if configured:
-        found.append(_mongod(configured, "FWDB_MONGOD"))
-    found.append(_secantus())
-    if not configured and shutil.which("mongod"):
-        found.append(_mongod("mongod", "PATH, used only when FWDB_MONGOD=mongod asks for it"))
-    return found
-
-
-def _mongod(program: str, source: str) -> MongoBinary:
-    path = shutil.which(os.path.expanduser(program))
-    if path is None:
-        return MongoBinary((program,), "mongod", source, problem="is not there or not executable")
-    try:
-        answer = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return MongoBinary((path,), "mongod", source, problem=f"does not run: {error}")
-    match = re.search(r"db version v(\d+\.\d+\.\d+)", answer.stdout)
-    if not match:
-        return MongoBinary((path,), "mongod", source, problem="printed no version")
-    problem = "" if int(match[1].partition(".")[0]) >= 6 else f"version {match[1]} is older than 6"
-    return MongoBinary((path,), "mongod", source, match[1], problem)
-
-
-def _secantus() -> MongoBinary:
+def find_mongodb() -> MongoBinary:
     """The console script of SecantusDB. Its package is never imported, its licence is the GPL."""
-    source = "wheel SecantusDB"
     try:
         package = importlib.metadata.distribution("SecantusDB")
     except importlib.metadata.PackageNotFoundError:
-        return MongoBinary(
-            ("secantusd-py",), "secantusdb", source, problem=f"is not installed: {INSTALL}"
-        )
-    recorded = [Path(file.locate()) for file in package.files or () if file.name == "secantusd-py"]
-    for script in (*recorded, Path(sysconfig.get_path("scripts")) / "secantusd-py"):
+        return MongoBinary((SECANTUS,), problem="the wheel SecantusDB is not installed")
+    recorded = [Path(file.locate()) for file in package.files or () if file.name == SECANTUS]
+    for script in (*recorded, Path(sysconfig.get_path("scripts")) / SECANTUS):
         if script.is_file():
             # With our own interpreter: the first line of the script may be too long or be stale.
-            command = (sys.executable, os.path.abspath(script))
-            return MongoBinary(command, "secantusdb", source, package.version)
-    return MongoBinary(
-        ("secantusd-py",), "secantusdb", source, package.version, "its console script is missing"
-    )
+            return MongoBinary((sys.executable, os.path.abspath(script)), package.version)
+    return MongoBinary((SECANTUS,), package.version, "its console script is missing")
 
 
-def choose_mongo(candidates: Sequence[MongoBinary], data_engine: str | None) -> MongoBinary:
-    """The first candidate that can be used; for existing data the engine that made it.
-
-    Raises `FeatureUnavailable` when there is none, `EmbeddedError` when none fits.
-    """
-    wanted = [one for one in candidates if one.source == "FWDB_MONGOD"]
-    if wanted and wanted[0].problem and data_engine != "secantusdb":
-        raise EmbeddedError(
-            f"FWDB_MONGOD is '{wanted[0].command[0]}', which {wanted[0].problem}; set it to a "
-            "mongod of version 6 or newer, or unset it."
-        )
-    asked = [one for one in candidates if not one.source.startswith("PATH")]
-    usable = [one for one in asked if not one.problem]
-    if data_engine is not None:
-        for one in candidates:
-            if one.engine == data_engine and not one.problem:
-                return one
-        there = ", ".join(f"{one.engine} {one.version}" for one in usable) or "none"
-        raise EmbeddedError(
-            f"the MongoDB data was made by {data_engine} and the server found is {there}; install "
-            f"{data_engine} ({INSTALL if data_engine == 'secantusdb' else 'FWDB_MONGOD'}), or set "
-            "FWDB_HOME to a new folder."
-        )
-    if not usable:
+def choose_mongodb() -> MongoBinary:
+    """The program to run. Raises `FeatureUnavailable` when there is none."""
+    found = find_mongodb()
+    if found.problem:
         raise FeatureUnavailable(
-            f"no MongoDB to run was found; run {INSTALL}, set FWDB_MONGOD to a mongod, or set "
+            f"no MongoDB to run was found ({found.problem}); run {INSTALL}, or set "
             "FWDB_MONGODB_URL to a server of your own."
         )
-    return usable[0]
+    return found
 
 
 def interpreter_reachable(binary: MongoBinary, account: Account | None) -> bool:
-    """Whether `account` can run it: the program, and for a script the interpreter's library."""
-    paths = [Path(word) for word in binary.command]
-    if binary.engine == "secantusdb":
-        package = importlib.metadata.distribution("SecantusDB").locate_file("secantus")
-        paths += [Path(sysconfig.get_path("stdlib")), Path(str(package))]
-    return all(reaches(account, path) for path in paths)
+    """Whether `account` can run it: the script, and the interpreter's and its own libraries."""
+    package = importlib.metadata.distribution("SecantusDB").locate_file("secantus")
+    paths = [*binary.command, sysconfig.get_path("stdlib"), str(package)]
+    return all(reaches(account, Path(path)) for path in paths)

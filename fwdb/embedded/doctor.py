@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fwdb.config import settings
-from fwdb.embedded.accounts import SHARED_FOLDER, reaches, server_account
+from fwdb.embedded.accounts import SHARED_FOLDER, open_own, reaches, read_own, server_account
 from fwdb.embedded.binaries import (
-    choose_mongo,
+    choose_mongodb,
     choose_postgres,
     interpreter_reachable,
-    mongo_candidates,
     postgres_candidates,
 )
 from fwdb.embedded.home import Home, data_bytes, free_bytes
@@ -23,7 +22,7 @@ from fwdb.embedded.mongodb import MongoServer
 from fwdb.embedded.postgres import ROOM_BYTES, PostgresServer
 from fwdb.embedded.processes import port_taken
 from fwdb.embedded.status import status
-from fwdb.errors import FwdbError
+from fwdb.errors import EmbeddedError, FwdbError
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,10 @@ class Finding:
 
 def doctor(home: Path | str | None = None) -> list[Finding]:
     """Look at everything a start depends on; nothing is started and nothing is written."""
-    place = home_at(home)
+    try:
+        place = home_at(home)
+    except EmbeddedError as error:
+        return [Finding("home", False, str(error))]
     found = [*_machine(place)]
     found += _postgres(place)
     found += _mongodb(place)
@@ -50,8 +52,9 @@ def _left_behind() -> list[Finding]:
     """Data outside of homes that no longer exist: only root makes such, and can see it."""
     found = []
     for mark in sorted(SHARED_FOLDER.glob("fwdb-*/home")) if os.geteuid() == 0 else ():
-        with contextlib.suppress(FileNotFoundError):  # its owner may be removing it just now
-            home = mark.read_text().strip()
+        with contextlib.suppress(OSError):  # another's, or its owner is removing it just now
+            os.close(open_own(mark.parent, None))
+            home = os.fsdecode(read_own(mark, None)).strip()
             if Path(home).exists():
                 continue
             size = data_bytes(mark.parent) // 1_000_000
@@ -160,24 +163,14 @@ def _postgres(place: Home) -> list[Finding]:
 
 
 def _mongodb(place: Home) -> list[Finding]:
-    candidates = mongo_candidates(settings().mongod)
     try:
         server = MongoServer(place, settings().run_as)
-        engine = server.data_engine()
-        taken = choose_mongo(candidates, engine)
+        server.has_data()
+        taken = choose_mongodb()
     except FwdbError as error:
         return [Finding("mongodb", False, str(error))]
-    findings = []
-    for one in candidates:
-        text = f"{one.command[-1]} ({one.source}): "
-        if one.problem:
-            text += f"skipped, {one.problem}."
-        elif one is not taken:
-            text += f"{one.engine} {one.version}, not taken."
-        else:
-            why = f"the data was made by {engine}" if engine else "the first that can be used"
-            text += f"{one.engine} {one.version}, taken: {why}."
-        findings.append(Finding("mongodb", True, text))
+    sentence = f"{taken.command[-1]}: {server.title} {taken.version}, taken."
+    findings = [Finding("mongodb", True, sentence)]
     if server.account and not interpreter_reachable(taken, server.account):
         sentence = (
             f"user '{server.account.name}' cannot read the installation around {sys.executable}, "

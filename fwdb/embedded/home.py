@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fwdb.config import settings
+from fwdb.embedded.accounts import exposed_folder, write_own
 from fwdb.embedded.processes import Progress
 from fwdb.errors import EmbeddedError, FeatureUnavailable
 
@@ -81,11 +82,24 @@ class State:
 
 
 class Home:
-    """A state folder. Nothing is made before `create`."""
+    """A state folder. Nothing is made before `create`.
+
+    Raises `EmbeddedError` as root when another user could put a link in its place.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.realpath(path))
         self.log = self.path / "log"
+        with disk_sentences(path):
+            self._guard(path)
+
+    def _guard(self, path: Path) -> None:
+        if os.geteuid() == 0 and (folder := exposed_folder(path)):
+            raise EmbeddedError(
+                f"root cannot use '{self.path}': another user may change '{folder}', and put "
+                "something else there; work as that user or set FWDB_HOME to a folder in one that "
+                "only root may change."
+            )
 
     def create(self) -> None:
         """Make the folder, 0700, or check that it is ours.
@@ -96,6 +110,7 @@ class Home:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 self.path.mkdir(mode=0o700)
+            self._guard(self.path)  # again: it was not there before
             status = self.path.stat()
             if status.st_uid != os.geteuid():
                 raise EmbeddedError(
@@ -113,9 +128,8 @@ class Home:
                 self.path.chmod(0o700)
             (self.path / "lock").touch(mode=0o600)
             self.log.mkdir(mode=0o700, exist_ok=True)
-            ignore = self.path / ".gitignore"
-            if not ignore.exists():
-                _write(ignore, "*\n")
+            with contextlib.suppress(FileExistsError), open(self.path / ".gitignore", "x") as file:
+                file.write("*\n")
 
     def exists(self) -> bool:
         return self.path.is_dir()
@@ -177,7 +191,7 @@ class Home:
         servers = {name: asdict(record) for name, record in state.servers.items()}
         content = {"schema": 1, "servers": servers, "ports": state.ports}
         with disk_sentences(self.path):
-            _write(self.path / "state.json", json.dumps(content, indent=2) + "\n")
+            write_own(self.path / "state.json", json.dumps(content, indent=2) + "\n", None)
 
     def read_secrets(self) -> dict[str, dict[str, str]]:
         """Passwords by store and user; empty when there are none or the file is damaged."""
@@ -191,7 +205,7 @@ class Home:
 
     def write_secrets(self, content: dict[str, dict[str, str]]) -> None:
         with disk_sentences(self.path):
-            _write(self.path / "secrets.json", json.dumps(content, indent=2) + "\n")
+            write_own(self.path / "secrets.json", json.dumps(content, indent=2) + "\n", None)
 
     def touch_used(self) -> None:
         """Tell the watcher that somebody has just joined."""
@@ -202,21 +216,6 @@ class Home:
 def new_passwords(users: tuple[str, ...]) -> dict[str, str]:
     """A random password for each user; of letters and digits, so that it needs no quoting."""
     return {user: secrets.token_hex(20) for user in users}
-
-
-def _write(path: Path, text: str) -> None:
-    """Put `text` into `path`, 0600, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with open(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

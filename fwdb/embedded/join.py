@@ -100,6 +100,5 @@ def alive(place: Home, name: str, record: Record | None) -> list[tuple[int, floa
         and kind.serves(argv(record.pid), Path(record.data))
     ):
         return [(record.pid, record.began)]
-    data = open_server(place, name).data
-    found = ((pid, identity(pid)) for pid in find(kind, data))
-    return [(pid, began) for pid, began in found if began is not None]
+    server = open_server(place, name)
+    return find(kind, server.data, server.account)

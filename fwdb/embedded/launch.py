@@ -56,7 +56,6 @@ class Launch:
                 raise EmbeddedError(f"there is no process {owner_pid} that could own the servers.")
             self.owner = (owner_pid, began)
         self.postgres_bin = configured.postgres_bin
-        self.mongod = configured.mongod
         self.state = State()
         self.passwords: dict[str, dict[str, str]] = {}  # by server, of all its accounts
 
@@ -158,7 +157,7 @@ class Attempt:
             if isinstance(server, PostgresServer):
                 server.choose(launch.postgres_bin, launch.progress)
             else:
-                server.choose(launch.mongod, launch.progress)
+                server.choose(launch.progress)
             self._prepare_data()
             launch.progress(f"Starting {server.title} {server.version}")
         except FwdbError as error:
@@ -229,9 +228,8 @@ class Attempt:
         """End whatever this attempt has started, told of it or not."""
         if self.adopted:
             return
-        for pid in find(self.server.kind, self.server.data):
-            if (began := identity(pid)) is not None:
-                end(pid, began, self.server.signals)
+        for pid, began in find(self.server.kind, self.server.data, self.server.account):
+            end(pid, began, self.server.signals)
 
     def _wait(self) -> bool:
         """True when the server answers; False when another process has taken its port.
@@ -249,7 +247,7 @@ class Attempt:
             if now - started > READY_SECONDS:
                 raise EmbeddedError(
                     f"{self.server.title} (process {self.pid}) does not answer on port {self.port} "
-                    f"within {READY_SECONDS:g} s; see '{self.server.logs()[0]}'."
+                    f"within {READY_SECONDS:g} s; see '{self.server.start_log}'."
                 )
             if now > told_at:
                 told_at = now + 5

@@ -1,32 +1,23 @@
-"""MongoDB as a built-in server: SecantusDB in a process of its own, or a mongod when asked for.
-
-Written for mongod from its documentation; only SecantusDB is run by the tests.
-"""
+"""MongoDB as a built-in server: SecantusDB in a process of its own."""
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
 import shutil
 import signal
 import socket
 import struct
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwdb.embedded.accounts import (
+    guard_folders,
     private_folder,
     server_account,
     server_folder,
+    write_own,
 )
-from fwdb.embedded.binaries import (
-    MongoBinary,
-    choose_mongo,
-    interpreter_reachable,
-    mongo_candidates,
-)
+from fwdb.embedded.binaries import SECANTUS, MongoBinary, choose_mongodb, interpreter_reachable
 from fwdb.embedded.home import Home, disk_full, disk_sentences, free_bytes
 from fwdb.embedded.processes import (
     HOST,
@@ -35,13 +26,10 @@ from fwdb.embedded.processes import (
     Progress,
     end,
     find,
-    free_port,
     last_line,
     server_plan,
-    watch,
 )
 from fwdb.embedded.urls import APP, DATABASE, OWNER, REPORT, Urls
-from fwdb.embedded.watcher import identity
 from fwdb.errors import EmbeddedError
 
 if TYPE_CHECKING:
@@ -50,14 +38,47 @@ if TYPE_CHECKING:
 ROOM_BYTES = 40_000_000  # an empty data folder takes 10 MB, the first writes as much again
 MARKER = "engine.json"
 SETTINGS = "secantusd.toml"
-REPLICA_SET = "fwdb"  # of a mongod; a set of one, which transactions and change streams need
 START_SECONDS = 30.0
+USER_EXISTS = 51003  # MongoDB's code
 
 _ROLES: dict[str, list[dict[str, str]]] = {
-    OWNER: [{"role": "root", "db": "admin"}],
     APP: [{"role": "readWrite", "db": DATABASE}, {"role": "clusterMonitor", "db": "admin"}],
     REPORT: [{"role": "read", "db": DATABASE}, {"role": "clusterMonitor", "db": "admin"}],
+    OWNER: [{"role": "root", "db": "admin"}],  # last: when its password is right, those of all are
 }
+
+# Users can be made only by a server that asks for no password, and it knows no way in but TCP.
+# So it runs with sockets that bind and listen nowhere: its one client is the socket that it has
+# as its standard input, and it ends with it. A call that got around them ends it as well.
+_UNREACHABLE = """\
+import os, runpy, select, socket, sys
+
+class Socket(socket.socket):
+    given = False
+
+    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno)
+
+    def bind(self, address): pass
+
+    def listen(self, backlog=0): pass
+
+    def getsockname(self): return ("", 0)
+
+    def accept(self):
+        if not Socket.given:
+            Socket.given = True
+            return Socket(fileno=os.dup(0)), ("", 0)
+        gone = select.poll()
+        gone.register(0, 0)
+        gone.poll()
+        os._exit(0)
+
+socket.socket = Socket
+sys.addaudithook(lambda event, _: os._exit(1) if event == "socket.bind" else None)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 class MongoServer:
@@ -65,7 +86,9 @@ class MongoServer:
 
     name = "mongodb"
     users = (OWNER, APP, REPORT)
-    kind = Kind(frozenset({"secantusd-py", "mongod"}), frozenset({"--storage-path", "--dbpath"}))
+    title = "SecantusDB"  # not to be taken for a MongoDB
+    engine = "secantusdb"
+    kind = Kind(frozenset({SECANTUS}), frozenset({"--storage-path"}))
     signals = (signal.SIGTERM,)
 
     def __init__(self, home: Home, run_as: str | None) -> None:
@@ -87,27 +110,23 @@ class MongoServer:
 
     # What is there
 
-    def data_engine(self) -> str | None:
-        """``secantusdb`` or ``mongod``, whichever made the existing data; None without data."""
-        try:
-            content = json.loads((self.data / MARKER).read_text())
-            return str(content["engine"])
-        except FileNotFoundError:
-            if self.data.is_dir() and any(self.data.iterdir()):
-                raise EmbeddedError(
-                    f"'{self.data}' holds files, and none of them ({MARKER}) says which server "
-                    "made them; move the folder away."
-                ) from None
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+    def has_data(self) -> bool:
+        """Whether there is data. Raises `EmbeddedError` for files that are not SecantusDB's."""
+        if (self.data / "keyfile").exists():
             raise EmbeddedError(
-                f"'{self.data / MARKER}', which names the server that made the data, cannot be "
-                'read; write {"engine": "secantusdb"} or {"engine": "mongod"} into it.'
-            ) from error
+                f"the data in '{self.data}' was made by a mongod, which fwdb does not start any "
+                "more; run that mongod yourself and set FWDB_MONGODB_URL, or move the folder away."
+            )
+        if not self._has_data(self.folder) and self.data.is_dir() and any(self.data.iterdir()):
+            raise EmbeddedError(
+                f"'{self.data}' holds files, and none of them ({MARKER}) says that SecantusDB "
+                "made them; move the folder away."
+            )
+        return self._has_data(self.folder)
 
-    def choose(self, configured: str | None, progress: Progress) -> None:
-        """Decide which program to run; nothing is started. Raises as `choose_mongo`."""
-        self._binary = choose_mongo(mongo_candidates(configured), self.data_engine())
+    def choose(self, progress: Progress) -> None:
+        """Decide which program to run; nothing is started. Raises as `choose_mongodb`."""
+        self._binary = choose_mongodb()
         if self.account and not interpreter_reachable(self._binary, self.account):
             if self._has_data(self.folder):
                 raise EmbeddedError(
@@ -131,16 +150,6 @@ class MongoServer:
         return self.chosen.version
 
     @property
-    def title(self) -> str:
-        """The name for people: SecantusDB is not to be taken for a MongoDB."""
-        return "SecantusDB" if self.engine == "secantusdb" else "mongod"
-
-    @property
-    def engine(self) -> str:
-        """``secantusdb`` or ``mongod``: the program chosen, else the one that made the data."""
-        return self._binary.engine if self._binary else self.data_engine() or "secantusdb"
-
-    @property
     def binary(self) -> str:
         return self.chosen.command[-1]
 
@@ -150,123 +159,67 @@ class MongoServer:
         self, passwords: dict[str, str], *, reset: bool, children: Children, progress: Progress
     ) -> None:
         """Make the data folder if there is none; `reset` gives the users of one `passwords`."""
-        private_folder(self.folder, self.account)
-        if self.data_engine() is not None:
+        guard_folders(self.folder, self.data, self.account)
+        if self.has_data():
             if reset:
                 progress(f"Setting new passwords in {self.title}: the file of the old ones is lost")
-                self._with_open_server(self.data, passwords)
+                self._set_passwords(self.data, passwords, children)
             self._rotate_log()
             return
         if free_bytes(self.folder) < ROOM_BYTES:
             raise EmbeddedError(disk_full(self.folder))
         progress(f"Creating the {self.title} data folder in {self.data}")
         making = self.folder / "mongo.tmp"
-        for pid in find(self.kind, making):  # of a start that was killed half-way
-            if (began := identity(pid)) is not None:
-                end(pid, began, [])
+        for pid, began in find(self.kind, making, self.account):  # of a start that was killed
+            end(pid, began, [])
         try:
-            self._initialise(making, passwords)
+            self._initialise(making, passwords, children)
         finally:
             shutil.rmtree(making, ignore_errors=True)
 
-    def _initialise(self, making: Path, passwords: dict[str, str]) -> None:
+    def _initialise(self, making: Path, passwords: dict[str, str], children: Children) -> None:
         """Make the data beside its place and move it there when it is complete."""
         with disk_sentences(self.folder):
             shutil.rmtree(making, ignore_errors=True)
             private_folder(making, self.account)
-            self._with_open_server(making, passwords)
-            marker = {"engine": self.engine, "version": self.version}
-            (making / MARKER).write_text(json.dumps(marker) + "\n")
-            (making / MARKER).chmod(0o644)  # inside a folder that is closed to others
+            self._set_passwords(making, passwords, children)
+            marker = f'{{"engine": "{self.engine}", "version": "{self.version}"}}\n'
+            write_own(making / MARKER, marker, self.account)
             if self.data.exists():
                 self.data.rmdir()
             making.rename(self.data)
 
-    def _with_open_server(self, data: Path, passwords: dict[str, str]) -> None:
-        """Make the users, or give them `passwords`, with a server that asks for none.
-
-        It listens on a random port of 127.0.0.1 for some tenths of a second. It is watched with
-        this process as its owner, so that it does not outlive a start that is killed.
-        """
+    def _set_passwords(self, data: Path, passwords: dict[str, str], children: Children) -> None:
+        """Make the users, or give them `passwords`, with a server that nobody else can reach."""
         self._rotate_log()
-        if self.engine == "mongod":
-            self._write_key(data)
-        else:
-            (data / SETTINGS).touch(mode=0o644)
-        port = free_port()
-        mine = identity(os.getpid())
-        assert mine is not None, "this process is alive"
-        plan = self.plan(port, data=data, authenticated=False)
-        watched = watch([plan], folder=self.home.path, idle_seconds=0, owner=(os.getpid(), mine))
-        pid, began = watched.servers[self.name]
-        try:
-            deadline = time.monotonic() + START_SECONDS
-            while not self.ping(port):
-                if identity(pid) != began or time.monotonic() > deadline:
-                    raise EmbeddedError(self.failed())
-                time.sleep(0.01)
-            self._make_users(port, passwords)
-        finally:
-            # What was written is on disk: see the fsync in _make_users. A gentle stop may take
-            # seconds.
-            end(pid, began, [])
-
-    def _make_users(self, port: int, passwords: dict[str, str]) -> None:
-        import pymongo
-        from pymongo.errors import OperationFailure, PyMongoError
-
-        client: MongoClient[dict[str, Any]] = pymongo.MongoClient(
-            HOST, port, directConnection=True, serverSelectionTimeoutMS=10_000
-        )
-        try:
-            if self.engine == "mongod":
-                self._initiate(client, port)
-            for user, roles in _ROLES.items():
-                words: dict[str, Any] = {"pwd": passwords[user], "roles": roles}
+        ours, theirs = socket.socketpair()
+        with ours, theirs, disk_sentences(data), open(self.start_log, "ab") as log:
+            write_own(data / SETTINGS, "", self.account)
+            python, script, *options = self._command_line(0, data)
+            with children.started(
+                [python, "-Pc", _UNREACHABLE, script, *options],
+                account=self.account,
+                cwd=data,
+                stdin=theirs,
+                stdout=log,
+                stderr=log,
+            ):
+                theirs.close()
+                ours.settimeout(START_SECONDS)
                 try:
-                    client.admin.command("createUser", user, **words)
-                except OperationFailure as error:
-                    if error.code != 51003:  # the user exists
-                        raise
-                    client.admin.command("updateUser", user, **words)
-            # A write concern given to createUser does not bring it to disk in SecantusDB: killed
-            # right after, it came back without the users. This does.
-            client.admin.command("fsync")
-        except PyMongoError as error:
-            raise EmbeddedError(f"MongoDB refused to make its users: {error}.") from error
-        finally:
-            client.close()
+                    self._make_users(ours, passwords)
+                except OSError:
+                    raise EmbeddedError(self.failed()) from None
 
-    def _initiate(self, client: MongoClient[dict[str, Any]], port: int) -> None:
-        """Make a mongod a replica set of one, at the address it has now, and wait for its turn."""
-        from pymongo.errors import OperationFailure
-
-        member = {"_id": 0, "host": f"{HOST}:{port}"}
-        try:
-            config = client.admin.command("replSetGetConfig")["config"]
-        except OperationFailure as error:
-            if error.code != 94:  # NotYetInitialized
-                raise
-            client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [member]})
-        else:
-            if config["members"][0]["host"] != member["host"]:
-                config["members"][0]["host"] = member["host"]
-                config["version"] += 1
-                client.admin.command("replSetReconfig", config, force=True)
-        deadline = time.monotonic() + START_SECONDS
-        while not client.admin.command("hello").get("isWritablePrimary"):
-            if time.monotonic() > deadline:
-                raise EmbeddedError("mongod did not become the primary of its replica set of one.")
-            time.sleep(0.05)
-
-    def _write_key(self, data: Path) -> None:
-        """The key file without which a mongod of a replica set takes no passwords."""
-        key = data / "keyfile"
-        if not key.exists():
-            with open(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
-                if self.account:
-                    os.fchown(file.fileno(), self.account.uid, self.account.gid)
-                file.write(secrets.token_hex(256))
+    @staticmethod
+    def _make_users(link: socket.socket, passwords: dict[str, str]) -> None:
+        for user, roles in _ROLES.items():
+            account = {"pwd": passwords[user], "roles": roles}
+            if _command(link, {"createUser": user, **account}).get("code") == USER_EXISTS:
+                _command(link, {"updateUser": user, **account})
+        # A write concern given to createUser does not bring it to disk: killed right after, it came
+        # back without the users. This does, and a gentle stop takes seconds.
+        _command(link, {"fsync": 1})
 
     def _rotate_log(self) -> None:
         """Keep one older log beside the new one."""
@@ -275,36 +228,27 @@ class MongoServer:
 
     def failed(self) -> str:
         """The sentence for a server that did not come up."""
-        reason = last_line(*self.logs())
+        reason = last_line((self.start_log, None))
         if "No space left on device" in reason:
             return disk_full(self.folder)
         return f"{self.title} {self.version} did not start: {reason} (log '{self.start_log}')."
 
     # Running
 
-    def plan(
-        self, port: int, *, data: Path | None = None, authenticated: bool = True
-    ) -> dict[str, Any]:
-        """What the watcher needs to start the server over `data`."""
+    def plan(self, port: int) -> dict[str, Any]:
+        """What the watcher needs to start the server."""
         return server_plan(
             name=self.name,
-            command=self.command(port, data or self.data, authenticated=authenticated),
+            command=[*self._command_line(port, self.data), "--auth"],
             port=port,
             signals=self.signals,
             log=self.start_log,
             logs=[self.start_log],
-            cwd=data or self.data,
+            cwd=self.data,
             account=self.account,
         )
 
-    def command(self, port: int, data: Path, *, authenticated: bool = True) -> list[str]:
-        if self.engine == "mongod":
-            words = ["--bind_ip", HOST, "--port", str(port), "--dbpath", str(data)]
-            words += ["--replSet", REPLICA_SET, "--nounixsocket"]
-            words += ["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "256"]
-            if authenticated:
-                words += ["--auth", "--keyFile", str(data / "keyfile")]
-            return [*self.chosen.command, *words]
+    def _command_line(self, port: int, data: Path) -> list[str]:
         # An empty file of settings, or it would look for one in the current folder and in HOME.
         words = ["--config", str(data / SETTINGS), "--log-level", "WARNING"]
         words += ["--host", HOST, "--port", str(port), "--storage-path", str(data)]
@@ -315,7 +259,7 @@ class MongoServer:
         # have been recorded by then. A write with journal, as ours are, takes 0.74 of the time it
         # takes without this flag, one without journal 1.8 times as much, one of 1,000 the same.
         words += ["--sync-on-commit"]
-        return [*self.chosen.command, *words, *(["--auth"] if authenticated else [])]
+        return [*self.chosen.command, *words]
 
     @staticmethod
     def ping(port: int, seconds: float = 2) -> bool | None:
@@ -323,13 +267,11 @@ class MongoServer:
 
         None when it says nothing in `seconds`.
         """
-        # One OP_MSG with {hello: 1, $db: "admin"}, by hand: a driver takes longer to load.
+        # {hello: 1, $db: "admin"} by hand: a driver takes longer to load.
         document = b"\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0"
-        body = struct.pack("<iB", 0, 0) + struct.pack("<i", 4 + len(document)) + document
-        packet = struct.pack("<iiii", 16 + len(body), 1, 0, 2013) + body
         try:
             with socket.create_connection((HOST, port), seconds) as link:
-                link.sendall(packet)
+                link.sendall(_message(struct.pack("<i", 4 + len(document)) + document))
                 return b"isWritablePrimary\0" in link.recv(4096)
         except TimeoutError:
             return None
@@ -346,8 +288,6 @@ class MongoServer:
         )
         try:
             client.admin.command("usersInfo", OWNER)
-            if self.engine == "mongod":
-                self._initiate(client, port)
         except OperationFailure as error:
             if error.code == 18:  # AuthenticationFailed
                 return False
@@ -373,5 +313,26 @@ class MongoServer:
             "&w=majority&journal=true"
         )
 
-    def logs(self) -> list[Path]:
-        return [self.start_log]
+
+def _message(document: bytes) -> bytes:
+    """One OP_MSG with the command `document`, as BSON."""
+    return struct.pack("<iiiiiB", 21 + len(document), 1, 0, 2013, 0, 0) + document
+
+
+def _command(link: socket.socket, command: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to `command` on the database admin.
+
+    Raises `OSError` when there is none, `EmbeddedError` when it is a refusal other than that a
+    user exists.
+    """
+    import bson
+
+    link.sendall(_message(bson.encode({**command, "$db": "admin"})))
+    with link.makefile("rb") as stream:
+        header = stream.read(21)
+        if len(header) < 21:
+            raise ConnectionError("the server has ended")
+        answer = bson.decode(stream.read(struct.unpack_from("<i", header)[0] - 21))
+    if not answer["ok"] and answer.get("code") != USER_EXISTS:
+        raise EmbeddedError(f"MongoDB refused to make its users: {answer.get('errmsg')}.")
+    return answer

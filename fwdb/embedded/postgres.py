@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from fwdb.embedded import postgres_setup as setup
-from fwdb.embedded.accounts import SHARED_FOLDER, private_folder, server_account, server_folder
+from fwdb.embedded.accounts import (
+    SHARED_FOLDER,
+    Account,
+    guard_folders,
+    open_own,
+    private_folder,
+    read_own,
+    server_account,
+    server_folder,
+    write_own,
+)
 from fwdb.embedded.binaries import (
     PostgresBinaries,
     choose_postgres,
@@ -35,7 +45,6 @@ from fwdb.embedded.processes import (
     telling_line,
 )
 from fwdb.embedded.urls import APP, DATABASE, OWNER, REPORT, Urls
-from fwdb.embedded.watcher import identity
 from fwdb.errors import EmbeddedError
 
 ROOM_BYTES = 100_000_000  # a new cluster takes 40 MB, its first WAL segments the rest
@@ -64,12 +73,13 @@ class PostgresServer:
     def data_version(self) -> str | None:
         """Major version of the existing data, None if there is none."""
         try:
-            return (self.data / "PG_VERSION").read_text().strip()
+            return read_own(self.data / "PG_VERSION", self.account).decode().strip()
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "PG_VERSION is damaged"
             raise EmbeddedError(
-                f"'{self.data}' cannot be read ({error.strerror}); set FWDB_HOME to another folder."
+                f"'{self.data}' cannot be read ({reason}); set FWDB_HOME to another folder."
             ) from error
 
     def choose(self, configured: Path | None, progress: Progress) -> None:
@@ -100,13 +110,14 @@ class PostgresServer:
         self, passwords: dict[str, str], *, reset: bool, children: Children, progress: Progress
     ) -> None:
         """Make the cluster if there is none; `reset` gives the roles of one `passwords`."""
-        private_folder(self.folder, self.account)
+        guard_folders(self.folder, self.data, self.account)
         if self.folder.parent == SHARED_FOLDER:
             progress(
                 f"PostgreSQL's data is in {self.folder}: user {self.account and self.account.name} "
                 f"cannot enter {self.home.path.parent}"
             )
-            self._write(self.folder / "home", f"{self.home.path}\n")  # whose data this is
+            with disk_sentences(self.folder):  # whose data this is
+                write_own(self.folder / "home", f"{self.home.path}\n", None)
         with disk_sentences(self.start_log):
             self.start_log.write_text("")  # what it says is about this start
         self._started_at = time.time()
@@ -130,10 +141,11 @@ class PostgresServer:
         if free_bytes(self.folder) < ROOM_BYTES:
             raise EmbeddedError(disk_full(self.folder))
         # What a start that was killed half-way has left: initdb outlives its starter.
-        left = find(Kind(frozenset({"initdb", "postgres"}), frozenset({"-D"})), making)
-        for pid in [*left, *at_work_in(making)]:
-            if (began := identity(pid)) is not None:
-                end(pid, began, [signal.SIGKILL])
+        left = find(
+            Kind(frozenset({"initdb", "postgres"}), frozenset({"-D"})), making, self.account
+        )
+        for pid, began in [*left, *at_work_in(making, self.account)]:
+            end(pid, began, [])
         with disk_sentences(self.folder):
             if self.data.exists() and any(self.data.iterdir()):
                 raise EmbeddedError(
@@ -157,7 +169,8 @@ class PostgresServer:
         self._write(making / "fwdb.conf", setup.settings(self.binaries.major))
         with disk_sentences(making):
             conf = making / "postgresql.conf"
-            self._write(conf, conf.read_text() + "\ninclude_if_exists = 'fwdb.conf'\n")
+            text = read_own(conf, self.account).decode()
+            self._write(conf, text + "\ninclude_if_exists = 'fwdb.conf'\n")
         self._sql(making, "postgres", setup.roles(passwords) + setup.CLUSTER, children)
         objects = setup.database_objects(self.binaries.major)
         self._sql(making, DATABASE, objects, children)
@@ -206,15 +219,8 @@ class PostgresServer:
 
     def _write(self, path: Path, text: str) -> None:
         """Put `text` into `path`, 0600, owned by the user the server runs under."""
-        temporary = path.with_name(f"{path.name}.fwdb")
         with disk_sentences(path):
-            temporary.unlink(missing_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            with open(os.open(temporary, flags, 0o600), "w") as file:
-                if self.account:
-                    os.fchown(file.fileno(), self.account.uid, self.account.gid)
-                file.write(text)
-            temporary.replace(path)
+            write_own(path, text, self.account)
 
     def _clear_stale(self) -> None:
         """Remove a postmaster.pid that no server stands behind.
@@ -228,15 +234,15 @@ class PostgresServer:
             return
         # Backends of a killed server notice its death and leave on their own.
         deadline = time.monotonic() + 10
-        while workers := at_work_in(self.data):
-            if find(self.kind, self.data) or time.monotonic() > deadline:
+        while workers := at_work_in(self.data, self.account):
+            if find(self.kind, self.data, self.account) or time.monotonic() > deadline:
                 raise EmbeddedError(
-                    f"processes {', '.join(map(str, workers))} still work in '{self.data}'; end "
-                    "them and try again."
+                    f"processes {', '.join(str(pid) for pid, _ in workers)} still work in "
+                    f"'{self.data}'; end them and try again."
                 )
             time.sleep(0.02)
         with disk_sentences(file):
-            file.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)  # its folder is none that another could exchange
 
     def failed(self) -> str:
         """The sentence for a server that did not come up."""
@@ -306,11 +312,17 @@ class PostgresServer:
     def _url(user: str, port: int, passwords: dict[str, str], database: str) -> str:
         return f"postgresql://{user}:{passwords[user]}@{HOST}:{port}/{database}"
 
-    def logs(self) -> list[Path]:
-        """Files with the reason of a failed start, the one that says most last."""
-        written = []
+    def logs(self) -> list[tuple[Path, Account | None]]:
+        """Files with the reason of a failed start, and whose: the one that says most last."""
+        written: list[tuple[Path, Account | None]] = []
+        folder = self.data / "log"
         with contextlib.suppress(OSError):
-            for path in (self.data / "log").iterdir():
-                if path.suffix == ".json" and path.stat().st_mtime >= self._started_at:
-                    written.append(path)
-        return [*written, self.start_log]
+            handle = open_own(folder, self.account)
+            try:
+                for name in os.listdir(handle):
+                    changed_at = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mtime
+                    if name.endswith(".json") and changed_at >= self._started_at:
+                        written.append((folder / name, self.account))
+            finally:
+                os.close(handle)
+        return [*written, (self.start_log, None)]

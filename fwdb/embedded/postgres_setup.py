@@ -121,5 +121,9 @@ def settings(major: int) -> str:
 
 
 def roles(passwords: Mapping[str, str]) -> str:
-    """SQL that makes each role, or gives it this password. For a pipe, never for a log."""
-    return "".join(_ROLE.format(role=role, password=word) for role, word in passwords.items())
+    """SQL that makes each role, or gives it this password. For a pipe, never for a log.
+
+    The superuser comes last: when its password is right, those of all are.
+    """
+    last = sorted(passwords.items(), key=lambda one: one[0] == SUPERUSER)
+    return "".join(_ROLE.format(role=role, password=word) for role, word in last)

@@ -12,12 +12,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fwdb.embedded.accounts import Account
+from fwdb.embedded.accounts import Account, open_own
 from fwdb.embedded.watcher import identity
 from fwdb.errors import EmbeddedError
 
@@ -63,27 +63,42 @@ def argv(pid: int) -> list[str]:
         return []
 
 
-def find(kind: Kind, data: Path) -> list[int]:
-    """Pids of live processes that `kind` recognises as servers over `data`."""
+def find(kind: Kind, data: Path, account: Account | None) -> list[tuple[int, float]]:
+    """(pid, began) of live processes that `kind` recognises as servers of `account` over `data`.
+
+    A command line can be forged, the user cannot: what is found may be joined and stopped.
+    """
     import psutil
 
-    return [
-        pid for pid in psutil.pids() if kind.serves(argv(pid), data) and identity(pid) is not None
-    ]
+    return _owned((pid for pid in psutil.pids() if kind.serves(argv(pid), data)), account)
 
 
-def at_work_in(folder: Path) -> list[int]:
-    """Pids of live processes whose current folder is `folder`: a PostgreSQL backend's is its data.
+def at_work_in(folder: Path, account: Account | None) -> list[tuple[int, float]]:
+    """The same for processes whose current folder is `folder`: a PostgreSQL backend's is its data.
 
-    Processes of other users that may not be looked at are left out.
+    Those that may not be looked at are left out.
     """
     import psutil
 
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.cwd() == str(folder) and identity(process.pid) is not None:
+            if process.cwd() == str(folder):
                 found.append(process.pid)
+    return _owned(found, account)
+
+
+def _owned(pids: Iterable[int], account: Account | None) -> list[tuple[int, float]]:
+    """Those of `pids` that live and that `account` (None: this user) has started, with identity."""
+    import psutil
+
+    uid = account.uid if account else os.geteuid()
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            began = identity(pid)
+            if began is not None and psutil.Process(pid).uids().real == uid:
+                found.append((pid, began))
     return found
 
 
@@ -143,15 +158,37 @@ class Children:
 
         `variables` are for this program alone: a password in one is seen by nobody else.
 
+        """
+        pipe = subprocess.PIPE
+        streams: dict[str, Any] = {"stdin": pipe, "stdout": pipe, "stderr": pipe}
+        with self.started(command, account=account, cwd=cwd, variables=variables, **streams) as one:
+            try:
+                out, err = one.communicate(text, timeout=timeout_seconds)
+            except subprocess.TimeoutExpired:
+                raise EmbeddedError(
+                    f"'{os.path.basename(command[0])}' did not finish within "
+                    f"{timeout_seconds:g} s; is the disk of '{cwd}' very slow?"
+                ) from None
+        return subprocess.CompletedProcess(command, one.returncode, out, err)
+
+    @contextlib.contextmanager
+    def started(
+        self,
+        command: Sequence[str],
+        *,
+        account: Account | None,
+        cwd: Path,
+        variables: Mapping[str, str] | None = None,
+        **streams: Any,
+    ) -> Iterator[subprocess.Popen[str]]:
+        """`command` as a process that is killed at the end of the block if it still runs then.
+
         A session of its own keeps the terminal's Ctrl-C from it: `cancel` ends it instead.
         """
         with subprocess.Popen(
             command,
             cwd=cwd,
             env=environment(cwd, variables),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
             start_new_session=True,
@@ -159,21 +196,17 @@ class Children:
             user=account.uid if account else None,
             group=account.gid if account else None,
             extra_groups=[] if account else None,
+            **streams,
         ) as process:
             self._running.add(process)
             try:
                 if self._cancelled:
                     process.kill()
-                out, err = process.communicate(text, timeout=timeout_seconds)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                raise EmbeddedError(
-                    f"'{os.path.basename(command[0])}' did not finish within "
-                    f"{timeout_seconds:g} s; is the disk of '{cwd}' very slow?"
-                ) from None
+                yield process
             finally:
                 self._running.discard(process)
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
 
     def cancel(self) -> None:
         """End all that run, and any that is still to start."""
@@ -255,7 +288,7 @@ def watch(
         answer = json.loads(out)
     except ValueError:
         raise EmbeddedError(
-            f"the watcher of the servers did not start: {last_line(log)} (see '{log}')."
+            f"the watcher of the servers did not start: {last_line((log, None))} (see '{log}')."
         ) from None
     if "error" in answer:
         raise EmbeddedError(f"a server could not be started: {answer['error']}.")
@@ -293,12 +326,15 @@ def port_taken(port: int) -> bool:
     return False
 
 
-def last_line(*logs: Path) -> str:
-    """The line of `logs` that says most about a failure: the last error, else the last line."""
+def last_line(*logs: tuple[Path, Account | None]) -> str:
+    """The line of `logs` that says most about a failure: the last error, else the last line.
+
+    Each comes with the user whose file it is; a file of another is not read.
+    """
     lines: list[str] = []
-    for log in logs:
+    for log, account in logs:
         try:
-            with open(log, "rb") as file:
+            with open(open_own(log, account), "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 20_000))
                 lines += file.read().decode(errors="replace").splitlines()
         except OSError:

@@ -7,7 +7,6 @@ more, it is copied anew.
 from __future__ import annotations
 
 import shutil
-import signal
 import struct
 import time
 from collections.abc import Iterator
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwdb.embedded import postgres_setup as setup
-from fwdb.embedded.accounts import private_folder
+from fwdb.embedded.accounts import guard_folders, private_folder, read_own
 from fwdb.embedded.binaries import PostgresBinaries
 from fwdb.embedded.home import Home, data_bytes, disk_full, disk_sentences, free_bytes
 from fwdb.embedded.postgres import ROOM_BYTES, PostgresServer
 from fwdb.embedded.postgres_setup import SUPERUSER
 from fwdb.embedded.processes import HOST, Children, Kind, Progress, end, find
 from fwdb.embedded.urls import DATABASE, REPLICATION
-from fwdb.embedded.watcher import identity
 from fwdb.errors import EmbeddedError, FeatureUnavailable
 
 if TYPE_CHECKING:
@@ -65,7 +63,7 @@ class ReplicaServer(PostgresServer):
         self, passwords: dict[str, str], *, reset: bool, children: Children, progress: Progress
     ) -> None:
         """Copy the primary if there is no copy that can follow it; write down where it is."""
-        private_folder(self.folder, self.account)
+        guard_folders(self.folder, self.data, self.account)
         with disk_sentences(self.start_log):
             self.start_log.write_text("")
         self._started_at = time.time()
@@ -112,7 +110,7 @@ class ReplicaServer(PostgresServer):
             [SLOT],
         ).fetchone()
         try:
-            control = (self.data / "global" / "pg_control").read_bytes()
+            control = read_own(self.data / "global" / "pg_control", self.account)
         except FileNotFoundError:
             return False
         # The first member of ControlFileData, in every version, in the machine's own byte order.
@@ -131,12 +129,13 @@ class ReplicaServer(PostgresServer):
         source = self.folder / "pg"
         if free_bytes(self.folder) < ROOM_BYTES + data_bytes(source):
             raise EmbeddedError(disk_full(self.folder))
-        for pid in find(Kind(frozenset({"pg_basebackup"}), frozenset({"-D"})), making):
-            if (began := identity(pid)) is not None:  # left by a start that was killed
-                end(pid, began, [signal.SIGKILL])
+        backup = Kind(frozenset({"pg_basebackup"}), frozenset({"-D"}))
+        for pid, began in find(backup, making, self.account):  # left by a start that was killed
+            end(pid, began, [])
         with disk_sentences(self.folder):
             for folder in (making, self.data):
                 shutil.rmtree(folder, ignore_errors=not folder.exists())
+            private_folder(making, self.account)
         progress(f"Copying PostgreSQL {self.version} for a replica into {self.data}")
         self._keep_log(primary)
         result = children.run(
@@ -180,8 +179,9 @@ class ReplicaServer(PostgresServer):
     def is_of(self, primary_port: int) -> bool:
         """Whether the replica that runs asks its primary on this port."""
         try:
-            return f" port={primary_port} " in (self.data / "fwdb.conf").read_text()
-        except FileNotFoundError:
+            text = read_own(self.data / "fwdb.conf", self.account)
+            return f" port={primary_port} ".encode() in text
+        except OSError:
             return False
 
     def login(self, port: int, passwords: dict[str, str]) -> bool:

@@ -141,35 +141,36 @@ class Server:
     def bound_logs(self) -> None:
         """Empty the log files that make the whole larger than the limit, newest kept first.
 
-        Only regular files of the server's own user are touched: in a folder that another user
-        owns, a name may lead anywhere.
+        The first of `logs` is ours. The others are folders of the server's user: only its own
+        regular files are touched, for a name may lead anywhere there.
         """
-        files = [file for folder in self.logs for file in _files(Path(folder))]
+        user = os.geteuid() if self.user is None else self.user
+        handles = [_own(path, os.geteuid(), os.O_WRONLY) for path in self.logs[:1]]
+        for path in self.logs[1:]:
+            if (folder := _own(path, user, os.O_RDONLY | os.O_DIRECTORY)) is not None:
+                handles += [_own(name, user, os.O_WRONLY, folder) for name in os.listdir(folder)]
+                os.close(folder)
+        files = [(os.fstat(handle), handle) for handle in handles if handle is not None]
         total = 0
-        for path, size, _ in sorted(files, key=lambda file: file[2], reverse=True):
-            total += size
+        for status, handle in sorted(files, key=lambda file: file[0].st_mtime, reverse=True):
+            total += status.st_size
             if total > LOG_LIMIT_BYTES:
-                descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-                try:
-                    found = os.fstat(descriptor)
-                    owners = (os.geteuid(), self.user) if found.st_nlink == 1 else ()
-                    if stat.S_ISREG(found.st_mode) and found.st_uid in owners:
-                        os.ftruncate(descriptor, 0)
-                finally:
-                    os.close(descriptor)
+                os.ftruncate(handle, 0)
+            os.close(handle)
 
 
-def _files(folder: Path) -> list[tuple[Path, int, float]]:
-    """Path, bytes and time of change of each regular file directly in `folder` (or of a file)."""
-    found = []
-    for path in [folder] if folder.is_file() else list(folder.glob("*")):
-        try:
-            status = path.lstat()
-        except FileNotFoundError:
-            continue
-        if stat.S_ISREG(status.st_mode):
-            found.append((path, status.st_size, status.st_mtime))
-    return found
+def _own(name: str, user: int, flags: int, folder: int | None = None) -> int | None:
+    """A descriptor of the file or folder of `user` by this name, in `folder`; None for others."""
+    try:
+        handle = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError:  # gone, or a link
+        return None
+    status = os.fstat(handle)
+    alone = stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)
+    if alone and status.st_uid == user:
+        return handle
+    os.close(handle)
+    return None
 
 
 class Watch:

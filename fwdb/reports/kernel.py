@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fwdb.errors import ConfigError, FwdbError, ParameterError, ReportError, StoreUnavailable
+from fwdb.reports import files
 from fwdb.reports.parameters import Value
 
 # Slow machines under load need more than papermill's 60 s to bring a kernel up.
@@ -96,7 +98,7 @@ def execute(
     except (RuntimeError, OSError) as error:
         raise ReportError(f"report '{name}' could not be run: {error}") from error
     finally:
-        if executed.exists():
+        with files.writing(executed.parent):
             _clean(executed)
 
 
@@ -124,6 +126,9 @@ def _manager(space: Path) -> type:
     class Manager(AsyncKernelManager):  # type: ignore[misc,unused-ignore]
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
+            # What it logs with a traceback, a full disk for one, it raises as well.
+            self.log = logging.getLogger("fwdb.kernel")
+            self.log.disabled = True
             # Other users of this machine must not read along; a pyzmq without it is rare.
             self.transport_encryption = "auto" if zmq.has("curve") else "disabled"
             self.connection_file = str(space.absolute() / "kernel.json")
@@ -146,7 +151,13 @@ def _manager(space: Path) -> type:
 
 def _clean(executed: Path) -> None:
     """Takes out of a run notebook what differs from run to run: times, paths, a random id."""
-    notebook = json.loads(executed.read_text(encoding="utf-8"))
+    try:
+        notebook = json.loads(executed.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # nothing was run
+        return
+    except ValueError:  # cut short by a full disk: there is nothing to keep
+        executed.unlink()
+        return
     notebook["metadata"].pop("papermill", None)
     notebook["metadata"].pop("widgets", None)
     for cell in notebook["cells"]:

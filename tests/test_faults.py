@@ -28,7 +28,7 @@ from fwdb import config, embedded, migrating, reports
 from fwdb.database import Database
 from fwdb.reports import asking, pool_checks
 from fwdb.reports.results import Check
-from fwdb.seeding.operations import Operations
+from fwdb.seeding.workload import Operations
 from fwdb.stores import MongoStore, PostgresStore
 
 GENERIC_PLANS = 160000  # PostgreSQL plans a statement without its values from 16 on

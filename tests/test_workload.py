@@ -202,7 +202,7 @@ def test_an_error_that_was_not_meant_ends_it_and_is_raised(small, db, monkeypatc
 
 def test_a_refusal_that_does_not_come_is_an_error(small, monkeypatch):
     """The workload says so when the database takes what it should refuse."""
-    monkeypatch.setattr("fwdb.seeding.operations._ENDLESS", sa.text("SELECT 1"))
+    monkeypatch.setattr("fwdb.seeding.workload._ENDLESS", sa.text("SELECT 1"))
 
     with pytest.raises(errors.FwdbError, match="'count_for_too_long' was to meet QueryTimeout"):
         run(small, seconds=10)

@@ -11,12 +11,10 @@ against green, and no meaning is in the colour alone.
     charts.to_svg(figure)        # text, the same bytes for the same data
 """
 
+from fwdb.charts.audit import Burst, audit_matrix, audit_trail, entity_actors, entity_history
 from fwdb.charts.canvas import alt_text, empty, number, share, title_of, to_svg, window_text
-from fwdb.charts.connections import pool, sessions
-from fwdb.charts.durations import duration, durations
-from fwdb.charts.events import Burst, audit_matrix, audit_trail
+from fwdb.charts.connections import duration, durations, pool, sessions
 from fwdb.charts.health import health, trends
-from fwdb.charts.lives import entity_actors, entity_history
 from fwdb.charts.statements import load_split, query_changes, shorten, slow_queries
 
 __all__ = [

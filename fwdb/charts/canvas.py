@@ -7,12 +7,14 @@ measured with the font itself before it is placed, so that nothing is clipped at
 from __future__ import annotations
 
 import functools
+import html
 import io
 import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import numpy as np
 import pandas as pd
@@ -33,6 +35,7 @@ AMBER_TEXT, RED_TEXT = "#8a5a00", "#b34700"
 WARNING_BAND, CRITICAL_BAND = "#fdf4e3", "#fae9df"
 
 WIDTH, MARGIN = 750.0, 9.0
+MIDDLE: dict[str, Any] = {"va": "center_baseline"}
 MOST_POINTS = 2000  # per line; more cannot be seen at this width and only make the file larger
 DATABASES = {"postgres": "PostgreSQL", "mongodb": "MongoDB"}
 
@@ -83,40 +86,29 @@ def clean(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def fit(text: str, width: float, *, size: float, weight: str = "normal", mono: bool = False) -> str:
+def fit(text: str, width: float, **font: Any) -> str:
     """`text`, or as much of its beginning as fits into `width` points, with an ellipsis."""
     text = clean(text)
-    if text_width(text, size=size, weight=weight, mono=mono) <= width:
+    if text_width(text, **font) <= width:
         return text
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        short = text[:middle].rstrip() + " …"
-        if text_width(short, size=size, weight=weight, mono=mono) <= width:
-            low = middle
+
+    def short(count: int) -> str:
+        return text[:count].rstrip() + " …"
+
+    counts = range(len(text))
+    return short(bisect_right(counts, width, lo=1, key=lambda n: text_width(short(n), **font)) - 1)
+
+
+def wrap(text: str, width: float, *, most: int = 2, **font: Any) -> list[str]:
+    """`text` in at most `most` lines of `width` points; a line is cut if it must be."""
+    lines = [""]
+    for word in clean(text).split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if not lines[-1] or len(lines) == most or text_width(longer, **font) <= width:
+            lines[-1] = longer
         else:
-            high = middle - 1
-    return text[:low].rstrip() + " …"
-
-
-def wrap(
-    text: str, width: float, *, size: float, weight: str = "normal", most: int = 2
-) -> list[str]:
-    """`text` in at most `most` lines of `width` points; the last one is cut if it must be."""
-    lines: list[str] = []
-    words = clean(text).split(" ")
-    while words:
-        if len(lines) == most - 1:
-            lines.append(fit(" ".join(words), width, size=size, weight=weight))
-            break
-        count = 1
-        while count < len(words) and (
-            text_width(" ".join(words[: count + 1]), size=size, weight=weight) <= width
-        ):
-            count += 1
-        lines.append(fit(" ".join(words[:count]), width, size=size, weight=weight))
-        words = words[count:]
-    return lines
+            lines.append(word)
+    return [fit(line, width, **font) for line in lines]
 
 
 @checks_arguments
@@ -163,22 +155,56 @@ class Canvas:
     top: float
     bottom: float
 
-    def axes(self, left: float, bottom: float, right: float, top: float) -> Axes:
+    def axes(
+        self,
+        left: float,
+        bottom: float,
+        right: float,
+        top: float,
+        *,
+        grid: Literal["x", "y", ""] = "",
+    ) -> Axes:
         """Bare axes between these four edges, in points from the lower left corner."""
-        axes = self.figure.add_axes(
-            (
-                left / WIDTH,
-                bottom / self.height,
-                (right - left) / WIDTH,
-                (top - bottom) / self.height,
-            )
-        )
+        size = (right - left) / WIDTH, (top - bottom) / self.height
+        axes = self.figure.add_axes((left / WIDTH, bottom / self.height, *size))
         axes.set_facecolor("none")
         for side in ("top", "left", "right"):
             axes.spines[side].set_visible(False)
         axes.spines["bottom"].set_color(AXIS)
         axes.tick_params(colors=MUTED, labelsize=10.5, length=0, pad=5)
+        if grid:
+            axes.grid(axis=grid, color=GRID, lw=0.8)
+            axes.set_axisbelow(True)
         return axes
+
+    def box(
+        self, left: float, bottom: float, width: float, height: float, colour: Any, **style: Any
+    ) -> None:
+        """A filled rectangle, in points from the lower left corner."""
+        corner, size = (left / WIDTH, bottom / self.height), (width / WIDTH, height / self.height)
+        self.figure.add_artist(Rectangle(corner, *size, facecolor=colour, **style))
+
+    def rows(
+        self,
+        labels: Sequence[str],
+        *,
+        right: float,
+        above: float,
+        size: float = 9,
+        mono: bool = True,
+    ) -> tuple[Axes, list[float]]:
+        """Axes with a labelled row at 0, 1, 2 … from above, and how high these are on the sheet."""
+        left = MARGIN + 10 + max(text_width(label, size=size, mono=mono) for label in labels)
+        bottom, top = self.bottom + 26, self.top - above
+        axes = self.axes(left, bottom, right, top, grid="x")
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set_yticks([])
+        step = (top - bottom) / len(labels)
+        heights = [top - (row + 0.5) * step for row in range(len(labels))]
+        for label, y in zip(labels, heights, strict=True):
+            family = "monospace" if mono else "sans-serif"
+            self.text(left - 10, y, label, size=size, ha="right", family=family, **MIDDLE)
+        return axes, heights
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
         """Text at a point of the sheet."""
@@ -198,16 +224,12 @@ def canvas(title: str, subtitle: str, footer: str, *, drawing: float) -> Canvas:
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="white")
     sheet = Canvas(figure, height, height - head, foot)
     y = height - 9
-    big: dict[str, Any] = {"size": 15, "weight": "bold"}
-    small: dict[str, Any] = {"size": 11, "color": MUTED}
-    for kind, lines, step, style in (
-        ("title", titles, 19, big),
-        ("subtitle", subtitles, 15, small),
-    ):
-        for line in lines:
-            sheet.text(MARGIN, y, line, va="top", gid=kind, **style)
-            y -= step
-        y -= 3
+    for line in titles:
+        sheet.text(MARGIN, y, line, va="top", gid="title", size=15, weight="bold")
+        y -= 19
+    for line in subtitles:
+        sheet.text(MARGIN, y - 3, line, va="top", gid="subtitle", size=11, color=MUTED)
+        y -= 15
     for place, line in enumerate(reversed(footers)):
         sheet.text(MARGIN, 7 + 12 * place, line, va="bottom", gid="footer", size=8.5, color=MUTED)
     return sheet
@@ -218,30 +240,21 @@ def canvas(title: str, subtitle: str, footer: str, *, drawing: float) -> Canvas:
 def empty(title: str, subtitle: str, footer: str, *, reason: str) -> Figure:
     """A panel that says that, and why, there is nothing to draw."""
     sheet = canvas(title, subtitle, footer, drawing=150)
-    axes = sheet.axes(MARGIN, sheet.bottom + 12, WIDTH - MARGIN, sheet.top - 12)
-    axes.set_axis_off()
-    axes.add_patch(
-        Rectangle((0, 0), 1, 1, transform=axes.transAxes, facecolor="#f5f7fa", edgecolor=GRID)
-    )
+    room = WIDTH - 2 * MARGIN
+    sheet.box(MARGIN, sheet.bottom + 12, room, 126, "#f5f7fa", edgecolor=GRID, zorder=-1)
     middle = (sheet.bottom + sheet.top) / 2
-    sheet.text(
-        WIDTH / 2, middle + 14, "No data in this window", size=13, weight="bold", ha="center"
-    )
+    style: dict[str, Any] = {"size": 13, "weight": "bold", "ha": "center"}
+    sheet.text(WIDTH / 2, middle + 14, "No data in this window", **style)
     for place, line in enumerate(wrap(reason, WIDTH - 80, size=10.5, most=3)):
         sheet.text(WIDTH / 2, middle - 10 - 15 * place, line, size=10.5, color=MUTED, ha="center")
     return sheet.figure
 
 
-def right_labels(
-    sheet: Canvas, axes: Axes, labels: Sequence[tuple[float, str, str]], *, gap: float = 15
-) -> None:
+def right_labels(sheet: Canvas, axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     """Labels (value on the y axis, text, colour) at the right edge, moved apart where they meet."""
-    box = axes.get_position()
-    low, high = axes.get_ylim()
-    bottom, top = box.y0 * sheet.height, box.y1 * sheet.height
-    places = sorted(
-        (bottom + (v - low) / (high - low) * (top - bottom), t, c) for v, t, c in labels
-    )
+    gap = 15
+    x, top = spot(axes, axes.get_xlim()[1], axes.get_ylim()[1])
+    places = sorted((spot(axes, 0, value)[1], text, colour) for value, text, colour in labels)
     ys = [y for y, _, _ in places]
     for i in range(1, len(ys)):
         ys[i] = max(ys[i], ys[i - 1] + gap)
@@ -249,23 +262,33 @@ def right_labels(
         ys[-1] = top
         for i in range(len(ys) - 2, -1, -1):
             ys[i] = min(ys[i], ys[i + 1] - gap)
-    x = box.x1 * WIDTH + 6
     for y, (_, text, colour) in zip(ys, places, strict=True):
-        sheet.text(
-            x, y, fit(text, WIDTH - x - 2, size=9.5), size=9.5, color=colour, va="center_baseline"
-        )
+        short = fit(text, WIDTH - x - 8, size=9.5)
+        sheet.text(x + 6, y, short, size=9.5, color=colour, **MIDDLE)
+
+
+def spot(axes: Axes, x: float, y: float) -> tuple[float, float]:
+    """Where a point of the drawing is on the sheet."""
+    at = axes.transData.transform((x, y))  # pixels, which are points at 72 to the inch
+    return float(at[0]), float(at[1])
 
 
 def legend(sheet: Canvas, y: float, entries: Sequence[tuple[str, str]], *, left: float) -> None:
     """One row of coloured squares with their names, for kinds of things, never for thresholds."""
     for name, colour in entries:
-        sheet.figure.add_artist(
-            Rectangle(
-                (left / WIDTH, y / sheet.height), 9 / WIDTH, 7 / sheet.height, facecolor=colour
-            )
-        )
-        sheet.text(left + 13, y + 3, name, size=9.5, va="center_baseline")
+        sheet.box(left, y, 9, 7, colour)
+        sheet.text(left + 13, y + 3, name, size=9.5, **MIDDLE)
         left += 13 + text_width(name, size=9.5) + 14
+
+
+def ranked(table: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The rows of `table` by their sums, and those beyond `most` as one."""
+    order = sorted(table.index, key=lambda row: (-table.loc[row].sum(), row))
+    if len(order) > most:
+        rest = order[most - 1 :]
+        table.loc[f"{len(rest)} others"] = table.loc[rest].sum()
+        order = [*order[: most - 1], f"{len(rest)} others"]
+    return table.loc[order]
 
 
 def utc(times: pd.Series[Any] | pd.Timestamp) -> Any:
@@ -281,8 +304,13 @@ def place(moments: Any) -> Any:
     return date2num(moments)  # type: ignore[no-untyped-call]
 
 
-def time_axis(axes: Axes, since: pd.Timestamp, until: pd.Timestamp) -> None:
-    """A UTC axis from `since` to `until` with at most nine round ticks."""
+def time_axis(
+    axes: Axes, since: pd.Timestamp, until: pd.Timestamp, *, most: int = 9, inset: float = 0
+) -> None:
+    """A UTC axis from `since` to `until` with at most `most` round ticks, none in the `inset`.
+
+    The `inset` is that part of the axis at either end in which a label has no room.
+    """
     start, end = utc(since), utc(until)
     if start >= end:
         end = start + pd.Timedelta(seconds=1)
@@ -291,10 +319,10 @@ def time_axis(axes: Axes, since: pd.Timestamp, until: pd.Timestamp) -> None:
     steps += ["12h", "1D", "2D", "7D", "14D"]
     months = span > pd.Timedelta(days=120)
     if months:
-        every = max(1, round(span.days / 30.4 / 9 + 0.5))
+        every = max(1, round(span.days / 30.4 / most + 0.5))
         ticks = pd.date_range(start.normalize(), end, freq="MS")[::every]
     else:
-        step = next((s for s in steps if span / pd.Timedelta(s) <= 9), "14D")
+        step = next((s for s in steps if span / pd.Timedelta(s) <= most), "14D")
         ticks = pd.date_range(start.ceil(step), end, freq=step)
     days = span >= pd.Timedelta(days=6)
 
@@ -306,7 +334,7 @@ def time_axis(axes: Axes, since: pd.Timestamp, until: pd.Timestamp) -> None:
             return f"{moment.day} {moment:%b}"
         return f"{moment:%H:%M:%S}" if span < pd.Timedelta(minutes=3) else f"{moment:%H:%M}"
 
-    inside = [t for t in ticks if start <= t <= end]
+    inside = [t for t in ticks if start + inset * span <= t <= end - inset * span]
     axes.set_xlim(float(place(start)), float(place(end)))
     axes.set_xticks(
         [float(place(t)) for t in inside],
@@ -333,12 +361,19 @@ def thin(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], most: int = MOST_POIN
 
 
 @checks_arguments
-def window_text(since: pd.Timestamp, until: pd.Timestamp) -> str:
-    """`2026-11-17 08:00–12:00 UTC`, with the second date when it is another day."""
+def window_text(since: pd.Timestamp | None, until: pd.Timestamp | None) -> str:
+    """`2026-11-17 08:00–12:00 UTC`, with the second date when it is another day; else nothing."""
+    if since is None or until is None:
+        return ""
     start, end = utc(since), utc(until)
     clock = "%H:%M:%S" if end - start < pd.Timedelta(minutes=5) else "%H:%M"
     last = f"{end:{clock}}" if start.date() == end.date() else f"{end:%Y-%m-%d {clock}}"
     return f"{start:%Y-%m-%d {clock}}–{last} UTC"
+
+
+def footer(*parts: str) -> str:
+    """Source, window and number of samples, as far as they are known."""
+    return " · ".join(filter(None, parts))
 
 
 def _texts(figure: Figure, kind: str) -> str:
@@ -366,32 +401,17 @@ def to_svg(figure: Figure, *, name: str = "chart") -> str:
     `name` keeps the ids of several charts of one page apart.
     """
     out = io.StringIO()
-    with context(STYLE), warnings.catch_warnings():
+    with context([*STYLE, {"svg.hashsalt": name}]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(out, format="svg", facecolor="white", metadata={"Date": None})
     svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
     # What is only for files of their own goes: metadata, ids nobody refers to, a style rule that
     # would reach the whole page.
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r' transform="rotate\(-?0 [^"]*"', "", svg)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
-    svg = re.sub(r"\s*\n\s*", "\n", svg).strip()
-    alt = _escape(alt_text(figure))
-    head = (
-        f'<svg role="img" aria-label="{alt}" stroke-linejoin="round" '
-        f'style="max-width: 100%; height: auto" '
+    own = r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|(?<=<g) id=\"[^\"]*\""
+    svg = re.sub(own, "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    start = (
+        f'<svg role="img" aria-label="{html.escape(alt_text(figure))}" stroke-linejoin="round" '
+        'style="max-width: 100%; height: auto"'
     )
-    svg = svg.replace("<svg ", head, 1).replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
-    end = svg.index(">") + 1
-    return f"{svg[:end]}\n<title>{_escape(title_of(figure))}</title>{svg[end:]}\n"
-
-
-def _escape(text: str) -> str:
-    for char, code in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        text = text.replace(char, code)
-    return text
+    title = f"><title>{html.escape(title_of(figure))}</title>"
+    return svg.replace("<svg", start, 1).replace(">", title, 1)

@@ -5,54 +5,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from fwdb.charts.canvas import (
-    AMBER_TEXT,
-    AXIS,
-    BLUE,
-    CRITICAL_BAND,
-    DATABASES,
-    GREY,
-    GRID,
-    INK,
-    MARGIN,
-    MUTED,
-    ORANGE,
-    RED_TEXT,
-    SKY,
-    VERMILION,
-    WARNING_BAND,
-    WIDTH,
-    Canvas,
-    canvas,
-    compact,
-    drawn,
-    empty,
-    fit,
-    plural,
-    text_width,
-    thin,
-    time_axis,
-    utc,
-    window_text,
-)
-from fwdb.charts.connections import alone, broken
+from fwdb.charts import canvas as c
+from fwdb.charts.connections import line
 
 # Marker, its colour, colour of the value, background: the meaning is in the shape as well.
 _STATES = {
-    "ok": ("o", BLUE, INK, None),
-    "warning": ("^", ORANGE, AMBER_TEXT, WARNING_BAND),
-    "critical": ("s", VERMILION, RED_TEXT, CRITICAL_BAND),
+    "ok": ("o", c.BLUE, c.INK, None),
+    "warning": ("^", c.ORANGE, c.AMBER_TEXT, c.WARNING_BAND),
+    "critical": ("s", c.VERMILION, c.RED_TEXT, c.CRITICAL_BAND),
 }
 _ROW, _LABELS = 25.0, 168.0
 
 
-@drawn
+@c.drawn
 def health(
     frame: pd.DataFrame,
     *,
@@ -67,68 +35,45 @@ def health(
     ones could not be; an empty cell is a check that the store does not have.
     """
     subtitle = "Dot: within its line; triangle: warning; square: critical; ring: could not be told"
-    footer = " · ".join(part for part in (source, window, plural(len(frame), "check")) if part)
+    footer = c.footer(source, window, c.plural(len(frame), "check"))
     if frame.empty:
-        return empty("Nothing was checked", subtitle, footer, reason=reason)
-    order = list(dict.fromkeys(frame["check"].astype(str)))
-    sheet = canvas(_finding(frame), subtitle, footer, drawing=44 + _ROW * len(order))
-    wide = (WIDTH - MARGIN - _LABELS - MARGIN) / len(DATABASES)
+        return c.empty("Nothing was checked", subtitle, footer, reason=reason)
+    checks = frame["check"].astype(str)
+    order = list(dict.fromkeys(checks))
+    sheet = c.canvas(_finding(frame), subtitle, footer, drawing=44 + _ROW * len(order))
+    wide = (c.WIDTH - c.MARGIN - _LABELS - c.MARGIN) / len(c.DATABASES)
     top = sheet.top - 34
-    lefts = {name: MARGIN + _LABELS + i * wide for i, name in enumerate(DATABASES)}
-    for name, title in DATABASES.items():
+    lefts = {name: c.MARGIN + _LABELS + i * wide for i, name in enumerate(c.DATABASES)}
+    for name, title in c.DATABASES.items():
         sheet.text(lefts[name] + 8, top + 8, title, size=11, weight="bold")
     for number, check in enumerate(order):
         y = top - _ROW * (number + 1)
-        line = Rectangle(
-            (MARGIN / WIDTH, (y + _ROW) / sheet.height),
-            (WIDTH - 2 * MARGIN) / WIDTH,
-            0.6 / sheet.height,
-            facecolor=GRID,
-        )
-        sheet.figure.add_artist(line)
-        label = fit(check, _LABELS - 8, size=10)
-        sheet.text(MARGIN, y + _ROW / 2, label, size=10, va="center_baseline")
-        for _, row in frame[frame["check"].astype(str) == check].iterrows():
+        sheet.box(c.MARGIN, y + _ROW, c.WIDTH - 2 * c.MARGIN, 0.6, c.GRID)
+        label = c.fit(check, _LABELS - 8, size=10)
+        sheet.text(c.MARGIN, y + _ROW / 2, label, size=10, **c.MIDDLE)
+        for _, row in frame[checks == check].iterrows():
             _tile(sheet, row, lefts[str(row["database"])], y, wide)
     return sheet.figure
 
 
-def _tile(sheet: Canvas, row: pd.Series[Any], left: float, y: float, wide: float) -> None:
+def _tile(sheet: c.Canvas, row: pd.Series[Any], left: float, y: float, wide: float) -> None:
     """One check of one store: its mark, its value, and why there is none."""
-    marker, colour, ink, background = _STATES.get(str(row["status"]), ("o", GREY, MUTED, None))
+    marker, colour, ink, background = _STATES.get(str(row["status"]), ("o", c.GREY, c.MUTED, None))
     known = str(row["status"]) in _STATES
-    middle = y + _ROW / 2
+    middle, weight = y + _ROW / 2, "bold" if known else "normal"
     if background:
-        sheet.figure.add_artist(
-            Rectangle(
-                ((left + 2) / WIDTH, (y + 1.5) / sheet.height),
-                (wide - 4) / WIDTH,
-                (_ROW - 3) / sheet.height,
-                facecolor=background,
-                zorder=-1,  # under the mark
-            )
-        )
+        sheet.box(left + 2, y + 1.5, wide - 4, _ROW - 3, background, zorder=-1)  # under the mark
     axes = sheet.axes(left + 8, middle - 6, left + 20, middle + 6)
     axes.set_axis_off()
-    axes.plot(
-        [0],
-        [0],
-        marker,
-        ms=7,
-        mfc=colour if known else "white",
-        mec=colour,
-        mew=1.4,
-        clip_on=False,
-    )
-    x, room = left + 27, wide - 33
-    value = fit(str(row["value"]), room, size=10, weight="bold" if known else "normal")
-    weight = "bold" if known else "normal"
-    sheet.text(x, middle, value, size=10, weight=weight, color=ink, va="center_baseline")
-    x += text_width(value, size=10, weight=weight) + 8
-    note = str(row["note"])
-    if note and left + wide - x > 30:
-        short = fit(note, left + wide - x - 4, size=8.5)
-        sheet.text(x, middle, short, size=8.5, color=MUTED, va="center_baseline")
+    face = colour if known else "white"
+    axes.plot([0], [0], marker, ms=7, mfc=face, mec=colour, mew=1.4, clip_on=False)
+    x, right = left + 27, left + wide
+    value = c.fit(str(row["value"]), right - x - 6, size=10, weight=weight)
+    sheet.text(x, middle, value, size=10, weight=weight, color=ink, **c.MIDDLE)
+    x += c.text_width(value, size=10, weight=weight) + 8
+    if (note := str(row["note"])) and right - x > 30:
+        short = c.fit(note, right - x - 4, size=8.5)
+        sheet.text(x, middle, short, size=8.5, color=c.MUTED, **c.MIDDLE)
 
 
 def _finding(frame: pd.DataFrame) -> str:
@@ -139,10 +84,9 @@ def _finding(frame: pd.DataFrame) -> str:
         if names:
             rest = f" and {len(names) - 3} more" if names[3:] else ""
             return f"{state.capitalize()}: {', '.join(names[:3])}{rest}"
-    judged = int(status.isin(list(_STATES)).sum())
-    if not judged:
-        return "No check could be judged"
-    return f"All {judged} checks that could be judged are within their lines"
+    if judged := int(status.isin([*_STATES]).sum()):
+        return f"All {judged} checks that could be judged are within their lines"
+    return "No check could be judged"
 
 
 # What is drawn of the trends: measure, store, title, unit as it is written beside the last value.
@@ -156,11 +100,11 @@ PANELS = (
     ("wal_bytes_per_second", "postgres", "Log written by PostgreSQL", "bytes/s"),
     ("temp_bytes_per_second", "postgres", "Temporary files of PostgreSQL", "bytes/s"),
 )
-_PANEL, _PANELS_MOST = 104.0, 8
+_PANEL = 104.0
 LEAST_POINTS = 2
 
 
-@drawn
+@c.drawn
 def trends(
     frame: pd.DataFrame,
     *,
@@ -175,89 +119,52 @@ def trends(
     a size. Measures of fewer than two points, and temporary files of nobody, have no panel.
     """
     subtitle = "Rates between one stored reading and the next; each panel has its own scale from 0"
-    parts: list[tuple[str, str, pd.DataFrame]] = []
+    parts: list[tuple[str, str, pd.Series[Any]]] = []
     for measure, database, title, unit in PANELS:
         rows = frame[(frame["measure"] == measure) & (frame["database"] == database)]
         dull = measure.startswith(("temp", "rollbacks")) and not (rows["value"] > 0).any()
         if len(rows) >= LEAST_POINTS and not dull:
-            parts.append((title, unit, rows.sort_values("read_at")))
+            at = pd.DatetimeIndex(c.utc(rows["read_at"]))
+            parts.append((title, unit, pd.Series([*rows["value"]], at, dtype=float).sort_index()))
     if not parts:
-        window = (
-            f" · {window_text(since, until)}" if since is not None and until is not None else ""
-        )
-        return empty(
-            "There is no history to draw", subtitle, f"{source}{window} · 0 readings", reason=reason
-        )
-    times = utc(pd.concat([rows["read_at"] for _, _, rows in parts]))
-    start, end = times.min(), times.max()
-    rows_of_panels = (len(parts) + 1) // 2
-    sheet = canvas(
-        _trend_finding(parts),
+        footer = c.footer(source, c.window_text(since, until), "0 readings")
+        return c.empty("There is no history to draw", subtitle, footer, reason=reason)
+    times = pd.DatetimeIndex([time for _, _, series in parts for time in series.index]).unique()
+    span = times.min(), times.max()
+    title, unit, series = parts[0]
+    most = f"{_amount(float(series.max()), unit)} at {series.idxmax():%H:%M:%S} UTC"
+    sheet = c.canvas(
+        f"{title} reached {most}",
         subtitle,
-        f"{source} · {window_text(start, end)} · {plural(times.nunique(), 'reading')}",
-        drawing=8 + _PANEL * rows_of_panels,
+        c.footer(source, c.window_text(*span), c.plural(len(times), "reading")),
+        drawing=8 + _PANEL * ((len(parts) + 1) // 2),
     )
-    wide = (WIDTH - 2 * MARGIN - 24) / 2
-    for number, (title, unit, rows) in enumerate(parts):
-        left = MARGIN + (number % 2) * (wide + 24)
+    wide = (c.WIDTH - 2 * c.MARGIN - 24) / 2
+    for number, (title, unit, series) in enumerate(parts):
+        left = c.MARGIN + (number % 2) * (wide + 24)
         top = sheet.top - 8 - _PANEL * (number // 2)
-        _panel(sheet, title, unit, rows, (left, top, wide), (start, end))
+        sheet.text(left, top - 4, title, size=10, weight="bold", va="top")
+        last, most = _amount(float(series.iloc[-1]), unit), _amount(float(series.max()), unit)
+        words = f"last {last}, most {most}"
+        sheet.text(left + wide, top - 5, words, size=9, color=c.MUTED, va="top", ha="right")
+        axes = sheet.axes(left, top - _PANEL + 28, left + wide, top - 22)
+        line(axes, series, c.SKY if "MongoDB" in title else c.BLUE)
+        # A ratio is drawn to 1, everything else to what it reached.
+        axes.set_ylim(0, 1.04 if not unit else max(float(series.max()) * 1.12, 1e-9))
+        axes.set_yticks([])
+        axes.axhline(0, color=c.AXIS, lw=0.8)
+        c.time_axis(axes, *span, most=5, inset=26 / wide)
+        axes.tick_params(axis="x", labelsize=8.5, pad=2)
     return sheet.figure
-
-
-def _panel(
-    sheet: Canvas,
-    title: str,
-    unit: str,
-    rows: pd.DataFrame,
-    where: tuple[float, float, float],
-    span: tuple[pd.Timestamp, pd.Timestamp],
-) -> None:
-    left, top, wide = where
-    values = rows["value"].to_numpy(dtype=float)
-    sheet.text(left, top - 4, title, size=10, weight="bold", va="top")
-    last = f"last {_amount(values[-1], unit)}, most {_amount(float(np.max(values)), unit)}"
-    sheet.text(left + wide, top - 5, last, size=9, color=MUTED, va="top", ha="right")
-    axes: Axes = sheet.axes(left, top - _PANEL + 28, left + wide, top - 22)
-    x, y = broken(pd.Series(values, index=pd.DatetimeIndex(utc(rows["read_at"]))))
-    colour = SKY if "MongoDB" in title else BLUE
-    axes.plot(*thin(x, y), color=colour, lw=1.7)
-    lonely = alone(y) if len(x) > 3 else np.full(len(x), True)  # so few are points and no course
-    axes.plot(x[lonely], y[lonely], "o", color=colour, ms=3.5, clip_on=False)
-    # A ratio is drawn to 1, everything else to what it reached.
-    axes.set_ylim(0, 1.04 if not unit else max(float(np.max(values)) * 1.12, 1e-9))
-    axes.set_yticks([])
-    axes.axhline(0, color=AXIS, lw=0.8)
-    time_axis(axes, *span)
-    low, high = axes.get_xlim()
-    every = 2 if len(axes.get_xticks()) > 5 else 1  # half the width has room for half the labels
-    kept = [
-        (tick, label.get_text())
-        for tick, label in zip(
-            axes.get_xticks()[::every], axes.get_xticklabels()[::every], strict=True
-        )
-        # A label that would stand out at either end has no room there.
-        if 26 <= (tick - low) / (high - low) * wide <= wide - 26
-    ]
-    axes.set_xticks([tick for tick, _ in kept], labels=[text for _, text in kept])
-    axes.tick_params(axis="x", labelsize=8.5, pad=2)
 
 
 def _amount(value: float, unit: str) -> str:
     if unit.startswith("bytes"):
-        scale, name = next(
-            ((s, n) for s, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if value >= s), (1, "B")
-        )
-        number = value / scale
-        text = f"{number:.0f}" if number >= 10 or scale == 1 else f"{number:.1f}"
+        scales = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+        scale, name = next(((s, n) for s, n in scales if value >= s), (1, "B"))
+        scaled = value / scale
+        text = f"{scaled:.0f}" if scaled >= 10 or scale == 1 else f"{scaled:.1f}"
         return f"{text} {name}{unit.removeprefix('bytes')}"
     if not unit:
         return f"{math.floor(1000 * value) / 1000:.3f}"  # cut: 0.9996 is not all of them
-    return f"{compact(value) if value >= 10 else f'{value:.1f}'}{unit}"
-
-
-def _trend_finding(parts: list[tuple[str, str, pd.DataFrame]]) -> str:
-    title, unit, rows = parts[0]
-    highest = rows.sort_values("value").iloc[-1]
-    moment = utc(pd.Timestamp(highest["read_at"]))
-    return f"{title} reached {_amount(float(highest['value']), unit)} at {moment:%H:%M:%S} UTC"
+    return f"{c.compact(value) if value >= 10 else f'{value:.1f}'}{unit}"

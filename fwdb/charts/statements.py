@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,29 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fwdb.arguments import checks_arguments
-from fwdb.charts.canvas import (
-    AXIS,
-    BLUE,
-    GREY,
-    GRID,
-    INK,
-    MARGIN,
-    MUTED,
-    RED_TEXT,
-    VERMILION,
-    WIDTH,
-    Canvas,
-    canvas,
-    clean,
-    compact,
-    drawn,
-    empty,
-    fit,
-    number,
-    plural,
-    share,
-    text_width,
-)
+from fwdb.charts import canvas as c
 
 MOST_ROWS = 20
 MOST_SHARES = 8
@@ -62,12 +41,12 @@ def shorten(statement: str) -> str:
     'SELECT … FROM shared.users WHERE id = $1'
     """
     text = re.sub(r"/\*.*?\*/", " ", statement, flags=re.DOTALL)
-    text = clean(re.sub(r"--[^\n]*", " ", text))
+    text = c.clean(re.sub(r"--[^\n]*", " ", text))
     text = re.sub(r"(?i)^(select(?: distinct)?) .{12,}? (from) ", r"\1 … \2 ", text)
-    return re.sub(r"(?i)^(insert into \S+) ?\(.*$", r"\1 …", text) or clean(statement)
+    return re.sub(r"(?i)^(insert into \S+) ?\(.*$", r"\1 …", text) or c.clean(statement)
 
 
-@drawn
+@c.drawn
 def slow_queries(
     frame: pd.DataFrame,
     *,
@@ -84,94 +63,74 @@ def slow_queries(
     subtitle = (
         "Mean time per call (dot) and one standard deviation more (bar), log scale, slowest first"
     )
-    footer = " · ".join(part for part in (source, window, plural(len(frame), "statement")) if part)
+    footer = c.footer(source, window, c.plural(len(frame), "statement"))
     known = frame.dropna(subset=["mean_ms"])
-    if known.empty:
-        return empty(
-            f"No statement is slower than {milliseconds(min_ms)}", subtitle, footer, reason=reason
-        )
-    known = known.sort_values(["mean_ms", "statement"], ascending=[False, True], kind="stable")
     slow = int((known["mean_ms"] >= min_ms).sum())
+    than = f"slower than {milliseconds(min_ms)}"
+    if known.empty:
+        return c.empty(f"No statement is {than}", subtitle, footer, reason=reason)
+    known = known.sort_values(["mean_ms", "statement"], ascending=[False, True], kind="stable")
     if slow == 0:
-        finding = f"No statement is slower than {milliseconds(min_ms)} on average"
+        finding = f"No statement is {than} on average"
     elif len(known) == 1:
         worst = milliseconds(float(known["mean_ms"].iloc[0]))
         finding = f"The one statement measured takes {worst} on average"
     elif slow == len(known):
-        finding = f"All {number(slow)} statements are slower than {milliseconds(min_ms)} on average"
+        finding = f"All {c.number(slow)} statements are {than} on average"
     else:
-        finding = (
-            f"{number(slow)} of {plural(len(known), 'statement')} "
-            f"{'is' if slow == 1 else 'are'} slower than {milliseconds(min_ms)} on average"
-        )
+        of = f"{c.number(slow)} of {c.plural(len(known), 'statement')}"
+        finding = f"{of} {'is' if slow == 1 else 'are'} {than} on average"
     rows = known.head(MOST_ROWS)
     if len(known) > len(rows):
         footer += f", the slowest {len(rows)} drawn"
-    sheet = canvas(finding, subtitle, footer, drawing=60 + ROW * len(rows))
-    both = "database" in rows and rows["database"].nunique() > 1
-    labels = _labels(rows, both=both, width=290)
-    left = MARGIN + max(text_width(t, size=9, mono=True) for t in labels) + 10
-    right = WIDTH - 74
-    axes = sheet.axes(left, sheet.bottom + 26, right, sheet.top - 30)
+    sheet = c.canvas(finding, subtitle, footer, drawing=60 + ROW * len(rows))
     mean = rows["mean_ms"].to_numpy(dtype=float).clip(min=1e-3)
     spread = rows["stddev_ms"].fillna(0).to_numpy(dtype=float) if "stddev_ms" in rows else 0 * mean
-    high = mean + spread
-    low = min(mean.min(), min_ms) / 1.6
-    axes.set_xscale("log")
-    axes.set_xlim(low, max(high.max(), min_ms) * 1.6)
-    ys = np.arange(len(rows))[::-1]
-    colours = [VERMILION if m >= min_ms else BLUE for m in mean]
-    axes.hlines(ys, mean, high, color=colours, lw=6, alpha=0.35, zorder=3)
+    right = c.WIDTH - 74
+    axes, heights = _log_rows(sheet, rows, np.array([*mean, *(mean + spread), min_ms]), right=right)
+    colours = [c.VERMILION if m >= min_ms else c.BLUE for m in mean]
+    ys = range(len(rows))
+    axes.hlines(ys, mean, mean + spread, color=colours, lw=6, alpha=0.35, zorder=3)
     axes.scatter(mean, ys, s=52, color=colours, zorder=4)
-    axes.axvline(min_ms, color=MUTED, lw=1.2, dashes=(4, 3), zorder=2)
-    _time_ticks(axes)
-    axes.set_ylim(-0.5, len(rows) - 0.5)
-    axes.set_yticks([])
-    axes.grid(axis="x", color=GRID, lw=0.8, which="major")
-    box = axes.get_position()
-    top = sheet.top - 18
-    at = (box.x0 + (np.log(min_ms / low) / np.log(axes.get_xlim()[1] / low)) * box.width) * WIDTH
+    axes.axvline(min_ms, color=c.MUTED, lw=1.2, dashes=(4, 3), zorder=2)
     text = f"slow ≥ {milliseconds(min_ms)}"
-    half = text_width(text, size=9.5) / 2
-    sheet.text(
-        min(max(at, MARGIN + half), right - half - 4), top, text, size=9.5, color=MUTED, ha="center"
-    )
-    sheet.text(right + 12, top, "calls", size=9.5, color=MUTED)
-    for y, label, calls in zip(ys, labels, rows["calls"], strict=True):
-        height = (box.y0 + (y + 0.5) / len(rows) * box.height) * sheet.height
-        sheet.text(
-            left - 10, height, label, size=9, ha="right", va="center_baseline", family="monospace"
-        )
-        sheet.text(
-            right + 12, height, compact(float(calls), most=1e7), size=9.5, va="center_baseline"
-        )
+    half = c.text_width(text, size=9.5) / 2
+    at = min(max(c.spot(axes, min_ms, 0)[0], c.MARGIN + half), right - half - 4)
+    top = sheet.top - 18
+    sheet.text(at, top, text, size=9.5, color=c.MUTED, ha="center")
+    sheet.text(right + 12, top, "calls", size=9.5, color=c.MUTED)
+    for y, calls in zip(heights, rows["calls"], strict=True):
+        sheet.text(right + 12, y, c.compact(float(calls), most=1e7), size=9.5, **c.MIDDLE)
     return sheet.figure
 
 
-def _labels(rows: pd.DataFrame, *, both: bool, width: float) -> list[str]:
+def _log_rows(
+    sheet: c.Canvas, rows: pd.DataFrame, values: np.ndarray[Any, Any], *, right: float
+) -> tuple[Axes, list[float]]:
+    """A row per statement on a logarithmic scale of time that has room for `values`."""
     texts = [shorten(str(s)) for s in rows["statement"]]
-    if both:
+    ends = [""] * len(texts)
+    if "database" in rows and rows["database"].nunique() > 1:
         marks = {"postgres": " · pg", "mongodb": " · mongo"}
         ends = [marks.get(str(d), f" · {d}") for d in rows["database"]]
-        room = width - max(text_width(end, size=9, mono=True) for end in ends)
-        return [fit(t, room, size=9, mono=True) + e for t, e in zip(texts, ends, strict=True)]
-    return [fit(t, width, size=9, mono=True) for t in texts]
-
-
-def _time_ticks(axes: Axes) -> None:
-    """Decades as people say them: 1 ms, 100 ms, 1 s."""
-    low, high = axes.get_xlim()
+    room = 290 - max(c.text_width(end, size=9, mono=True) for end in ends)
+    labels = [c.fit(t, room, size=9, mono=True) + e for t, e in zip(texts, ends, strict=True)]
+    axes, heights = sheet.rows(labels, right=right, above=30)
+    low, high = values.min() / 1.6, values.max() * 1.6
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    # Decades as people say them: 1 ms, 100 ms, 1 s.
     decades = [10.0**e for e in range(-3, 9) if low <= 10.0**e <= high]
-    every = max(1, (len(decades) + 5) // 6)
-    ticks = decades[::every]
+    ticks = decades[:: max(1, (len(decades) + 5) // 6)]
     if len(ticks) < 2:
         ticks = [m * 10.0**e for e in range(-3, 9) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
     axes.set_xticks(ticks, labels=[milliseconds(t) for t in ticks])
     axes.set_xticks([], minor=True)
-    axes.tick_params(axis="x", length=4, color=AXIS)
+    axes.tick_params(axis="x", length=4, color=c.AXIS)
+    return axes, heights
 
 
-@drawn
+@c.drawn
 def query_changes(
     frame: pd.DataFrame,
     *,
@@ -185,10 +144,10 @@ def query_changes(
     `extra_ms`, and when known `database`. Those that ran in one window only are not drawn.
     """
     subtitle = "Mean time per call before (open dot) and now (filled dot), log scale"
-    footer = " · ".join(part for part in (source, window, plural(len(frame), "statement")) if part)
+    footer = c.footer(source, window, c.plural(len(frame), "statement"))
     known = frame.dropna(subset=["mean_before_ms", "mean_ms"])
     if known.empty:
-        return empty("No statement can be compared", subtitle, footer, reason=reason)
+        return c.empty("No statement can be compared", subtitle, footer, reason=reason)
     known = known.assign(
         _slower=known["change"] == "slower", _cost=known["extra_ms"].fillna(0).abs()
     ).sort_values(["_slower", "_cost", "statement"], ascending=[False, False, True], kind="stable")
@@ -196,54 +155,35 @@ def query_changes(
     if slower.empty:
         finding = "No statement got slower for sure"
     elif len(slower) == 1:
-        finding = f"One statement takes {_times(float(slower['ratio'].iloc[0]))} as long as before"
+        times = f"{_ratio(float(slower['ratio'].iloc[0]), 1)} times"
+        finding = f"One statement takes {times} as long as before"
     else:
-        finding = f"{number(len(slower))} statements got slower than before"
+        finding = f"{c.number(len(slower))} statements got slower than before"
     rows = known.head(MOST_CHANGES)
     if len(known) > len(rows):
         footer += f", the {len(rows)} that changed most drawn"
-    sheet = canvas(finding, subtitle, footer, drawing=60 + ROW * len(rows))
-    both = "database" in rows and rows["database"].nunique() > 1
-    labels = _labels(rows, both=both, width=290)
-    left = MARGIN + max(text_width(t, size=9, mono=True) for t in labels) + 10
-    right = WIDTH - 88
-    axes = sheet.axes(left, sheet.bottom + 26, right, sheet.top - 30)
+    sheet = c.canvas(finding, subtitle, footer, drawing=60 + ROW * len(rows))
     before = rows["mean_before_ms"].to_numpy(dtype=float).clip(min=1e-3)
     now = rows["mean_ms"].to_numpy(dtype=float).clip(min=1e-3)
-    axes.set_xscale("log")
-    axes.set_xlim(min(before.min(), now.min()) / 1.6, max(before.max(), now.max()) * 1.6)
-    ys = np.arange(len(rows))[::-1]
-    colours = [VERMILION if slow else BLUE for slow in rows["_slower"]]
+    right = c.WIDTH - 88
+    axes, heights = _log_rows(sheet, rows, np.array([*before, *now]), right=right)
+    ys = range(len(rows))
+    colours = [c.VERMILION if slow else c.BLUE for slow in rows["_slower"]]
     axes.hlines(ys, before, now, color=colours, lw=6, alpha=0.35, zorder=3)
     axes.scatter(before, ys, s=46, facecolor="white", edgecolor=colours, lw=2, zorder=4)
     axes.scatter(now, ys, s=52, color=colours, zorder=5)
-    _time_ticks(axes)
-    axes.set_ylim(-0.5, len(rows) - 0.5)
-    axes.set_yticks([])
-    axes.grid(axis="x", color=GRID, lw=0.8, which="major")
-    box = axes.get_position()
-    sheet.text(right + 12, sheet.top - 18, "now ÷ before", size=9.5, color=MUTED)
-    for y, label, ratio, slow in zip(ys, labels, now / before, rows["_slower"], strict=True):
-        height = (box.y0 + (y + 0.5) / len(rows) * box.height) * sheet.height
-        sheet.text(
-            left - 10, height, label, size=9, ha="right", va="center_baseline", family="monospace"
-        )
-        sheet.text(
-            right + 12,
-            height,
-            f"{ratio:.0f} ×" if ratio >= 9.95 else f"{ratio:.2f} ×",
-            size=9.5,
-            va="center_baseline",
-            color=RED_TEXT if slow else INK,
-        )
+    sheet.text(right + 12, sheet.top - 18, "now ÷ before", size=9.5, color=c.MUTED)
+    for y, ratio, slow in zip(heights, now / before, rows["_slower"], strict=True):
+        colour = c.RED_TEXT if slow else c.INK
+        sheet.text(right + 12, y, f"{_ratio(ratio, 2)} ×", size=9.5, color=colour, **c.MIDDLE)
     return sheet.figure
 
 
-def _times(ratio: float) -> str:
-    return f"{ratio:.0f} times" if ratio >= 9.95 else f"{ratio:.1f} times"
+def _ratio(ratio: float, digits: int) -> str:
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.{digits}f}"
 
 
-@drawn
+@c.drawn
 def load_split(
     frame: pd.DataFrame,
     *,
@@ -257,74 +197,37 @@ def load_split(
     the window when it is known. The eight heaviest are drawn and the rest as one bar.
     """
     subtitle = "Share of all time spent in statements, percent, heaviest first; time at the right"
-    footer = " · ".join(part for part in (source, window, plural(len(frame), "statement")) if part)
-    known = frame.dropna(subset=["total_ms"])
-    known = known[known["total_ms"] > 0]
+    footer = c.footer(source, window, c.plural(len(frame), "statement"))
+    known = frame[frame["total_ms"] > 0]
     if known.empty:
-        return empty("Nothing took any time", subtitle, footer, reason=reason)
+        return c.empty("Nothing took any time", subtitle, footer, reason=reason)
     known = known.sort_values(["total_ms", "statement"], ascending=[False, True], kind="stable")
     shares = known["total_ms"] / known["total_ms"].sum() * 100
     if "share_percent" in known and known["share_percent"].notna().all():
         shares = known["share_percent"].astype(float)
-    top = known.head(MOST_SHARES)
-    entries = [
-        (shorten(str(s)), float(p), float(t))
-        for s, p, t in zip(top["statement"], shares, top["total_ms"], strict=False)
-    ]
-    rest = max(0.0, 100 - sum(p for _, p, _ in entries))
-    heavy = _heavy(entries)
-    taken = sum(p for _, p, _ in entries[:heavy])
-    finding = (
-        f"One statement takes {share(taken)} of the time"
-        if heavy == 1
-        else f"{number(heavy)} statements take {share(taken)} of the time"
-    )
-    drawn_rows = [*entries, ("everything else", rest, float("nan"))] if rest >= 0.05 else entries
-    sheet = canvas(finding, subtitle, footer, drawing=42 + ROW * len(drawn_rows))
-    _bars(sheet, drawn_rows)
-    return sheet.figure
-
-
-def _heavy(entries: list[tuple[str, float, float]]) -> int:
-    """How many of the heaviest it takes to reach half of the time."""
-    total = 0.0
-    for count, (_, percent, _) in enumerate(entries, start=1):
-        total += percent
-        if total >= 50:
-            return count
-    return len(entries)
-
-
-def _bars(sheet: Canvas, rows: list[tuple[str, float, float]]) -> None:
-    labels = [fit(t, 300, size=9, mono=True) for t, _, _ in rows]
-    left = MARGIN + max(text_width(t, size=9, mono=True) for t in labels) + 10
-    right = WIDTH - 112
-    axes = sheet.axes(left, sheet.bottom + 26, right, sheet.top - 12)
-    values = np.array([p for _, p, _ in rows])
-    ys = np.arange(len(rows))[::-1]
-    colours = [GREY if t == "everything else" else BLUE for t, _, _ in rows]
-    axes.barh(ys, values, color=colours, height=0.62)
-    axes.set_xlim(0, max(values.max() * 1.02, 1))
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_yticks([])
+    top = shares.head(MOST_SHARES)
+    # How many of the heaviest it takes to reach half of the time.
+    heavy = min(int((top.cumsum() < 50).sum()) + 1, len(top))
+    taken = c.share(float(top.head(heavy).sum()))
+    who = "One statement takes" if heavy == 1 else f"{c.number(heavy)} statements take"
+    texts = [shorten(str(s)) for s in known["statement"].head(MOST_SHARES)]
+    values, totals = [*top], [*known["total_ms"].head(MOST_SHARES)]
+    colours = [c.BLUE] * len(texts)
+    if (rest := max(0.0, 100 - sum(values))) >= 0.05:
+        texts.append("everything else")
+        values.append(rest)
+        colours.append(c.GREY)
+    sheet = c.canvas(f"{who} {taken} of the time", subtitle, footer, drawing=42 + ROW * len(texts))
+    right = c.WIDTH - 112
+    labels = [c.fit(text, 300, size=9, mono=True) for text in texts]
+    axes, heights = sheet.rows(labels, right=right, above=12)
+    axes.barh(range(len(texts)), values, color=colours, height=0.62)
+    axes.set_xlim(0, max(max(values) * 1.02, 1))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(lambda v, _: f"{v:g} %")
-    axes.set_axisbelow(True)
-    axes.grid(axis="x", color=GRID, lw=0.8)
-    box = axes.get_position()
-    for y, label, (_, percent, total) in zip(ys, labels, rows, strict=True):
-        height = (box.y0 + (y + 0.6) / (len(rows) + 0.2) * box.height) * sheet.height
-        sheet.text(
-            left - 10, height, label, size=9, ha="right", va="center_baseline", family="monospace"
-        )
-        sheet.text(right + 12, height, share(percent), size=9.5, va="center_baseline", color=INK)
-        if total == total:
-            sheet.text(
-                WIDTH - MARGIN,
-                height,
-                milliseconds(total),
-                size=9.5,
-                va="center_baseline",
-                ha="right",
-                color=MUTED if percent < 50 else RED_TEXT,
-            )
+    for y, percent in zip(heights, values, strict=True):
+        sheet.text(right + 12, y, c.share(percent), size=9.5, **c.MIDDLE)
+    for y, percent, total in zip(heights, values, totals, strict=False):
+        style = {"ha": "right", "color": c.MUTED if percent < 50 else c.RED_TEXT, **c.MIDDLE}
+        sheet.text(c.WIDTH - c.MARGIN, y, milliseconds(float(total)), size=9.5, **style)
+    return sheet.figure

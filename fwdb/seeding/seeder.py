@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -13,10 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from fwdb.arguments import Range, checks_arguments
-from fwdb.errors import ParameterError
+from fwdb.errors import ParameterError, PermissionDenied
 from fwdb.models import avatars, catalog_items, design_document, users
-from fwdb.seeding import data, trail, volume
-from fwdb.stores import MongoStore, PostgresStore, actor
+from fwdb.seeding import data, volume
+from fwdb.stores import MongoStore, PostgresStore, actor, without_capture
+from fwdb.stores.capture import TRIGGERS
 
 Progress = Callable[[str], None]
 
@@ -24,6 +24,20 @@ Progress = Callable[[str], None]
 # "fwd1" and "fwd2". Two seeders take turns; the volume has a lock of its own because it takes long.
 _SEED_LOCK = 0x66776431
 _SCALE_LOCK = 0x66776432
+
+_TABLES = ("shared.users", "avatar.avatars", "catalog.catalog_items")
+# Of these tables, those that this role neither owns nor, where they are not captured, may write.
+_CLOSED = sa.text("""
+    SELECT CAST(CAST(c.oid AS regclass) AS text) AS name
+    FROM unnest(CAST(:tables AS text[])) AS named
+    JOIN pg_class AS c ON c.oid = to_regclass(named)
+    WHERE NOT pg_has_role(c.relowner, 'USAGE') AND (
+        NOT has_table_privilege(c.oid, 'INSERT') OR NOT has_table_privilege(c.oid, 'DELETE')
+        OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = ANY (:triggers)))
+    ORDER BY name
+""")
+# What holds the trail; `captured`, which says how, stays.
+_BESIDE_TRAIL = {"seals", "erasures", "gaps", "followers", "archives"}
 
 _INSERT_BATCH = 1000
 # SecantusDB takes 0.1 s for a hundred values of an $in and 3 s for a thousand.
@@ -43,16 +57,10 @@ class Counts:
     @property
     def total(self) -> int:
         """All kinds together."""
-        return self.users + self.avatars + self.catalog_items + self.designs + self.audit_logs
+        return sum(astuple(self))
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            users=self.users + other.users,
-            avatars=self.avatars + other.avatars,
-            catalog_items=self.catalog_items + other.catalog_items,
-            designs=self.designs + other.designs,
-            audit_logs=self.audit_logs + other.audit_logs,
-        )
+        return Counts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 @checks_arguments
@@ -87,8 +95,8 @@ class Seeder:
     def seed_users(self) -> Counts:
         """The three accounts, with the password "secret"."""
         with self._locked(_SEED_LOCK):
-            statement = insert(users).values(list(data.USERS)).on_conflict_do_nothing()
-            return Counts(users=len(self.postgres.rows(statement.returning(users.c.id))))
+            added = insert(users).values(list(data.USERS)).on_conflict_do_nothing()
+            return Counts(users=len(self.postgres.rows(added.returning(users.c.id))))
 
     def seed_avatars(self) -> Counts:
         """The two avatars, and their owners."""
@@ -105,9 +113,8 @@ class Seeder:
     def seed_catalog_items(self) -> Counts:
         """The four catalog items."""
         with self._locked(_SEED_LOCK):
-            return Counts(
-                catalog_items=self._add(catalog_items, data.CATALOG_ITEMS, ("name", "type"))
-            )
+            added = self._add(catalog_items, data.CATALOG_ITEMS, ("name", "type"))
+            return Counts(catalog_items=added)
 
     def seed_designs(self) -> Counts:
         """The two designs, their owners, and the catalog items they are built from."""
@@ -152,55 +159,58 @@ class Seeder:
         plan = volume.Plan.of(scale, seed=seed, audit_rows=audit_rows, until=until)
         tell = progress or (lambda sentence: None)
         counts = Counts()
-        with self._locked(_SCALE_LOCK, timeout_ms=0):  # 0: as long as it takes
-            first = sa.select(users.c.id).where(users.c.id == volume.first_user_id(seed))
-            if self.postgres.rows(first):
-                tell(f"the users of seed {seed} are there already; another --seed adds others")
-                return counts
-            inserted: list[Any] = []
-            try:
-                with trail.uncaptured(self.postgres, "seed_scale"):
-                    # A year of history: 366 days and what two time zones may differ in.
-                    since = plan.until - timedelta(days=367)
-                    trail.add_months(self.postgres, since, plan.until)
+        documents: list[dict[str, Any]] = []
+        try:
+            with self._locked(_SCALE_LOCK, timeout_ms=0):  # 0: as long as it takes
+                first = sa.select(users.c.id).where(users.c.id == volume.first_user_id(seed))
+                if self.postgres.rows(first):
+                    tell(f"the users of seed {seed} are there already; another --seed adds others")
+                    return counts
+                with self._uncaptured("seed_scale"):
+                    if self.postgres.has_function("audit.add_partitions"):
+                        # A year of history: 366 days and what two time zones may differ in.
+                        months = (plan.until - timedelta(days=367)).date(), plan.until.date()
+                        self.postgres.rows(sa.select(sa.func.audit.add_partitions(*months)))
+                    designs: list[dict[str, Any]] = []
                     for part in volume.parts(plan):
-                        tell(
-                            f"adding {len(part.users):,} users and "
-                            f"{len(part.audit_logs):,} audit rows"
-                        )
-                        counts += self._load(part, inserted)
-            except BaseException:
-                # Also on Ctrl-C: the rows of PostgreSQL go by rollback, the documents here.
-                self._remove_designs("_id", inserted)
-                raise
-        return counts
+                        rows = f"{len(part.users):,} users and {len(part.audit_logs):,} audit rows"
+                        tell(f"adding {rows}")
+                        counts += self._copy(part)
+                        designs += part.designs
+                    documents = designs  # from here on some may be there
+                    self._insert(documents)
+        except BaseException:
+            # Also on Ctrl-C: the rows of PostgreSQL go by rollback, the documents here.
+            self._remove("_id", [document["_id"] for document in documents])
+            raise
+        return counts + Counts(designs=len(documents))
 
-    def _load(self, part: volume.Part, inserted: list[Any]) -> Counts:
-        """Add the rows and documents of `part`, and the ids of the documents to `inserted`."""
-        postgres = self.postgres
-        rows = {
-            "users": postgres.copy("shared.users", part.users),
-            "avatars": postgres.copy("avatar.avatars", part.avatars),
-            "catalog_items": postgres.copy("catalog.catalog_items", part.catalog_items),
-            "audit_logs": postgres.copy("audit.audit_logs", part.audit_logs),
+    def _copy(self, part: volume.Part) -> Counts:
+        tables = {
+            "users": "shared.users",
+            "avatars": "avatar.avatars",
+            "catalog_items": "catalog.catalog_items",
+            "audit_logs": "audit.audit_logs",
         }
+        return Counts(
+            **{name: self.postgres.copy(t, getattr(part, name)) for name, t in tables.items()}
+        )
+
+    def _insert(self, documents: list[dict[str, Any]]) -> None:
         designs = self.mongodb.collection("designs")
         with self.mongodb.errors():
             # A run that was killed may have left documents, whose users do not exist. They were
             # inserted in this order, so if there are any, the first is among them.
-            first = part.designs[:1]
-            if first and designs.find_one({"userId": first[0]["userId"]}, {"_id": 1}):
-                self._remove_designs("userId", sorted({d["userId"] for d in part.designs}))
-            for batch in _batches(part.designs, _INSERT_BATCH):
-                inserted += [document["_id"] for document in batch]
-                designs.insert_many(batch)
-        return Counts(**rows, designs=len(part.designs))
+            if designs.find_one({"userId": documents[0]["userId"]}, {"_id": 1}):
+                self._remove("userId", sorted({d["userId"] for d in documents}))
+            for i in range(0, len(documents), _INSERT_BATCH):
+                designs.insert_many(documents[i : i + _INSERT_BATCH])
 
-    def _remove_designs(self, field: str, values: Sequence[Any]) -> None:
+    def _remove(self, field: str, values: Sequence[Any]) -> None:
         designs = self.mongodb.collection("designs")
         with self.mongodb.errors():
-            for batch in _batches(values, _DELETE_BATCH):
-                designs.delete_many({field: {"$in": batch}})
+            for i in range(0, len(values), _DELETE_BATCH):
+                designs.delete_many({field: {"$in": values[i : i + _DELETE_BATCH]}})
 
     # -- clearing -----------------------------------------------------------------------------
 
@@ -222,9 +232,9 @@ class Seeder:
         with (
             self._locked(_SEED_LOCK, timeout_ms=0),
             self._locked(_SCALE_LOCK),
-            trail.uncaptured(self.postgres, "clear_all"),
+            self._uncaptured("clear_all"),
         ):
-            logs = trail.empty(self.postgres)
+            logs = self._empty_trail()
             with self.mongodb.errors():
                 designs = self.mongodb.collection("designs").delete_many({}).deleted_count
             # All users go in one statement, so their references to each other hold nothing back.
@@ -249,25 +259,55 @@ class Seeder:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
             yield
 
-    def _add(self, table: sa.Table, rows: Sequence[dict[str, Any]], key: tuple[str, ...]) -> int:
-        """Insert those of `rows` whose `key` no row of `table` has; the number inserted."""
-        columns = [table.c[name] for name in key]
-        known = (
-            {
-                tuple(str(value) for value in row.values())
-                for row in self.postgres.rows(
-                    sa.select(*columns).where(
-                        sa.or_(*(sa.and_(*(table.c[n] == row[n] for n in key)) for row in rows))
-                    )
-                )
-            }
-            if rows
-            else set()
+    @contextmanager
+    def _uncaptured(self, doing: str) -> Iterator[None]:
+        """A part of the open transaction in which no change is captured.
+
+        For what brings its own history, or takes history away. Others who write these tables wait
+        for the end of the transaction. Raises `PermissionDenied` for a role that may not, before
+        anything is done; `doing` begins the sentence.
+        """
+        tables = [*_TABLES, "audit.audit_logs"]
+        if closed := self.postgres.rows(_CLOSED, tables=tables, triggers=list(TRIGGERS)):
+            raise PermissionDenied(
+                f"{doing} writes the audit trail itself, and this role does not own "
+                f"{closed[0]['name']}; "
+                "connect with role='owner', or name the owner in FWDB_POSTGRES_URL."
+            )
+        with without_capture(self.postgres, _TABLES) as connection:
+            yield
+            # Deferred constraints would keep their tables from being altered.
+            connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
+
+    def _empty_trail(self) -> int:
+        """Remove the whole trail in the open transaction; how many rows it had."""
+        tables = sa.text(
+            "SELECT CAST(tablename AS text) AS name FROM pg_tables WHERE schemaname = 'audit'"
         )
-        new = [row for row in rows if tuple(str(row[name]) for name in key) not in known]
-        if new:
-            self.postgres.execute(sa.insert(table).values(new))
-        return len(new)
+        names = [row["name"] for row in self.postgres.rows(tables)]
+        if "holds" in names:
+            held = sa.text("SELECT count(*) AS n FROM audit.holds WHERE released_at IS NULL")
+            if n := self.postgres.rows(held)[0]["n"]:
+                raise ParameterError(
+                    f"{n} month{'s' if n > 1 else ''} of the audit trail must be kept; release "
+                    "what is held first."
+                )
+        rows = [name for name in names if name == "audit_logs" or name.startswith("journal_")]
+        gone = {
+            name: self.postgres.execute(sa.text(f"DELETE FROM audit.{name}")).rowcount
+            for name in (*rows, *(_BESIDE_TRAIL & {*names}))
+        }
+        return sum(gone[name] for name in rows)
+
+    def _add(self, table: sa.Table, rows: Iterable[dict[str, Any]], key: tuple[str, ...]) -> int:
+        """Insert those of `rows` whose `key` no row of `table` has; the number inserted."""
+        added = 0
+        for row in rows:
+            same = sa.select(table.c.id).where(*(table.c[name] == row[name] for name in key))
+            if not self.postgres.rows(same):
+                self.postgres.execute(sa.insert(table).values(row))
+                added += 1
+        return added
 
     def _owners(self) -> dict[str, str]:
         """E-mail -> id of the seed users that are live."""
@@ -315,9 +355,3 @@ class Seeder:
                 session=self.mongodb.session,
             )
         return result.upserted_id is not None
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    rest = iter(items)
-    while batch := list(itertools.islice(rest, size)):
-        yield batch

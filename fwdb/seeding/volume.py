@@ -1,24 +1,26 @@
-"""Synthetic volume: users with everything they own, and a year of what they did, as frames."""
+"""Synthetic volume: users with everything they own, and a year of what they did, as frames.
+
+A simple model: things happen at a fixed rate for the hour and the weekday, to what was made and
+is not deleted yet. Two stories are in it for the audit report to find: a night in which a part of
+the catalog is deleted, and an evening on which somebody reads profile after profile.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from fwdb.errors import ParameterError
-from fwdb.models import CATALOG_TYPES, design_document
-from fwdb.seeding import history, words
+from fwdb.models import CATALOG_TYPES, DESIGN_STATUSES, GENDERS, design_document, entity_uuid
 from fwdb.seeding.data import layer
-from fwdb.seeding.history import CREATE, DELETE, History
-from fwdb.seeding.ids import random_uuids
-from fwdb.seeding.population import AVATAR, DESIGN, ITEM, USER, Population, id_stream, populate
-from fwdb.seeding.seasons import Year
 
 MAX_SCALE = 1_000_000
 MAX_AUDIT_ROWS = 50_000_000
@@ -27,6 +29,67 @@ MAX_DESIGNS = 5_000
 _PART_USERS = 2_000  # bounds memory: about 200,000 audit rows are held at a time
 _ROWS_PER_USER = 100
 _DEFAULT_MAX_ROWS = 5_000_000
+
+FIRST_NAMES = ("Ada", "Bruno", "Chen", "Dana", "Emil", "Farah", "Gita", "Hugo", "Ines", "Kofi")
+LAST_NAMES = ("Adler", "Baum", "Dorn", "Eklund", "Falk", "Holm", "Jansen", "Okoro", "Roos", "Salo")
+COLORS = ("black", "white", "navy", "rust", "sage", "ivory", "plum", "teal", "sand", "coral")
+PATTERNS = ("stripes", "dots", "checks", "florals", "plain")
+GARMENTS = {"top": "Shirt", "bottom": "Skirt", "dress": "Gown", "outerwear": "Coat"}
+MOODS = ("Quiet", "Bold", "Airy", "Sharp", "Soft", "Raw", "Bright", "Deep")
+OCCASIONS = ("Monday", "Gala", "Harbour", "Studio", "Garden", "Market", "Runway", "Weekend")
+USER_AGENTS = (
+    "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/138.0.0.0 Safari/537.36",
+    "FashionWallet/4.2 (Android 15)",
+)
+# RFC 5737 keeps these addresses for documentation, so none of them is anybody's.
+ADDRESSES = tuple(
+    f"{net}.{host}" for net in ("192.0.2", "198.51.100", "203.0.113") for host in range(1, 200)
+)
+# Where the two stories come from: the night and the evening, both by a script.
+_STORIES = ("203.0.113.213", "203.0.113.240")
+_SCRIPT = "python-requests/2.32"
+_NO_STORY, _NIGHT, _EVENING = -1, 0, 1
+
+ENTITY_TYPES = ("User", "Avatar", "CatalogItem", "Design")
+USER, AVATAR, ITEM, DESIGN = range(4)
+ACTIONS = ("CREATE", "UPDATE", "READ", "DELETE")
+CREATE, UPDATE, READ, DELETE = range(4)
+
+# The two fields of each kind that updates change by turns, each through a circle of values. What
+# has few values is a state and begins with the first.
+FIELDS: tuple[dict[str, Sequence[Any]], ...] = (
+    {"email_verified": (False, True), "last_name": LAST_NAMES},
+    {
+        "name": ("Everyday", "Studio", "Evening", "Travel", "Fitting"),
+        "customization": [{"hairColor": c} for c in ("black", "brown", "blond", "red", "grey")],
+    },
+    {
+        "price": (0, 450, 990, 1290, 1490, 1990, 2490, 4900),
+        "properties": [
+            {"color": c, "patternType": p} for c, p in itertools.product(COLORS, PATTERNS)
+        ],
+    },
+    {"status": DESIGN_STATUSES, "name": [*map(" ".join, itertools.product(MOODS, OCCASIONS))]},
+)
+_FEW = 3
+_CHANGES = [json.dumps({n: v}) for fields in FIELDS for n, values in fields.items() for v in values]
+_SIZES = np.array([[len(values) for values in fields.values()] for fields in FIELDS])
+_FIRSTS = np.cumsum(_SIZES).reshape(_SIZES.shape) - _SIZES  # where the values are in _CHANGES
+
+# By kind: its share of readings and changes, that of changes among them and of readings by others
+# among these, and how many entities are deleted.
+_EVENTS = np.array([0.08, 0.14, 0.33, 0.45])
+_UPDATED = np.array([0.25, 0.45, 0.30, 0.60])
+_OTHERS = np.array([0.0, 0.15, 1.0, 0.15])
+_DELETED = np.array([0.04, 0.08, 0.05, 0.10])
+
+# Whole weeks, and a day less than the retention of the audit log, which therefore finds nothing
+# to remove in a fresh history.
+_DAYS = 364
+# Activity by hour of the day, in UTC from midnight, and by day of the week from Monday on.
+_HOURS = np.repeat([1, 2, 20, 90, 60, 20, 8], [5, 2, 1, 9, 1, 3, 3])
+_WEEKDAYS = np.array([1.0, 1.05, 1.05, 1.0, 0.85, 0.25, 0.2])
 
 # The shape of a bcrypt hash, of no known password: nobody can log in to these accounts.
 _NO_PASSWORD = "$2b$10$" + "." * 53
@@ -68,207 +131,299 @@ class Part:
 
 
 def first_user_id(seed: int) -> str:
-    """The id of the first user that `seed` makes, whatever the scale."""
-    return random_uuids(id_stream(seed, 0), 1)[0]
+    """The id of the first user that `seed` makes, whatever the scale and the end of the year."""
+    return _uuids(np.random.default_rng([seed, 0, 1]), 1)[0]
 
 
 def parts(plan: Plan) -> Iterator[Part]:
     """The rows of `plan`, a few thousand users at a time."""
-    year = Year(plan.until, plan.seed)
-    designs = min(2 * plan.scale, MAX_DESIGNS)
     for number, begin in enumerate(range(0, plan.scale, _PART_USERS)):
         end = min(begin + _PART_USERS, plan.scale)
+        designs, rows = (
+            total * end // plan.scale - total * begin // plan.scale
+            for total in (min(2 * plan.scale, MAX_DESIGNS), plan.audit_rows)
+        )
+        yield _Model(plan, number, range(begin, end), designs).part(rows)
 
-        def share(total: int, begin: int = begin, end: int = end) -> int:
-            return total * end // plan.scale - total * begin // plan.scale
 
-        yield _part(year, number, begin, end - begin, share(designs), share(plan.audit_rows))
+class _Model:
+    """A part of the users, and what is theirs: users first, then avatars, items and designs.
 
+    Times are positions in the year, which run from 0 to 1 as its activity does: even positions
+    are times that follow hours and weekdays. `gone` is 1 for what still lives. `owner` is the
+    number of the user something belongs to; a user is their own.
+    """
 
-def _part(year: Year, number: int, begin: int, users: int, designs: int, audit_rows: int) -> Part:
-    people = populate(year, number, users, designs)
-    past = history.happen(year, number, people, audit_rows)
-    rng = np.random.default_rng([year.seed, number, 5])
-    # What never changes of an entity is drawn once, what changes is taken at birth and at the end.
-    draws = [rng.random((count, 4)) for count in people.counts]
-    first, last = (
-        [
-            *_user_states(people, values, draws[USER], begin, year.seed),
-            *_avatar_states(people, values, draws[AVATAR]),
-            *_item_states(people, values, draws[ITEM]),
-            *_design_states(people, values),
+    def __init__(self, plan: Plan, number: int, people: range, designs: int) -> None:
+        self.plan, self.number, self.people = plan, number, people
+        self.rng = np.random.default_rng([plan.seed, number, 2])
+        self.users = users = len(people)
+        self.staff = min(users, 4 + users // 10)  # admins and designers
+        self.counts = np.array([users, users + users // 3, max(24, users // 2), designs])
+        self.kind = np.repeat(np.arange(4), self.counts)
+        self.turn = self.rng.integers(0, 1000, len(self.kind))  # where values begin
+        activity = 1 / (self.rng.permutation(users) + users / 100 + 3)
+        self.activity = activity / activity.sum()
+
+        self._start = plan.until - timedelta(days=_DAYS)
+        hours = pd.date_range(self._start, periods=24 * _DAYS, freq="h")
+        busy = np.cumsum(_HOURS[hours.hour] * _WEEKDAYS[hours.day_of_week])
+        self._positions = np.concatenate(([0.0], busy / busy[-1]))
+
+        self._live()
+        # A stream of its own: a seed is recognised by its first id, whatever its numbers are.
+        ids = np.random.default_rng([plan.seed, number, 1])
+        made = self.times(self.born[self.kind == DESIGN]).as_unit("s").asi8
+        self.ids = _uuids(ids, len(self.kind) - designs)
+        self.ids += [f"{second:08x}{ids.bytes(8).hex()}" for second in made]
+
+    def times(self, positions: Any) -> pd.DatetimeIndex:
+        """The times at `positions`."""
+        hours = np.interp(positions, self._positions, np.arange(len(self._positions)))
+        times = np.datetime64(self._start.replace(tzinfo=None), "us") + (hours * 3.6e9).astype(
+            "m8[us]"
+        )
+        return pd.DatetimeIndex(times).tz_localize("UTC")
+
+    def span(self, days_ago: int, *clock: float) -> Any:
+        """The positions of two hours of the day that began `days_ago` before the last midnight."""
+        day = datetime.combine(self.plan.until, time(), tzinfo=UTC) - timedelta(days=days_ago)
+        hours = [(day - self._start) / timedelta(hours=1) + hour for hour in clock]
+        return np.interp(hours, np.arange(len(self._positions)), self._positions)
+
+    def _live(self) -> None:
+        """From birth to deletion: `owner`, `born`, `gone`, and who is deleted in that `night`."""
+        rng, users, kind = self.rng, self.users, self.kind
+        # Staff is there from the start and stays; others join all year, a good part at the launch.
+        born = 1e-3 + rng.random(users) * np.where(rng.random(users) < 0.35, 0.03, 0.98)
+        born[: self.staff] = 4e-4 * rng.random(self.staff)
+        born[0] = 0
+        leaves = rng.random(users) < _DELETED[USER]
+        leaves[: self.staff] = False
+        gone = np.where(leaves, born + (1 - born) * rng.uniform(0.1, 0.98, users), 1)
+
+        _, avatars, items, designs = self.counts
+        others = rng.choice(users, avatars - users, replace=False)
+        makers = rng.integers(0, self.staff, items)
+        makers[:5] = 0
+        authors = rng.choice(users, designs, p=self.activity)
+        owner = np.concatenate([np.arange(users), others, makers, authors])
+        life, end = gone[owner] - born[owner], gone[owner]
+        # First avatars come and go with the account, and five items are there on the first day.
+        after = rng.uniform(0.002, 0.95, len(owner))
+        after[avatars : avatars + 5] /= 1000
+        after[:users] = 1e-4
+        begin = born[owner] + life * after
+        # What is not deleted before goes with its owner, just before them.
+        end = np.where(end < 1, end - life * rng.uniform(1e-4, 1e-3, len(owner)), 1)
+        sooner = rng.random(len(owner)) < _DELETED[kind[users:]]
+        sooner[:users] = False
+        end = np.where(sooner, begin + (end - begin) * rng.uniform(0.05, 0.95, len(owner)), end)
+        self.owner = np.concatenate([np.arange(users), owner])
+        self.born, self.gone = np.concatenate([born, begin]), np.concatenate([gone, end])
+
+        self.night = np.zeros(len(kind), bool)
+        if self.number == 0:
+            since, until = self.span(3, 2.75, 3)
+            able = (kind == ITEM) & (self.owner > 0) & (self.born < since) & (self.gone == 1)
+            chosen = rng.permutation(np.flatnonzero(able))[: int(np.clip(items // 8, 12, 150))]
+            self.night[chosen] = True
+            self.gone[chosen] = rng.uniform(since, until, len(chosen))
+
+    def part(self, rows: int) -> Part:
+        """The rows of everything, with the newest `rows` of the trail."""
+        log = self._log(rows)
+        changes = log[log["action"] == UPDATE].groupby("entity")["position"]
+        entities = pd.RangeIndex(len(self.kind))
+        updates = changes.size().reindex(entities, fill_value=0)
+        changed = np.fmax(changes.max().reindex(entities), self.born)
+        gone = self.gone < 1
+        lives = pd.DataFrame(
+            {
+                "created_at": self.times(self.born),
+                "updated_at": self.times(np.where(gone, self.gone, changed)),
+                "deleted_at": self.times(self.gone).where(gone),
+            }
+        )
+        facts = self._facts()
+        first = [fact | self._values(i, 0) for i, fact in enumerate(facts)]
+        last = [
+            fact | self._values(i, n)
+            for i, (fact, n) in enumerate(zip(facts, updates, strict=True))
         ]
-        for values in (people.start, past.final)
-    )
-    deleted = people.deleted
-    snapshots = {
-        CREATE: [json.dumps(state) for state in first],
-        DELETE: [json.dumps(s) if gone else "" for s, gone in zip(last, deleted, strict=True)],
-    }
-    times = _lifetimes(year, people, past)
-    frames = [_frame(people, kind, last, times) for kind in (USER, AVATAR, ITEM)]
-    measured = frames[AVATAR].assign(measurements=_measurements(rng, people.counts[AVATAR]))
-    return Part(
-        users=frames[USER].assign(password_hash=_NO_PASSWORD),
-        avatars=measured,
-        catalog_items=frames[ITEM],
-        audit_logs=history.audit_frame(year, number, people, past, snapshots),
-        designs=_documents(rng, people, past, last, times),
-    )
-
-
-def _user_states(
-    people: Population, values: Any, fixed: Any, number: int, seed: int
-) -> list[dict[str, Any]]:
-    verified, last_name, role = (field.values for field in words.USER_FIELDS)
-    states = []
-    for i in people.of(USER):
-        first = words.FIRST_NAMES[int(fixed[i, 0] * len(words.FIRST_NAMES))]
-        maiden = last_name[people.start[i, 1]]
-        own = people.role[i]
-        states.append(
-            {
-                "email": f"{first}.{maiden}.{number + i}.{seed}@example.com".lower(),
-                "first_name": first,
-                "last_name": last_name[values[i, 1]],
-                "role": role[values[i, 2]] if own == "user" else own,
-                "is_active": True,
-                "email_verified": verified[values[i, 0]],
-            }
+        tables = []
+        for kind in (USER, AVATAR, ITEM):
+            own = np.flatnonzero(self.kind == kind)
+            table = pd.DataFrame([last[i] for i in own])
+            for name in {"customization", "properties"} & {*table}:
+                table[name] = table[name].map(json.dumps)
+            table.insert(0, "id", [self.ids[i] for i in own])
+            tables.append(table.join(lives.iloc[own].reset_index(drop=True)))
+        heights = self.rng.integers(150, 200, self.counts[AVATAR]).tolist()
+        bodies = [{"height": h, "weight": h - 105, "chest": h // 2 + 6} for h in heights]
+        return Part(
+            users=tables[USER].assign(password_hash=_NO_PASSWORD),
+            avatars=tables[AVATAR].assign(measurements=[*map(json.dumps, bodies)]),
+            catalog_items=tables[ITEM],
+            audit_logs=self._audit_logs(log, first, last).tail(rows),
+            designs=self._designs(last, updates, lives),
         )
-    return states
 
+    def _log(self, rows: int) -> pd.DataFrame:
+        """What happens, in the order of time; more than `rows` when births alone are.
 
-def _avatar_states(people: Population, values: Any, fixed: Any) -> list[dict[str, Any]]:
-    name, customization = (field.values for field in words.AVATAR_FIELDS)
-    own = people.of(AVATAR)
-    owners = people.owner[own]
-    # The avatars of a user stand together; the first is the default.
-    defaults = np.concatenate(([True], owners[1:] != owners[:-1]))
-    genders = ("female", "male", "unisex")
-    # Measurements are personal data and stay out of the trail.
-    return [
-        {
-            "user_id": people.ids[owner],
-            "name": name[values[i, 0]],
-            "gender": genders[min(2, int(draw * 2.3))],
-            "customization": customization[values[i, 1]],
-            "is_default": bool(default),
+        `entity`, `position`, `action`, `actor` and `story`.
+        """
+        rng, kind, owner, born, gone = self.rng, self.kind, self.owner, self.born, self.gone
+        removed = np.flatnonzero(gone < 1)
+        since, until = self.span(21 + (self.plan.until.weekday() + 1) % 7, 22.1, 22.4)
+        spies = np.flatnonzero((kind == USER) & (owner >= self.staff) & (born < 0.5) & (gone == 1))
+        present = np.flatnonzero((kind == USER) & (born < since) & (gone > until))
+        most = min(200, rows // 25) if self.number == 0 and len(spies) else 0
+        victims = rng.permutation(present)[:most]
+        count = max(0, rows - len(kind) - len(removed) - len(victims))
+        popular = rng.pareto(1.5, len(kind))  # some items are used by many
+        weight = (gone - born) * np.where(kind == ITEM, popular, self.activity[owner])
+        weight *= _EVENTS[kind] / np.bincount(kind, weight)[kind]
+        entity = rng.choice(len(kind), count, p=weight / weight.sum())
+        # Not at the very ends of a life: births come first and deletions last.
+        position = born[entity] + (gone - born)[entity] * rng.uniform(1e-4, 1 - 1e-4, count)
+        updated = rng.random(count) < _UPDATED[kind[entity]]
+        sweep = rng.uniform(since, until, len(victims))
+        log = pd.concat(
+            pd.DataFrame({"entity": e, "position": p, "action": a, "story": s})
+            for e, p, a, s in (
+                (np.arange(len(kind)), born, CREATE, _NO_STORY),
+                (removed, gone[removed], DELETE, np.where(self.night[removed], _NIGHT, _NO_STORY)),
+                (victims, sweep, READ, _EVENING),
+                (entity, position, np.where(updated, UPDATE, READ), _NO_STORY),
+            )
+        ).sort_values("position", kind="stable", ignore_index=True)
+        entity, position, story = (log[name].to_numpy() for name in ("entity", "position", "story"))
+        # Who did it: the owner, for readings also others, if they were there; the first admin.
+        reads, chance = (log["action"] == READ).to_numpy(), rng.random(len(log))
+        anybody = rng.choice(self.users, len(log), p=self.activity)
+        actor = np.where(reads & (chance < _OTHERS[kind[entity]]), anybody, owner[entity])
+        absent = (born[actor] > position) | (gone[actor] < position)
+        actor[absent] = owner[entity][absent]
+        actor[(reads & (kind[entity] == USER) & (chance < 0.6)) | (story == _NIGHT)] = 0
+        actor[story == _EVENING] = spies[: len(victims) and 1].sum()
+        return log.assign(actor=actor)
+
+    def _facts(self) -> list[dict[str, Any]]:
+        """What never changes of each entity, as its table or its document has it."""
+        users, avatars, items, designs = self.counts.tolist()
+        owners = [self.ids[i] for i in self.owner]
+        facts: list[dict[str, Any]] = []
+        for i, first in enumerate(self._pick(FIRST_NAMES, users)):
+            name = f"{first}.{self._values(i, 0)['last_name']}.{self.people[i]}.{self.plan.seed}"
+            role = "user" if i >= self.staff else "designer" if i > users // 100 else "admin"
+            email = f"{name}@example.com".lower()
+            facts.append({"email": email, "first_name": first, "role": role, "is_active": True})
+        # Measurements are personal data and stay out of the trail.
+        for i, gender in enumerate(self._pick(GENDERS, avatars)):
+            owner = owners[users + i]
+            facts.append({"user_id": owner, "gender": gender, "is_default": i < users})
+        kinds = (self._pick(words, items) for words in (MOODS, CATALOG_TYPES, [*GARMENTS]))
+        for mood, type_, category in zip(*kinds, strict=True):
+            noun = GARMENTS[category] if type_ == "silhouette" else type_.title()
+            facts.append({"name": f"{mood} {noun}", "type": type_, "category": category})
+        return facts + [{"user_id": owner} for owner in owners[len(owners) - designs :]]
+
+    def _pick(self, words: Sequence[str], count: int) -> list[str]:
+        return [words[i] for i in self.rng.integers(0, len(words), count)]
+
+    def _values(self, entity: int, updates: int) -> dict[str, Any]:
+        """The fields of `FIELDS` after so many updates."""
+        found = {}
+        for number, (name, values) in enumerate(FIELDS[self.kind[entity]].items()):
+            begin = self.turn[entity] if len(values) > _FEW else 0
+            found[name] = values[(begin + (updates + 1 - number) // 2) % len(values)]
+        return found
+
+    def _audit_logs(
+        self, log: pd.DataFrame, first: list[dict[str, Any]], last: list[dict[str, Any]]
+    ) -> pd.DataFrame:
+        """The rows of `log` as `audit.audit_logs` has them.
+
+        `first` and `last` have the entities as they were made and at their end.
+        """
+        columns = ("entity", "action", "actor", "story")
+        entity, action, actor, story = (log[name].to_numpy() for name in columns)
+        turn, field = np.divmod(log.groupby(["entity", "action"]).cumcount().to_numpy(), 2)
+        where = self.kind[entity], field
+        turn += np.where(_SIZES[where] > _FEW, self.turn[entity], 0)
+        before, after = (_FIRSTS[where] + (turn + n) % _SIZES[where] for n in (0, 1))
+        made = len(_CHANGES) + entity
+        updated = action == UPDATE
+        old = np.select([updated, action == DELETE], [before, made + len(self.kind)], -1)
+        new = np.select([updated, action == CREATE], [after, made], -1)
+        values = [*_CHANGES, *map(json.dumps, first), *map(json.dumps, last)]
+
+        told = story != _NO_STORY
+        home, agent = (self.rng.integers(0, len(of), self.users) for of in (ADDRESSES, USER_AGENTS))
+        address = np.where(told, len(ADDRESSES) + story, home[actor])
+        agents = np.where(told, len(USER_AGENTS), agent[actor])
+        ids = [str(entity_uuid(id)) for id in self.ids]
+        times = self.times(log["position"])
+        # Uuids of version 7 (RFC 9562), which sort as the times do.
+        uuids = [
+            f"{ms[:8]}-{ms[8:]}-7{uuid[15:]}"
+            for ms, uuid in zip(
+                (f"{ms:012x}" for ms in times.as_unit("ms").asi8),
+                _uuids(self.rng, len(log)),
+                strict=True,
+            )
+        ]
+        frame = {
+            "id": pa.array(uuids, pa.string()),
+            "user_id": _texts(ids, actor),
+            "entity_type": _texts(ENTITY_TYPES, self.kind[entity]),
+            "entity_id": _texts(ids, entity),
+            "action": _texts(ACTIONS, action),
+            "old_values": _texts(values, old),
+            "new_values": _texts(values, new),
+            "ip_address": _texts((*ADDRESSES, *_STORIES), address),
+            "user_agent": _texts((*USER_AGENTS, _SCRIPT), agents),
         }
-        for i, owner, default, draw in zip(own, owners, defaults, fixed[:, 0], strict=True)
+        return pd.DataFrame(
+            {name: pd.array(column, dtype="str") for name, column in frame.items()}
+        ).assign(created_at=times)
+
+    def _designs(
+        self, states: list[dict[str, Any]], updates: Any, lives: pd.DataFrame
+    ) -> list[dict[str, Any]]:
+        """Made of items that were there, and worn by the first avatar of the owner."""
+        items = np.flatnonzero(self.kind == ITEM)
+        items = items[np.argsort(self.born[items])]
+        own = np.flatnonzero(self.kind == DESIGN)
+        documents = []
+        for i, life in zip(own, lives.iloc[own].to_dict("records"), strict=True):
+            known = np.searchsorted(self.born[items], self.born[i])
+            used = [*dict.fromkeys(items[self.rng.integers(0, known, self.rng.integers(1, 5))])]
+            fields: dict[str, Any] = {
+                **states[i],
+                "layers": [layer(n, states[k]["type"], self.ids[k]) for n, k in enumerate(used, 1)],
+                "avatar_id": self.ids[self.users + self.owner[i]],
+                "catalog_item_ids": [self.ids[k] for k in used],
+                "version": 1 + int(updates[i]),
+            }
+            times = {str(n): at.to_pydatetime() for n, at in life.items() if at is not pd.NaT}
+            documents.append(design_document({"id": self.ids[i], **fields, **times}))
+        return documents
+
+
+def _uuids(rng: np.random.Generator, count: int) -> list[str]:
+    """`count` uuids of version 4; the first ones are the same whatever `count` is."""
+    text = rng.bytes(16 * count).hex()
+    return [
+        f"{text[i : i + 8]}-{text[i + 8 : i + 12]}-4{text[i + 13 : i + 16]}-"
+        f"{'89ab'[int(text[i + 16], 16) & 3]}{text[i + 17 : i + 20]}-{text[i + 20 : i + 32]}"
+        for i in range(0, len(text), 32)
     ]
 
 
-def _item_states(people: Population, values: Any, fixed: Any) -> list[dict[str, Any]]:
-    price, active, properties = (field.values for field in words.ITEM_FIELDS)
-    types, categories = CATALOG_TYPES, list(words.GARMENTS)
-    states = []
-    for i, draw in zip(people.of(ITEM), fixed, strict=True):
-        type_ = types[min(2, int(draw[0] * 4))]
-        category = categories[int(draw[1] * len(categories))]
-        garments = words.GARMENTS[category]
-        garment = garments[int(draw[2] * len(garments))]
-        mood = words.MOODS[int(draw[3] * len(words.MOODS))]
-        noun = {"silhouette": garment, "fabric": f"{garment} Fabric", "pattern": "Pattern"}[type_]
-        states.append(
-            {
-                "name": f"{mood} {noun}",
-                "type": type_,
-                "category": category,
-                "properties": properties[values[i, 2]],
-                "is_premium": bool(draw[2] > 0.8),
-                "is_active": active[values[i, 1]],
-                "price": price[values[i, 0]],
-            }
-        )
-    return states
-
-
-def _design_states(people: Population, values: Any) -> list[dict[str, Any]]:
-    status, name, metadata = (field.values for field in words.DESIGN_FIELDS)
-    return [
-        {
-            "user_id": people.ids[people.owner[i]],
-            "name": name[values[i, 1]],
-            "status": status[values[i, 0]],
-            "metadata": metadata[values[i, 2]],
-        }
-        for i in people.of(DESIGN)
-    ]
-
-
-def _lifetimes(year: Year, people: Population, past: History) -> pd.DataFrame:
-    times = {
-        "created_at": year.times(people.born),
-        "updated_at": year.times(past.changed),
-        "deleted_at": year.times(people.gone),
-    }
-    frame = pd.DataFrame({n: pd.DatetimeIndex(t).tz_localize("UTC") for n, t in times.items()})
-    return frame.assign(deleted_at=frame["deleted_at"].where(people.deleted))
-
-
-def _frame(
-    people: Population, kind: int, states: list[dict[str, Any]], times: pd.DataFrame
-) -> pd.DataFrame:
-    """The entities of `kind` as their table has them, objects as JSON."""
-    own = people.of(kind)
-    columns: dict[str, Any] = {"id": [people.ids[i] for i in own]}
-    for name in states[own[0]]:
-        values = [states[i][name] for i in own]
-        nested = isinstance(values[0], dict)
-        columns[name] = [json.dumps(value) for value in values] if nested else values
-    return pd.DataFrame(columns | {name: times[name].iloc[own].array for name in times})
-
-
-def _measurements(rng: np.random.Generator, count: int) -> list[str]:
-    """Bodies with proportions that go together, in centimetres and kilograms."""
-    height = np.clip(rng.normal(171, 9, count), 145, 205)
-    build = rng.normal(1, 0.12, count)
-    body = {
-        "height": height,
-        "weight": 22.5 * (height / 100) ** 2 * build,
-        "chest": 0.54 * height * build,
-        "waist": 0.45 * height * build,
-        "hips": 0.55 * height * build,
-        "shoulderWidth": 0.245 * height,
-    }
-    return pd.DataFrame(body).round().astype(int).to_json(orient="records", lines=True).split()
-
-
-def _documents(
-    rng: np.random.Generator,
-    people: Population,
-    past: History,
-    states: list[dict[str, Any]],
-    times: pd.DataFrame,
-) -> list[dict[str, Any]]:
-    own, items = people.of(DESIGN), people.of(ITEM)
-    by_age = items[np.argsort(people.born[items])]
-    known = np.maximum(np.searchsorted(people.born[by_age], people.born[own]), 1)
-    picks = (rng.random((len(own), 4)) * known[:, None]).astype(int)
-    numbers = rng.integers(1, 5, len(own))
-    avatar_of = dict(zip(people.owner[people.of(AVATAR)], people.of(AVATAR), strict=True))
-    created, updated, deleted = (
-        [moment.to_pydatetime(warn=False) for moment in times[name].iloc[own]]
-        for name in ("created_at", "updated_at", "deleted_at")
-    )
-    documents = []
-    for n, i in enumerate(own):
-        used = list(dict.fromkeys(by_age[picks[n, : numbers[n]]]))
-        fields = {
-            "id": people.ids[i],
-            **states[i],
-            "layers": [
-                layer(k, states[item]["type"], people.ids[item])
-                for k, item in enumerate(used, start=1)
-            ],
-            "avatar_id": people.ids[avatar_of[people.owner[i]]],
-            "catalog_item_ids": [people.ids[item] for item in used],
-            "version": 1 + int(past.updates[i]),
-            "created_at": created[n],
-            "updated_at": updated[n],
-        }
-        if people.deleted[i]:
-            fields["deleted_at"] = deleted[n]
-        documents.append(design_document(fields))
-    return documents
+def _texts(values: Sequence[str], codes: Any) -> pa.Array:
+    """``values[code]`` for each of `codes` as an Arrow column of text; code -1 is null."""
+    codes = np.asarray(codes, dtype=np.int32)
+    return pa.array(values, type=pa.string()).take(pa.array(codes, mask=codes < 0))

@@ -263,19 +263,20 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-# URLs, and pairs such as password=…, are not repeated: what was given by mistake may be a secret.
-_PRIVATE = re.compile(r"://|\$2[abxy]\$|(passw|pwd|secret|token|key)\w*\s*[=:]", re.IGNORECASE)
+# Pairs such as password=… and hashes are not repeated: what was given by mistake may be a secret.
+_PRIVATE = re.compile(r"\$2[abxy]\$|(passw|pwd|secret|token|key)\w*\s*[=:]", re.IGNORECASE)
 
 
 def shown(value: object) -> str:
     """`value` for a message: short, only its kind where it may hold a secret or personal data.
 
     >>> shown("31 days ago"), shown("postgresql://ana:s3cret@db"), shown({"a": 1})
-    ("'31 days ago'", 'a URL or secret', 'a dict')
+    ("'31 days ago'", "'postgresql://ana:***@db'", 'a dict')
     """
     if isinstance(value, str):
-        if _PRIVATE.search(value):
-            return "a URL or secret"
+        value = redact(value)
+        if _PRIVATE.search(value.replace("***", "")):
+            return "a secret"
         text = value if len(value) <= 60 else value[:57] + "..."
         return f"'{text.encode('utf-8', 'backslashreplace').decode()}'"
     if value is None or isinstance(value, bool):

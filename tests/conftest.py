@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pymongo
 import pytest
 import sqlalchemy as sa
@@ -22,6 +23,10 @@ from sqlalchemy.engine import make_url
 from fwdb import config
 from fwdb.database import Database
 from fwdb.stores import MongoStore, PostgresStore
+
+# How long one example takes is no finding on a machine that does other work as well.
+hypothesis.settings.register_profile("fwdb", deadline=None)
+hypothesis.settings.load_profile("fwdb")
 
 _DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 _numbers = itertools.count(1)

@@ -67,7 +67,7 @@ def test_no_change_is_lost_or_doubled_by_kill_9(home, wait_until, monkeypatch): 
     assert servers.mongodb
     stop, confirmed = threading.Event(), defaultdict(int)
     follower = start(home)
-    wait_until(working, timeout=30)
+    wait_until(working, timeout=90)
     writer = threading.Thread(
         target=write, args=(servers.mongodb.app, stop, confirmed), daemon=True
     )
@@ -81,7 +81,7 @@ def test_no_change_is_lost_or_doubled_by_kill_9(home, wait_until, monkeypatch): 
                 follower.kill()
                 follower.wait()
                 follower = start(home)
-                wait_until(working, timeout=30)
+                wait_until(working, timeout=90)
             else:
                 kill(pid(home, victim))
                 up(home)

@@ -87,10 +87,10 @@ _SECRET_NAME = re.compile(
 )
 # Up to the last @, since a password may hold one; without any, what is no port. The words that
 # our own messages show as an example stay.
-_URL_PASSWORD = re.compile(
-    r"(?<=://)([^\s:/?#@\[]*):(?!password@host\b)(?:.*(@)|(?!\d{1,5}\b)[^\s'\"]+)", re.DOTALL
-)
-_OPTION = re.compile(r"([\w-]+)=([^&\s'\"]+)")  # of a URL's query part, or of libpq
+_USER = r"(?<=://)([^\s:/?#@\[]*):(?!password@host\b)"
+_TO_LAST_AT = re.compile(rf"{_USER}.*@", re.DOTALL)
+_TO_ITS_END = re.compile(rf"{_USER}(?!\d{{1,5}}\b)[^\s'\"]+")
+_OPTION = re.compile(r"(?<![\w-])([\w-]+)=([^&\s'\"]+)")  # of a URL's query part, or of libpq
 
 
 @lru_cache(maxsize=4096)
@@ -105,7 +105,8 @@ def redact(text: str) -> str:
     >>> redact("postgresql://ana:s3cret@db.example:5432/fashion_wallet?password=x")
     'postgresql://ana:***@db.example:5432/fashion_wallet?password=***'
     """
-    found = _URL_PASSWORD.sub(lambda url: f"{url[1]}:***{url[2] or ''}", text)
+    end = text.rfind("@") + 1
+    found = _TO_LAST_AT.sub(r"\1:***@", text[:end]) + _TO_ITS_END.sub(r"\1:***", text[end:])
     return _OPTION.sub(lambda o: f"{o[1]}=***" if is_secret(o[1]) else o[0], found)
 
 
@@ -274,8 +275,8 @@ def shown(value: object) -> str:
     ("'31 days ago'", "'postgresql://ana:***@db'", 'a dict')
     """
     if isinstance(value, str):
-        value = redact(value)
-        if _PRIVATE.search(value.replace("***", "")):
+        value = redact(value[:1000])
+        if _PRIVATE.search(value):
             return "a secret"
         text = value if len(value) <= 60 else value[:57] + "..."
         return f"'{text.encode('utf-8', 'backslashreplace').decode()}'"

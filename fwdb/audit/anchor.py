@@ -146,11 +146,11 @@ def read(path: Path) -> Anchor:
             rows=int(body["rows"]),
             written_at=datetime.fromisoformat(body["written_at"]),
             heads=heads,
-            key_id=body["key_id"],
+            key_id=None if body["key_id"] is None else bytes.fromhex(body["key_id"]).hex(),
             content=content,
             signature=None if signature is None else bytes.fromhex(signature),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError):
         raise SealError(
             f"the seal file {path} is damaged: its content is not that of its checksum; take "
             "another copy."

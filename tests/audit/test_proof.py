@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from fwdb import config, errors
-from fwdb.audit import Audit, canonical, merkle, sealing, seals
+from fwdb.audit import Audit, anchor, canonical, merkle, sealing, seals
 from fwdb.stores import PostgresStore
 
 KEY = "a key that is long enough"
@@ -403,6 +403,18 @@ def test_a_file_that_is_no_seal_file_is_refused(audit, tmp_path, content, said):
     if content is not None:
         path.write_text(content)
     with pytest.raises(errors.SealError, match=said):
+        audit.verify(against=path)
+
+
+@pytest.mark.parametrize("odd", [{"rows": float("inf")}, {"key_id": "\ud800\x1b[2J"}])
+def test_a_seal_file_with_a_right_checksum_and_odd_values_is_refused(audit, put, tmp_path, odd):
+    put(1)
+    audit.seal()
+    path = audit.seal_file(tmp_path / "seals.json")
+    body = {**json.loads(path.read_text()), **odd}
+    said = {name: body[name] for name in body.keys() - {"checksum", "signature"}}
+    path.write_text(json.dumps({**body, "checksum": sha256(anchor._content(said)).hexdigest()}))
+    with pytest.raises(errors.SealError, match="damaged"):
         audit.verify(against=path)
 
 

@@ -362,12 +362,12 @@ def test_commands_end_on_sigterm(
         children = kernels(report)
         for name in frozen:
             stack.enter_context(freezing(home, name))()
-        for process in running.values():
+        for process in [*running.values()] * 2:  # `timeout` tells the process, then its group
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + LIMIT_SECONDS
         for command, process in running.items():
             said = process.communicate(timeout=max(1, deadline - time.monotonic()))[0].decode()
-            assert process.returncode in {0, 143, -signal.SIGALRM}, (command, said)
+            assert process.returncode in {0, 143}, (command, said)
             assert "Traceback" not in said, command
         assert not psutil.wait_procs(children, timeout=10)[1]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from fwdb.cli.program import app
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "stop"]
 
 
 def __getattr__(name: str) -> Any:
@@ -33,8 +33,9 @@ def main() -> NoReturn:
     """Run the command line. Every foreseen failure is one sentence on stderr and an exit code."""
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.default_int_handler:  # not ignored, as for a background job
-        signal.signal(signal.SIGINT, _stop)
+        signal.signal(signal.SIGINT, stop)
     # Loaded here, where Ctrl-C cannot end in the middle of somebody's import.
+    import contextlib
     import errno
     import logging
 
@@ -47,6 +48,7 @@ def main() -> NoReturn:
         FAILED,
         INTERRUPTED,
         NO_DATA,
+        asked_to_end,
         fail,
         terminate,
         usage_sentence,
@@ -80,13 +82,20 @@ def main() -> NoReturn:
         where = f"'{error.filename}': " if error.filename else ""
         fail(f"{where}{error.strerror or error}{remedy.get(error.errno or 0, '')}.", FAILED)
     finally:
+        ending = sys.exc_info()[1]
+        # All is in order; to take the interpreter apart would take a busy machine seconds.
+        if asked_to_end.is_set() and isinstance(ending, SystemExit):
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(int(ending.code or 0))
         if signal.getsignal(signal.SIGTERM) is terminate:
             signal.signal(signal.SIGTERM, before)
         if interrupt is signal.default_int_handler:
-            signal.signal(signal.SIGINT, _stop)
+            signal.signal(signal.SIGINT, stop)
 
 
-def _stop(_: int, __: object) -> NoReturn:
+def stop(_: int, __: object) -> NoReturn:
     """Ctrl-C before anything has begun, or after all: there is nothing to put in order."""
     os.write(2, b"fwdb: stopped.\n")
     os._exit(130)

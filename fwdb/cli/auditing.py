@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fwdb import errors
-from fwdb.audit import Erasure, Sealed
 from fwdb.cli.asking import Archives, Csv, trail
 from fwdb.cli.program import (
     FAILED,
@@ -25,6 +24,9 @@ from fwdb.cli.program import (
     say,
     stdout,
 )
+
+if TYPE_CHECKING:  # half of the time that any command takes to start
+    from fwdb.audit import Erasure, Sealed
 
 
 @audit_app.command("trail")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fwdb import errors
+from fwdb import cli, errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +42,7 @@ FAILED, BAD_USE, THRESHOLD, NO_DATA, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 
 
 # What was asked to end has so long for it, and when it is ended then, once more.
 _END_SECONDS = 4
+asked_to_end = threading.Event()
 
 # A pipe has no width to fold tables for.
 stdout = Console(
@@ -70,22 +73,46 @@ def _options(
 
 
 @contextmanager
-def database(*, role: Role = "app", application_name: str = "fwdb") -> Iterator[Database]:
-    from fwdb.database import connect
+def loading() -> Iterator[None]:
+    """Ctrl-C ends the process at once: nothing has begun, and imports take no exception well."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # not ignored, as for a background job
+        signal.signal(signal.SIGINT, cli.stop)
+    yield
+    signal.signal(signal.SIGINT, before)
 
+
+@contextmanager
+def database(*, role: Role = "app", application_name: str = "fwdb") -> Iterator[Database]:
+    with loading():
+        from fwdb.database import connect
     with connect(role=role, application_name=application_name, progress=say) as db:
         yield db
 
 
 def terminate(_: int, __: object) -> NoReturn:
-    """End as by Ctrl-C, with the exit code of SIGTERM; what cannot end so is killed by SIGALRM.
+    """End as by Ctrl-C, with the exit code of SIGTERM."""
+    _end(TERMINATED)
 
-    A timer of the system, because nothing of Python may be able to run any more.
+
+def _end(code: int) -> NoReturn:
+    """End in order within `_END_SECONDS`, or without: what cannot end so is ended with `code`.
+
+    A second SIGTERM changes nothing: `timeout` and service managers send it to the process and to
+    its group. SIGALRM kills when not even a thread of Python can run any more.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    asked_to_end.set()
+    signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(_END_SECONDS)
-    sys.exit(TERMINATED)
+    signal.alarm(_END_SECONDS + 1)
+    # No lock is taken, which the main thread may hold where the signal found it.
+    _thread.start_new_thread(_end_late, (code,))
+    sys.exit(code)
+
+
+def _end_late(code: int) -> NoReturn:
+    time.sleep(_END_SECONDS)
+    os._exit(code)
 
 
 @contextmanager
@@ -98,9 +125,11 @@ def ended_by_signals(ended: threading.Event) -> Iterator[None]:
 
     def end(kind: int, _: object) -> None:
         ended.set()
+        asked_to_end.set()
         signal.signal(kind, before[signal.Signals(kind)])
         if before[signal.SIGTERM] is terminate:
-            signal.signal(signal.SIGALRM, terminate)
+            code = INTERRUPTED if kind == signal.SIGINT else TERMINATED
+            signal.signal(signal.SIGALRM, lambda *_: _end(code))
             signal.alarm(_END_SECONDS)
 
     for kind in before:

@@ -25,7 +25,7 @@ from test_alerts_live import FAULTS, Watched, Webhook, watching
 
 import fwdb
 from fwdb import config, embedded, migrating
-from fwdb.metrics.rules import rules
+from fwdb.metrics import rules
 
 FOR_SECONDS = 60  # of all three alerts
 GIVE_UP_SECONDS = 180

@@ -76,7 +76,7 @@ def rules() -> None:
 
     They are for a scrape job named fwdb; docs/runbooks.md says what to do when one fires.
     """
-    from fwdb.metrics.rules import rules
+    from fwdb.metrics import rules
 
     print(rules(), end="")
 
@@ -84,6 +84,6 @@ def rules() -> None:
 @app.command()
 def dashboard() -> None:
     """Print the Grafana dashboard, as JSON to import."""
-    from fwdb.metrics.dashboard import dashboard
+    from fwdb.metrics import dashboard
 
     print(dashboard(), end="")

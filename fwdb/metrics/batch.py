@@ -10,17 +10,13 @@ from __future__ import annotations
 import http.client
 import logging
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Metric, pushadd_to_gateway
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Gauge, pushadd_to_gateway
 
 from fwdb.errors import redact
 from fwdb.metrics import exposition
-from fwdb.metrics.families import Families, Family
-from fwdb.metrics.metrics import write
 from fwdb.metrics.series import REPORT_SERIES
 
 logger = logging.getLogger(__name__)
@@ -49,13 +45,9 @@ class ReportRun:
     seconds: float
     last_success_at: float | None = None
 
-    def text(self) -> str:
-        """The content of ``metrics.prom``."""
-        return exposition.write(self._families()).decode()
-
     def write(self, folder: Path) -> None:
         """Put ``metrics.prom`` into `folder`. Raises `MetricsError`."""
-        write(folder / FILE, self.text())
+        exposition.write(folder / FILE, self._registry())
 
     def push(self, gateway: str) -> None:
         """Send the same to the Pushgateway at `gateway`.
@@ -63,13 +55,11 @@ class ReportRun:
         Added to what is there, so that a run that failed leaves the time of the last success. A
         gateway that does not take it is a warning in the log: the report is as good without.
         """
-        registry = CollectorRegistry()
-        registry.register(_Once(list(self._families())))
         try:
             pushadd_to_gateway(
                 gateway,
                 job=JOB,
-                registry=registry,
+                registry=self._registry(),
                 grouping_key={"report": self.report},
                 timeout=_PUSH_SECONDS,
             )
@@ -82,28 +72,20 @@ class ReportRun:
                 getattr(error, "reason", None) or type(error).__name__,
             )
 
-    def _families(self) -> Iterator[Family]:
+    def _registry(self) -> CollectorRegistry:
+        registry = CollectorRegistry()
         values = {
             "fwdb_report_last_run_success": float(self.succeeded),
             "fwdb_report_last_run_timestamp_seconds": self.ended_at,
             "fwdb_report_last_success_timestamp_seconds": self.last_success_at,
             "fwdb_report_last_run_duration_seconds": self.seconds,
         }
-        families = Families()
         for series in REPORT_SERIES:
             value = values[series.name]
             if value is not None:
-                yield families.plain(series, {(self.report,): value})
-
-
-class _Once(Collector):
-    """Families that are there already."""
-
-    def __init__(self, families: list[Family]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._families
+                gauge = Gauge(series.name, series.help, series.labels, registry=registry)
+                gauge.labels(self.report).set(value)
+        return registry
 
 
 def last_success(folder: Path) -> float | None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
+from itertools import accumulate, chain
+from typing import Any
 
 from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from fwdb.metrics.families import Families, Family, Labels
-from fwdb.metrics.probes import Probes
+from fwdb.metrics.probes import Labels, Reading
 from fwdb.metrics.series import SERIES
+from fwdb.stores import BOUNDS_MS as POOL_BOUNDS_MS
 from fwdb.stores import MongoStore, PoolStats, PostgresStore, QueryStats
+from fwdb.stores.timings import BOUNDS_MS
 
 DURATIONS = "db_query_duration_seconds"
 
-_POOL_DURATIONS = {
-    f"db_connection_pool_{part}_duration_seconds": part for part in ("wait", "hold", "dial")
-}
+_BOUNDS = tuple(str(bound / 1000) for bound in BOUNDS_MS)  # seconds, as labels
+_POOL_BOUNDS = tuple(str(bound / 1000) for bound in POOL_BOUNDS_MS)
 
 AuditCounts = Callable[[], tuple[dict[str, int], int]]
 
@@ -32,90 +36,97 @@ class DatabaseCollector(Collector):
         self,
         postgres: PostgresStore,
         mongodb: MongoStore,
-        probes: Probes,
+        servers: Callable[[], Iterable[Reading]],
         audit: AuditCounts,
     ) -> None:
         self._stores = (postgres, mongodb)
-        self._probes = probes
+        self._servers = servers
         self._audit = audit
-        self._families = Families()
         self._version = metadata.version("fwdb")
 
     def describe(self) -> Iterator[Metric]:
         """The names alone: a registry refuses a second collector that has one of them."""
-        for series in SERIES:
-            yield Family(series, [], list)
+        yield from _families().values()
 
-    def collect(self) -> Iterator[Family]:
+    def collect(self) -> Iterator[Metric]:
         """Every series, those without a sample too."""
+        found = _families()
         stats = {store.name: store.query_stats() for store in self._stores}
         pools = [store.pool() for store in self._stores]
-        values: dict[str, Mapping[Labels, float]] = {
-            **self._probes.read().values,
-            **_queries(stats),
-            **_pools(pools),
-            **self._audited(),
-            "fwdb_build_info": {(self._version,): 1.0},
-        }
-        for series in SERIES:
-            if series.name == DURATIONS:
-                yield self._families.durations(series, stats)
-            elif part := _POOL_DURATIONS.get(series.name):
-                yield self._families.pools(series, {p.database: getattr(p, part) for p in pools})
-            else:
-                yield self._families.plain(series, values.get(series.name, {}))
+        readings = (self._servers(), _queries(stats), _pools(pools), self._process())
+        for name, labels, value in chain.from_iterable(readings):
+            if value is not None:
+                found[name].add_metric(labels, float(value))
+        for database, queries in stats.items():
+            for timed in queries.series:
+                child = (database, timed.operation, timed.status)
+                _add(found[DURATIONS], child, _BOUNDS, timed.counts, timed.seconds)
+        for pool in pools:
+            for part, times in (("wait", pool.wait), ("hold", pool.hold), ("dial", pool.dial)):
+                family = found[f"db_connection_pool_{part}_duration_seconds"]
+                _add(family, (pool.database,), _POOL_BOUNDS, times.counts, times.total_ms / 1000)
+        yield from found.values()
 
-    def _audited(self) -> dict[str, Mapping[Labels, float]]:
+    def _process(self) -> Iterator[Reading]:
         written, failed = self._audit()
-        return {
-            "fwdb_audit_records_total": {(name,): float(n) for name, n in written.items()},
-            "fwdb_audit_failures_total": {(): float(failed)},
-        }
+        for action, number in written.items():
+            yield "fwdb_audit_records_total", (action,), number
+        yield "fwdb_audit_failures_total", (), failed
+        yield "fwdb_build_info", (self._version,), 1
 
 
-def _queries(stats: Mapping[str, QueryStats]) -> dict[str, Mapping[Labels, float]]:
-    ended: dict[Labels, float] = {}
+_KINDS: dict[str, type[Any]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+
+
+def _families() -> dict[str, Any]:
+    return {
+        series.name: _KINDS[series.kind](series.name, series.help, labels=series.labels)
+        for series in SERIES
+    }
+
+
+def _add(
+    family: HistogramMetricFamily,
+    child: Labels,
+    bounds: tuple[str, ...],
+    counts: Iterable[int],
+    seconds: float,
+) -> None:
+    upto = map(float, accumulate(counts))
+    family.add_metric(child, list(zip((*bounds, "+Inf"), upto, strict=True)), seconds)
+
+
+def _queries(stats: dict[str, QueryStats]) -> Iterator[Reading]:
     for database, found in stats.items():
+        ended: Counter[str] = Counter()
         for timed in found.series:
-            key = (database, timed.operation)
-            ended[key] = ended.get(key, 0.0) + sum(timed.counts)
-    return {
-        "db_queries_total": ended,
-        "db_query_errors_total": {
-            (database, word): float(n)
-            for database, found in stats.items()
-            for word, n in found.errors.items()
-        },
-        "db_slow_queries_total": {(name,): float(found.slow) for name, found in stats.items()},
-        "fwdb_labels_folded_total": {
-            (DURATIONS,): float(sum(found.folded for found in stats.values()))
-        },
-    }
+            ended[timed.operation] += sum(timed.counts)
+        for operation, number in ended.items():
+            yield "db_queries_total", (database, operation), number
+        for cause, number in found.errors.items():
+            yield "db_query_errors_total", (database, cause), number
+        yield "db_slow_queries_total", (database,), found.slow
+    yield "fwdb_labels_folded_total", (DURATIONS,), sum(found.folded for found in stats.values())
 
 
-def _pools(pools: list[PoolStats]) -> dict[str, Mapping[Labels, float]]:
-    sizes: dict[Labels, float] = {}
+def _pools(pools: list[PoolStats]) -> Iterator[Reading]:
     for pool in pools:
-        states = {
-            "total": pool.in_use + pool.idle,
-            "active": pool.in_use,
-            "idle": pool.idle,
-            "waiting": pool.waiting,
-        }
-        sizes |= {(pool.database, state): float(n) for state, n in states.items()}
-    # MongoDB's driver has a pool per server of a set, each with this capacity, so that their sum
-    # can pass it; the alarm is about one that is full.
-    used = {p.database: p.utilisation_percent for p in pools}
-    return {
-        "db_connection_pool_size": sizes,
-        "db_connection_pool_utilization": {
-            (name,): min(100.0, percent) for name, percent in used.items() if percent is not None
-        },
-        "db_connection_pool_capacity": {
-            (p.database,): float(p.capacity) for p in pools if p.capacity is not None
-        },
-        "db_connection_pool_waits_total": {(p.database,): float(p.waits) for p in pools},
-        "db_connection_pool_waited_seconds_total": {(p.database,): p.wait_ms / 1000 for p in pools},
-        "db_connection_pool_timeouts_total": {(p.database,): float(p.timeouts) for p in pools},
-        "db_connection_pool_opened_total": {(p.database,): float(p.opened) for p in pools},
-    }
+        child = (pool.database,)
+        size = "db_connection_pool_size"
+        yield size, (*child, "total"), pool.in_use + pool.idle
+        yield size, (*child, "active"), pool.in_use
+        yield size, (*child, "idle"), pool.idle
+        yield size, (*child, "waiting"), pool.waiting
+        # MongoDB's driver has a pool per server of a set, each with this capacity, so that their
+        # sum can pass it; the alarm is about one that is full.
+        used = pool.utilisation_percent
+        yield "db_connection_pool_utilization", child, None if used is None else min(100, used)
+        yield "db_connection_pool_capacity", child, pool.capacity
+        yield "db_connection_pool_waits_total", child, pool.waits
+        yield "db_connection_pool_waited_seconds_total", child, pool.wait_ms / 1000
+        yield "db_connection_pool_timeouts_total", child, pool.timeouts
+        yield "db_connection_pool_opened_total", child, pool.opened

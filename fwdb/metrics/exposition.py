@@ -2,117 +2,98 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from prometheus_client import Metric, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest, write_to_textfile
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from fwdb.metrics.families import Family
+from fwdb.errors import MetricsError
 
 TEXT = CONTENT_TYPE_PLAIN_0_0_4
+OPEN = openmetrics.CONTENT_TYPE_LATEST
 
-_END = b"# EOF\n"
-_COUNTING = ("counter", "histogram", "summary", "gaugehistogram")
+COLUMNS = ("metric", "type", "database", "labels", "value")
 
 
-def negotiate(accept: str) -> str:
-    """The content type for a client that sends `accept`: OpenMetrics if it asks for it.
+class Exposition(Collector):
+    """A registry, without the times at which its children were made.
 
-    The client's own `choose_encoder` raises ValueError of versions that are no numbers.
+    Prometheus would store each of them as a series of its own. The client's switch for it is one
+    for the whole process, hence not ours.
     """
-    return openmetrics.CONTENT_TYPE_LATEST if "application/openmetrics-text" in accept else TEXT
 
-
-def write(families: Iterable[Metric], content_type: str = TEXT) -> bytes:
-    """All families in the format of `content_type`, which `negotiate` gave."""
-    is_open = content_type == openmetrics.CONTENT_TYPE_LATEST
-    parts: list[bytes] = []
-    for family in families:
-        if isinstance(family, Family):
-            parts.append(_open_head(family) if is_open else _head(family))
-            parts += family.lines
-        else:
-            parts.append(_foreign(family, is_open=is_open))
-    if is_open:
-        parts.append(_END)
-    return b"".join(parts)
-
-
-def _head(family: Family) -> bytes:
-    said = family.documentation.replace("\\", r"\\").replace("\n", r"\n")
-    name = family.exposed
-    return f"# HELP {name} {said}\n# TYPE {name} {family.type}\n".encode()
-
-
-def _open_head(family: Family) -> bytes:
-    said = family.documentation.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-    name = family.name
-    return f"# HELP {name} {said}\n# TYPE {name} {family.type}\n".encode()
-
-
-def _foreign(family: Metric, *, is_open: bool) -> bytes:
-    """A family that somebody else has registered, by the client's own writers."""
-    one = _One(_without_created(family))
-    if not is_open:
-        return generate_latest(one)
-    written: bytes = openmetrics.generate_latest(one)  # type: ignore[no-untyped-call]
-    return written.removesuffix(_END)
-
-
-@dataclass(frozen=True, slots=True)
-class _One:
-    """The least that the client's writers take for a registry."""
-
-    family: Metric
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
 
     def collect(self) -> Iterator[Metric]:
-        yield self.family
+        """The families of the registry at this moment."""
+        for family in self._registry.collect():
+            shown = copy.copy(family)
+            created = f"{family.name}_created"
+            shown.samples = [sample for sample in family.samples if sample.name != created]
+            yield shown
+
+    def text(self) -> str:
+        """Prometheus's text format."""
+        return generate_latest(self).decode()
+
+    def negotiated(self, accept: str) -> tuple[str, bytes]:
+        """Content type and text for a client that sends `accept`: OpenMetrics if it asks for it.
+
+        The client's own `choose_encoder` raises errors of versions that are no numbers.
+        """
+        if "application/openmetrics-text" not in accept:
+            return TEXT, generate_latest(self)
+        return OPEN, openmetrics.generate_latest(self)  # type: ignore[no-untyped-call]
+
+    def json(self) -> list[dict[str, Any]]:
+        """The shape of prom-client's ``getMetricsAsJSON()``, ready for strict JSON.
+
+        `le` is a number but for ``"+Inf"``; a value that is no finite number is None.
+        """
+        return [
+            {
+                "help": family.documentation,
+                "name": family.name + {"counter": "_total", "info": "_info"}.get(family.type, ""),
+                "type": "gauge" if family.type in {"info", "stateset"} else family.type,
+                "values": [_value(family, sample) for sample in family.samples],
+                "aggregator": "sum",
+            }
+            for family in self.collect()
+        ]
+
+    def frame(self) -> pd.DataFrame:
+        """One row per sample; see `Metrics.frame`."""
+        rows = []
+        for family in self.collect():
+            for sample in family.samples:
+                labels = dict(sample.labels)
+                database = labels.pop("database", None)
+                said = ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
+                rows.append((sample.name, family.type, database, said, sample.value))
+        made = pd.DataFrame(rows, columns=list(COLUMNS))
+        return made.astype({"metric": "str", "type": "str", "database": "str", "labels": "str"})
 
 
-def _without_created(family: Metric) -> Metric:
-    """`family` without the time at which each child was made, which Prometheus would store as a
-    series of its own. The client's switch for it is one for the whole process, hence not ours."""
-    if family.type not in _COUNTING:
-        return family
-    kept = Metric(family.name, family.documentation, family.type, family.unit)
-    kept.samples = _counted(family)
-    return kept
-
-
-def _counted(family: Metric) -> list[Sample]:
-    return [sample for sample in family.samples if sample.name != f"{family.name}_created"]
-
-
-def json(families: Iterable[Metric]) -> list[dict[str, Any]]:
-    """The shape of prom-client's ``getMetricsAsJSON()``, ready for strict JSON.
-
-    `le` is a number but for ``"+Inf"``; a value that is no finite number is None.
-    """
-    return [
-        {
-            "help": family.documentation,
-            "name": _exposed(family),
-            "type": "gauge" if family.type in {"info", "stateset"} else family.type,
-            "values": [_value(family, sample) for sample in _shown(family)],
-            "aggregator": "sum",
-        }
-        for family in families
-    ]
-
-
-def _exposed(family: Metric) -> str:
-    suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
-    return family.name + suffix
-
-
-def _shown(family: Metric) -> list[Sample]:
-    return _counted(family) if family.type in _COUNTING else family.samples
+def write(path: Path, collector: Collector) -> Path:
+    """Put the text of `collector` at `path` by one rename; where it is. Raises `MetricsError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_to_textfile(str(path), collector, escaping=openmetrics.UNDERSCORES)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise MetricsError(
+            f"the metrics cannot be written to {path} ({reason}); choose another file."
+        ) from error
+    return path
 
 
 def _value(family: Metric, sample: Sample) -> dict[str, Any]:
@@ -127,19 +108,3 @@ def _value(family: Metric, sample: Sample) -> dict[str, Any]:
     if sample.name.endswith("_bucket"):
         found["exemplar"] = None
     return found
-
-
-COLUMNS = ("metric", "type", "database", "labels", "value")
-
-
-def frame(families: Iterable[Metric]) -> pd.DataFrame:
-    """One row per sample; see `Metrics.frame`."""
-    rows = []
-    for family in families:
-        for sample in _shown(family):
-            labels = dict(sample.labels)
-            database = labels.pop("database", None)
-            said = ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
-            rows.append((sample.name, family.type, database, said, sample.value))
-    made = pd.DataFrame(rows, columns=list(COLUMNS))
-    return made.astype({"metric": "str", "type": "str", "database": "str", "labels": "str"})

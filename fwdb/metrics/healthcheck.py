@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fwdb.monitoring import Health, StoreHealth
 from fwdb.stores import PoolStats
-
-# Whoever may read an endpoint may ask it often; a server answers them all with one question. So
-# short, because an answer must be right within 1.5 s, and a silent server takes 1 s of them.
-MAX_AGE_SECONDS = 0.25
 
 # Fixed sentences: what a driver says holds hosts and users.
 SENTENCES = {
@@ -29,33 +24,12 @@ SENTENCES = {
 }
 
 
-class SharedHealth:
-    """The answer of `ask`, one for all who want it at the same moment."""
-
-    def __init__(self, ask: Callable[[], Health], *, max_age: float = MAX_AGE_SECONDS) -> None:
-        self._ask = ask
-        self._max_age = max_age
-        self._lock = threading.Lock()
-        self._last: tuple[float, Health] | None = None
-
-    def read(self) -> Health:
-        """Of the last quarter of a second, else asked now."""
-        with self._lock:
-            if self._last is None or time.monotonic() - self._last[0] > self._max_age:
-                found = self._ask()
-                self._last = (time.monotonic(), found)
-            return self._last[1]
-
-
-def overall(health: Health) -> tuple[int, dict[str, Any]]:
-    """HTTP status and body of ``/health``."""
-    return _body({store.database: _entry(store) for store in health.stores})
-
-
-def detailed(
-    health: Health, pools: dict[str, PoolStats], schema: tuple[str | None, str] | None
+def answer(
+    health: Health,
+    pools: Mapping[str, PoolStats] = MappingProxyType({}),
+    schema: tuple[str | None, str] | None = None,
 ) -> tuple[int, dict[str, Any]]:
-    """HTTP status and body of ``/health/database``: pools and the schema's revision too.
+    """HTTP status and body of ``/health``; with `pools` and `schema` of ``/health/database``.
 
     `schema` is the revision of the database and that of this release, None when not known.
     """
@@ -65,7 +39,14 @@ def detailed(
     if schema is not None:
         current, head = schema
         entries["postgres"]["schema"] = {"current": current, "head": head}
-    return _body(entries)
+    down = {name: entry for name, entry in entries.items() if entry["status"] == "down"}
+    status = {"up": "ok", "degraded": "degraded", "down": "error"}[health.status]
+    return (503 if down else 200), {
+        "status": status,
+        "info": {name: entry for name, entry in entries.items() if name not in down},
+        "error": down,
+        "details": entries,
+    }
 
 
 def _entry(store: StoreHealth) -> dict[str, Any]:
@@ -87,16 +68,4 @@ def _pool(pool: PoolStats) -> dict[str, Any]:
         "waiting": pool.waiting,
         "capacity": pool.capacity,
         "utilization": pool.utilisation_percent,
-    }
-
-
-def _body(entries: dict[str, dict[str, Any]]) -> tuple[int, dict[str, Any]]:
-    down = {name: entry for name, entry in entries.items() if entry["status"] == "down"}
-    degraded = any(entry["status"] == "degraded" for entry in entries.values())
-    status = "error" if down else "degraded" if degraded else "ok"
-    return (503 if down else 200), {
-        "status": status,
-        "info": {name: entry for name, entry in entries.items() if name not in down},
-        "error": down,
-        "details": entries,
     }

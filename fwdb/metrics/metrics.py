@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, overload
 
 import pandas as pd
 from prometheus_client import CollectorRegistry
@@ -17,41 +14,28 @@ from fwdb.arguments import File, Range, checks_arguments
 from fwdb.errors import MetricsError
 from fwdb.metrics import exposition, healthcheck
 from fwdb.metrics.collector import AuditCounts, DatabaseCollector
-from fwdb.metrics.probes import Probes
-from fwdb.metrics.questions import Questions
-from fwdb.metrics.routes import Routes
+from fwdb.metrics.probes import Probes, Shared
 from fwdb.metrics.series import DATABASES
-from fwdb.metrics.server import HOST, MetricsServer
+from fwdb.metrics.server import HOST, Application, MetricsServer
 from fwdb.stores import MongoStore, PostgresStore
 
 if TYPE_CHECKING:
+    from contextlib import _GeneratorContextManager as Tracking  # a decorator too
+
     from _typeshed.wsgi import WSGIApplication
 
     from fwdb.monitoring import Monitor
 
+# Whoever may read an endpoint may ask it often; a server answers them all with one question. So
+# short, because an answer must be right within 1.5 s, and a silent server takes 1 s of them.
+HEALTH_SECONDS = 0.25
+
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _is_name(text: str) -> bool:
     """Whether a series can have this label: text that is no Unicode would break every answer."""
     return bool(text.strip()) and text.isprintable()
-
-
-class Tracking(Protocol):
-    """What `Metrics.track` gives without work: for a ``with``, or above a function."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> bool | None: ...
-
-    def __call__(self, function: F, /) -> F: ...
 
 
 @checks_arguments
@@ -75,14 +59,15 @@ class Metrics:
             "postgres": postgres,
             "mongodb": mongodb,
         }
-        self._health = healthcheck.SharedHealth(monitor.health)
-        self._questions = Questions(postgres, mongodb, monitor, self._health.read)
-        self._routes = Routes(self)
+        self._health = Shared(monitor.health, HEALTH_SECONDS)
+        self._probes = Probes(postgres, mongodb, monitor, self._health.read)
         self._server: MetricsServer | None = None
         self._lock = threading.Lock()
         self.registry = CollectorRegistry()
-        self._probes = Probes(self._questions.probes())
-        self.registry.register(DatabaseCollector(postgres, mongodb, self._probes, audit))
+        self.registry.register(DatabaseCollector(postgres, mongodb, self._probes.read, audit))
+        self._exposition = exposition.Exposition(self.registry)
+        self.wsgi: WSGIApplication = Application(self._exposition, self.health)
+        """The paths of `serve` as a WSGI application, to be mounted in a web server."""
 
     # -- recording ----------------------------------------------------------------------------
 
@@ -90,14 +75,14 @@ class Metrics:
     def track(self, database: str, operation: str, work: Callable[[], T]) -> T: ...
 
     @overload
-    def track(self, database: str, operation: str) -> Tracking: ...
+    def track(self, database: str, operation: str) -> Tracking[None]: ...
 
     def track(
         self,
         database: Annotated[str, DATABASES],
         operation: Annotated[str, _is_name, "the operation a name, such as 'findUser'"],
         work: Callable[[], T] | None = None,
-    ) -> T | Tracking:
+    ) -> T | Tracking[None]:
         """What `work()` returns, counted as one operation of `database` called `operation`.
 
         Without `work` it is for a ``with``, or a decorator. What is asked of that database inside,
@@ -115,11 +100,11 @@ class Metrics:
 
     def text(self) -> str:
         """All series in Prometheus's text format, as ``/metrics`` gives them."""
-        return exposition.write(self.registry.collect()).decode()
+        return self._exposition.text()
 
     def json(self) -> list[dict[str, Any]]:
         """All series in the shape of prom-client's ``getMetricsAsJSON()``."""
-        return exposition.json(self.registry.collect())
+        return self._exposition.json()
 
     def frame(self) -> pd.DataFrame:
         """All samples as a table: `metric`, `type`, `database`, `labels`, `value`.
@@ -127,7 +112,7 @@ class Metrics:
         `labels` are the others, as ``operation=select, status=success``. A histogram has a row
         per bucket (the number of values up to `le`), ``_sum`` and ``_count``.
         """
-        return exposition.frame(self.registry.collect())
+        return self._exposition.frame()
 
     def write(self, path: File) -> Path:
         """Write `text()` to `path`, which appears whole or not at all; where it is.
@@ -135,23 +120,18 @@ class Metrics:
         For the textfile collector of node_exporter. Raises `MetricsError` when it cannot be
         written.
         """
-        return write(Path(path), self.text())
+        return exposition.write(Path(path), self._exposition)
 
     def health(self, *, details: bool = False) -> tuple[int, dict[str, Any]]:
         """HTTP status and body of ``/health``; with `details` those of ``/health/database``."""
         found = self._health.read()
         if not details:
-            return healthcheck.overall(found)
+            return healthcheck.answer(found)
         pools = {name: store.pool() for name, store in self._stores.items()}
         answers = any(s.database == "postgres" and s.status != "down" for s in found.stores)
-        return healthcheck.detailed(found, pools, self._questions.schema() if answers else None)
+        return healthcheck.answer(found, pools, self._probes.schema() if answers else None)
 
     # -- serving ------------------------------------------------------------------------------
-
-    @property
-    def wsgi(self) -> WSGIApplication:
-        """The routes of `serve` as a WSGI application, to be mounted in a web server."""
-        return self._routes.wsgi
 
     def serve(
         self, port: Annotated[int, Range(0, 65_535)] = 0, *, host: str = HOST
@@ -178,29 +158,8 @@ class Metrics:
         with self._lock:
             if self._server is not None:
                 self._server.close()
-        self._questions.close()
+        self._probes.close()
 
     def __repr__(self) -> str:
         served = self._server is not None and not self._server.is_closed
         return f"Metrics({self._server.url if served and self._server else 'not served'})"
-
-
-def write(path: Path, text: str) -> Path:
-    """Put `text` at `path` by one rename. Raises `MetricsError`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(number, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-            os.chmod(draft, 0o644)  # another account, that of the exporter, reads it
-            os.replace(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise MetricsError(
-            f"the metrics cannot be written to {path} ({reason}); choose another file."
-        ) from error
-    return path

@@ -1,33 +1,106 @@
-"""The small WSGI server of the standard library, in a thread, hardened against slow clients."""
+"""The paths that are answered over HTTP, and the server of the standard library for them.
+
+It runs in a thread and is hardened against slow clients.
+"""
 
 from __future__ import annotations
 
 import errno
 import io
+import json
 import logging
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from http import HTTPStatus
 from http.client import LineTooLong
 from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from fwdb.errors import MetricsError
+from fwdb.metrics.exposition import Exposition
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"  # what a process knows of its databases is not for everybody on the network
+
+_METHODS = "GET, HEAD"
 
 _CLIENT_SECONDS = 30.0  # for one request and its answer, however slow the client is
 _CLOSE_SECONDS = 5.0  # for the answers on their way when the server is closed
 _MOST_CLIENTS = 256  # each has a thread; the oldest goes when one more comes
 _MOST_HEAD = 1 << 16  # bytes of a request line and its headers
 _MOST_REST = 1 << 20  # bytes that come behind them and are thrown away
+
+Reply = tuple[int, dict[str, str], bytes]  # status, headers, body
+
+
+class Application:
+    """The WSGI application; mounted below a path, it answers below it.
+
+    Nothing of a request but its path and `Accept` reaches anything. `health` gives status and
+    content, with `details` or without.
+    """
+
+    def __init__(
+        self, exposition: Exposition, health: Callable[..., tuple[int, dict[str, Any]]]
+    ) -> None:
+        self._exposition = exposition
+        self._paths: dict[str, Callable[[str], Reply]] = {
+            "/metrics": self._metrics,
+            "/metrics/json": lambda _: _json(200, exposition.json()),
+            "/health": lambda _: _health(*health()),
+            "/health/database": lambda _: _health(*health(details=True)),
+            "/health/live": lambda _: _health(200, {"status": "ok"}),
+        }
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        method = environ["REQUEST_METHOD"]
+        status, headers, body = self._reply(
+            method, environ.get("PATH_INFO", ""), environ.get("HTTP_ACCEPT", "")
+        )
+        headers |= {"Content-Length": str(len(body)), "Server": "fwdb"}
+        start_response(f"{status} {HTTPStatus(status).phrase}", list(headers.items()))
+        return [] if method == "HEAD" else [body]
+
+    def _reply(self, method: str, path: str, accept: str) -> Reply:
+        answer = self._paths.get(path)
+        if method not in {"GET", "HEAD"}:
+            return _error(405, f"only {_METHODS} are answered here", Allow=_METHODS)
+        if answer is None:
+            return _error(404, f"there is nothing here; the paths are {', '.join(self._paths)}")
+        try:
+            return answer(accept)
+        except Exception:
+            logger.exception("%s cannot be answered", path)
+            return _error(500, "this cannot be answered now; the log of the process says why")
+
+    def _metrics(self, accept: str) -> Reply:
+        content_type, body = self._exposition.negotiated(accept)
+        return 200, {"Content-Type": content_type}, body
+
+
+def _json(status: int, content: Any) -> Reply:
+    # allow_nan: Python would write NaN, which no parser of JSON reads.
+    body = json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+    return status, {"Content-Type": "application/json; charset=utf-8"}, body
+
+
+def _health(status: int, content: Any) -> Reply:
+    """What a proxy keeps of a health check is wrong a second later."""
+    _, headers, body = _json(status, content)
+    return status, {**headers, "Cache-Control": "no-cache, no-store, must-revalidate"}, body
+
+
+def _error(status: int, sentence: str, **headers: str) -> Reply:
+    body = f"{HTTPStatus(status).phrase}: {sentence}.\n".encode()
+    return status, {"Content-Type": "text/plain; charset=utf-8", **headers}, body
 
 
 class MetricsServer:

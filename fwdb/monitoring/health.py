@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import sqlalchemy as sa
 
@@ -23,6 +24,8 @@ from fwdb.errors import (
 )
 from fwdb.stores import MongoStore, PoolStats, PostgresStore
 from fwdb.stores.timings import OWN
+
+T = TypeVar("T")
 
 State = Literal["up", "degraded", "down"]
 
@@ -85,57 +88,55 @@ class Answer:
     remarks: tuple[tuple[Cause, str], ...] = ()
 
 
-class Probe:
-    """Asks one store in a thread of its own, so that a silent server costs only the deadline.
+class Question(Future[T]):
+    """One question on its way; its outcome is that of `ask`, which `thread` runs.
+
+    `seconds` is how long it took, or takes so far.
+    """
+
+    def __init__(self, name: str, ask: Callable[[], T]) -> None:
+        super().__init__()
+        self._started = time.monotonic()
+        self._took: float | None = None
+        self.thread = threading.Thread(target=self._run, args=(ask,), name=name, daemon=True)
+        self.thread.start()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started if self._took is None else self._took
+
+    def _run(self, ask: Callable[[], T]) -> None:
+        try:
+            answer = ask()
+        except BaseException as error:  # noqa: BLE001  raised for who asks for the result
+            self._took = self.seconds
+            self.set_exception(error)
+        else:
+            self._took = self.seconds
+            self.set_result(answer)
+
+
+class Probe(Generic[T]):
+    """Asks in a thread of its own, so that a silent server costs only the deadline.
 
     A question that is still open when the next one is due is waited for instead: a frozen server
     holds one thread, however often it is asked.
     """
 
-    def __init__(self, database: str, ask: Callable[[], Answer]) -> None:
-        self._database = database
+    def __init__(self, name: str, ask: Callable[[], T]) -> None:
+        self._name = f"fwdb-{name}"
         self._ask = ask
         self._lock = threading.Lock()
-        self._open: Question | None = None
+        self._open: Question[T] | None = None
 
-    def start(self) -> Question:
+    def start(self) -> Question[T]:
         """The question, on its way."""
         with self._lock:
             question = self._open
             # After a fork its thread is the parent's.
-            if question is None or question.done.is_set() or not question.thread.is_alive():
-                name = f"fwdb-health-{self._database}"
-                question = self._open = Question(self._ask, name)
-                question.thread.start()
+            if question is None or question.done() or not question.thread.is_alive():
+                question = self._open = Question(self._name, self._ask)
             return question
-
-
-class Question:
-    """One question to a store; `done` is set when it has an outcome."""
-
-    def __init__(self, ask: Callable[[], Answer], name: str) -> None:
-        self._ask = ask
-        self.thread = threading.Thread(target=self.run, name=name, daemon=True)
-        self.done = threading.Event()
-        self._outcome: Answer | BaseException | None = None
-
-    def run(self) -> None:
-        """Ask, and keep the answer or the error."""
-        try:
-            self._outcome = self._ask()
-        except BaseException as error:  # noqa: BLE001  raised in the thread that waits
-            self._outcome = error
-        finally:
-            self.done.set()
-
-    def outcome(self) -> Answer | FwdbError | None:
-        """The answer, or the store's error; None while there is neither."""
-        if not self.done.is_set():
-            return None
-        if isinstance(self._outcome, Answer | FwdbError):
-            return self._outcome
-        assert self._outcome is not None
-        raise self._outcome
 
 
 # Why the schema of a store is not the one that this release wants; empty when it is.
@@ -184,21 +185,19 @@ def _answer(
 
 
 def ask_all(
-    probes: Mapping[str, Probe],
+    probes: Mapping[str, Probe[Answer]],
     pools: Mapping[str, Callable[[], PoolStats]],
     addresses: Mapping[str, str],
     thresholds: Thresholds,
     seconds: float,
 ) -> Health:
     """Ask all stores at the same time; see `Monitor.health`."""
-    deadline = time.monotonic() + seconds
     questions = {name: probe.start() for name, probe in probes.items()}
-    for question in questions.values():
-        question.done.wait(max(0.0, deadline - time.monotonic()))
+    wait(questions.values(), timeout=seconds)
     stores = tuple(
         _judge(
             name,
-            question.outcome(),
+            _outcome(question),
             pools[name](),
             addresses[name],
             thresholds,
@@ -207,6 +206,14 @@ def ask_all(
         for name, question in questions.items()
     )
     return Health(max((s.status for s in stores), key=_ORDER.index), stores)
+
+
+def _outcome(question: Question[Answer]) -> Answer | FwdbError | None:
+    """The answer, or the store's error; None while there is neither."""
+    if not question.done():
+        return None
+    error = question.exception()
+    return error if isinstance(error, FwdbError) else question.result()
 
 
 def _judge(

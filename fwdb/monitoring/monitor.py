@@ -21,7 +21,7 @@ from fwdb.monitoring.asked import APPLICATION, Database
 from fwdb.monitoring.cache import Cache
 from fwdb.monitoring.commands import CommandLedger
 from fwdb.monitoring.connection_questions import ConnectionQuestions
-from fwdb.monitoring.health import Behind, Health, Probe
+from fwdb.monitoring.health import Answer, Behind, Health, Probe
 from fwdb.monitoring.history import History
 from fwdb.monitoring.measure import Measure
 from fwdb.monitoring.sampler import Kind, Sample, Sampler, process_name
@@ -117,12 +117,14 @@ class Monitor(ConnectionQuestions, StatementQuestions, ServerQuestions):
         return replication.mongodb_lag(self._mongodb_twin)
 
     @cached_property
-    def _probes(self) -> tuple[dict[str, Probe], list[PostgresStore | MongoStore]]:
+    def _probes(self) -> tuple[dict[str, Probe[Answer]], list[PostgresStore | MongoStore]]:
         postgres = self._postgres.twin(application_name=APPLICATION)
         mongodb = self._mongodb.twin(application_name=APPLICATION)
         probes = {
-            "postgres": Probe("postgres", lambda: healths.ask_postgres(postgres, self._behind)),
-            "mongodb": Probe("mongodb", lambda: healths.ask_mongodb(mongodb, self._behind)),
+            "postgres": Probe(
+                "health-postgres", lambda: healths.ask_postgres(postgres, self._behind)
+            ),
+            "mongodb": Probe("health-mongodb", lambda: healths.ask_mongodb(mongodb, self._behind)),
         }
         return probes, [postgres, mongodb]
 

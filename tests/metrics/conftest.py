@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from fwdb import config
 from fwdb.database import Database
+from fwdb.stores import MongoStore, PostgresStore
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -33,5 +36,31 @@ class Exposed:
 
 @pytest.fixture
 def scrape() -> Callable[[Database], Exposed]:
-    """What a scrape of a database says now."""
-    return lambda db: Exposed(db.metrics.text())
+    """What a scrape of a database says now, whenever the last one was."""
+
+    def read(db: Database) -> Exposed:
+        db.metrics._probes._readings.max_age = -1
+        return Exposed(db.metrics.text())
+
+    return read
+
+
+@pytest.fixture
+def alone(module_db: Database) -> Callable[..., AbstractContextManager[Database]]:
+    """Makes a `Database` in which nothing is counted yet: on the servers of the module, or on
+    those of the URLs `postgres` and `mongodb`, with other settings."""
+
+    @contextmanager
+    def make(
+        postgres: str | None = None, mongodb: str | None = None, **settings: object
+    ) -> Iterator[Database]:
+        chosen = config.settings().model_copy(update={"connect_timeout_seconds": 1, **settings})
+        url = module_db.postgres.url.set(drivername="postgresql")
+        stores = (
+            PostgresStore(postgres or url.render_as_string(hide_password=False), settings=chosen),
+            MongoStore(mongodb or module_db.mongodb._given.get_secret_value(), settings=chosen),
+        )
+        with Database(*stores, settings=chosen) as made:
+            yield made
+
+    return make

@@ -16,7 +16,7 @@ import yaml
 from alert_cases import CASES, Case, Series
 from promql import selectors, series
 
-from fwdb.metrics.rules import rules
+from fwdb.metrics import rules
 
 RULES = rules()
 DOCS = Path(__file__).parents[2] / "docs"
@@ -34,15 +34,18 @@ needs_promtool = pytest.mark.skipif(
 
 def moment(case: Case, at: int, *, firing: bool) -> dict[str, Any]:
     """What promtool is to find at `at` seconds."""
+    rule = next(rule for rule in ALERTS if rule_id(rule) == f"{case.alert}-{case.severity}")
     expected = {
         "exp_labels": case.labels | {"severity": case.severity},
-        "exp_annotations": {
-            "summary": case.summary,
-            "description": case.description,
-            "runbook": f"docs/runbooks.md#{case.alert.lower()}",
-        },
+        "exp_annotations": {name: filled(text, case) for name, text in rule["annotations"].items()},
     }
     return {"eval_time": f"{at}s", "alertname": case.alert, "exp_alerts": [expected] * firing}
+
+
+def filled(text: str, case: Case) -> str:
+    """`text` with the labels and the value of the case in their places."""
+    text = re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: case.labels[found[1]], text)
+    return re.sub(r"\{\{ \$value[^}]*\}\}", case.value, text)
 
 
 def group(case: Case, given: Series, moments: list[dict[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -28,12 +27,12 @@ import pytest
 import sqlalchemy as sa
 from embedded_helpers import record
 from promql import selectors
+from receivers import receiving
 
 import fwdb
 from fwdb import config, embedded, migrating
 from fwdb.database import Database
-from fwdb.metrics.dashboard import dashboard
-from fwdb.metrics.rules import rules
+from fwdb.metrics import dashboard, rules
 from fwdb.stores import PostgresStore
 
 FULL = bool(os.environ.get("FWDB_TEST_FULL"))
@@ -107,26 +106,6 @@ def scaled(text: str) -> str:
 
 
 @contextlib.contextmanager
-def listening(webhook: Webhook) -> Iterator[int]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            webhook.take(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield int(server.server_address[1])
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@contextlib.contextmanager
 def running(*command: str, folder: Path) -> Iterator[None]:
     with (folder / f"{command[0]}.log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
@@ -141,7 +120,7 @@ def running(*command: str, folder: Path) -> Iterator[None]:
 def watching(folder: Path, target: str, webhook: Webhook, text: str) -> Iterator[str]:
     """Prometheus with Alertmanager behind it, scraping `target` every second."""
     web, alerts = free_port(), free_port()
-    with listening(webhook) as hook:
+    with receiving(lambda _, body: webhook.take(json.loads(body))) as hook:
         (folder / "rules.yml").write_text(text)
         (folder / "prometheus.yml").write_text(
             f"""

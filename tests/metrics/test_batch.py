@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
+from receivers import receiving
 
 from fwdb import reports
 from fwdb.errors import ReportError
@@ -40,25 +40,13 @@ class Gateway:
 def gateway() -> Iterator[Gateway]:
     found = Gateway()
 
-    class Handler(BaseHTTPRequestHandler):
-        def take(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            found.pushed.append((self.command, self.path, body))
-            self.send_response(found.status)
-            self.end_headers()
+    def take(request: BaseHTTPRequestHandler, body: str) -> int:
+        found.pushed.append((request.command, request.path, body))
+        return found.status
 
-        do_POST = do_PUT = take
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        found.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    with receiving(take) as port:
+        found.url = f"http://127.0.0.1:{port}"
         yield found
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What is written is what prometheus_client would write, and what prom-client would send."""
+"""What is written is read back by Prometheus, and has the shape that prom-client would send."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ import json
 import math
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import prometheus_client
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Summary, generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, Summary, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 import fwdb.metrics.metrics
 from fwdb import config, errors
 from fwdb.database import Database
-from fwdb.metrics import exposition
 from fwdb.metrics.collector import DatabaseCollector
-from fwdb.metrics.families import Families, number
-from fwdb.metrics.probes import Probes
-from fwdb.metrics.series import BY_NAME, SERIES
-from fwdb.stores import MongoStore, PostgresStore, QueryStats
-from fwdb.stores.timings import BOUNDS_SECONDS, Timed
+from fwdb.metrics.exposition import COLUMNS, Exposition
+from fwdb.metrics.series import SERIES
+from fwdb.stores import MongoStore, PostgresStore
+from fwdb.stores.timings import BOUNDS_SECONDS
 
 HOSTILE = ['say "hello"', "back\\slash", "new\nline", "100 %d %s %%", "{le=}", "größer", " "]
 
@@ -42,51 +39,25 @@ def registry() -> CollectorRegistry:
             mongodb.times.add(name, seconds)
             postgres.times.add(name, seconds, "timeout" if n % 2 else "")
     found = CollectorRegistry()
-    found.register(DatabaseCollector(postgres, mongodb, Probes([]), lambda: ({"READ": 3}, 1)))
+    found.register(DatabaseCollector(postgres, mongodb, list, lambda: ({"READ": 3}, 1)))
     return found
 
 
-def test_the_text_is_that_of_the_client(registry: CollectorRegistry):
-    """Family by family, sample by sample, whatever stands in a label."""
-    ours = exposition.write(registry.collect()).decode()
+@pytest.mark.parametrize(
+    ("accept", "parse"), [("", parse), ("application/openmetrics-text", parse_open)]
+)
+def test_every_value_is_read_back_whatever_stands_in_a_label(
+    registry: CollectorRegistry, accept: str, parse: Callable[..., Iterable[Metric]]
+):
+    """In both formats; the names are those that callers gave."""
+    text = Exposition(registry).negotiated(accept)[1].decode()
+    found = {family.name: family for family in parse(text)}
 
-    assert list(parse(ours)) == list(parse(generate_latest(registry).decode()))
-    assert sorted(ours.splitlines()) == sorted(generate_latest(registry).decode().splitlines())
-
-
-def test_openmetrics_is_that_of_the_client(registry: CollectorRegistry):
-    """It ends with its mark, so that half an answer is not taken for a whole one."""
-    content_type = exposition.negotiate("application/openmetrics-text; version=1.0.0")
-    ours = exposition.write(registry.collect(), content_type).decode()
-
-    theirs = openmetrics.generate_latest(registry).decode()
-    assert list(parse_open(ours)) == list(parse_open(theirs))
-    assert ours.endswith("# EOF\n")
-
-
-def test_a_second_scrape_writes_what_was_added():
-    """Kept lines are those of a child to which nothing was added, and of no other."""
-    families, series = Families(), BY_NAME["db_query_duration_seconds"]
-    empty = (0,) * len(BOUNDS_SECONDS)
-    first = Timed("find", "success", (1, *empty), 0.0001)
-    second = Timed("find", "success", (2, *empty), 0.0002)
-
-    def count(timed: Timed) -> float:
-        family = families.durations(series, {"mongodb": QueryStats((timed,), {}, 0, 0)})
-        (found,) = parse(exposition.write([family]).decode())
-        return next(s.value for s in found.samples if s.name.endswith("_count"))
-
-    assert [count(first), count(first), count(second)] == [1, 1, 2]
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e6, 1e9 + 0.5, 1.5e-7, -3e8, math.inf])
-def test_numbers_are_written_as_the_client_does(value: float):
-    gauge = Gauge("one", "x", registry=None)
-    gauge.set(value)
-    registry = CollectorRegistry()
-    registry.register(gauge)
-
-    assert generate_latest(registry).decode().splitlines()[-1] == f"one {number(value)}"
+    assert text.endswith("# EOF\n") == bool(accept)
+    durations = [s for s in found["db_query_duration_seconds"].samples if "_count" in s.name]
+    assert {s.labels["operation"] for s in durations} == set(HOSTILE)
+    assert {s.value for s in durations} == {3}
+    assert len(durations) == 2 * len(HOSTILE)
 
 
 def test_series_of_the_host_are_part_of_it_without_the_times_of_their_making(
@@ -96,28 +67,24 @@ def test_series_of_the_host_are_part_of_it_without_the_times_of_their_making(
     Counter("orders", "Orders.", registry=registry).inc(3)
     Summary("parcel_bytes", "Parcels.", registry=registry).observe(5)
 
-    text = exposition.write(registry.collect()).decode()
-    open_text = exposition.write(registry.collect(), "application/openmetrics-text").decode()
-    names = {value["name"] for value in exposition.json(registry.collect())}
-
-    for written in (text, open_text):
+    shown = Exposition(registry)
+    for accept in ("", "application/openmetrics-text"):
+        written = shown.negotiated(accept)[1].decode()
         assert "orders_total 3.0" in written
         assert "parcel_bytes_sum 5.0" in written
         assert "_created" not in written
-    assert {"orders_total", "parcel_bytes"} <= names
-    assert not any("_created" in v.get("metricName", "") for v in _values(registry))
+    content = json.dumps(shown.json())
+    assert '"orders_total"' in content
+    assert '"parcel_bytes_sum"' in content
+    assert "_created" not in content
     assert "orders_created" in generate_latest(registry).decode()
-
-
-def _values(registry: CollectorRegistry) -> list[dict[str, object]]:
-    return [value for family in exposition.json(registry.collect()) for value in family["values"]]
 
 
 def test_the_json_has_the_shape_of_prom_client(registry: CollectorRegistry):
     """Flat values, `le` as a number, names of counters with `_total`; strict JSON."""
     Gauge("broken", "No number.", registry=registry).set(math.nan)
     content = json.loads(
-        json.dumps(exposition.json(registry.collect()), allow_nan=False),
+        json.dumps(Exposition(registry).json(), allow_nan=False),
         parse_constant=pytest.fail,
     )
     by_name = {family["name"]: family for family in content}
@@ -142,7 +109,7 @@ def test_the_json_has_the_shape_of_prom_client(registry: CollectorRegistry):
         "metricName": "db_query_duration_seconds_bucket",
         "exemplar": None,
     }
-    assert [v["metricName"].rpartition("_")[2] for v in one[-2:]] == ["sum", "count"]
+    assert [v["metricName"].rpartition("_")[2] for v in one[-2:]] == ["count", "sum"]
     assert "exemplar" not in one[-1]
 
 
@@ -151,7 +118,7 @@ def test_the_frame_has_a_row_per_sample(module_db: Database):
     module_db.metrics.track("mongodb", "findDesign", lambda: None)
     frame = module_db.metrics.frame()
 
-    assert list(frame.columns) == list(exposition.COLUMNS)
+    assert list(frame.columns) == list(COLUMNS)
     assert [str(dtype) for dtype in frame.dtypes] == ["str", "str", "str", "str", "float64"]
     row = frame[
         (frame["metric"] == "db_queries_total") & (frame["labels"] == "operation=findDesign")
@@ -192,14 +159,9 @@ def test_a_hundred_runs_of_a_cell_leave_one_set_of_series(module_db: Database):
     assert len(samples) == len(set(samples))
 
 
-def test_two_databases_of_a_process_do_not_meet(module_db: Database):
+def test_two_databases_of_a_process_do_not_meet(module_db: Database, alone):
     """Each counts what was asked through it."""
-    url = module_db.postgres.url.set(drivername="postgresql")
-    stores = (
-        PostgresStore(url.render_as_string(hide_password=False)),
-        MongoStore(module_db.mongodb._given.get_secret_value()),
-    )
-    with Database(*stores, settings=config.settings()) as other:
+    with alone() as other:
         other.metrics.track("postgres", "onlyHere", lambda: None)
 
         assert "onlyHere" in other.metrics.text()
@@ -252,7 +214,10 @@ def test_a_place_that_cannot_be_written_is_said(module_db: Database, tmp_path: P
     ],
 )
 def test_the_format_is_the_one_asked_for(accept: str, is_open: bool):
-    assert exposition.negotiate(accept).startswith("application/openmetrics-text") == is_open
+    content_type, text = Exposition(CollectorRegistry()).negotiated(accept)
+
+    assert content_type.startswith("application/openmetrics-text") == is_open
+    assert text == (b"# EOF\n" if is_open else b"")
 
 
 def test_the_parts_of_the_registry_agree(
@@ -281,7 +246,7 @@ def test_promtool_has_nothing_to_say(registry: CollectorRegistry):
     """Prometheus's own reader, and its opinion of the names."""
     checked = subprocess.run(
         ["promtool", "check", "metrics"],
-        input=exposition.write(registry.collect()),
+        input=generate_latest(Exposition(registry)),
         capture_output=True,
         check=False,
     )

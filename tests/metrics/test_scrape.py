@@ -6,35 +6,20 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 import sqlalchemy as sa
 
-from fwdb import config
 from fwdb.database import Database
 from fwdb.errors import FwdbError, QueryError
-from fwdb.metrics import questions
-from fwdb.metrics.probes import Probe, Probes
+from fwdb.metrics import probes
 from fwdb.metrics.series import BY_NAME, SERIES
-from fwdb.stores import MongoStore, PostgresStore
+from fwdb.stores import PostgresStore
 
-Scrape = Callable[[Database], "Callable[..., float]"]
 DOWN_POSTGRES = "postgresql://ana:s3cret@127.0.0.1:1/nothing"
-
-
-def url_of(db: Database) -> str:
-    return db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
-
-
-@contextmanager
-def database(postgres: str, mongodb: str, **settings: object) -> Iterator[Database]:
-    """A database of its own over these servers."""
-    chosen = config.settings().model_copy(update={"connect_timeout_seconds": 1, **settings})
-    stores = (PostgresStore(postgres, settings=chosen), MongoStore(mongodb, settings=chosen))
-    with Database(*stores, settings=chosen) as made:
-        yield made
 
 
 def test_every_series_of_the_contract_and_no_other(module_db: Database, scrape):
@@ -51,10 +36,10 @@ def test_every_series_of_the_contract_and_no_other(module_db: Database, scrape):
     assert len(exposed.families) == len(SERIES)
 
 
-def test_what_is_not_known_is_absent(module_db: Database, scrape):
+def test_what_is_not_known_is_absent(scrape, alone):
     """No replica has no lag; the built-in MongoDB does not tell of its cache; the first scrape has
     nothing to compare with. The questions were answered all the same."""
-    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
+    with alone() as db:
         exposed = scrape(db)
 
     assert exposed.each("db_replication_lag_seconds") == []
@@ -69,24 +54,19 @@ def test_what_is_not_known_is_absent(module_db: Database, scrape):
     assert exposed.each("db_health_degraded") == [0, 0]
 
 
-def test_the_replicas_that_there_should_be_are_told(
-    module_db: Database, scrape, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_replicas_that_there_should_be_are_told(scrape, monkeypatch: pytest.MonkeyPatch, alone):
     """Beside those that there are, so that a rule can compare them."""
     monkeypatch.setenv("FWDB_EXPECTED_REPLICAS", "2")
-    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
+    with alone() as db:
         exposed = scrape(db)
 
     assert exposed.each("db_replication_replicas", database="postgres") == [0]
     assert exposed.each("db_replication_replicas_expected") == [2]
 
 
-def test_an_idle_server_has_no_cache_ratio(
-    module_db: Database, scrape, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_idle_server_has_no_cache_ratio(scrape, alone):
     """0 would be an alarm, 1 a lie: too few blocks were asked for."""
-    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
-        monkeypatch.setattr(db.metrics._probes, "_max_age", 0)
+    with alone() as db:
         scrape(db)
         exposed = scrape(db)
 
@@ -94,10 +74,9 @@ def test_an_idle_server_has_no_cache_ratio(
 
 
 def test_the_cache_ratio_is_that_of_the_time_between_scrapes(
-    db: Database, scrape, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+    db: Database, scrape, wait_until: Callable[..., None]
 ):
     """And the counter behind it grows by what was asked for."""
-    monkeypatch.setattr(db.metrics._probes, "_max_age", 0)
     db.postgres.execute(sa.text("CREATE TABLE wide AS SELECT generate_series(1, 200000) AS n"))
     before = scrape(db)
 
@@ -117,22 +96,22 @@ def test_the_cache_ratio_is_that_of_the_time_between_scrapes(
 def test_the_ratio_covers_thirty_seconds_or_the_time_since_the_scrape_before():
     """Two scrapers a second apart see the same window, not the last second."""
     clock = [0.0]
-    window = questions._Window()
+    window = probes._Window()
 
-    def base(at: float) -> float:
+    def base(at: float) -> float | None:
         clock[0] = at
-        window.ratio("postgres", at)  # type: ignore[arg-type]
-        return window._readings[0][0]
+        return window.before(at)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: clock[0])
-        patch.setattr(questions.cache, "ratio", lambda *_: None)
-        assert [base(at) for at in (0, 1, 15, 29, 30, 31, 45, 200)] == [0, 0, 0, 0, 0, 1, 15, 45]
+        found = [base(at) for at in (0, 1, 15, 29, 30, 31, 45, 200)]
+
+    assert found == [None, 0, 0, 0, 0, 1, 15, 45]
 
 
-def test_a_server_that_is_down_hides_nothing_else(module_db: Database, scrape):
+def test_a_server_that_is_down_hides_nothing_else(scrape, alone):
     """It shows as down and as questions that failed; the other store and all counts stay."""
-    with database(DOWN_POSTGRES, module_db.mongodb._given.get_secret_value()) as db:
+    with alone(DOWN_POSTGRES) as db:
         db.designs.count()
         db.metrics.track("postgres", "findUser", lambda: None)
         exposed = scrape(db)
@@ -150,21 +129,22 @@ def test_a_server_that_is_down_hides_nothing_else(module_db: Database, scrape):
 
 
 def test_gauges_of_a_server_that_went_away_do_not_stay(
-    module_db: Database, scrape, monkeypatch: pytest.MonkeyPatch
+    scrape, monkeypatch: pytest.MonkeyPatch, alone
 ):
     """The last value of a dead server is not its value now; counts only grow."""
-    db = module_db
-    with database(url_of(db), db.mongodb._given.get_secret_value()) as watched:
-        monkeypatch.setattr(watched.metrics._probes, "_max_age", 0)
+    with alone() as watched:
         watched.users.count()
         alive = scrape(watched)
-        watched.metrics._questions.postgres.close()
-        gone = PostgresStore(DOWN_POSTGRES)
-        monkeypatch.setattr(watched.metrics._questions, "postgres", gone)
+        watched.metrics._probes.postgres.close()
+        monkeypatch.setattr(watched.metrics._probes, "postgres", PostgresStore(DOWN_POSTGRES))
         dead = scrape(watched)
 
     assert alive.each("db_schema_current") == [1]
     assert dead.each("db_schema_current") == []
+    assert (len(alive.each("fwdb_audit_months_ahead")), dead.each("fwdb_audit_months_ahead")) == (
+        1,
+        [],
+    )
     assert dead.each("db_cache_reads_total", database="postgres") == []
     last = "fwdb_probe_last_success_timestamp_seconds"
     assert dead.each(last, probe="schema") == alive.each(last, probe="schema")
@@ -172,14 +152,13 @@ def test_gauges_of_a_server_that_went_away_do_not_stay(
 
 
 def test_a_silent_server_costs_the_deadline_and_one_thread(
-    module_db: Database, scrape, monkeypatch: pytest.MonkeyPatch
+    scrape, monkeypatch: pytest.MonkeyPatch, alone
 ):
     """However often it is scraped: a question that is open is waited for, not asked again."""
     with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
         port = listener.getsockname()[1]
-        with database(f"postgresql://x@127.0.0.1:{port}/x", f"mongodb://127.0.0.1:{port}") as db:
-            monkeypatch.setattr(db.metrics._probes, "_max_age", 0)
-            monkeypatch.setattr(db.metrics._probes, "_deadline", 0.2)
+        with alone(f"postgresql://x@127.0.0.1:{port}/x", f"mongodb://127.0.0.1:{port}") as db:
+            monkeypatch.setattr(probes, "DEADLINE_SECONDS", 0.2)
             for _ in range(3):
                 exposed = scrape(db)
             asking = [t for t in threading.enumerate() if t.name.startswith("fwdb-metrics-")]
@@ -192,30 +171,25 @@ def test_a_silent_server_costs_the_deadline_and_one_thread(
 
 def test_eight_scrapes_at_once_ask_once():
     """All others wait for the one that asks and take its answers."""
-    asked, begun, go = [], threading.Barrier(8, timeout=30), threading.Event()
+    asked, begun, again = [], threading.Barrier(8, timeout=30), threading.Event()
 
-    def ask() -> dict[str, dict[tuple[str, ...], float]]:
+    def ask() -> int:
         asked.append(1)
-        go.wait(5)
-        return {"db_schema_current": {("postgres",): 1.0}}
+        if len(asked) > 1:
+            again.set()
+        again.wait(0.2)
+        return len(asked)
 
-    both = Probes([Probe("schema", ("postgres",), ask)])
-    found = []
-
-    def read() -> None:
+    def read() -> int:
         begun.wait()
-        found.append(both.read())
+        return shared.read()
 
-    threads = [threading.Thread(target=read, daemon=True) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    go.set()
-    for thread in threads:
-        thread.join()
+    shared = probes.Shared(ask, 30)
+    with ThreadPoolExecutor(8) as pool:
+        found = [future.result() for future in [pool.submit(read) for _ in range(8)]]
+    shared.max_age = -1
 
-    assert len(asked) == 1
-    assert all(snapshot is found[0] for snapshot in found)
-    assert len(found) == 8
+    assert (found, shared.read()) == ([1] * 8, 2)
 
 
 @pytest.mark.parametrize("error", [QueryError("refused"), KeyError("unforeseen")])
@@ -225,28 +199,28 @@ def test_trouble_is_logged_once_and_again_after_it_was_well(
     """Not at every scrape, and never to the caller: whatever goes wrong, the rest is scraped."""
     failing = [True]
 
-    def ask() -> dict[str, dict[tuple[str, ...], float]]:
+    def ask() -> list[probes.Reading]:
         if failing[0]:
             raise error
-        return {}
+        return []
 
-    both = Probes([Probe("cache", ("postgres",), ask)], max_age=-1)
-    key = ("postgres", "cache")
+    probe = probes.ScrapeProbe("cache", ("postgres",), ask)
     with caplog.at_level(logging.WARNING):
         for state in (True, True, False, True):
             failing[0] = state
-            assert both.read().values["fwdb_probe_success"][key] == float(not state)
+            success = ("fwdb_probe_success", ("postgres", "cache"), not state)
+            assert success in probes.read([probe], 30)
 
     assert len(caplog.records) == 2
     assert all(bool(r.exc_info) == isinstance(error, KeyError) for r in caplog.records)
 
 
 def test_a_pool_beyond_its_size_is_full_and_not_more(
-    module_db: Database, scrape, wait_until: Callable[..., None]
+    scrape, wait_until: Callable[..., None], alone
 ):
     """In use out of all that it may open, never above 100 %, and who waits is counted."""
     settings = {"pool_size": 2, "pool_max_overflow": 1, "pool_timeout_seconds": 30}
-    with database(url_of(module_db), module_db.mongodb._given.get_secret_value(), **settings) as db:
+    with alone(**settings) as db:
         with ExitStack() as held:
             for _ in range(3):
                 held.enter_context(db.postgres.connection())
@@ -279,11 +253,11 @@ def test_a_pool_beyond_its_size_is_full_and_not_more(
     assert buckets[-1] == 4
 
 
-def test_a_pool_without_a_limit_has_no_utilisation(module_db: Database, scrape):
+def test_a_pool_without_a_limit_has_no_utilisation(module_db: Database, scrape, alone):
     """No share of what has no end is in use."""
     joined = "&" if "?" in module_db.mongodb._given.get_secret_value() else "?"
     unlimited = f"{module_db.mongodb._given.get_secret_value()}{joined}maxPoolSize=0"
-    with database(url_of(module_db), unlimited) as db:
+    with alone(mongodb=unlimited) as db:
         db.designs.count()
         exposed = scrape(db)
 
@@ -292,9 +266,9 @@ def test_a_pool_without_a_limit_has_no_utilisation(module_db: Database, scrape):
     assert exposed.each("db_connection_pool_size", database="mongodb", state="total") == [1]
 
 
-def test_an_older_server_answers_every_question(postgres15: str, module_db: Database, scrape):
+def test_an_older_server_answers_every_question(postgres15: str, scrape, alone):
     """One without fwdb's schema too: that is known, and said."""
-    with database(postgres15, module_db.mongodb._given.get_secret_value()) as db:
+    with alone(postgres15) as db:
         db.postgres.rows(sa.text("SELECT 1 AS one"))
         exposed = scrape(db)
 
@@ -304,34 +278,24 @@ def test_an_older_server_answers_every_question(postgres15: str, module_db: Data
     assert exposed("db_queries_total", database="postgres") == 1
 
 
-def test_the_first_scrapes_of_many_threads_make_one_pool(module_db: Database):
+def test_the_first_scrapes_of_many_threads_make_one_pool(alone):
     """Each question has a connection, and each scrape takes the same ones."""
     count = sa.text(
         "SELECT count(*) AS n FROM pg_stat_activity "
         "WHERE application_name = 'fwdb-metrics' AND datname = current_database()"
     )
-    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
+    with alone() as db:
         before = db.postgres.rows(count)[0]["n"]
-        threads = [threading.Thread(target=db.metrics.text, daemon=True) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: db.metrics.text(), range(8)))
 
         assert 1 <= db.postgres.rows(count)[0]["n"] - before <= 3
 
 
-def test_a_schema_that_is_behind_is_said(db: Database, scrape):
-    """0, not absent: it is known."""
-    db.postgres.execute(sa.text("UPDATE monitoring.alembic_version SET version_num = '0003'"))
-
-    assert scrape(db).each("db_schema_current") == [0]
-
-
-def test_audit_entries_are_counted_by_action(module_db: Database, scrape):
+def test_audit_entries_are_counted_by_action(scrape, alone):
     """And those that could not be written, which somebody must hear of."""
     id = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
-    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
+    with alone() as db:
         db.audit.log_read("User", id)
         db.audit.log_create("Avatar", id, {"name": "x"})
         with db.transaction():
@@ -346,9 +310,9 @@ def test_audit_entries_are_counted_by_action(module_db: Database, scrape):
     assert exposed("fwdb_audit_failures_total") == 1
 
 
-def test_folded_names_are_counted(module_db: Database, scrape):
+def test_folded_names_are_counted(scrape, alone):
     """So that somebody notices that names are made from data."""
-    with database(url_of(module_db), module_db.mongodb._given.get_secret_value()) as db:
+    with alone() as db:
         for n in range(103):
             with db.metrics.track("mongodb", f"user {n}"):
                 pass
@@ -376,15 +340,12 @@ def test_what_the_trail_lacks_is_told_by_kind(db: Database, scrape):
         assert exposed.each(f"fwdb_audit_{absent}") == []
 
 
-def test_the_catalogs_are_read_anew_after_a_time_only(
-    db: Database, scrape, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_catalogs_are_read_anew_after_a_time_only(db: Database, scrape):
     """A scrape every second must not ask for every column each time; a dead server is noticed."""
-    monkeypatch.setattr(db.metrics._probes, "_max_age", 0)
     scrape(db)
     db.postgres.execute(sa.text("GRANT INSERT ON audit.audit_logs TO PUBLIC"))
     name = "fwdb_audit_uncovered"
 
     assert scrape(db).each(name, kind="right") == [0]
-    monkeypatch.setattr(questions, "AUDIT_SECONDS", 0)
+    db.metrics._probes._trail.max_age = -1
     assert scrape(db).each(name, kind="right") == [1]

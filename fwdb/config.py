@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from fwdb.errors import ConfigError, UnknownName
 
 _PROFILE_VARIABLE = re.compile(r"FWDB_(?P<profile>[A-Z0-9_]+)_(?:POSTGRES|MONGODB)_URL")
+
+_NUMBER = r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
+_LIMIT = re.compile(rf"(?P<id>[\w.]+)=(?P<warning>{_NUMBER})?(?::(?P<critical>{_NUMBER})?)?")
 
 
 class Thresholds(BaseSettings):
@@ -80,10 +84,36 @@ class Settings(BaseSettings):
     # With it seals are signed; it must lie where a superuser of the database cannot read it.
     audit_key: SecretStr | None = Field(None, min_length=16)
 
+    # Lines of the checks of reports by id, warning and critical, where another number than that
+    # of the check is wanted; `fwdb report checks` lists them.
+    limits: Annotated[dict[str, tuple[float | None, float | None]] | None, NoDecode] = None
+
     report_dir: Path | None = None
     audit_archive: Path | None = None
     # Secret, because it may hold the password of a proxy before the gateway.
     pushgateway: SecretStr | None = None
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _parse_limits(cls, given: object) -> object:
+        return limits(given) if isinstance(given, str) else given
+
+
+def limits(text: str) -> dict[str, tuple[float | None, float | None]]:
+    """Lines by the id of their check, from `pool.sessions=80:95,health.rollbacks=20`.
+
+    >>> limits("pool.sessions=80:95, health.disk=:1e9")
+    {'pool.sessions': (80.0, 95.0), 'health.disk': (None, 1000000000.0)}
+    """
+    found: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = _LIMIT.fullmatch(part)
+        if match is None or not (match["warning"] or match["critical"]):
+            raise ValueError(f"'{part}' is not like pool.sessions=80:95 (warning:critical)")
+        found[match["id"]] = tuple(
+            float(match[name]) if match[name] else None for name in ("warning", "critical")
+        )
+    return found
 
 
 def settings(profile: str | None = None) -> Settings:
@@ -150,4 +180,5 @@ def resource(name: str) -> Path:
 def _validation_sentence(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
     variable = "FWDB_" + "_".join(str(part) for part in first["loc"]).upper()
-    return f"{variable} cannot be used: {first['msg'].lower()}."
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{variable} cannot be used: {reason[:1].lower()}{reason[1:]}."

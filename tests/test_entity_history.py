@@ -14,7 +14,7 @@ from fwdb import charts, config, reports
 from fwdb.audit.lives import breaks, field_changes
 from fwdb.database import Database
 from fwdb.errors import UnknownName
-from fwdb.reports import personal
+from fwdb.reports.entity_history import is_personal
 from fwdb.reports.results import Check
 from fwdb.stores import PostgresStore
 
@@ -104,7 +104,7 @@ def test_of_persons_only_what_is_known_to_be_harmless_is_shown(
     kind: str, field: str, hidden: bool
 ) -> None:
     """A report may be passed on, and a table may have columns that nobody thought of."""
-    assert personal.is_personal(kind, field) == hidden
+    assert is_personal(kind, field) == hidden
 
 
 # -- the report ------------------------------------------------------------------------------------

@@ -16,22 +16,23 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import fault_helpers as faults
 import psutil
 import pytest
 import sqlalchemy as sa
 from embedded_helpers import ask, pid, up_postgres
-from fault_catalogue import FAULTS, WINDOW, Fault, Said
-from fault_helpers import Facts, Scene
+from fault_catalogue import FAULTS, Fault, Said, lock_chain
+from fault_helpers import Facts, Scene, application, lower
 
 from fwdb import config, embedded, migrating, reports
 from fwdb.database import Database
-from fwdb.reports import asking, pool_checks
+from fwdb.reports import check as checks
 from fwdb.reports.results import Check
 from fwdb.seeding.workload import Operations
 from fwdb.stores import MongoStore, PostgresStore
 
 GENERIC_PLANS = 160000  # PostgreSQL plans a statement without its values from 16 on
+
+WINDOW = {"since": "1h"}
 
 
 def checks_of(db: Database, said: Said, given: dict[str, Any]) -> list[Check]:
@@ -177,7 +178,7 @@ def test_a_frozen_server_does_not_hold_up_a_report(
     wait_until: Callable[..., None],
 ) -> None:
     """It is missing from it, with the reason; the other one is there."""
-    monkeypatch.setattr(asking, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(checks, "ANSWER_SECONDS", 0.5)
     reports.open_report("health", db=ailing_db)  # leaves open connections behind
     leader = psutil.Process(pid(ailing[0]))
     processes = [leader, *leader.children(recursive=True)]
@@ -233,7 +234,7 @@ def test_a_healthy_run_raises_nothing_in_any_report(db: Database) -> None:
     db.monitor.sample("full")
     # A busy machine is slow, which is no fault of ours: the line for a mean is far away.
     given: dict[str, dict[str, Any]] = {"slow_queries": {"min_ms": 60_000.0}}
-    with db.audit.following(), faults.application(db, "idle") as idle:
+    with db.audit.following(), application(db, "idle") as idle:
         idle.postgres.ping()
         found = [
             reports.open_report(name, db=db, since="1h", **given.get(name, {}))
@@ -250,8 +251,8 @@ def test_a_moments_wait_for_a_lock_is_no_fault(
     db: Database, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
 ) -> None:
     """Busy servers have one at any time; `lock chain` lowers the line that it is under."""
-    with monkeypatch.context() as patch, faults.lock_chain(Scene(db, patch, wait_until)):
-        patch.setattr(pool_checks, "BLOCKED_WARNING", 3600.0)
+    with monkeypatch.context() as patch, lock_chain(Scene(db, patch, wait_until)):
+        lower(db, "health.blocked.seconds=3600:7200")
         (check,) = checks_of(db, Said("health.blocked", "", ""), {})
 
     assert (check.status, check.value) == ("ok", 2)

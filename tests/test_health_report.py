@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from fault_helpers import judge
 
 from fwdb import charts, config, reports
 from fwdb.database import Database
 from fwdb.monitoring import Measure, replicas
-from fwdb.reports import health, health_checks, health_replication
-from fwdb.reports.asking import Asking
+from fwdb.reports import health, servers
 from fwdb.reports.results import Check
 from fwdb.stores import MongoStore, PostgresStore
 
@@ -30,13 +30,6 @@ def ask(db: Database, **given: Any) -> reports.Report:
     return reports.open_report("health", db=db, **given)
 
 
-@pytest.fixture
-def asking(db: Database) -> Asking:
-    found = Asking("health", db)
-    found.reach("postgres", "mongodb")
-    return found
-
-
 def test_healthy_servers_raise_nothing(db: Database) -> None:
     """Every check is ok or says why it cannot be judged; the matrix has a cell for each."""
     db.monitor.sample("full")
@@ -45,10 +38,12 @@ def test_healthy_servers_raise_nothing(db: Database) -> None:
     report = ask(db)
     wrong = [c for c in report.result.checks if c.status in ("warning", "critical")]
 
+    labelled = {rule.subject for rule in health.CHECKS if rule.label}
+
     assert not wrong
     assert report.result.verdict == "ok"
     assert all(c.sentence.endswith(".") for c in report.result.checks)
-    assert {c.id.partition(".")[2] for c in report.result.checks} <= set(health.LABELS)
+    assert {c.id.partition(".")[2] for c in report.result.checks} <= {"reachable", *labelled}
     shown = health.matrix(list(report.result.checks))
     assert len(shown) == len({(c.id, c.database) for c in report.result.checks})
     assert set(report.result.charts) == {"health", "trends"}
@@ -94,6 +89,14 @@ def frame(rows: list[dict[str, Any]], **attrs: Any) -> pd.DataFrame:
     return found
 
 
+def replicated(found: pd.DataFrame) -> list[Check]:
+    """What is said of the replicas, then of how far each is behind."""
+    checks = list[Check]()
+    for rule in (servers.replicas, servers.replication):
+        checks += judge("health", rule, {"replicas": found}).checks
+    return checks
+
+
 @pytest.mark.parametrize(
     ("changed", "status", "words"),
     [
@@ -110,13 +113,10 @@ def frame(rows: list[dict[str, Any]], **attrs: Any) -> pd.DataFrame:
     ],
 )
 def test_a_replica_is_judged_by_three_numbers(
-    asking: Asking, changed: dict[str, Any], status: str, words: str
+    changed: dict[str, Any], status: str, words: str
 ) -> None:
     """The worst of them decides, and all are said."""
-    health_replication.replication(asking, frame([replica(**changed)]))
-    found = next(c for c in asking.checks if c.id == "health.replication")
-
-    there = next(c for c in asking.checks if c.id == "health.replicas")
+    there, found = replicated(frame([replica(**changed)]))
 
     assert (there.status, there.value) == ("ok", 1)
     assert found.status == status
@@ -124,17 +124,13 @@ def test_a_replica_is_judged_by_three_numbers(
     assert bool(found.action) == (status in ("warning", "critical"))
 
 
-def test_a_lost_replica_is_critical_and_none_is_not_applicable(asking: Asking) -> None:
+def test_a_lost_replica_is_critical_and_none_is_not_applicable() -> None:
     """With the statement that drops the slot for good."""
     away = replica(replica=None, status="not_available", reason="no replica uses this slot")
     told = frame([away], lost={"postgres": "the replica of slot s is not connected"})
-    health_replication.replication(asking, told)
-    lost = next(c for c in asking.checks if c.id == "health.replicas")
-    asking.checks.remove(lost)
-    health_replication.replication(
-        asking, frame([], missing={"postgres": replicas.NO_REPLICA, "mongodb": replicas.ONE_MEMBER})
-    )
-    none = [c for c in asking.checks if c.id == "health.replicas"]
+    (lost,) = replicated(told)
+    missing = {"postgres": replicas.NO_REPLICA, "mongodb": replicas.ONE_MEMBER}
+    none = replicated(frame([], missing=missing))
 
     assert lost.status == "critical"
     assert "pg_drop_replication_slot('s')" in lost.action
@@ -144,7 +140,7 @@ def test_a_lost_replica_is_critical_and_none_is_not_applicable(asking: Asking) -
     ]
 
 
-def test_members_of_mongodb_that_are_away_are_lost(asking: Asking) -> None:
+def test_members_of_mongodb_that_are_away_are_lost() -> None:
     """Its replica set knows how many there should be."""
     away = replica(
         database="mongodb",
@@ -153,18 +149,16 @@ def test_members_of_mongodb_that_are_away_are_lost(asking: Asking) -> None:
         status="not_available",
         reason="the member is down",
     )
-    health_replication.replication(asking, frame([away, replica(database="mongodb")]))
-    lost = next(c for c in asking.checks if c.id == "health.replicas")
+    lost = replicated(frame([away, replica(database="mongodb")]))[0]
 
     assert lost.status == "critical"
     assert "b:27017: the member is down" in lost.sentence.lower()
 
 
-def test_a_slot_that_keeps_much_log_is_named(asking: Asking) -> None:
+def test_a_slot_that_keeps_much_log_is_named() -> None:
     """Before the disk is full."""
     kept = frame([replica(retained_bytes=500_000_000), replica(slot="t", retained_bytes=5)])
-    health_replication.slots(asking, kept)
-    found = next(c for c in asking.checks if c.id == "health.slots")
+    (found,) = judge("health", servers.slots, {"replicas": kept}).checks
 
     assert found.status == "warning"
     assert found.sentence.startswith("Slot s, which a replica uses, keeps 500")
@@ -194,7 +188,7 @@ def measure(value: float | None, unit: str, status: str = "ok") -> Measure:
     ],
 )
 def test_figures_are_judged_at_their_lines(
-    asking: Asking, name: str, value: float | None, subject: str, status: str
+    name: str, value: float | None, subject: str, status: str
 ) -> None:
     """Just under and just over; without a value the reason."""
     units = {"deadlocks": "count", "wal_bytes": "bytes", "database_bytes": "bytes"}
@@ -204,8 +198,7 @@ def test_figures_are_judged_at_their_lines(
     found = {n: measure(None, units.get(n, "percent"), "no_data") for n in names}
     if value is not None:
         found[name] = measure(value, units.get(name, "percent"))
-    health_checks.figures(asking, found)
-    judged = next(c for c in asking.checks if c.id == f"health.{subject}")
+    (judged,) = judge("health", getattr(health, subject), {"counters": found}).checks
 
     assert judged.status == status
     assert bool(judged.action) == (status in ("warning", "critical"))

@@ -9,13 +9,14 @@ from contextlib import ExitStack
 
 import pytest
 import sqlalchemy as sa
-from fault_helpers import application
+from fault_helpers import application, lower
 
 from fwdb import reports
 from fwdb.database import Database
-from fwdb.reports import pool_checks
-from fwdb.reports.opened import Report
+from fwdb.reports import Report
 from fwdb.reports.results import Check
+
+FEWEST = 30  # holds that say something about a rate
 
 
 def pool_report(db: Database) -> Report:
@@ -60,7 +61,7 @@ def test_busy_on_average_is_rate_times_hold(db: Database) -> None:
     with application(db, "shop") as shop:
         shop.postgres.ping()
         shop.monitor.sample()
-        for _ in range(pool_checks.FEWEST_HOLDS):
+        for _ in range(FEWEST):
             with shop.postgres.connection():
                 time.sleep(0.005)
         shop.monitor.sample()
@@ -77,11 +78,11 @@ def test_busy_on_average_is_rate_times_hold(db: Database) -> None:
 
 
 def test_waits_behind_long_holds_are_not_the_pools_size(
-    db: Database, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+    db: Database, wait_until: Callable[..., None]
 ) -> None:
     """A caller that waited for a transaction to end is no reason for a larger pool."""
-    monkeypatch.setattr(pool_checks, "LONG_HOLD_MS", 50)
     with application(db, "export", pool_size=3, pool_max_overflow=0) as export:
+        lower(export, "pool.sizing.long_hold=50")
         export.postgres.ping()
         export.monitor.sample()
         with ExitStack() as held:
@@ -106,11 +107,9 @@ def test_waits_behind_long_holds_are_not_the_pools_size(
     assert "a larger pool would not help" in sizing.action
 
 
-def test_an_idle_transaction_is_named_with_its_statement(
-    db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_idle_transaction_is_named_with_its_statement(db: Database) -> None:
     """Who, since when, and the last thing it said, without the values."""
-    monkeypatch.setattr(pool_checks, "HELD_WARNING", 0.01)
+    lower(db, "pool.idle_in_transaction=0.01")
     with application(db, "forgetful") as forgetful, forgetful.postgres.transaction() as connection:
         connection.execute(
             sa.text("SELECT id FROM shared.users WHERE email = 'ana@example.com' FOR UPDATE")
@@ -142,7 +141,7 @@ def test_a_window_that_ended_earlier_asks_nothing_of_this_moment(db: Database) -
 
 def test_nothing_lent_between_two_samples_is_no_size(db: Database) -> None:
     """However much was lent before the first: no rate and no mean can be told from that."""
-    for _ in range(pool_checks.FEWEST_HOLDS):
+    for _ in range(FEWEST):
         db.postgres.ping()
         db.mongodb.ping()
     for _ in range(2):

@@ -17,15 +17,14 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from embedded_helpers import DEBIAN_15, ask, pid, record, servers_over, store, up, watchers_of
+from fault_helpers import judge
 
 from fwdb import config, embedded
-from fwdb.database import Database
 from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.monitoring import Monitor
 from fwdb.monitoring.replicas import _postgres_row, mongodb_rows
 from fwdb.monitoring.replication import lost
-from fwdb.reports import health_replication
-from fwdb.reports.asking import Asking
+from fwdb.reports import servers
 from fwdb.reports.results import Check
 from fwdb.stores import MongoStore, PostgresStore
 
@@ -96,12 +95,13 @@ def reported(
 ) -> dict[str, Check]:
     """What the report `health` says of the replicas, by check."""
     settings = config.settings().model_copy(update={"thresholds": limits})
-    db = Database(primary, monitor._mongodb, settings=settings)
-    asking = Asking("health", db)
-    asking.reach("postgres", "mongodb")
-    db.monitor.close()  # the stores are those of the test
-    health_replication.replication(asking, monitor.replicas())
-    return {c.id: c for c in asking.checks if c.database == "postgres"}
+    frames = {"replicas": monitor.replicas()}
+    found = [
+        c
+        for rule in (servers.replicas, servers.replication)
+        for c in judge("health", rule, frames, settings=settings).checks
+    ]
+    return {c.id: c for c in found if c.database == "postgres"}
 
 
 def replica_url(pair: tuple[Path, embedded.Servers]) -> str:

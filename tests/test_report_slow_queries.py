@@ -10,15 +10,15 @@ import pandas as pd
 import psycopg
 import pytest
 import sqlalchemy as sa
+from fault_helpers import judge
 
 from fwdb import charts, reports
 from fwdb.database import Database
 from fwdb.embedded.postgres_setup import LOGGED_PLANS
 from fwdb.errors import ParameterError, UnknownName
 from fwdb.monitoring.coverage import Coverage
-from fwdb.reports import query_checks, query_patterns
-from fwdb.reports.asking import Asking
-from fwdb.reports.results import Check, Kpi
+from fwdb.reports import statements
+from fwdb.reports.results import Check
 
 PLANNED = 160000
 
@@ -178,17 +178,16 @@ def test_eviction_is_a_warning_with_its_numbers_and_the_setting() -> None:
     frame = coverage_frame(
         dealloc=39, evicted=9750, calls=248, transactions=838, total_ms=2480.0, active_ms=8000.0
     )
-    asking, kpis = Asking("slow_queries", None), list[Kpi]()  # type: ignore[arg-type]
-    query_checks.covered(asking, kpis, frame)
-    table = query_checks.coverage_table(frame).frame
+    found = judge("slow_queries", statements.coverage, {"statements": frame})
+    table = statements.coverage_table(frame).frame
     facts = dict(zip(table["fact"], table["value"], strict=True))
 
-    (check,) = asking.checks
+    (check,) = found.checks
     assert check.status == "warning"
     assert check.value == pytest.approx(29.59, abs=0.01)
     assert "about 9,750 entries evicted" in check.sentence
     assert "ALTER SYSTEM SET pg_stat_statements.max = 10000;" in check.action
-    assert [kpi.value for kpi in kpis] == [pytest.approx(31)]
+    assert [kpi.value for kpi in found.kpis] == [pytest.approx(31)]
     assert facts["calls seen"].startswith("about 30 %")
     assert facts["time seen"].startswith("at least 31 %")
     assert facts["not measured"] == "read_ms: track_io_timing is off"
@@ -197,10 +196,9 @@ def test_eviction_is_a_warning_with_its_numbers_and_the_setting() -> None:
 
 def test_nothing_lost_is_ok_and_not_a_number() -> None:
     """Without an estimate the check has no value; 100 % would be a guess."""
-    asking = Asking("slow_queries", None)  # type: ignore[arg-type]
-    query_checks.covered(asking, [], coverage_frame())
+    found = judge("slow_queries", statements.coverage, {"statements": coverage_frame()})
 
-    assert [(c.status, c.value) for c in asking.checks] == [("ok", None)]
+    assert [(c.status, c.value) for c in found.checks] == [("ok", None)]
 
 
 # -- ways of asking -------------------------------------------------------------------------------
@@ -239,9 +237,8 @@ def test_a_statement_asked_once_for_each_row_is_told_from_a_busy_one(
     rows: list[tuple[str, int, int, float]], transactions: int | None, words: str
 ) -> None:
     """By the rows of a list, or by all transactions; just under each line it is not named."""
-    asking = Asking("slow_queries", None)  # type: ignore[arg-type]
-    query_patterns.repeated(asking, asked(*rows, transactions=transactions))
-    (check,) = asking.checks
+    frames = {"statements": asked(*rows, transactions=transactions)}
+    (check,) = judge("slow_queries", statements.repeated, frames).checks
 
     assert check.status == ("warning" if words else "ok")
     assert words in check.sentence
@@ -257,5 +254,5 @@ def test_documents_examined_are_said_where_the_server_tells(
     """MongoDB's profiler does; a hundred for each one returned is a scan."""
     row = pd.Series({"docs_examined_per_call": examined, "rows_per_call": returned})
 
-    assert words in query_patterns.examined(row)
-    assert bool(words) == bool(query_patterns.examined(row))
+    assert words in statements.examined(row, 100)
+    assert bool(words) == bool(statements.examined(row, 100))

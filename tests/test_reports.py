@@ -10,15 +10,38 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+from fault_helpers import judge
+from typer.testing import CliRunner
 
-from fwdb import charts
-from fwdb.errors import FwdbError, ParameterError, ReportError, StoreUnavailable, UnknownName
-from fwdb.reports import files, parameters, render, results, run, views, words
-from fwdb.reports.opened import NAMES, known_parameters
+from fwdb import charts, cli, config, reports
+from fwdb.errors import (
+    ConfigError,
+    FwdbError,
+    ParameterError,
+    PermissionDenied,
+    ReportError,
+    StoreUnavailable,
+    UnknownName,
+)
+from fwdb.measure import measured
+from fwdb.reports import (
+    NAMES,
+    files,
+    known_parameters,
+    notebook,
+    parameters,
+    render,
+    results,
+    run,
+    servers,
+    words,
+)
+from fwdb.reports import check as checks
 from fwdb.reports.parameters import Window
 from fwdb.reports.results import Check, Kpi, Result, Status, Table
 
@@ -64,12 +87,14 @@ def result(*checks: Check, rows: int = 3, text: str = "plain") -> Result:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_has_a_type_a_default_and_a_help(name: str) -> None:
-    """The parameters cell of a notebook is its documentation."""
+    """Declared in Python; the cell of the notebook says the same, line by line."""
     known = known_parameters(name)
+    cell = notebook._source(name, "parameters")
 
+    assert cell.splitlines() == [p.line for p in known.values()]
     assert list(known)[:2] == ["since", "until"]
     assert all(len(p.about) > 10 for p in known.values())
-    assert parameters.check(name, known, {}) == {k: p.default for k, p in known.items()}
+    assert parameters.accept(name, known, {}) == {k: p.default for k, p in known.items()}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +103,8 @@ def test_every_parameter_has_a_type_a_default_and_a_help(name: str) -> None:
         ({"top": "5"}, 5),
         ({"top": 5}, 5),
         ({"top": 5.0}, 5),
+        ({"top": "1"}, 1),
+        ({"top": 200}, 200),
         ({"min_ms": "2.5"}, 2.5),
         ({"min_ms": 3}, 3.0),
         ({"min_ms": "1e3"}, 1000.0),
@@ -91,7 +118,7 @@ def test_values_come_typed_or_as_text(given: dict[str, Any], value: object) -> N
     """What `-p` gives as text and what Python gives typed end up the same."""
     known = known_parameters("slow_queries")
 
-    checked = parameters.check("slow_queries", known, given)[next(iter(given))]
+    checked = parameters.accept("slow_queries", known, given)[next(iter(given))]
 
     assert checked == value
     assert type(checked) is type(value)
@@ -147,7 +174,7 @@ def test_a_wrong_value_is_refused_with_what_would_be_right(
 ) -> None:
     """One sentence with the parameter, the value, and the right form."""
     with pytest.raises(ParameterError) as caught:
-        parameters.check(report, known_parameters(report), given)
+        parameters.accept(report, known_parameters(report), given)
 
     assert words in str(caught.value)
     assert len(str(caught.value)) < 400
@@ -156,7 +183,7 @@ def test_a_wrong_value_is_refused_with_what_would_be_right(
 def test_an_unknown_parameter_is_refused_with_the_nearest_name() -> None:
     """papermill only warns and goes on with the default."""
     with pytest.raises(UnknownName, match="did you mean 'min_ms'") as caught:
-        parameters.check("slow_queries", known_parameters("slow_queries"), {"min_m": 1})
+        parameters.accept("slow_queries", known_parameters("slow_queries"), {"min_m": 1})
 
     assert caught.value.nearest == "min_ms"
 
@@ -164,7 +191,7 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_name() -> None:
 def test_all_wrong_values_are_named_at_once() -> None:
     """Nobody should have to run a command three times to find three mistakes."""
     with pytest.raises(ParameterError) as caught:
-        parameters.check(
+        parameters.accept(
             "slow_queries", known_parameters("slow_queries"), {"top": "x", "min_ms": "y"}
         )
 
@@ -187,24 +214,111 @@ def test_now_is_a_whole_second() -> None:
     assert window.until - window.since == timedelta(hours=1)
 
 
+# -- checks ----------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("low", "values", "status"),
     [
-        ("print(1)", "something else"),
-        ("a = 1", "something else"),
-        ("a: list = []", "must be str, int, float or bool"),
-        ("a: int", "needs a default"),
+        (False, (74.9, -1.0), "ok"),
+        (False, (75.0, 89.9), "warning"),
+        (False, (90.0, 1e9), "critical"),
+        (True, (90.0, 95.0), "ok"),
+        (True, (89.9, 75.1), "warning"),
+        (True, (75.0, 0.0), "critical"),
     ],
 )
-def test_a_parameters_cell_holds_annotated_scalars_only(
-    tmp_path: Path, source: str, words: str
-) -> None:
-    """Anything else could not be checked before the run."""
-    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": [source]}
-    (tmp_path / "x.ipynb").write_text(json.dumps({"cells": [cell]}))
+def test_on_the_line_is_over_it(low: bool, values: tuple[float, ...], status: str) -> None:
+    """Of low values the alert line, too; a promise of 90 is kept by 90."""
+    line = checks.Line(90.0, 75.0, low=True) if low else checks.Line(75.0, 90.0)
 
-    with pytest.raises(ReportError, match=words):
-        parameters.declared(tmp_path / "x.ipynb")
+    assert [line.judge(value) for value in values] == [status] * 2
+
+
+@pytest.mark.parametrize("report", ["health", "slow_queries"])
+@pytest.mark.parametrize(
+    ("ratio", "status"), [(0.95, "ok"), (0.9499, "warning"), (0.80, "critical")]
+)
+def test_the_same_check_in_two_reports_is_judged_alike(
+    report: str, ratio: float, status: str
+) -> None:
+    """A cache exactly on the alert line is critical in both."""
+    measure = measured(ratio, "ratio", "postgres", "test", remark="since then")
+    monitor = SimpleNamespace(cache_hit_ratio=lambda *_: measure)
+    frames = {"statements": pd.DataFrame({"database": []})}
+    facts = judge(report, servers.cache, frames, db=SimpleNamespace(monitor=monitor))
+
+    assert [c.status for c in facts.checks] == [status] * 2
+
+
+def test_a_question_that_is_refused_is_a_check_with_the_reason() -> None:
+    """And is not judged as if there were nothing to see; what follows is asked all the same."""
+
+    def refuse(facts: checks.Facts, database: str) -> checks.Finding:
+        raise PermissionDenied("GRANT pg_monitor")
+
+    refused, rule = (checks.check("blocked")(f) for f in (refuse, servers.blocked.function))
+    first = judge("pool", refused, {})
+    facts = judge("pool", rule, {"blocked": pd.DataFrame()}, checks=first.checks)
+
+    (check,) = facts.checks
+    assert (check.id, check.status, check.value) == ("pool.blocked", "not_measured", None)
+    assert check.sentence == "GRANT pg_monitor."
+
+
+def test_every_line_can_be_listed_and_moved() -> None:
+    """By its own variable, or by FWDB_LIMITS, which also goes before the variable."""
+    for one in checks.declared():
+        if one.variable.startswith("-p"):
+            continue
+        settings = config.settings().model_copy(update={"limits": {one.id: (12.0, None)}})
+        (moved,) = [m for m in checks.declared(settings) if m.id == one.id]
+
+        assert moved.line.warning == 12.0
+        assert one.variable.startswith("FWDB_")
+
+
+def test_the_command_lists_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Id, database, unit, both numbers as they are in force, and how they are moved."""
+    monkeypatch.setenv("FWDB_LIMITS", "pool.sessions=80.5")
+    done = CliRunner().invoke(cli.app, ["report", "checks"])
+    rows = {line.split()[0]: line.split() for line in done.output.splitlines()}
+
+    assert done.exit_code == 0
+    assert rows.keys() == {"Check"} | {one.id for one in checks.declared()}
+    assert rows["pool.sessions"] == [
+        *("pool.sessions", "postgres,", "mongodb", "percent", "80.5", "90"),
+        "FWDB_LIMITS=pool.sessions",
+    ]
+    assert rows["slow_queries.mean"][-2:] == ["-p", "min_ms"]
+
+
+def test_a_limit_of_no_check_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any database is asked; what is no number is refused as a setting."""
+    monkeypatch.setenv("FWDB_LIMITS", "pool.sesions=80:95")
+    with pytest.raises(UnknownName, match=r"did you mean 'pool\.sessions'"):
+        reports.open_report("pool")
+    with pytest.raises(UnknownName, match="FWDB_LIMITS"):
+        reports.report("pool")
+    monkeypatch.setenv("FWDB_LIMITS", "slow_queries.mean=50")
+    with pytest.raises(UnknownName, match=r"slow_queries\.mean"):
+        checks.declared()
+    monkeypatch.setenv("FWDB_LIMITS", "pool.sessions=many")
+    with pytest.raises(ConfigError, match=r"=many' is not like pool\.sessions=80:95"):
+        config.settings()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_how_to_read_names_the_lines_in_force(name: str) -> None:
+    """As the notebook shows the defaults, the page shows what is configured."""
+    facts = judge(name, servers.blocked, {"blocked": pd.DataFrame()})
+    shown = re.findall(r"\[([^]]+)\]\(#([\w.]+)\)", notebook._source(name, "how-to-read"))
+    moved = notebook.how_to_read(name, lambda _: "4711")
+
+    assert [text for text, _ in shown] == [facts.text(figure) for _, figure in shown]
+    assert moved
+    assert str(moved).count("4711") == len(shown)
+    assert "](#" not in str(moved)
 
 
 # -- results ---------------------------------------------------------------------------------------
@@ -244,8 +358,9 @@ def test_a_report_without_its_subject_is_no_data() -> None:
     """Servers that answer and sessions that are few say nothing about a pool nobody sampled."""
     checks = (check("reachable"), check("sessions"), check("utilisation", "no_data"))
 
-    assert results.verdict(checks) == "no_data"
-    assert results.verdict((*checks, check("blocked", "warning"))) == "warning"
+    roles: Mapping[str, results.Role] = {"pool.utilisation": "main"}
+    assert results.verdict(checks, roles) == "no_data"
+    assert results.verdict((*checks, check("blocked", "warning")), roles) == "warning"
 
 
 def test_results_json_is_the_documented_shape() -> None:
@@ -474,15 +589,16 @@ def test_figures_read_as_people_write_them(value: float | None, unit: str, text:
 def test_pieces_of_a_report_have_plain_text_too() -> None:
     """A terminal, a log and a test see the same facts as a browser."""
     made = result(check("utilisation", "warning", sentence="It is full."), check("blocked"))
+    report = reports.Report(made)
 
-    assert repr(views.verdict(made)).splitlines()[:2] == [
+    assert repr(report.verdict).splitlines()[:2] == [
         "WARNING: It is full.",
         "  warning         It is full.",
     ]
-    assert "41 %" in repr(views.kpis(made.kpis)).replace("\u202f", " ")
-    assert "Not applicable" in repr(views.kpis(made.kpis))
-    assert repr(views.TableView(made.tables[0])) == "Rows (3 rows)"
-    assert repr(views.ChartView("one", made.charts["one"])) == "Finding. What. Source."
+    assert "41 %" in repr(report.kpis).replace("\u202f", " ")
+    assert "Not applicable" in repr(report.kpis)
+    assert repr(report.table("rows")) == "Rows (3 rows)"
+    assert repr(report.chart("one")) == "Finding. What. Source."
 
 
 # -- folders ---------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from test_reports import assert_self_contained
 from fwdb import config, reports
 from fwdb.database import Database
 from fwdb.errors import ReportError
-from fwdb.reports import kernel, run
+from fwdb.reports import notebook as notebooks
+from fwdb.reports import run
 from fwdb.stores import MongoStore, PostgresStore
 
 NOWHERE = "postgresql://nobody:s3cret-canary@127.0.0.1:1/none"
@@ -91,7 +92,7 @@ def test_the_suite_leaves_every_artefact_and_no_secret(
         assert "Traceback" not in found["executed.ipynb"]
     assert_self_contained((out / "index.html").read_text())
     doing = [(p.report, p.doing) for p in told]
-    assert doing.index(("pool", "save")) < doing.index(("audit_trail", "open"))
+    assert doing.index(("audit_trail", "save")) < doing.index(("pool", "open"))
     everything = "\n".join(text for f in [out] for text in texts(f).values())
     for url in (os.environ["FWDB_POSTGRES_URL"], mongodb_database):
         password = make_url(url).password
@@ -289,7 +290,7 @@ def test_a_run_that_fails_says_where_and_leaves_its_notebook(
     executed = tmp_path / "executed.ipynb"
 
     with pytest.raises(ReportError, match=re.escape(words)):
-        kernel.execute(
+        notebooks.execute(
             notebook(tmp_path, "x: int = 1", cell),
             executed,
             {"x": 2},
@@ -328,7 +329,7 @@ def test_a_kernel_is_this_python_and_says_nothing_of_its_own(
     code = "import sys, os; print(sys.executable, os.environ['IPYTHONDIR'], sep='\\n')"
     executed = tmp_path / "executed.ipynb"
 
-    kernel.execute(
+    notebooks.execute(
         notebook(tmp_path, "x: int = 1", code), executed, {}, space=tmp_path, cell_seconds=60
     )
 
@@ -344,7 +345,7 @@ def test_a_failed_run_keeps_the_earlier_report(
     (tmp_path / "out" / "pool").mkdir(parents=True)
     (tmp_path / "out" / "pool" / "report.html").write_text("earlier")
     broken = notebook(tmp_path, "since: str = '24h'", "raise RuntimeError('no such luck')")
-    monkeypatch.setattr(run, "notebook", lambda name: broken)
+    monkeypatch.setattr(notebooks, "path", lambda name: broken)
 
     with pytest.raises(ReportError, match="no such luck"):
         run.report("pool", out=tmp_path / "out")
@@ -363,8 +364,8 @@ def test_ctrl_c_leaves_no_half_report_and_no_kernel(
     """The whole command is interrupted in the middle of a cell."""
     hanging = notebook(tmp_path, "x: int = 1", "import threading; threading.Event().wait()")
     code = (
-        "import sys, pathlib; from fwdb.reports import run\n"
-        "run.notebook = lambda name: pathlib.Path(sys.argv[1])\n"
+        "import sys, pathlib; from fwdb.reports import notebook, run\n"
+        "notebook.path = lambda name: pathlib.Path(sys.argv[1])\n"
         "run.report('pool', out=sys.argv[2], progress=lambda p: print(p.doing, flush=True))\n"
     )
     with subprocess.Popen(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.table import Table
 
 from fwdb import errors
 from fwdb.cli.program import Parameters, app, raw_pairs, say, stdout
@@ -13,7 +14,9 @@ from fwdb.cli.program import Parameters, app, raw_pairs, say, stdout
 
 @app.command()
 def report(
-    names: Annotated[list[str], typer.Argument(help="Reports, or 'all'.")],
+    names: Annotated[
+        list[str], typer.Argument(help="Reports, or 'all'; 'checks' lists what they judge by.")
+    ],
     parameter: Parameters = None,
     out: Annotated[Path, typer.Option(help="Where the reports go.")] = Path("reports"),
     fail_on: Annotated[
@@ -27,6 +30,9 @@ def report(
     """
     from fwdb import reports
 
+    if names == ["checks"]:
+        print_checks()
+        return
     failures = 0
 
     def failed(name: str, error: errors.FwdbError) -> None:
@@ -46,6 +52,25 @@ def report(
         stdout.print(f"{result.name:<12} {result.verdict:<9} {result.summary}")
         stdout.print(f"{'':<22} {result.page}")
     raise typer.Exit(reports.exit_code(results, fail_on=fail_on, failures=failures))
+
+
+def print_checks() -> None:
+    """Every line of every check as it is in force, and the variable that moves it."""
+    from fwdb.reports.check import declared
+
+    table = Table("Check", "Database", "Unit", "Warning", "Critical", "Variable", box=None)
+    for one in declared():
+        table.add_row(
+            one.id,
+            one.database,
+            one.unit,
+            *(
+                "" if one.line.threshold(status) is None else f"{one.line.threshold(status):.12g}"
+                for status in ("warning", "critical")
+            ),
+            one.variable,
+        )
+    stdout.print(table)
 
 
 @app.command()

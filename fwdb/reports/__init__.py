@@ -7,7 +7,7 @@ report.verdict; report.chart("pool"); report.table("pools").frame; report.save()
 
 from __future__ import annotations
 
-from fwdb.reports.opened import NAMES, Report, known_parameters, open_report
+from fwdb.reports.document import NAMES, Report, known_parameters, open_report
 from fwdb.reports.results import Check, Kpi, Result, Table
 from fwdb.reports.run import Progress, RunResult, error_exit_code, exit_code, report, suite
 

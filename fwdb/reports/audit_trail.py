@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from fwdb import charts
-from fwdb.reports import coverage_checks, trail_checks
-from fwdb.reports.asking import Asking, utc_frame
-from fwdb.reports.parameters import Value, Window, iso
-from fwdb.reports.results import Kpi, Result, Table
-from fwdb.reports.words import figure
-
-if TYPE_CHECKING:
-    from fwdb.database import Database
+from fwdb.audit.checks import ENTITY_TYPES
+from fwdb.charts import share
+from fwdb.reports import servers
+from fwdb.reports.check import Facts, Finding, Found, Limits, Rule, check, empty, run
+from fwdb.reports.parameters import parameter, since, until
+from fwdb.reports.results import Kpi, Result, Status, Table
+from fwdb.reports.words import figure, times
 
 # Longest window for each size of bar: at most about 200 bars are drawn.
 BUCKETS = (
@@ -27,155 +27,72 @@ BUCKETS = (
 )
 # No address, no client, no values: a report may be passed on, the trail itself may not.
 RECENT = ["created_at", "action", "entity_type", "entity_id", "user_id", "changed_fields"]
-NO_ACTIVITY = utc_frame(
-    {"bucket_at": "datetime64[us, UTC]", "entity_type": "str", "action": "str", "events": "int64"}
-)
-NO_ROWS = utc_frame(dict.fromkeys(RECENT, "str"))
-NO_TOTALS = utc_frame({"action": "str", "events": "int64", "without_actor": "int64"})
 ACTORS = ["user_id", "events", "creates", "updates", "reads", "deletes", "share_percent", "last_at"]
-NO_ACTORS = utc_frame({"user_id": "str", "events": "int64", "deletes": "int64"})
 UNUSUAL = ("started_at", "kind", "events", "usual", "sentence")
-NO_UNCLAIMED = utc_frame({"db_user": "str", "changes": "int64"})
-NO_BURSTS = utc_frame(
-    {
-        "bucket_at": "datetime64[us, UTC]",
-        "entity_type": "str",
-        "action": "str",
-        "events": "int64",
-        "usual": "float64",
-        "top_user_id": "str",
-        "top_user_events": "int64",
+# Of what is unusual, what looks like a forged name or a loss; the rest is for the table.
+GRAVE = ("unknown_actor", "other_login", "mass_delete")
+ACTIONS = ("CREATE", "UPDATE", "DELETE", "READ")
+BURST_LEAST = 10  # events a burst has at least (audit_bursts.sql)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What `audit_trail` is asked with."""
+
+    since: str = since("7d")
+    until: str = until()
+    entity_type: str | None = parameter(None, "only this kind of entity", choices=ENTITY_TYPES)
+    user_id: str | None = parameter(
+        None, "only what this user did: the UUID of an account", form="uuid"
+    )
+    action: str | None = parameter(None, "only this action", choices=ACTIONS)
+    top: int = parameter(20, "rows in the tables of users and of latest events", low=1, high=1000)
+
+
+def build(facts: Facts) -> Result:
+    """The report, filtered as its parameters say."""
+    window = facts.window
+    facts.reach("postgres")
+    chosen = {
+        name: value
+        for name, value in asdict(facts.parameters).items()
+        if name in ("entity_type", "user_id", "action") and value
     }
-)
-
-
-def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Result:
-    """The report over `window`, filtered as `parameters` say."""
-    asking = Asking("audit_trail", db)
-    asking.reach("postgres")
-    top = int(parameters["top"] or 20)
     bucket = next((n for most, n in BUCKETS if window.until - window.since <= most), "month")
-    chosen: dict[str, Any] = {
-        name: parameters[name] for name in ("entity_type", "user_id", "action") if parameters[name]
-    }
-    asked: dict[str, Any] = {"since": window.since, "until": window.until, **chosen}
-    audit = db.audit
-    totals = asking.ask("events", "postgres", lambda: audit.totals(**asked), NO_TOTALS)
-    activity = asking.ask(
-        "activity", "postgres", lambda: audit.activity(bucket=bucket, **asked), NO_ACTIVITY
-    )
-    actors = asking.ask("actors", "postgres", lambda: audit.actors(top=top, **asked), NO_ACTORS)
-    bursts = asking.ask("bursts", "postgres", lambda: audit.bursts(**asked), NO_BURSTS)
-    recent = asking.ask("recent", "postgres", lambda: audit.search(limit=top, **asked), NO_ROWS)
-    unclaimed = NO_UNCLAIMED
-    if "user_id" not in chosen:
-        unclaimed = asking.ask(
-            "unclaimed", "postgres", lambda: audit.unclaimed(top=top, **asked), NO_UNCLAIMED
-        )
-    kpis: list[Kpi] = []
-    unusual = trail_checks.NOTHING_UNUSUAL
-    if "postgres" not in asking.down and len(totals):
-        trail_checks.events(asking, kpis, totals)
-        if totals["events"].sum():
-            trail_checks.hours(asking, kpis, bursts)
-            unusual = trail_checks.unusual(asking, window, chosen)
-            trail_checks.deletes(asking, totals, actors)
-    found, sealed = coverage_checks.NOTHING, trail_checks.Integrity(trail_checks.facts([]))
-    if "postgres" not in asking.down:
-        lacking = coverage_checks.coverage(asking, "coverage", off="warning", window=window)
-        found = coverage_checks.table(lacking)
-        trail_checks.archived(asking, window)
-        sealed = trail_checks.integrity(asking, kpis, window)
+    activity = _ask(facts, chosen, bucket)
+    if "postgres" not in facts.down:
+        run(facts, CHECKS)
     filters = ", ".join(f"{k} {v}" for k, v in chosen.items())
-    source = "audit.audit_logs" + (f", {filters}" if filters else "")
-    reason = (
-        "PostgreSQL, which keeps the trail, could not be asked."
-        if "postgres" in asking.down
-        else "Nothing that matches was recorded in this window."
-    )
-    since, until = pd.Timestamp(window.since), pd.Timestamp(window.until)
-    return Result(
-        report="audit_trail",
-        window=window,
-        parameters=parameters,
-        checks=tuple(asking.checks),
-        kpis=tuple(kpis),
-        tables=(
-            Table(
-                "actors",
-                "Who did most",
-                actors[[c for c in ACTORS if c in actors]].reset_index(drop=True),
-                "Acting users by number of events; a row without a user is work of the system.",
-            ),
-            Table(
-                "unusual",
-                "What is unusual",
-                unusual,
-                "Each with the figure that makes it odd; the weeks before the window say what is "
-                "usual.",
-                UNUSUAL,
-            ),
-            Table(
-                "bursts",
-                "Hours that stand out",
-                bursts.reset_index(drop=True),
-                "Hours with far more events of a kind than are usual at that hour.",
-            ),
-            Table(
-                "not_covered",
-                "What is not covered",
-                found,
-                "Things whose changes do not get into the trail, or late, and what is left out of "
-                "it on purpose; now, whatever the window.",
-            ),
-            Table(
-                "integrity",
-                "Is it intact?",
-                sealed.facts,
-                "What the seals say of the whole trail, whatever the window.",
-            ),
-            Table(
-                "unclaimed",
-                "Changes without an actor",
-                unclaimed.reset_index(drop=True),
-                "Nobody said who made them; what the server knew of the session.",
-            ),
-            Table(
-                "recent",
-                "Latest events",
-                recent[[c for c in RECENT if c in recent]].reset_index(drop=True),
-                "The latest events of the window, newest first.",
-            ),
-            Table(
-                "activity",
-                f"Events by {bucket}",
-                activity.reset_index(drop=True),
-                f"Events per {bucket}, kind of entity and action.",
-            ),
-        ),
+    head = facts.frames.get("head")
+    drawn: dict[str, Any] = {
+        "source": "audit.audit_logs" + (f", {filters}" if filters else ""),
+        "reason": "PostgreSQL, which keeps the trail, could not be asked."
+        if "postgres" in facts.down
+        else "Nothing that matches was recorded in this window.",
+    }
+    return facts.result(
+        tables=_tables(facts, activity, bucket),
         charts={
             "audit_trail": charts.audit_trail(
                 activity,
-                since=since,
-                until=until,
+                **facts.edges,
                 bucket=bucket,
-                found=trail_checks.named(bursts),
-                source=source,
-                reason=reason,
+                found=named(facts["bursts"], facts.lines["bursts.by_one"].warning),
+                **drawn,
             ),
-            "audit_matrix": charts.audit_matrix(
-                activity, source=source, window=charts.window_text(since, until), reason=reason
-            ),
+            "audit_matrix": charts.audit_matrix(activity, window=facts.span, **drawn),
         },
-        how_to_read=_how_to_read(),
         sources=(
-            ("Window", f"{iso(window.since)} to {iso(window.until)}, the end not included"),
+            ("Window", f"{facts.bounds}, the end not included"),
             ("Filter", filters or "none: every entity, user and action"),
-            ("Events", f"audit.audit_logs, {figure(int(totals['events'].sum()))} rows counted"),
+            (
+                "Events",
+                f"audit.audit_logs, {figure(int(facts['events']['events'].sum()))} rows counted",
+            ),
             (
                 "Seal",
-                f"head {sealed.head}; a copy of this page kept elsewhere proves what was sealed"
-                if sealed.head
+                f"head {head}; a copy of this page kept elsewhere proves what was sealed"
+                if head
                 else "none: nothing on this page proves that rows were not changed",
             ),
             ("Left out", "old and new values, addresses and clients: ask db.audit.history()"),
@@ -183,39 +100,292 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
     )
 
 
-def _how_to_read() -> tuple[tuple[str, str], ...]:
+def _ask(facts: Facts, chosen: dict[str, Any], bucket: str) -> pd.DataFrame:
+    """All questions but those of the checks alone; the activity of the window."""
+    audit, top = facts.db.audit, facts.parameters.top
+    span: dict[str, Any] = {"since": facts.window.since, "until": facts.window.until}
+    asked = span | chosen
+    totals = facts.take("events", partial(audit.totals, **asked), empty("audit_totals"))
+    question = partial(audit.activity, bucket=bucket, **asked)
+    activity: pd.DataFrame = facts.take("activity", question, empty("audit_activity"))
+    facts.take("actors", partial(audit.actors, top=top, **asked), empty("audit_actors"))
+    facts.take("bursts", partial(audit.bursts, **asked), empty("audit_bursts"))
+    facts.take("recent", partial(audit.search, limit=top, **asked), empty("audit_search"))
+    nobody = facts.frames["unclaimed"] = empty("audit_unclaimed")
+    if "user_id" not in chosen:
+        facts.take("unclaimed", partial(audit.unclaimed, top=top, **asked), nobody)
+    unusual = empty(dict.fromkeys(("kind", "user_id", "sentence"), "str"))
+    if totals["events"].sum():
+        unusual = facts.ask("unusual", partial(audit.anomalies, **span), unusual)
+        for column, value in chosen.items():  # one about no single entity fits no entity
+            unusual = unusual[unusual[column] == value]
+    grave = unusual["kind"].isin(GRAVE)
+    facts.frames["unusual"] = pd.concat([unusual[grave], unusual[~grave]]).reset_index(drop=True)
+    facts.frames["standings"] = (
+        {} if "postgres" in facts.down else servers.standings(facts, "coverage")
+    )
+    return activity
+
+
+def _tables(facts: Facts, activity: pd.DataFrame, bucket: str) -> tuple[Table, ...]:
     return (
-        (
-            "An event",
-            "is one row of the trail: who created, changed, deleted or read which entity, when. It "
-            "is written in the transaction of the change, so what was rolled back is not here.",
+        facts.table(
+            "actors",
+            "Who did most",
+            "Acting users by number of events; a row without a user is work of the system.",
+            frame=_columns(facts, "actors", ACTORS),
         ),
-        (
+        facts.table(
+            "unusual",
+            "What is unusual",
+            "Each with the figure that makes it odd; the weeks before the window say what is "
+            "usual.",
+            UNUSUAL,
+        ),
+        facts.table(
+            "bursts",
             "Hours that stand out",
-            f"have at least {trail_checks.BURST_LEAST} events of a kind and far more than the "
-            "median of the same hour on other days. When one user did "
-            f"{100 * trail_checks.BY_ONE:g} % of it or more, a burst of deletes is critical and "
-            "any other a warning. Many users at once are a busy hour: a warning for deletes, else "
-            "listed in the table only.",
+            "Hours with far more events of a kind than are usual at that hour.",
         ),
-        (
-            "Deletes by one user",
-            f"From {trail_checks.DELETES_LEAST} deletes on, one user with "
-            f"{trail_checks.DELETES_BY_ONE:g} % of them or more is a warning.",
-        ),
-        (
+        facts.table(
+            "not_covered",
             "What is not covered",
-            "leaves a trace only where a program records it itself. `fwdb audit coverage` has all "
-            "that is, too.",
+            "Things whose changes do not get into the trail, or late, and what is left out of "
+            "it on purpose; now, whatever the window.",
+            frame=servers.not_covered(facts["standings"].values()),
         ),
-        (
-            "Intact",
-            "means that every sealed row is there and as it was sealed. Without a key whoever owns "
-            "the database could have sealed it anew; a kept copy of the head shows that.",
+        facts.table(
+            "integrity",
+            "Is it intact?",
+            "What the seals say of the whole trail, whatever the window.",
+            frame=_facts(facts.frames.get("integrity", [])),
         ),
-        (
-            "Users",
-            "are shown by their id only. Reads are recorded where the application asks for it, so "
-            "their absence proves nothing.",
+        facts.table(
+            "unclaimed",
+            "Changes without an actor",
+            "Nobody said who made them; what the server knew of the session.",
+        ),
+        facts.table(
+            "recent",
+            "Latest events",
+            "The latest events of the window, newest first.",
+            frame=_columns(facts, "recent", RECENT),
+        ),
+        facts.table(
+            "activity",
+            f"Events by {bucket}",
+            f"Events per {bucket}, kind of entity and action.",
+            frame=activity,
         ),
     )
+
+
+def _columns(facts: Facts, name: str, wanted: list[str]) -> pd.DataFrame:
+    found: pd.DataFrame = facts[name]
+    return found[wanted].reset_index(drop=True)
+
+
+def _facts(rows: list[tuple[str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["fact", "value"], dtype="str")
+
+
+# -- how much --------------------------------------------------------------------------------------
+
+
+def _kpi(id: str, label: str, value: float, note: str, status: Status = "ok") -> Kpi:
+    return Kpi(id, label, value, "", status, "postgres", note)
+
+
+@check("events", unit="count", role="news")
+def events(facts: Facts, database: str) -> Found:
+    """How many events there are, and of which actions."""
+    totals = facts["events"]
+    events, nobody = int(totals["events"].sum()), int(totals["without_actor"].sum())
+    if not len(totals):
+        return None
+    if not events:
+        kpi = _kpi("events", "Events", 0, "none in the window", "no_data")
+        text = "Nothing was recorded in this window."
+        action = "Take a longer window, or look whether the application records at all."
+        return Finding(text, 0, action, "no_data", kpis=(kpi,))
+    kpis = [_kpi("events", "Events", events, "recorded in the window")]
+    for action, count in zip(totals["action"].astype(str), totals["events"], strict=True):
+        note = f"{share(100 * int(count) / events)} of all"
+        kpis.append(_kpi(action.lower(), action, int(count), note))
+    note = f"{share(100 * nobody / events)} of all; work of the system, or a caller that did not "
+    kpis.append(_kpi("without_actor", "Without an actor", nobody, f"{note}say"))
+    return Finding(f"{figure(events)} events were recorded.", events, kpis=tuple(kpis))
+
+
+# -- what stands out -------------------------------------------------------------------------------
+
+
+def striking(bursts: pd.DataFrame, by_one_percent: float) -> pd.DataFrame:
+    """The bursts worth a question: deletes first, those by one user before others, by size.
+
+    Every burst of deletes is; of the others those that one user made at least half of: many
+    users at once are a busy hour, one user is a script, a mistake or a theft.
+    """
+    deletes = bursts["action"].astype(str) == "DELETE"
+    most = 100 * bursts["top_user_events"] >= by_one_percent * bursts["events"]
+    by_one = most & bursts["top_user_id"].notna()
+    return (
+        bursts.assign(deletes=deletes, by_one=by_one.astype(bool))[(deletes | by_one).astype(bool)]
+        .sort_values(
+            ["deletes", "by_one", "events", "bucket_at"], ascending=[False, False, False, True]
+        )
+        .drop(columns="deletes")
+    )
+
+
+def named(bursts: pd.DataFrame, by_one_percent: float) -> charts.Burst | None:
+    """The burst to name in the chart."""
+    found = striking(bursts, by_one_percent)
+    if found.empty:
+        return None
+    first = found.iloc[0]
+    return charts.Burst(
+        pd.Timestamp(first["bucket_at"]),
+        str(first["entity_type"]),
+        str(first["action"]),
+        int(first["events"]),
+    )
+
+
+# Of a burst, the share that one user did; the events that it has at least are audit_bursts.sql's.
+@check("bursts", unit="count", limits=Limits(1), by_one=Limits(50, unit="percent"))
+def bursts(facts: Facts, database: str) -> Found:
+    """Whether any hour stands out; those that do are the checks `burst_of_…`."""
+    if not facts["events"]["events"].sum():
+        return None
+    every = facts["bursts"]
+    count = len(striking(every, facts.lines["bursts.by_one"].warning))
+    note = "far more events of a kind than are usual at that hour"
+    if len(every) > count:
+        note += f"; {figure(len(every) - count)} busy hours of many users not counted"
+    kpi = _kpi("bursts", "Hours that stand out", count, note, "warning" if count else "ok")
+    if count:
+        facts.kpis.append(kpi)
+        return None
+    return Finding("No hour stands out.", 0, kpis=(kpi,))
+
+
+def _burst(action: str) -> Rule:
+    """The check of hours with far more events of an action than usual."""
+
+    @check(f"burst_of_{action.lower()}s", unit="count")
+    def burst(facts: Facts, database: str) -> Found:
+        if facts.refused("bursts", "postgres") or not facts["events"]["events"].sum():
+            return None
+        found = striking(facts["bursts"], facts.lines["bursts.by_one"].warning)
+        rows = found[found["action"].astype(str) == action]
+        if rows.empty:
+            return None
+        first, more = rows.iloc[0], len(rows) - 1
+        count, user = int(first["events"]), str(first["top_user_id"])[:8]
+        who = f", {figure(int(first['top_user_events']))} of them by user {user}…"
+        like = f", and {times(more, 'more hour')} like it" if more else ""
+        end = "; deleted rows can be restored." if action == "DELETE" else "."
+        return Finding(
+            f"{figure(count)} {first['entity_type']} {action.lower()}s in the hour from "
+            f"{first['bucket_at']:%Y-%m-%d %H:%M} UTC{who if first['by_one'] else ''} (usual: "
+            f"{figure(float(first['usual']))}){like}.",
+            count,
+            f"Ask the user named in table `bursts` whether this was meant{end}",
+            status="critical" if action == "DELETE" and first["by_one"] else "warning",
+            threshold=BURST_LEAST,
+        )
+
+    return burst
+
+
+@check("unusual", unit="count", limits=Limits(1))
+def unusual(facts: Facts, database: str) -> Found:
+    """What somebody must be asked about."""
+    if not facts["events"]["events"].sum():
+        return None
+    found = facts["unusual"]
+    count = int(found["kind"].isin(GRAVE).sum())
+    if not count:
+        text = "Nobody wrote in another's name, without an account or by mass deletion; "
+        return Finding(f"{text}{figure(len(found))} things are unusual otherwise.", 0)
+    first = str(found["sentence"].iloc[0])
+    more = f" And {figure(count - 1)} more like it." if count > 1 else ""
+    remedy = "Ask who is named in table `unusual` whether this was meant."
+    return Finding(f"{first[:1].upper()}{first[1:]}{more}", count, remedy)
+
+
+# An actor behind most of many deletes is worth a question, even when the pace is usual.
+@check("deletes_by_one", unit="percent", limits=Limits(50.0), least=Limits(20, unit="deletes"))
+def deletes_by_one(facts: Facts, database: str) -> Found:
+    """Whether one user is behind most of the deletes."""
+    totals, line = facts["events"], facts.lines["deletes_by_one"]
+    total = int(totals.loc[totals["action"].astype(str) == "DELETE", "events"].sum())
+    known = facts["actors"].dropna(subset=["user_id"])
+    if total < facts.lines["deletes_by_one.least"].warning or known.empty:
+        return None
+    most = known.sort_values(["deletes", "user_id"], ascending=[False, True]).iloc[0]
+    percent = 100 * int(most["deletes"]) / total
+    part = f"{share(percent)} of {figure(total)} deletes"
+    over = line.judge(percent) != "ok"
+    return Finding(
+        f"User {str(most['user_id'])[:8]}… did {part}."
+        if over
+        else f"No single user did more than {part}.",
+        percent,
+        "Ask the first user of table `actors`, by deletes, whether that is expected.",
+    )
+
+
+# -- is it intact? ---------------------------------------------------------------------------------
+
+
+@check("integrity", unit="count", limits=Limits(None, 1))
+def integrity(facts: Facts, database: str) -> Found:
+    """Whether the rows are as they were sealed; what there is not to know is said as that.
+
+    Rows are read from the month on in which the window begins: what a report costs does not grow
+    with the trail.
+    """
+    found: Any = facts.db.audit.verify(since=facts.window.since)
+    if not found.seals:
+        text = "Nothing is sealed, so that nothing would show whether rows were changed or removed."
+        return Finding(text, None, "Run `fwdb audit seal`, and have it run daily.", "not_measured")
+    signed = f"signed with key {found.key_id}" if found.key_id else "not signed"
+    read, text = found.sealed_rows - found.unread_rows, found.summary
+    if found.intact and read:
+        text = f"All {figure(read)} sealed rows of {found.since:%Y-%m} and later are as they were "
+        text += f"sealed, {signed}."
+    note = f"{signed}; {figure(found.unsealed_rows)} are too new to be sealed"
+    if found.unread_rows:
+        note += f"; {figure(found.unread_rows)} are of months before, and were not read"
+    facts.frames["head"] = found.head
+    facts.frames["integrity"] = [
+        ("sealed rows", figure(found.sealed_rows)),
+        (f"as sealed, of {found.since:%Y-%m} and later", figure(found.checked_rows)),
+        ("of these, from archives", figure(found.archived_rows)),
+        ("of months before, not read", figure(found.unread_rows)),
+        ("erased since, and recorded", figure(found.erased_rows)),
+        ("too new to be sealed", figure(found.unsealed_rows)),
+        ("sealed (UTC)", figure(found.sealed_at)),
+        ("signature", signed),
+        ("head", found.head),
+        *(("not proven", text) for text in found.not_proven),
+        *((f.kind, f.sentence) for f in found.findings),
+    ]
+    status: Status = "ok" if found.intact else "critical"
+    remedy = "Keep the database as it is, and run `fwdb audit verify` with a seal file that was "
+    return Finding(
+        text,
+        len(found.findings),
+        "" if found.intact else f"{remedy}kept elsewhere.",
+        status,
+        threshold=1,
+        kpis=(_kpi("sealed", "Sealed rows", found.sealed_rows, note, status),),
+    )
+
+
+CHECKS = (
+    *(events, bursts, *map(_burst, ACTIONS), unusual, deletes_by_one),
+    *(servers.coverage, servers.gaps, servers.archived, integrity),
+)

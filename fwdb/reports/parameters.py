@@ -1,37 +1,37 @@
-"""The parameters of a report: read from the notebook's tagged cell, checked before any work.
+"""The parameters of a report: a frozen dataclass in its module, checked before any work.
 
-The cell is the only declaration. A line of it names the parameter, its type, its default and,
-as a comment, what it means:
+    @dataclass(frozen=True)
+    class Parameters:
+        since: str = since("24h")
+        top: int = parameter(20, "statements in each table", low=1, high=200)
 
-    top: int = 20  # statements in the table, 1 to 200
-
+The notebook's cell repeats it, for papermill and for readers; a test holds the two together.
 Values come typed (Python), as raw text (`-p top=5`), or as papermill put them into the notebook;
 all three are brought to the declared type by the same rules, and refused by the same sentences.
 """
 
 from __future__ import annotations
 
-import ast
-import io
+import dataclasses
 import json
 import math
 import re
-import tokenize
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
 from uuid import UUID
 
 from fwdb import timespan
-from fwdb.errors import ParameterError, ReportError, UnknownName, shown
+from fwdb.errors import ParameterError, UnknownName, shown
 from fwdb.models import entity_id, entity_uuid
 
 Value = str | int | float | bool | None
+Form = Literal["", "time", "uuid", "entity"]
 
-_RANGE = re.compile(r"(?<![\w.])(?P<low>\d+(?:\.\d+)?) to (?P<high>\d+(?:\.\d+)?)(?![\w.])")
-_CHOICE = re.compile(r"one of (?P<names>\w+(?:, \w+)*)")
 _EXAMPLES = {"str": "text", "int": "20", "float": "100", "bool": "true"}
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+_ENTITY = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
 TIMES = ("since", "until")
 COMPARED = "compare_since"
 TIME_FORMS = "an ISO time (2026-11-01T00:00Z) or a span (24h, 7d, 90m)"
@@ -39,7 +39,7 @@ TIME_FORMS = "an ISO time (2026-11-01T00:00Z) or a span (24h, 7d, 90m)"
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of the parameters cell. `low`, `high` and `choices` are read from its comment."""
+    """A parameter as it is declared; `form` is what a text must be: a time, a UUID or an entity."""
 
     name: str
     type: str
@@ -49,21 +49,145 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
-    uuid: bool = False
-    entity: bool = False
+    form: Form = ""
+
+    @property
+    def help(self) -> str:
+        """What it means and what it takes."""
+        if self.low is not None and self.high is not None:
+            return f"{self.about}, {_decimal(self.low)} to {_decimal(self.high)}"
+        return f"{self.about}, one of {', '.join(self.choices)}" if self.choices else self.about
+
+    @property
+    def line(self) -> str:
+        """Its line in the notebook's parameters cell."""
+        kind = f"{self.type} | None" if self.optional else self.type
+        text = isinstance(self.default, str)
+        default = json.dumps(self.default) if text else repr(self.default)
+        return f"{self.name}: {kind} = {default}  # {self.help}"
+
+    @property
+    def wanted(self) -> str:
+        """The values it takes, in words."""
+        if self.form == "time":
+            return TIME_FORMS
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.form:
+            return "a UUID" if self.form == "uuid" else "a UUID or the 24 digits of an ObjectId"
+        if self.low is not None and self.high is not None:
+            return f"{_KINDS[self.type]} from {_decimal(self.low)} to {_decimal(self.high)}"
+        return _KINDS[self.type]
 
     @property
     def example(self) -> str:
         """A value that would be right, as it is typed after `-p name=`."""
-        if self.name in TIMES:
-            return "24h"
-        if self.name == COMPARED:
-            return "48h"
+        if self.form == "time":
+            return "48h" if self.name == COMPARED else "24h"
         if self.default is not None:
             return str(self.default).lower() if self.type == "bool" else str(self.default)
-        if self.uuid or self.entity:
-            return "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
+        if self.form:
+            return _ENTITY
         return self.choices[0] if self.choices else _EXAMPLES[self.type]
+
+    def refusal(self, value: object) -> ParameterError:
+        """The error for a value that it does not take."""
+        return ParameterError(
+            f"'{self.name}' is {shown(value)}; give {self.wanted}, for example "
+            f"{self.name}={self.example}.",
+            name=self.name,
+        )
+
+    def value(self, given: object) -> Value:
+        """`given` in the type of the parameter. Raises `ParameterError`, `UnknownName`."""
+        if given is None or (self.optional and given in ("none", "None", "null")):
+            if self.optional:
+                return None
+            raise self.refusal("None")
+        if self.form == "time":
+            return self._time(given)
+        if self.type == "bool":
+            text = str(given).lower()
+            if not isinstance(given, bool | str) or text not in ("true", "false"):
+                raise self.refusal(given)
+            return text == "true"
+        return self._text(given) if self.type == "str" else self._number(given)
+
+    def _time(self, given: object) -> str:
+        """A time as text; what it means is settled, and refused if need be, by `window`."""
+        if not isinstance(given, str | date | timedelta):
+            raise self.refusal(given)
+        moment = timespan.moment(given, name=self.name)
+        return given.strip() if isinstance(given, str) else iso(moment)
+
+    def _text(self, given: object) -> str:
+        if not isinstance(given, str) or not given.strip():
+            raise self.refusal(given)
+        text = given.strip()
+        if self.choices and text not in self.choices:
+            raise UnknownName(self.name, text, self.choices)
+        try:
+            if self.form == "uuid":
+                return str(UUID(text))
+            return entity_id(entity_uuid(text)) if self.form == "entity" else text
+        except (ValueError, ParameterError):
+            raise self.refusal(given) from None
+
+    def _number(self, given: object) -> int | float:
+        if isinstance(given, bool) or not isinstance(given, int | float | str):
+            raise self.refusal(given)
+        # Text is held to plain decimal notation: int() and float() also take 1_000 and ' 7 '.
+        plain = r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?"
+        if isinstance(given, str) and not re.fullmatch(plain, given):
+            raise self.refusal(given)
+        try:
+            number = float(given)
+        except OverflowError:
+            raise self.refusal(given) from None
+        low, high = (-math.inf if self.low is None else self.low, self.high or math.inf)
+        whole = self.type != "int" or number.is_integer()
+        if not (math.isfinite(number) and whole and low <= number <= high):
+            raise self.refusal(given)
+        return int(number) if self.type == "int" else number
+
+
+def parameter(
+    default: Value,
+    about: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Iterable[str] = (),
+    form: Form = "",
+) -> Any:
+    """A field of the dataclass of a report's parameters; what it takes is checked by `accept`."""
+    metadata = {"about": about, "low": low, "high": high, "choices": tuple(choices), "form": form}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def since(default: str) -> Any:
+    """The parameter `since` of a report."""
+    about = "start of the window: an ISO time (2026-11-01T00:00Z) or a span back from until"
+    return parameter(default, f"{about} (24h, 7d)", form="time")
+
+
+def until() -> Any:
+    """The parameter `until` of a report."""
+    about = "end of the window: now, an ISO time or a span back from now"
+    return parameter("now", about, form="time")
+
+
+def declared(parameters: type) -> dict[str, Parameter]:
+    """The parameters that a dataclass declares, by name, in its order."""
+    hints = get_type_hints(parameters)
+    found = {}
+    for one in dataclasses.fields(parameters):
+        kinds = get_args(hints[one.name]) or (hints[one.name],)
+        kind = next(k.__name__ for k in kinds if k is not type(None))
+        optional = type(None) in kinds
+        default: Any = one.default
+        found[one.name] = Parameter(one.name, kind, default, optional=optional, **one.metadata)
+    return found
 
 
 @dataclass(frozen=True)
@@ -88,75 +212,7 @@ def iso(moment: datetime) -> str:
     return moment.isoformat(timespec=exact).replace("+00:00", "Z")
 
 
-def declared(notebook: Path) -> dict[str, Parameter]:
-    """The parameters of a notebook, in the order of its cell tagged `parameters`.
-
-    Raises `ReportError` when the cell is missing or holds anything but annotated scalars.
-    """
-    try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ReportError(f"the notebook {notebook} cannot be read ({error}).") from error
-    for cell in cells:
-        if "parameters" in cell.get("metadata", {}).get("tags", []):
-            source = cell["source"]
-            text = source if isinstance(source, str) else "".join(source)
-            return _declarations(text, notebook.name)
-    raise ReportError(f"the notebook {notebook.name} has no cell tagged 'parameters'.")
-
-
-def _declarations(source: str, where: str) -> dict[str, Parameter]:
-    found: dict[str, Parameter] = {}
-    comments = _comments(source)
-    for node in ast.parse(source).body:
-        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
-            raise ReportError(
-                f"the parameters cell of {where} may hold lines like `top: int = 20  # help` "
-                f"only; line {node.lineno} is something else."
-            )
-        parts = [part.strip() for part in ast.unparse(node.annotation).split("|")]
-        kinds = [part for part in parts if part != "None"]
-        if len(kinds) != 1 or kinds[0] not in _EXAMPLES or node.value is None:
-            raise ReportError(
-                f"'{node.target.id}' in the parameters cell of {where} must be str, int, float "
-                "or bool, may be `| None`, and needs a default."
-            )
-        found[node.target.id] = _parameter(
-            node.target.id,
-            kinds[0],
-            ast.literal_eval(node.value),
-            comments.get(node.end_lineno or node.lineno, ""),
-            optional=len(parts) > 1,
-        )
-    return found
-
-
-def _parameter(name: str, kind: str, default: Value, about: str, *, optional: bool) -> Parameter:
-    span = _RANGE.search(about) if kind in ("int", "float") else None
-    choice = _CHOICE.search(about) if kind == "str" else None
-    return Parameter(
-        name,
-        kind,
-        default,
-        about,
-        optional,
-        low=float(span["low"]) if span else None,
-        high=float(span["high"]) if span else None,
-        choices=tuple(choice["names"].split(", ")) if choice else (),
-        uuid=kind == "str" and "UUID" in about and "ObjectId" not in about,
-        entity=kind == "str" and "ObjectId" in about,
-    )
-
-
-def _comments(source: str) -> dict[int, str]:
-    return {
-        token.start[0]: token.string.lstrip("# ").strip()
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-
-
-def check(
+def accept(
     report: str, known: Mapping[str, Parameter], given: Mapping[str, object]
 ) -> dict[str, Value]:
     """All parameters of a report, those given brought to their types, the others by default.
@@ -170,15 +226,14 @@ def check(
             raise UnknownName("parameter", name, known, where=f"report '{report}'")
     values: dict[str, Value] = {}
     problems: list[ParameterError] = []
-    for name, parameter in known.items():
+    for name, one in known.items():
         try:
-            value = parameter.default if name not in given else _value(parameter, given[name])
-            values[name] = value
+            values[name] = one.value(given[name]) if name in given else one.default
         except ParameterError as error:
             problems.append(error)
     if not problems and set(TIMES) <= set(known):
         try:
-            comparison(values, window(str(values["since"]), str(values["until"])))
+            comparison(values.get(COMPARED), window(str(values["since"]), str(values["until"])))
         except ParameterError as error:
             problems.append(error)
     if len(problems) == 1:
@@ -188,98 +243,8 @@ def check(
     return values
 
 
-def _refusal(parameter: Parameter, value: object, wanted: str) -> ParameterError:
-    return ParameterError(
-        f"'{parameter.name}' is {shown(value)}; give {wanted}, for example "
-        f"{parameter.name}={parameter.example}.",
-        name=parameter.name,
-    )
-
-
-def _value(parameter: Parameter, given: object) -> Value:
-    if given is None or (parameter.optional and given in ("none", "None", "null")):
-        if parameter.optional:
-            return None
-        raise _refusal(parameter, "None", _wanted(parameter))
-    if parameter.name in (*TIMES, COMPARED):
-        return _time_value(parameter, given)
-    if parameter.type == "bool":
-        text = str(given).lower()
-        if not isinstance(given, bool | str) or text not in ("true", "false"):
-            raise _refusal(parameter, given, "true or false")
-        return text == "true"
-    if parameter.type == "str":
-        return _text_value(parameter, given)
-    return _number_value(parameter, given)
-
-
-def _text_value(parameter: Parameter, given: object) -> str:
-    if not isinstance(given, str) or not given.strip():
-        raise _refusal(parameter, given, _wanted(parameter))
-    text = given.strip()
-    if parameter.choices and text not in parameter.choices:
-        raise UnknownName(parameter.name, text, parameter.choices)
-    if parameter.uuid:
-        try:
-            return str(UUID(text))
-        except ValueError:
-            raise _refusal(parameter, given, _wanted(parameter)) from None
-    if parameter.entity:
-        try:
-            return entity_id(entity_uuid(text))
-        except ParameterError:
-            raise _refusal(parameter, given, _wanted(parameter)) from None
-    return text
-
-
-def _number_value(parameter: Parameter, given: object) -> int | float:
-    wanted = _wanted(parameter)
-    if isinstance(given, bool) or not isinstance(given, int | float | str):
-        raise _refusal(parameter, given, wanted)
-    try:
-        # Text is held to plain decimal notation: int() and float() also take 1_000 and ' 7 '.
-        if isinstance(given, str) and not re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", given):
-            raise ValueError(given)
-        number = float(given)
-        if not math.isfinite(number):
-            raise ValueError(given)
-    except (ValueError, OverflowError):
-        raise _refusal(parameter, given, wanted) from None
-    if parameter.type == "int" and not number.is_integer():
-        raise _refusal(parameter, given, wanted)
-    if (parameter.low is not None and number < parameter.low) or (
-        parameter.high is not None and number > parameter.high
-    ):
-        raise _refusal(parameter, given, wanted)
-    return int(number) if parameter.type == "int" else number
-
-
-def _wanted(parameter: Parameter) -> str:
-    if parameter.name in (*TIMES, COMPARED):
-        return TIME_FORMS
-    if parameter.choices:
-        return f"one of {', '.join(parameter.choices)}"
-    if parameter.uuid:
-        return "a UUID"
-    if parameter.entity:
-        return "a UUID or the 24 digits of an ObjectId"
-    kind = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
-    text = kind[parameter.type]
-    if parameter.low is not None and parameter.high is not None:
-        text += f" from {_decimal(parameter.low)} to {_decimal(parameter.high)}"
-    return text
-
-
 def _decimal(value: float) -> str:
-    return str(int(value)) if value.is_integer() else str(value)
-
-
-def _time_value(parameter: Parameter, given: object) -> str:
-    """A time as text; what it means is settled, and refused if need be, by `window`."""
-    if not isinstance(given, str | date | timedelta):
-        raise _refusal(parameter, given, TIME_FORMS)
-    moment = timespan.moment(given, name=parameter.name)
-    return given.strip() if isinstance(given, str) else iso(moment)
+    return str(int(value)) if float(value).is_integer() else str(value)
 
 
 def window(since: str, until: str, *, now: datetime | None = None) -> Window:
@@ -305,12 +270,11 @@ def window(since: str, until: str, *, now: datetime | None = None) -> Window:
     return Window(start, end)
 
 
-def comparison(values: Mapping[str, Value], window: Window) -> Window | None:
+def comparison(given: Value, window: Window) -> Window | None:
     """The window that `compare_since` begins, as long as `window`; None when it is not given.
 
     A span counts back from the end of `window`. Raises `ParameterError` when the two overlap.
     """
-    given = values.get(COMPARED)
     if given is None:
         return None
     start = timespan.moment(str(given), name=COMPARED, now=window.until)
@@ -325,7 +289,6 @@ def comparison(values: Mapping[str, Value], window: Window) -> Window | None:
     return Window(start, end)
 
 
-def spelled(values: Mapping[str, Value], names: Iterable[str] | None = None) -> str:
+def spelled(values: Mapping[str, Value]) -> str:
     """Parameters as they are typed: `since=24h, top=20`."""
-    chosen = names if names is not None else values
-    return ", ".join(f"{n}={'none' if values[n] is None else values[n]}" for n in chosen)
+    return ", ".join(f"{n}={'none' if v is None else v}" for n, v in values.items())

@@ -2,154 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from fwdb import charts
+from fwdb.charts import duration, share
 from fwdb.charts.canvas import DATABASES
-from fwdb.reports import pool_checks
-from fwdb.reports.asking import Asking, sentence, utc_frame
-from fwdb.reports.parameters import Value, Window, iso
-from fwdb.reports.results import Kpi, Result, Table
-from fwdb.reports.words import figure
+from fwdb.reports import servers
+from fwdb.reports.check import Facts, Finding, Found, Limits, check, empty, run
+from fwdb.reports.parameters import since, until
+from fwdb.reports.results import Kpi, Result, Status, Table
+from fwdb.reports.words import figure, sentence, times
 from fwdb.stores import BOUNDS_MS
 
 if TYPE_CHECKING:
-    from fwdb.database import Database
     from fwdb.monitoring import Measure
 
 SHOWN = (
-    "database",
-    "process",
-    "samples",
-    "capacity",
-    "peak_in_use",
-    "peak_utilisation_percent",
-    "waits",
-    "timeouts",
-    "checkouts_per_second",
-    "hold_mean_ms",
-    "mean_busy",
+    *("database", "process", "samples", "capacity", "peak_in_use", "peak_utilisation_percent"),
+    *("waits", "timeouts", "checkouts_per_second", "hold_mean_ms", "mean_busy"),
+)
+IDLE_SHOWN = (
+    *("pid", "application", "user_name", "idle_seconds", "transaction_seconds", "locks"),
+    "statement",
+)
+BLOCKING_SHOWN = (
+    *("pid", "application", "waited_seconds", "depth", "blocker_pid", "root_pid"),
+    *("root_application", "root_state", "statement", "root_statement"),
 )
 ENDED = "Sessions are known for this moment only, and this window ended earlier."
-NO_HISTORY = utc_frame(
-    {
-        "sampled_at": "datetime64[us, UTC]",
-        "database": "str",
-        "process": "str",
-        "capacity": "Int64",
-        "in_use": "Int64",
-        "idle": "Int64",
-        "waiting": "Int64",
-        "utilisation_percent": "float64",
-        "waits": "int64",
-        "wait_ms": "float64",
-        "timeouts": "int64",
-        "seconds": "float64",
-        "holds": "int64",
-        "hold_ms": "float64",
-    }
-)
-NO_DURATIONS = utc_frame(
-    {
-        "database": "str",
-        "process": "str",
-        "subject": "str",
-        "over_ms": "float64",
-        "up_to_ms": "float64",
-        "durations": "int64",
-    }
-)
-NO_SESSIONS = utc_frame(
-    {
-        "database": "str",
-        "application": "str",
-        "state": "str",
-        "sessions": "Int64",
-        "oldest_seconds": "float64",
-    }
-)
-NO_LIMITS = utc_frame({"scope": "str", "name": "str", "percent": "float64"})
-NO_IDLE = utc_frame({"pid": "Int64", "idle_seconds": "float64", "statement": "str"})
-NO_BLOCKED = utc_frame({"pid": "Int64", "root_pid": "Int64", "waited_seconds": "float64"})
-NO_HOLDERS = utc_frame({"database": "str", "is_leak": "boolean", "call_site": "str"})
+SAMPLE = "Sample while the application runs: `fwdb monitor --interval 30`."
 
 
 @dataclass(frozen=True)
-class Now:
-    """What is known of this moment only; empty for a window that ended earlier."""
+class Parameters:
+    """What `pool` is asked with."""
 
-    sessions: pd.DataFrame
-    limits: pd.DataFrame
-    idle: pd.DataFrame
-    blocking: pd.DataFrame
-    holders: pd.DataFrame
-    most: dict[str, Measure | None]
+    since: str = since("24h")
+    until: str = until()
 
 
-def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Result:
-    """The report over `window`, from the sampled history and the sessions of this moment."""
-    asking = Asking("pool", db)
-    asking.reach("postgres", "mongodb")
-    limits = db.settings.thresholds
-    history = asking.ask(
-        "history",
-        "postgres",
-        lambda: db.monitor.pool_history(since=window.since, until=window.until),
-        NO_HISTORY,
-    )
-    durations = asking.ask(
-        "durations",
-        "postgres",
-        lambda: db.monitor.pool_durations(since=window.since, until=window.until),
-        NO_DURATIONS,
-    )
-    live = parameters["until"] == "now"
-    now = _now(asking, db) if live else NOTHING
-    own = now.sessions[now.sessions["database"].astype(str) == "postgres"]
-    limit = now.most["postgres"]
-    summary = summarise(history)
-    kpis: list[Kpi] = []
-    for database in DATABASES:
-        pool_checks.utilisation(
-            asking,
-            kpis,
-            summary,
-            database,
-            limits.pool_warning_percent,
-            limits.pool_critical_percent,
-            str(history.attrs.get("reason", "")),
-        )
-    pool_checks.waits(asking, kpis, summary, durations)
-    pool_checks.sizing(asking, kpis, summary, durations)
-    for database, measure in now.most.items():
-        pool_checks.sessions_taken(asking, kpis, now.sessions, database, measure)
-    if live and "postgres" not in asking.down:
-        pool_checks.limits_reached(asking, now.limits)
-        pool_checks.idle_in_transaction(asking, now.idle)
-        pool_checks.blocked(asking, now.blocking)
-    pool_checks.leaks(asking, now.holders)
-    reason = _reason(asking, history)
+def build(facts: Facts) -> Result:
+    """The report, from the sampled history and the sessions of this moment."""
+    monitor, window, live = facts.db.monitor, facts.window, facts.live
+    facts.reach("postgres", "mongodb")
+    span = {"since": window.since, "until": window.until}
+    history = facts.take("history", lambda: monitor.pool_history(**span), empty("pool_history"))
+    nothing = empty("pool_durations", over_ms="float64", up_to_ms="float64")
+    durations = facts.take("durations", lambda: monitor.pool_durations(**span), nothing)
+    facts.frames["pools"] = summarise(history)
+    _now(facts)
+    run(facts, CHECKS)
+    own = facts["sessions"][facts["sessions"]["database"].astype(str) == "postgres"]
+    limit: Measure | None = facts["session_limit"].get("postgres")
+    line, reason = facts.lines["utilisation"], _reason(facts, history)
     moments = history["sampled_at"].nunique() if len(history) else 0
-    seen = charts.window_text(pd.Timestamp(window.since), pd.Timestamp(window.until))
-    return Result(
-        report="pool",
-        window=window,
-        parameters=parameters,
-        checks=tuple(asking.checks),
-        kpis=tuple(kpis),
-        tables=_tables(summary, history, durations, now),
+    return facts.result(
+        tables=_tables(facts),
         charts={
             "pool": charts.pool(
                 history,
-                warning_percent=limits.pool_warning_percent,
-                critical_percent=limits.pool_critical_percent,
-                since=pd.Timestamp(window.since),
-                until=pd.Timestamp(window.until),
+                warning_percent=line.warning,
+                critical_percent=line.critical,
+                **facts.edges,
                 source="monitoring.pool_samples",
                 reason=reason,
             ),
@@ -159,7 +79,7 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                     subject,
                     bounds=BOUNDS_MS,
                     source="monitoring.pool_samples",
-                    window=seen,
+                    window=facts.span,
                     reason=_no_durations(subject, history, reason),
                 )
                 for name, subject in (("waits", "wait"), ("holds", "hold"))
@@ -168,12 +88,11 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
                 own,
                 limit=limit.value if limit else None,
                 source="pg_stat_activity",
-                reason=_no_sessions(asking, live=live),
+                reason=_no_sessions(facts),
             ),
         },
-        how_to_read=_how_to_read(limits.pool_warning_percent, limits.pool_critical_percent),
         sources=(
-            ("Window", f"{iso(window.since)} to {iso(window.until)}"),
+            ("Window", facts.bounds),
             (
                 "Pools",
                 f"monitoring history, {figure(len(history))} rows from {figure(moments)} moments; "
@@ -184,93 +103,73 @@ def build(db: Database, window: Window, parameters: Mapping[str, Value]) -> Resu
     )
 
 
-NOTHING = Now(NO_SESSIONS, NO_LIMITS, NO_IDLE, NO_BLOCKED, NO_HOLDERS, dict.fromkeys(DATABASES))
+def _now(facts: Facts) -> None:
+    """What is known of this moment only; empty for a window that ended earlier."""
+    monitor, up = facts.db.monitor, facts.up or ["postgres"]
+    take = partial(facts.take, live=True)
+    sessions = take("sessions", monitor.sessions, empty("sessions"), up[0])
+    take("session_limits", monitor.session_limits, empty("session_limits"))
+    take("idle_in_transaction", monitor.idle_transactions, empty("idle_transactions"))
+    take("blocked", monitor.blocking, empty("blocking"))
+    holders = monitor.holders()
+    facts.frames["holders"] = holders if facts.live else holders.head(0)
+    facts.frames["session_limit"] = {
+        name: facts.ask("session_limit", partial(monitor.session_limit, name), None, name)
+        for name in (DATABASES if facts.live else ())
+    }
+    taken = sessions.groupby(sessions["database"].astype(str))["sessions"].sum()
+    facts.frames["taken"] = {str(name): int(count) for name, count in taken.items()}
 
 
-def _now(asking: Asking, db: Database) -> Now:
-    monitor, up = db.monitor, asking.up or ["postgres"]
-    return Now(
-        sessions=asking.ask("sessions", up[0], monitor.sessions, NO_SESSIONS),
-        limits=asking.ask("session_limits", "postgres", monitor.session_limits, NO_LIMITS),
-        idle=asking.ask("idle_in_transaction", "postgres", monitor.idle_transactions, NO_IDLE),
-        blocking=asking.ask("blocked", "postgres", monitor.blocking, NO_BLOCKED),
-        holders=monitor.holders(),
-        most={
-            name: asking.ask("session_limit", name, partial(monitor.session_limit, name), None)
-            for name in DATABASES
-        },
-    )
-
-
-def _tables(
-    summary: pd.DataFrame, history: pd.DataFrame, durations: pd.DataFrame, now: Now
-) -> tuple[Table, ...]:
+def _tables(facts: Facts) -> tuple[Table, ...]:
     return (
-        Table(
+        facts.table(
             "pools",
             "Pools by process",
-            summary,
             "Every sampled pool, fullest first; capacity is the most it may open, mean busy is "
             "checkouts per second × mean hold.",
             SHOWN,
         ),
-        Table(
+        facts.table(
             "sessions",
             "Sessions of the servers",
-            now.sessions,
             "Sessions of both servers now, by user, application and state, and how long the "
             "oldest has been in it.",
         ),
-        Table(
+        facts.table(
             "limits",
             "Limits on sessions",
-            now.limits,
             "Sessions of PostgreSQL against every limit that is set; reserved ones are taken off.",
+            frame=facts["session_limits"],
         ),
-        Table(
+        facts.table(
             "idle_transactions",
             "Idle inside a transaction",
-            now.idle,
             "Sessions that hold a transaction open and do nothing, longest first.",
-            (
-                "pid",
-                "application",
-                "user_name",
-                "idle_seconds",
-                "transaction_seconds",
-                "locks",
-                "statement",
-            ),
+            IDLE_SHOWN,
+            frame=facts["idle_in_transaction"],
         ),
-        Table(
+        facts.table(
             "blocking",
             "Blocking tree",
-            now.blocking,
             "Sessions that wait for a lock, each with the session it waits for and the root.",
-            (
-                "pid",
-                "application",
-                "waited_seconds",
-                "depth",
-                "blocker_pid",
-                "root_pid",
-                "root_application",
-                "root_state",
-                "statement",
-                "root_statement",
-            ),
+            BLOCKING_SHOWN,
+            frame=facts["blocked"],
         ),
-        Table(
+        facts.table(
             "holders",
             "Holders of connections",
-            now.holders,
             "Connections that the process which made this report has lent, longest first.",
         ),
-        Table("samples", "Samples", history, "The history as it was sampled, oldest first."),
-        Table(
+        facts.table(
+            "samples",
+            "Samples",
+            "The history as it was sampled, oldest first.",
+            frame=facts["history"],
+        ),
+        facts.table(
             "durations",
             "Waits, holds and dials",
-            durations,
             "How many took how long, by bucket; a dial opens a new connection.",
         ),
     )
@@ -323,10 +222,10 @@ def _most(values: pd.Series[int]) -> int | None:
     return int(known.max()) if len(known) else None
 
 
-def _no_sessions(asking: Asking, *, live: bool) -> str:
-    if not live:
+def _no_sessions(facts: Facts) -> str:
+    if not facts.live:
         return ENDED
-    if "postgres" in asking.down:
+    if "postgres" in facts.down:
         return "PostgreSQL could not be asked."
     return "The server showed no session of an application."
 
@@ -339,59 +238,287 @@ def _no_durations(subject: str, history: pd.DataFrame, reason: str) -> str:
     return "No connection was returned between two samples."
 
 
-def _reason(asking: Asking, history: pd.DataFrame) -> str:
-    if "postgres" in asking.down:
+def _reason(facts: Facts, history: pd.DataFrame) -> str:
+    if "postgres" in facts.down:
         return "PostgreSQL, which keeps the history, could not be asked."
-    refused = [c.sentence for c in asking.checks if c.id == "pool.history"]
-    if refused:
+    if refused := [c.sentence for c in facts.checks if c.id == "pool.history"]:
         return refused[0]
-    if not len(history) and history.attrs.get("reason"):
-        return sentence(str(history.attrs["reason"]))
     if len(history):
         return "The sampled pools have no upper limit, so there is no share to draw."
+    if reason := history.attrs.get("reason"):
+        return sentence(str(reason))
     return "No sample was taken in this window: `fwdb monitor` takes one every 30 s."
 
 
-def _how_to_read(warning: float, critical: float) -> tuple[tuple[str, str], ...]:
-    return (
-        (
-            "Use of a pool",
-            "Connections in use as a share of the most the pool may open. Idle connections are "
-            f"not in use and wait for nobody. From {warning:g} % it is a warning, from "
-            f"{critical:g} % critical.",
-        ),
-        (
-            "Waiting",
-            "Callers that queued because no connection was free and no further one could be "
-            "opened; opening one is no wait. Every one is counted, not only those that a sample "
-            f"saw. At {pool_checks.WAITED_WARNING:g} % of checkouts or from "
-            f"{pool_checks.WAITING_SAMPLES} samples on it is a warning; one that gave up is "
-            "critical.",
-        ),
-        (
-            "Within",
-            "Waits and holds are counted in buckets, so the bound of a bucket is given and no "
-            "percentile between two bounds.",
-        ),
-        (
-            "Busy on average",
-            "Checkouts per second × mean hold (Little's law). The size that would do is the mean "
-            "plus 2.33 times its root: 99 of 100 moments of independent callers need no more.",
-        ),
-        (
-            "A full pool",
-            "is seldom too small: mostly a few transactions hold connections for too long. "
-            "Shorten those first; more connections make the server slower, not faster.",
-        ),
-        (
-            "Sessions",
-            "What the server sees, from all applications. A session idle inside a transaction "
-            f"holds locks and old rows: {pool_checks.HELD_WARNING:g} s is a warning, "
-            f"{pool_checks.HELD_CRITICAL:g} s critical.",
-        ),
-        (
-            "Between two samples",
-            "waits, holds and time-outs are counted, but how full a pool was is not known: short "
-            "peaks can be missed. Where several samples are missing the line is broken.",
-        ),
+# -- pools -----------------------------------------------------------------------------------------
+# Lines without a promise of the system behind them are those that work in practice.
+
+
+def _of(pool: pd.Series[Any]) -> str:
+    """` of shop (process 4711)`; its host is in table `pools`."""
+    application, _, place = str(pool["process"]).rpartition("@")
+    return f" of {application} (process {place.rpartition(':')[2].partition('#')[0]})"
+
+
+def _whose(pools: pd.DataFrame, column: str) -> str:
+    """The process that counted most in `column`; the sentence has the sum of all."""
+    counted = pools[pools[column] > 0].sort_values(column)
+    if counted.empty:
+        return ""
+    most = _of(counted.iloc[-1])
+    return most if len(counted) == 1 else f", most of them{most},"
+
+
+def _pools(facts: Facts) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """The sampled pools of each database, with its name."""
+    for database, part in facts["pools"].groupby("database", observed=True, sort=True):
+        yield str(database), DATABASES.get(str(database), str(database)), part
+
+
+USE = Limits("pool_warning_percent", "pool_critical_percent")
+
+
+@check("utilisation", per="database", unit="percent", limits=USE, down=True, role="main")
+def utilisation(facts: Facts, database: str) -> Found:
+    """How full the fullest pool was at its peak."""
+    name, pools = DATABASES[database], facts["pools"]
+    known = pools[pools["database"] == database].dropna(subset=["peak_utilisation_percent"])
+    kpi = partial(Kpi, f"{database}_peak", f"Peak use of the {name} pool")
+    if known.empty:
+        gap = str(facts["history"].attrs.get("reason", ""))
+        text = f"No use of the {name} pool was sampled in this window{': ' * bool(gap)}{gap}."
+        kpis = (kpi(None, "percent", "no_data", database, text),)
+        if facts.refused("history", "postgres"):
+            facts.kpis += kpis
+            return None
+        return Finding(text, action=SAMPLE, status="no_data", unit="percent", kpis=kpis)
+    fullest = known.sort_values("peak_utilisation_percent").iloc[-1]
+    peak, line = float(fullest["peak_utilisation_percent"]), facts.lines["utilisation"]
+    status = line.judge(peak)
+    over = status != "ok"
+    capacity = known["capacity"].dropna()
+    note = f"of {figure(int(capacity.max()))} connections" if len(capacity) else ""
+    return Finding(
+        f"The {name} pool{_of(fullest) if over else ''} was {peak:.0f} % full at its peak, "
+        f"{'over' if over else 'under'} the line of {line.threshold(status):g} %.",
+        peak,
+        f"Shorten its transactions on {name}, and only then enlarge the pool.",
+        kpis=(kpi(peak, "percent", status, database, note),),
     )
+
+
+# One sample with a waiter is a moment, three are a pattern.
+@check("waiting", unit="count", limits=Limits(3), share=Limits(1, unit="percent"))
+def waiting(facts: Facts, database: str) -> Iterator[Finding]:
+    """How often callers had to wait, and for how long."""
+    line, often = facts.lines["waiting"], facts.lines["waiting.share"].warning
+    for database, name, part in _pools(facts):
+        count, samples = int(part["waits"].sum()), int(part["samples_with_waiting"].sum())
+        percent = _waited_percent(part)
+        status: Status = line.judge(samples)
+        if status == "ok" and line.judge(count) != "ok" and percent >= often:
+            status = "warning"
+        remedy = f"Find what holds {name} connections at these moments; see chart `pool`."
+        yield Finding(
+            _waited(facts, database, name, part),
+            count,
+            "" if status == "ok" else remedy,
+            status=status,
+            database=database,
+        )
+
+
+def _waited_percent(pools: pd.DataFrame) -> float:
+    """Waits of all checkouts, those in vain included."""
+    checkouts = int(pools["holds"].sum()) + int(pools["timeouts"].sum())
+    return 100 * int(pools["waits"].sum()) / checkouts if checkouts else 0.0
+
+
+def _waited(facts: Facts, database: str, name: str, pools: pd.DataFrame) -> str:
+    count, samples = int(pools["waits"].sum()), int(pools["samples_with_waiting"].sum())
+    if not (count or samples):
+        return f"No caller had to wait for a {name} connection."
+    durations = facts["durations"]
+    mine = durations[(durations["database"] == database) & (durations["subject"] == "wait")]
+    ended = f", {bound_sentence(mine, 99)}" if len(mine) else ""
+    seen = f"; {times(samples, 'sample')} saw one waiting" if samples else ""
+    return (
+        f"Callers{_whose(pools, 'waits')} had to wait for a {name} connection "
+        f"{times(count, 'time')}, {share(_waited_percent(pools))} of checkouts{ended}{seen}."
+    )
+
+
+@check("timeouts", unit="count", limits=Limits(None, 1))
+def timeouts(facts: Facts, database: str) -> Iterator[Finding]:
+    """How often callers waited in vain."""
+    for database, name, part in _pools(facts):
+        count = int(part["timeouts"].sum())
+        status = facts.lines["timeouts"].judge(count)
+        text = f"No caller gave up waiting for a {name} connection."
+        if count:
+            text = f"{times(count, 'caller')}{_whose(part, 'timeouts')} gave up waiting for a "
+            text += f"{name} connection."
+        note = _waited(facts, database, name, part)
+        label = f"Callers that gave up, {name}"
+        yield Finding(
+            text,
+            count,
+            f"Callers got errors: free or add {name} connections first of all.",
+            threshold=facts.lines["timeouts"].critical,
+            database=database,
+            kpis=(Kpi(f"{database}_timeouts", label, count, "count", status, database, note),),
+        )
+
+
+def bound_sentence(durations: pd.DataFrame, percent: float) -> str:
+    """`99 in 100 within 250 ms`, from the buckets of one subject."""
+    ordered = durations.groupby("up_to_ms")["durations"].sum().sort_index()
+    reached = ordered.cumsum() >= ordered.sum() * percent / 100
+    bound = float(ordered.index[int(reached.to_numpy().argmax())])
+    if math.isinf(bound):
+        longest = float(durations["over_ms"].max())
+        return f"more than {100 - percent:g} in 100 over {duration(longest)}"
+    return f"{percent:g} in 100 within {duration(bound)}"
+
+
+# Fewer holds say nothing about a rate; a transaction of a person's request ends within a second.
+@check(
+    "sizing",
+    unit="connections",
+    fewest=Limits(30, unit="holds"),
+    long_hold=Limits(1000, unit="ms"),
+)
+def sizing(facts: Facts, database: str) -> Iterator[Finding]:
+    """Whether the pools are of the right size, by Little's law.
+
+    Busy on average = checkouts per second × mean hold. Independent callers make the number of
+    busy connections a Poisson variable, which 99 of 100 moments do not see above
+    mean + 2.33 √mean; a pool of that size seldom makes anybody wait. Sources: J. D. C. Little
+    (1961), A Proof for the Queuing Formula L = λW; the normal approximation of the quantile.
+    """
+    fewest = facts.lines["sizing.fewest"].warning
+    for database, name, part in _pools(facts):
+        known = part[part["timed_holds"] >= fewest]
+        if known.empty:
+            yield Finding(
+                f"Too few {name} connections were lent between two samples to tell the size the "
+                f"pool needs (at least {fewest:g}).",
+                action=SAMPLE,
+                status="no_data",
+                unit="connections",
+                database=database,
+            )
+            continue
+        row = known.sort_values("mean_busy", ascending=False).iloc[0]
+        busy = float(row["mean_busy"])
+        needed = max(1, math.ceil(busy + 2.33 * math.sqrt(busy)))
+        capacity = None if pd.isna(row["capacity"]) else int(row["capacity"])
+        rate = f"{figure(float(row['checkouts_per_second']))} checkouts/s"
+        mean = figure(float(row["hold_mean_ms"]), "ms")
+        small = capacity is not None and needed > capacity
+        more, action = _size(facts, database, part, row, capacity, needed)
+        note = f"{rate}, held {mean} on average"
+        label = f"Connections of {name} busy on average"
+        yield Finding(
+            f"{name}: {rate} × {mean} = {figure(busy)} connections busy on average; a pool of "
+            f"{needed} would do in 99 of 100 moments{more}.",
+            needed,
+            action,
+            status="warning" if small else "ok",
+            threshold=capacity,
+            database=database,
+            kpis=(Kpi(f"{database}_busy", label, round(busy, 2), "", "ok", database, note),),
+        )
+
+
+def _size(
+    facts: Facts,
+    database: str,
+    pools: pd.DataFrame,
+    row: pd.Series[Any],
+    capacity: int | None,
+    needed: int,
+) -> tuple[str, str]:
+    """What is said of the size that a pool has, and the remedy."""
+    if capacity is None:
+        return "", ""
+    if needed > capacity:
+        remedy = f"Shorten what holds connections, or allow {needed}: FWDB_POOL_SIZE plus "
+        return f", and the one{_of(row)} may open {capacity}", f"{remedy}FWDB_POOL_MAX_OVERFLOW."
+    text = f", and this one may open {capacity}"
+    limit, durations = facts.lines["sizing.long_hold"].warning, facts["durations"]
+    mine = durations[(durations["database"] == database) & (durations["subject"] == "hold")]
+    long = int(mine.loc[mine["over_ms"] >= limit, "durations"].sum())
+    waited = int(pools["waits"].sum())
+    if not (waited and long):
+        return text, ""
+    text += f". The {figure(waited)} waits came from {figure(long)} holds of over "
+    text += f"{duration(limit)}, not from its size"
+    return text, "Shorten those transactions; a larger pool would not help."
+
+
+# -- sessions --------------------------------------------------------------------------------------
+
+
+@check("session_limits", unit="percent", limits=servers.SESSIONS, live=True)
+def session_limits(facts: Facts, database: str) -> Iterator[Finding]:
+    """Limits of databases and roles, which can be reached long before the server's."""
+    limits = facts["session_limits"]
+    own = limits[(limits["scope"] != "server") & limits["percent"].notna()]
+    for row in own.to_dict("records"):
+        scope, name, most = str(row["scope"]), str(row["name"]), int(row["most"])
+        percent = float(row["percent"])
+        yield Finding(
+            f"{figure(int(row['sessions']))} of {figure(most)} sessions of the {scope} "
+            f"{name} are taken, {share(percent)}.",
+            percent,
+            f"ALTER {scope.upper()} {name} CONNECTION LIMIT {2 * most}, or close what idles there.",
+        )
+
+
+@check("idle_in_transaction", unit="seconds", limits=Limits(60.0, 300.0), live=True)
+def idle_in_transaction(facts: Facts, database: str) -> Found:
+    """The session that has been idle inside a transaction for longest."""
+    idle, line = facts["idle_in_transaction"], facts.lines["idle_in_transaction"]
+    if idle.empty:
+        return Finding("No session idles inside a transaction.", 0.0, threshold=None)
+    row, seconds = idle.iloc[0], float(idle["idle_seconds"].iloc[0])
+    more = f" (and {figure(len(idle) - 1)} more)" if len(idle) > 1 else ""
+    who = servers.client(row["application"], row["user_name"])
+    return Finding(
+        f"Session {row['pid']} of {who} has been idle inside a transaction for "
+        f"{figure(seconds, 'seconds')}{more}; its last statement was "
+        f"`{_cut(row['statement'])}`.",
+        seconds,
+        "Find the code that waits inside a transaction; `SELECT "
+        f"pg_terminate_backend({row['pid']})` ends this one, `ALTER ROLE {row['user_name']} SET "
+        f"idle_in_transaction_session_timeout = '{line.warning:g}s'` the next ones.",
+    )
+
+
+@check("holders", unit="count", limits=Limits(1), live=True, down=True)
+def holders(facts: Facts, database: str) -> Iterator[Finding]:
+    """Connections that this process has lent for longer than a leak takes to show."""
+    lent = facts["holders"]
+    lost = lent[lent["is_leak"].astype(bool)]
+    for store, part in lost.groupby("database", observed=True, sort=True):
+        row, name = part.iloc[0], DATABASES.get(str(store), str(store))
+        were = f"{name} connection of this process was", f"{name} connections of this process were"
+        yield Finding(
+            f"{times(len(part), *were)} not returned, the oldest for "
+            f"{figure(float(row['held_seconds']), 'seconds')}: {row['call_site']}.",
+            len(part),
+            "Return it: use `with db.postgres.connection()` or close the cursor there.",
+            database=str(store),
+        )
+
+
+def _cut(statement: object) -> str:
+    text = " ".join(str(statement).split()).replace("`", "'")
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+CHECKS = (
+    *(utilisation, waiting, timeouts, sizing, servers.sessions, session_limits),
+    *(idle_in_transaction, servers.blocked, holders),
+)

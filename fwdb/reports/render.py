@@ -18,9 +18,9 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from fwdb import charts
-from fwdb.reports import words
+from fwdb.reports import notebook, words
 from fwdb.reports.parameters import spelled
-from fwdb.reports.results import TITLES, WORDS, Result, Table, ranked
+from fwdb.reports.results import WORDS, Result, Table, ranked
 
 ROWS_SHOWN = 20
 
@@ -120,7 +120,7 @@ def _entries(folder: Path) -> list[Entry]:
             found.append(
                 Entry(
                     place.name,
-                    TITLES.get(place.name, place.name),
+                    _title(place.name) or place.name,
                     results["verdict"],
                     results["summary"],
                     window["since"],
@@ -133,7 +133,7 @@ def _entries(folder: Path) -> list[Entry]:
             found.append(
                 Entry(
                     place.name,
-                    TITLES.get(run.get("report", ""), place.name),
+                    _title(run.get("report", "")) or place.name,
                     "failed",
                     run["error"],
                     "",
@@ -143,6 +143,10 @@ def _entries(folder: Path) -> list[Entry]:
                 )
             )
     return found
+
+
+def _title(name: str) -> str:
+    return notebook.title(name) if name in notebook.names() else ""
 
 
 def _read(path: Path) -> dict[str, Any]:

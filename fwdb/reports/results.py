@@ -24,21 +24,10 @@ Status = Literal[
     "ok", "warning", "critical", "not_available", "not_applicable", "not_measured", "no_data"
 ]
 Verdict = Literal["ok", "warning", "critical", "no_data"]
-TITLES = {
-    "pool": "Connection pools",
-    "slow_queries": "Slow statements",
-    "audit_trail": "Audit trail",
-    "entity_history": "History of an entity",
-    "health": "Health of the servers",
-}
-# The check that a report is there for: without it the others say little.
-SUBJECTS = (
-    *("pool.utilisation", "slow_queries.mean", "audit_trail.events"),
-    *("entity_history.events", "health.disk", "health.answer"),
-)
-# Where all is well, what these found is the news.
-TELLING = ("audit_trail.events", "entity_history.events")
+Judged = Literal["ok", "warning", "critical"]
+Role = Literal["", "main", "news"]
 JUDGED = ("ok", "warning", "critical")
+NO_ROLES: Mapping[str, Role] = {}
 
 WORDS: dict[str, str] = {
     "ok": "OK",
@@ -67,18 +56,11 @@ class Check:
     unit: str = ""
     threshold: float | None = None
     action: str = ""
+    # Not a finding but a question that was not answered.
+    refused: bool = field(default=False, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "database": self.database,
-            "status": self.status,
-            "value": _plain(self.value),
-            "unit": self.unit,
-            "threshold": _plain(self.threshold),
-            "sentence": self.sentence,
-            "action": self.action,
-        }
+        return _chosen(self, "id database status value unit threshold sentence action")
 
 
 @dataclass(frozen=True)
@@ -94,15 +76,7 @@ class Kpi:
     note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "label": self.label,
-            "database": self.database,
-            "status": self.status,
-            "value": _plain(self.value),
-            "unit": self.unit,
-            "note": self.note,
-        }
+        return _chosen(self, "id label database status value unit note")
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +118,11 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Everything a report says. `charts` hold figures by name, in the order of the page."""
+    """Everything a report says. `charts` hold figures by name, in the order of the page.
+
+    `roles` are those of its checks by id: without the ``main`` one the others say little, and
+    where all is well, what the ``news`` found is told.
+    """
 
     report: str
     window: Window
@@ -155,19 +133,17 @@ class Result:
     charts: Mapping[str, Any] = field(default_factory=dict)
     how_to_read: tuple[tuple[str, str], ...] = ()
     sources: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def title(self) -> str:
-        return TITLES[self.report]
+    title: str = ""
+    roles: Mapping[str, Role] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
-        return verdict(self.checks)
+        return verdict(self.checks, self.roles)
 
     @property
     def summary(self) -> str:
         """The verdict's reasons in one sentence."""
-        return summary(self.checks)
+        return summary(self.checks, self.roles)
 
     def as_dict(self) -> dict[str, Any]:
         """What `results.json` holds."""
@@ -187,7 +163,7 @@ class Result:
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def verdict(checks: tuple[Check, ...]) -> Verdict:
+def verdict(checks: tuple[Check, ...], roles: Mapping[str, Role] = NO_ROLES) -> Verdict:
     """The worst of all checks that could be judged; `no_data` when none could.
 
     `no_data` also when all is well but the subject of the report itself was not measured.
@@ -203,7 +179,7 @@ def verdict(checks: tuple[Check, ...]) -> Verdict:
         return "critical"
     if "warning" in states or _missing(checks):
         return "warning"
-    subject = {check.status for check in checks if check.id in SUBJECTS}
+    subject = {check.status for check in checks if roles.get(check.id)}
     return "ok" if not subject or subject & set(JUDGED) else "no_data"
 
 
@@ -218,12 +194,12 @@ def ranked(checks: tuple[Check, ...]) -> list[Check]:
     return sorted(checks, key=lambda c: (order.index(c.status), c.id, c.database))
 
 
-def summary(checks: tuple[Check, ...]) -> str:
+def summary(checks: tuple[Check, ...], roles: Mapping[str, Role] = NO_ROLES) -> str:
     """One sentence: the findings behind the verdict, at most three of them, and what is missing."""
-    state = verdict(checks)
+    state = verdict(checks, roles)
     missing = _missing(checks)
     if state == "no_data":
-        reasons = missing or [c for c in checks if c.id in SUBJECTS]
+        reasons = missing or [c for c in checks if roles.get(c.id)]
         reasons = reasons or [c for c in ranked(checks) if c.status not in JUDGED]
         if not reasons:
             return "Nothing was measured."
@@ -236,7 +212,7 @@ def summary(checks: tuple[Check, ...]) -> str:
     fine = [c for c in checks if c.status == "ok"]
     blind = sum(c.status in ("not_available", "not_measured", "no_data") for c in checks)
     unseen = f"; {blind} could not be measured" if blind else ""
-    told = "".join(f"{c.sentence} " for c in fine if c.id in TELLING)
+    told = "".join(f"{c.sentence} " for c in fine if roles.get(c.id) == "news")
     return (
         f"{told}{len(fine)} check{' is' if len(fine) == 1 else 's are'} within the lines{unseen}."
     )
@@ -251,6 +227,10 @@ def _inside(sentence: str) -> str:
     """A sentence as it goes on after a semicolon; names like PostgreSQL keep their capital."""
     word = sentence.partition(" ")[0]
     return sentence[:1].lower() + sentence[1:] if word[1:].islower() else sentence
+
+
+def _chosen(of: object, names: str) -> dict[str, Any]:
+    return {name: _plain(getattr(of, name)) for name in names.split()}
 
 
 def _plain(value: object) -> Any:

@@ -27,8 +27,8 @@ from fwdb.errors import (
     UnknownName,
 )
 from fwdb.metrics import batch
-from fwdb.reports import files, kernel, parameters, render
-from fwdb.reports.opened import NAMES, default_folder, known_parameters, notebook
+from fwdb.reports import check, files, notebook, parameters, render
+from fwdb.reports.document import NAMES, default_folder, known_parameters
 
 FailOn = Literal["never", "warning", "critical"]
 # A cell asks a handful of questions whose statements end after 30 s each.
@@ -80,7 +80,8 @@ def report(
     Raises `UnknownName`, `ParameterError` and `ConfigError` with nothing written, and
     `ReportError` for a run that did not end well.
     """
-    values = parameters.check(name, known_parameters(name), given)
+    values = parameters.accept(name, known_parameters(name), given)
+    check.declared()  # refuses a wrong FWDB_LIMITS
     chosen = {key: values[key] for key in values if key in given}
     parent = Path(out) if out is not None else default_folder()
     result = _run(name, parent, chosen, progress, cell_seconds)
@@ -106,14 +107,14 @@ def suite(
     end. A setting or URL that cannot be used (`ConfigError`) ends the whole.
     """
     for name in names:
-        notebook(name)
+        notebook.path(name)
     everything = {key: p for name in names for key, p in known_parameters(name).items()}
     for key in given:
         if key not in everything:
             raise UnknownName("parameter", key, everything, where=f"report {', '.join(names)}")
     chosen = {n: {k: v for k, v in given.items() if k in known_parameters(n)} for n in names}
     for name in names:
-        parameters.check(name, known_parameters(name), chosen[name])
+        parameters.accept(name, known_parameters(name), chosen[name])
     results: list[RunResult] = []
     errors: list[FwdbError] = []
     for name in dict.fromkeys(names):
@@ -163,8 +164,8 @@ def _run(
         executed = space / "executed.ipynb"
         problem: FwdbError | None = None
         try:
-            kernel.execute(
-                notebook(name),
+            notebook.execute(
+                notebook.path(name),
                 executed,
                 chosen,
                 space=space,

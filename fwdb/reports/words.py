@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from fwdb.charts import number, share
+from fwdb.charts import number, share, shorten
 
+QUOTED = 60  # characters of a statement inside a sentence
 _SUFFIXES = {
     "_ms": "ms",
     "_seconds": "s",
@@ -73,3 +74,20 @@ def cell(value: Any) -> str:
         return ""
     text = figure(value)
     return text if len(text) <= 160 else text[:159] + "…"
+
+
+def sentence(text: str) -> str:
+    """A remark as a sentence of its own: a capital, a full stop."""
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith(".") else text + "."
+
+
+def times(count: int, one: str, many: str = "") -> str:
+    """`1 caller`, `1 200 callers`."""
+    return f"{figure(count)} {one if count == 1 else many or one + 's'}"
+
+
+def quoted(statement: str, most: int = QUOTED) -> str:
+    """A statement inside a sentence, set as code."""
+    text = shorten(statement).replace("`", "'")
+    return f"`{text if len(text) <= most else text[: most - 1].rstrip() + '…'}`"

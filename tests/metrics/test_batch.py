@@ -17,7 +17,7 @@ from fwdb import reports
 from fwdb.errors import ReportError
 from fwdb.metrics import batch
 from fwdb.metrics.series import REPORT_SERIES
-from fwdb.reports import kernel, run
+from fwdb.reports import notebook, run
 
 NAMES = {series.name for series in REPORT_SERIES}
 
@@ -63,7 +63,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Exceptio
         (folder / "results.json").write_text(json.dumps({"verdict": "ok", "summary": "Fine."}))
         (folder / "report.html").write_text("")
 
-    monkeypatch.setattr(kernel, "execute", execute)
+    monkeypatch.setattr(notebook, "execute", execute)
     monkeypatch.setattr(run, "_write_index", lambda _: None)
     return outcome
 

@@ -1,16 +1,29 @@
-"""One notebook in one kernel: papermill, set up so that nothing of this machine shows through."""
+"""The notebooks: which reports there are, what their readers should know, and running one.
+
+One runs in a kernel by papermill, set up so that nothing of this machine shows through.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fwdb.errors import ConfigError, FwdbError, ParameterError, ReportError, StoreUnavailable
+from fwdb import config
+from fwdb.errors import (
+    ConfigError,
+    FwdbError,
+    ParameterError,
+    ReportError,
+    StoreUnavailable,
+    UnknownName,
+)
 from fwdb.reports import files
 from fwdb.reports.parameters import Value
 
@@ -24,6 +37,52 @@ _TOLD_APART: dict[str, type[FwdbError]] = {
     "StoreUnavailable": StoreUnavailable,
     "UnknownName": ParameterError,
 }
+
+# Of "how to read this": a term with its text, and in it a figure that a limit or parameter has.
+_TERM = re.compile(r"\*\*(?P<term>.+?)\*\*<br>\n(?P<text>(?:.+\n?)+)")
+_FIGURE = re.compile(r"\[[^\]]+\]\(#(?P<name>[\w.]+)\)")
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """The reports there are: every notebook that takes parameters."""
+    folder = config.resource("notebooks")
+    return tuple(p.stem for p in sorted(folder.glob("*.ipynb")) if "parameters" in _cells(p))
+
+
+def path(name: str) -> Path:
+    """The notebook of a report. Raises `UnknownName` when there is no such report."""
+    if name not in names():
+        raise UnknownName("report", name, names())
+    return config.resource("notebooks") / f"{name}.ipynb"
+
+
+def title(name: str) -> str:
+    """The title of a report, which is the heading of its notebook."""
+    return _source(name, "title").partition("\n")[0].removeprefix("# ")
+
+
+def how_to_read(name: str, figure: Callable[[str], str]) -> tuple[tuple[str, str], ...]:
+    """The terms of a report with their explanation, from the cell of that name of its notebook.
+
+    A figure such as ``[80](#utilisation.warning)`` is shown as `figure` has it now.
+    """
+    text = _FIGURE.sub(lambda m: figure(m["name"]), _source(name, "how-to-read") + "\n")
+    return tuple((m["term"], " ".join(m["text"].split("\n")).strip()) for m in _TERM.finditer(text))
+
+
+def _source(name: str, cell: str) -> str:
+    return _cells(config.resource("notebooks") / f"{name}.ipynb")[cell]
+
+
+@functools.cache
+def _cells(notebook: Path) -> dict[str, str]:
+    """The source of the cells of a notebook by their ids."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ReportError(f"the notebook {notebook} cannot be read ({error}).") from error
+    return {cell["id"]: "".join(cell["source"]) for cell in cells}
 
 
 def execute(

@@ -23,6 +23,7 @@ from embedded_helpers import pid, shared, up  # noqa: F401 a fixture
 
 from fwdb import cli, config, errors, migrating
 from fwdb.database import Database
+from fwdb.embedded import doctor
 from fwdb.monitoring.health import Probe
 from fwdb.stores import MongoStore, PostgresStore
 
@@ -326,6 +327,7 @@ def test_health_says_that_a_server_is_frozen(home: Path, name: str):
         started = time.monotonic()
         ran = subprocess.run([*FWDB, "health"], capture_output=True, text=True, check=False)
         assert time.monotonic() - started < 10
+        assert "is taken by another" not in str(doctor(home))  # it is the server's own port
     lines = {line.split()[0]: line for line in ran.stdout.splitlines()}
     assert f"no answer from {name} at 127.0.0.1" in lines.pop(name)
     assert [line.split()[1] for line in lines.values()] == ["up"]

@@ -190,7 +190,7 @@ def _servers(place: Home) -> list[Finding]:
         else:
             sentence = f"does not run: {store.reason}."
             port = ports.get(store.store)
-            if port and port_taken(port):
+            if port and store.pid is None and port_taken(port):
                 sentence += f" Its port {port} is taken by another; it will get a new one."
         findings.append(Finding(store.store, True, sentence))
     return findings

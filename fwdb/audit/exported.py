@@ -23,7 +23,10 @@ __all__ = ["Export", "exports", "rows_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """A row of `audit.archives`: where a month lies, and whether it left the database."""
+    """A row of `audit.archives`: where a month lies, and whether it left the trail.
+
+    `dropped` is a month too whose table is detached and waits for the next `retain` to drop it.
+    """
 
     month: date
     path: Path
@@ -92,15 +95,23 @@ def exports(store: PostgresStore, folder: Path | None) -> dict[date, Export]:
     known = store.rows(sa.text("SELECT to_regclass('audit.archives') AS name /* fwdb */"))
     if known[0]["name"] is None:
         return {}
-    found = store.rows(
-        sa.text(
-            "SELECT least(greatest(month, '0001-01-01'), '9999-12-31') AS month, path, rows,"
-            " bytes, sha256, dropped_at IS NOT NULL AS dropped FROM audit.archives ORDER BY month"
-        )
-    )
+    found = store.rows(_EXPORTS)
     for row in found:
         row["path"] = (folder or Path()) / row["path"].replace("/", "?")
     return {row["month"]: Export(**row) for row in found}
+
+
+# By the snapshot, as rows are read, and not by to_regclass(), which knows of later drops.
+_EXPORTS = sa.text("""
+SELECT least(greatest(month, '0001-01-01'), '9999-12-31') AS month, path, rows, bytes, sha256,
+    dropped_at IS NOT NULL OR EXISTS (
+        SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'audit' AND c.relname = 'audit_logs_' || to_char(month, 'YYYY_MM')
+            AND NOT EXISTS (
+                SELECT FROM pg_inherits WHERE inhrelid = c.oid AND NOT inhdetachpending)
+    ) AS dropped
+FROM audit.archives ORDER BY month
+""")
 
 
 def rows_of(export: Export, *, entity_type: str, action: str) -> Iterator[dict[str, Any]]:

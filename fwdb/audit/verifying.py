@@ -25,6 +25,7 @@ from fwdb.audit import (
     coverage_findings,
     erasures,
     exported,
+    partitions,
     sealing,
     seals,
 )
@@ -88,8 +89,11 @@ def verify(
         )
     kept = None if against is None else anchor.read(against)
     seals.require(store)
+    by_months = partitions.partitioned(store)
     with store.transaction(isolation="repeatable read", read_only=True, timeout_ms=0) as connection:
-        for setting in sealing.SETTINGS:
+        # Before the first question, which takes the snapshot: no month leaves while this reads.
+        stay = [f"LOCK TABLE {partitions.TABLE} IN ACCESS SHARE MODE"] if by_months else []
+        for setting in (*sealing.SETTINGS, *stay):
             connection.execute(sa.text(setting))
         wanted = frozenset(() if kept is None else kept.heads)
         chain = chains.follow(store, key, wanted)

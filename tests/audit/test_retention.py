@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from datetime import timedelta
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -452,6 +453,25 @@ def test_a_held_month_that_a_stopped_run_detached_is_put_back(audit):
 
     assert states(audit)[name(15)] == "live"
     assert len(audit.search(limit=None)) == 1
+
+
+def test_a_month_that_a_stopped_run_detached_is_verified_from_its_file(audit, monkeypatch):
+    put(audit, days_into(15, 1))
+    audit.seal()
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partitions, "_drop", stop)
+        with pytest.raises(KeyboardInterrupt):
+            audit.retain()
+    found = audit.verify()
+    audit.retain()
+
+    assert found.intact, found.findings
+    assert found.archived_rows == found.checked_rows == 1
+    assert audit.verify().intact
 
 
 @pytest.mark.parametrize(

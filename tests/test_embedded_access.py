@@ -164,6 +164,23 @@ def test_postgres_settings(shared, setting, value):
     assert ask(up_postgres(shared).superuser, f"SELECT current_setting('{setting}')") == value
 
 
+def test_the_log_has_no_values_of_rows(shared, wait_until):
+    """Neither a refused row nor a parameter of a slow statement is in it."""
+    urls = up_postgres(shared)
+    with psycopg.connect(urls.owner, autocommit=True) as connection:
+        connection.execute("CREATE TEMPORARY TABLE narrow (email text, age int CHECK (age > 0))")
+        with pytest.raises(psycopg.errors.CheckViolation):
+            connection.execute("INSERT INTO narrow VALUES (%s, -1)", ["canary@example.com"])
+        connection.execute("SELECT %s, pg_sleep(0.2) AS over", ["canary@example.com"])
+    data = Path(ask(urls.superuser, "SHOW data_directory"))
+
+    def logged() -> str:
+        return "".join(path.read_text() for path in (data / "log").glob("*.json"))
+
+    wait_until(lambda: "pg_sleep(0.2) AS over" in logged())
+    assert "canary" not in logged()
+
+
 def test_lost_passwords_are_set_anew_and_data_is_kept(shared):
     """secrets.json is gone, or of another home: both servers take new passwords."""
     first = up(shared)

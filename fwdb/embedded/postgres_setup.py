@@ -50,6 +50,9 @@ log_rotation_age = '1d'
 log_rotation_size = 0
 log_timezone = 'UTC'
 log_min_duration_statement = '100ms'
+# Neither values of parameters nor errors, whose DETAIL quotes the row: a client has its own.
+log_parameter_max_length = 0
+log_min_messages = 'log'
 log_lock_waits = on
 log_temp_files = 0
 """

@@ -62,6 +62,13 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ.update(saved)
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """The command line, run in a test, leaves a handler that would end this process at once."""
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def servers(_environment: None) -> Iterator[Servers]:
     """The two servers of this run."""

@@ -395,9 +395,10 @@ def in_child(work: Callable[[], object]) -> str:
 
 
 def kernels(report: psutil.Process) -> list[psutil.Process]:
-    """Those of its children that run a notebook."""
+    """Those of its children that run a notebook; with threads: one that only starts says so."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return [one for one in report.children() if "ipykernel_launcher" in one.cmdline()]
+        found = [one for one in report.children() if "ipykernel_launcher" in one.cmdline()]
+        return [one for one in found if one.num_threads() > 3]
     return []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import json
+import logging
 import os
 import signal
 import sys
@@ -102,6 +103,9 @@ def _end(code: int) -> NoReturn:
     its group. SIGALRM kills when not even a thread of Python can run any more.
     """
     asked_to_end.set()
+    # What is cut off in the midst of closing a connection, say, logs that with a traceback.
+    logging.disable()
+    sys.unraisablehook = lambda _: None
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_END_SECONDS + 1)
@@ -117,16 +121,18 @@ def _end_late(code: int) -> NoReturn:
 
 @contextmanager
 def ended_by_signals(ended: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C, or SIGTERM of a service manager, sets `ended`; a second one ends it.
+    """The first Ctrl-C, or SIGTERM of a service manager, sets `ended`; a second Ctrl-C ends it.
 
-    So does time, when what the command is at does not come to an end.
+    So does time, when what the command is at does not come to an end. A second SIGTERM does not:
+    `timeout` and service managers send it to the process and to its group.
     """
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
 
     def end(kind: int, _: object) -> None:
         ended.set()
         asked_to_end.set()
-        signal.signal(kind, before[signal.Signals(kind)])
+        again = signal.SIG_IGN if kind == signal.SIGTERM else before[signal.SIGINT]
+        signal.signal(kind, again)
         if before[signal.SIGTERM] is terminate:
             code = INTERRUPTED if kind == signal.SIGINT else TERMINATED
             signal.signal(signal.SIGALRM, lambda *_: _end(code))

@@ -85,14 +85,16 @@ def freezing(home: Path, name: str) -> Iterator[Freeze]:
     def freeze() -> None:
         leader = psutil.Process(pid(home, name))
         for process in (*leader.children(recursive=True), leader):
-            process.send_signal(signal.SIGSTOP)
-            stopped.append(process)
+            with contextlib.suppress(psutil.NoSuchProcess):  # a session that has just ended
+                process.send_signal(signal.SIGSTOP)
+                stopped.append(process)
 
     try:
         yield freeze
     finally:
         for process in stopped:
-            process.send_signal(signal.SIGCONT)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fwdb.measure import Measure
 from fwdb.monitoring.health import Health, StoreHealth
-from fwdb.monitoring.measure import Measure
 from fwdb.monitoring.monitor import Monitor
 from fwdb.monitoring.plans import Plan
 from fwdb.monitoring.sampler import Sample

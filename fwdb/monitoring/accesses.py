@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
+from fwdb.measure import Measure
 from fwdb.monitoring.cache import LEAST_BLOCKS
 from fwdb.monitoring.history import History
-from fwdb.monitoring.measure import Measure
 from fwdb.stores import PostgresStore, frames
 
 COLUMNS = {

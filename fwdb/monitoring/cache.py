@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fwdb.errors import FwdbError
+from fwdb.measure import Measure, Status, measured, unmeasured
 from fwdb.monitoring.history import History
-from fwdb.monitoring.measure import Measure, Status, measured, unmeasured
 from fwdb.monitoring.sessions import server_status
 from fwdb.stores import MongoStore, PostgresStore
 

@@ -9,11 +9,11 @@ import pandas as pd
 
 from fwdb.arguments import Count, Seconds
 from fwdb.config import Thresholds
+from fwdb.measure import Measure
 from fwdb.monitoring import locks, pools
 from fwdb.monitoring import sessions as server_sessions
 from fwdb.monitoring.asked import DATABASES, Database
 from fwdb.monitoring.history import History
-from fwdb.monitoring.measure import Measure
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.timespan import Time
 

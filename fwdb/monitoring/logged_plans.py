@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from fwdb.errors import FwdbError, PermissionDenied
-from fwdb.monitoring.measure import Status
+from fwdb.measure import Status
 from fwdb.monitoring.redaction import plan_redacted, redacted, texts_redacted
 from fwdb.stores import PostgresStore, frames
 

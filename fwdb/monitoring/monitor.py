@@ -15,6 +15,7 @@ from fwdb import config
 from fwdb.arguments import Days, Seconds, checks_arguments
 from fwdb.config import Thresholds
 from fwdb.errors import ParameterError
+from fwdb.measure import Measure
 from fwdb.monitoring import health as healths
 from fwdb.monitoring import replication
 from fwdb.monitoring.asked import APPLICATION, Database
@@ -23,7 +24,6 @@ from fwdb.monitoring.commands import CommandLedger
 from fwdb.monitoring.connection_questions import ConnectionQuestions
 from fwdb.monitoring.health import Answer, Behind, Health, Probe
 from fwdb.monitoring.history import History
-from fwdb.monitoring.measure import Measure
 from fwdb.monitoring.sampler import Kind, Sample, Sampler, process_name
 from fwdb.monitoring.server_questions import ServerQuestions
 from fwdb.monitoring.statement_questions import StatementQuestions

@@ -16,9 +16,9 @@ from fwdb.errors import (
     PermissionDenied,
     shown,
 )
+from fwdb.measure import Status
 from fwdb.monitoring import statements
 from fwdb.monitoring.history import History
-from fwdb.monitoring.measure import Status
 from fwdb.stores import PostgresStore
 from fwdb.stores.plans import generic_plan
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fwdb.errors import QueryError
-from fwdb.monitoring.measure import Measure, Status, measured, unmeasured
+from fwdb.measure import Measure, Status, measured, unmeasured
 from fwdb.stores import MongoStore, PostgresStore
 
 UNIT = "seconds"

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fwdb.errors import PermissionDenied
+from fwdb.measure import Measure, Window, measured, unmeasured
 from fwdb.monitoring import facts
 from fwdb.monitoring.cache import postgres_counters
 from fwdb.monitoring.history import History
-from fwdb.monitoring.measure import Measure, Window, measured, unmeasured
 from fwdb.stores import PostgresStore
 
 # Transaction numbers are compared modulo 2**32, so a row older than half of that would seem to be

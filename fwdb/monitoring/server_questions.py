@@ -10,10 +10,10 @@ import pandas as pd
 from fwdb.arguments import Seconds
 from fwdb.config import Thresholds
 from fwdb.errors import PermissionDenied
+from fwdb.measure import Measure, measured, unmeasured
 from fwdb.monitoring import accesses, facts, relations, replicas, server_measures
 from fwdb.monitoring.cache import Cache
 from fwdb.monitoring.history import History
-from fwdb.monitoring.measure import Measure, measured, unmeasured
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.timespan import Time
 

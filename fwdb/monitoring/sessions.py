@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from fwdb.errors import FeatureUnavailable, FwdbError, PermissionDenied
-from fwdb.monitoring.measure import Measure, measured, unmeasured
+from fwdb.measure import Measure, measured, unmeasured
 from fwdb.stores import MongoStore, PostgresStore, frames
 
 COLUMNS = {

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fwdb.errors import FwdbError
+from fwdb.measure import Status
 from fwdb.monitoring import statements
 from fwdb.monitoring.commands import CommandWindow
 from fwdb.monitoring.differences import HIDDEN, Shape, StatementReading, difference
 from fwdb.monitoring.history import History
-from fwdb.monitoring.measure import Status
 from fwdb.monitoring.profiler import Profile
 from fwdb.stores import CommandStats, PostgresStore
 

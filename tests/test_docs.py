@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 import typer
 from pydantic.fields import FieldInfo
 from sqlalchemy.engine import URL, make_url
+from support import ROOT
 
 import fwdb
 from fwdb import cli, config, errors, migrating
@@ -18,7 +18,6 @@ from fwdb.audit import Audit
 from fwdb.reports import NAMES, known_parameters
 from fwdb.stores import PostgresStore
 
-ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 CODE = re.DOTALL | re.MULTILINE
 EVERYTHING = "\n".join(page.read_text() for page in [ROOT / "README.md", *DOCS])

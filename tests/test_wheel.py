@@ -11,10 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from fwdb.database import Database
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 The rule and its figures are those of a simulation: log-normal times with a coefficient of
 variation of about 1, one in a hundred 20 times as long, a drift of 10 %. With 30, 100 and 1,000
 calls in each window the lower bound of the ratio passes 1.25 by chance in under 3 % of the cases,
-and finds a doubling in about 4, 6 and 9 of 10; `tests/test_query_changes.py` repeats it.
+and finds a doubling in about 4, 6 and 9 of 10; `tests/monitoring/test_query_changes.py` repeats it.
 """
 
 from __future__ import annotations

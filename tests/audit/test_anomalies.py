@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from capturing import unrecorded
+from support.capturing import unrecorded
 
 from fwdb import errors
 from fwdb.audit import Audit

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from retention_helpers import (
+from support.retention import (
     RESET,
     archive_fixture,  # noqa: F401
     days_into,

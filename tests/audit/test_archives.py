@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from pandas.testing import assert_frame_equal
-from retention_helpers import (
+from support.retention import (
     NOW,
     archive_fixture,  # noqa: F401
     audit_fixture,  # noqa: F401

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 import sqlalchemy as sa
-from capture_helpers import Captured, thing
 from sqlalchemy.engine import make_url
+from support.capture import Captured, thing
 
 from fwdb import migrating
 from fwdb.stores import PostgresStore

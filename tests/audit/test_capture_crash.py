@@ -15,8 +15,8 @@ import uuid
 
 import psycopg
 import pytest
-from capture_helpers import Captured
-from embedded_helpers import FULL, kill, pid, shared
+from support.capture import Captured
+from support.embedded import FULL, kill, pid, shared
 
 from fwdb import embedded, migrating
 from fwdb.audit import Audit

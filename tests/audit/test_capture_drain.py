@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from capture_helpers import Captured, thing
+from support.capture import Captured, thing
 
 from fwdb import errors
 from fwdb.audit import Audit

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 
 import psycopg
 import pytest
-from capture_helpers import Captured
-from embedded_helpers import FULL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.capture import Captured
+from support.embedded import FULL
 
 from fwdb.audit import Audit
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
-from capture_helpers import Captured, thing
+from support import DATA
+from support.capture import Captured, thing
 
 from fwdb import cli, errors, migrating
 from fwdb.migrating.capture import AuditTable, UnauditTable
@@ -24,7 +24,7 @@ REFUSED = (
     psycopg.errors.WrongObjectType,
 )
 
-EXISTING = Path(__file__).parent.parent / "data" / "fashion_wallet.sql"
+EXISTING = DATA / "fashion_wallet.sql"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
-from retention_helpers import (
+from support.retention import (
     NOW,
     RESET,
     archive_fixture,  # noqa: F401

@@ -14,7 +14,7 @@ from pathlib import Path
 import pymongo
 import pytest
 import sqlalchemy as sa
-from embedded_helpers import FULL, home, kill, pid, up  # noqa: F401
+from support.embedded import FULL, home, kill, pid, up  # noqa: F401
 
 import fwdb
 from fwdb import migrating

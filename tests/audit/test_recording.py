@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from support import DATA
 
 from fwdb import errors, migrating
 from fwdb.audit import Audit
@@ -17,7 +17,7 @@ from fwdb.database import Database
 from fwdb.stores import PostgresStore
 
 ANA, BOB = str(uuid.uuid4()), str(uuid.uuid4())
-BY_THE_SERVICE = Path(__file__).parents[1] / "data" / "fashion_wallet.sql"
+BY_THE_SERVICE = DATA / "fashion_wallet.sql"
 _ROWS = sa.text(
     "SELECT CAST(id AS text) AS id, CAST(user_id AS text) AS user_id, action,"
     " origin, reason, metadata, ip_address, db_user, new_values,"

@@ -15,7 +15,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
-from retention_helpers import (
+from sqlalchemy.engine import make_url
+from support.retention import (
     NOW,
     archive_fixture,  # noqa: F401
     audit_fixture,  # noqa: F401
@@ -28,7 +29,6 @@ from retention_helpers import (
     settings_fixture,  # noqa: F401
     states,
 )
-from sqlalchemy.engine import make_url
 
 from fwdb import config, errors, migrating
 from fwdb.audit import Audit, partitions

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from capturing import unrecorded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.capturing import unrecorded
 
 from fwdb import errors
 from fwdb.audit import Audit

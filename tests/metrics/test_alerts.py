@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
-from alert_cases import CASES, Case, Series
-from promql import selectors, series
+from support import ROOT
+from support.alert_cases import CASES, Case, Series
+from support.promql import selectors, series
 
 from fwdb.metrics import rules
 
 RULES = rules()
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 ALERTS = [
     rule for group in yaml.safe_load(RULES)["groups"] for rule in group["rules"] if "alert" in rule
 ]

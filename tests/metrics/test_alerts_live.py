@@ -25,9 +25,9 @@ from urllib.parse import urlencode
 
 import pytest
 import sqlalchemy as sa
-from embedded_helpers import record
-from promql import selectors
-from receivers import receiving
+from support.embedded import record
+from support.promql import selectors
+from support.receivers import receiving
 
 import fwdb
 from fwdb import config, embedded, migrating

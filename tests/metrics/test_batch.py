@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
-from receivers import receiving
+from support.receivers import receiving
 
 from fwdb import reports
 from fwdb.errors import ReportError

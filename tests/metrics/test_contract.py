@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from prometheus_client import Metric
+from support import ROOT
 
 from fwdb.audit.coverage_findings import KINDS
 from fwdb.metrics.series import BY_NAME, DATABASES, POOL_STATES, PROBES, SERIES
@@ -14,7 +14,7 @@ from fwdb.stores import commands, statements
 from fwdb.stores.failures import ERROR_TYPES
 from fwdb.stores.timings import BOUNDS_SECONDS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+PAGE = (ROOT / "docs" / "metrics.md").read_text()
 
 # The existing service's, with the labels that its dashboards and rules use.
 SEED = {

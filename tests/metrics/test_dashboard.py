@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from promql import selectors, series
+from support.promql import selectors, series
 
 from fwdb.metrics import dashboard
 

@@ -18,8 +18,9 @@ import pytest
 from fwdb import embedded
 from fwdb.embedded.processes import argv, find
 from fwdb.embedded.watcher import identity
+from support import ROOT
 
-ROOT = os.geteuid() == 0
+AS_ROOT = os.geteuid() == 0
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 FULL = os.environ.get("FWDB_TEST_FULL") == "1"
 
@@ -137,5 +138,5 @@ def python(code: str, *words: str, env: dict[str, str] | None = None) -> subproc
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
     )

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,17 +14,18 @@ import pytest
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from embedded_helpers import DEBIAN_15, up
 from psycopg.rows import dict_row
 from sqlalchemy.engine import make_url
+from support import DATA, ROOT
+from support.embedded import DEBIAN_15, up
 
 from fwdb import embedded, migrating
 from fwdb.audit import Audit, runs
 from fwdb.migrating import operations as fw
 from fwdb.stores import PostgresStore
 
-PAGE = (Path(__file__).parent.parent / "docs/security.md").read_text()
-SERVICE = (Path(__file__).parent / "data/fashion_wallet.sql").read_text()
+PAGE = (ROOT / "docs/security.md").read_text()
+SERVICE = (DATA / "fashion_wallet.sql").read_text()
 ROLES = ("fwdb_app", "fwdb_report")
 SCHEMAS = ("shared", "avatar", "catalog", "design", "audit", "monitoring", "public")
 

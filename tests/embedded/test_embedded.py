@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pymongo
 import pytest
-from embedded_helpers import (
+from support.embedded import (
     ask,
     home,
     kill,

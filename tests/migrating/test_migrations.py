@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from support import ROOT
 
 from fwdb import config, errors, migrating, models
 from fwdb.migrating import operations
 from fwdb.stores import PostgresStore
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(params=["newest", "15"])

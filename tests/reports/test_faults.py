@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 import pytest
 import sqlalchemy as sa
-from embedded_helpers import ask, pid, up_postgres
-from fault_catalogue import FAULTS, Fault, Said, lock_chain
-from fault_helpers import Facts, Scene, application, lower
+from support.embedded import ask, pid, up_postgres
+from support.fault_catalogue import FAULTS, Fault, Said, lock_chain
+from support.faults import Facts, Scene, application, lower
 
 from fwdb import config, embedded, migrating, reports
 from fwdb.database import Database

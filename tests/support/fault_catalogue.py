@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from fault_helpers import Facts, Scene, application, in_threads, pid, thresholds
 
 from fwdb.errors import DuplicateKey, PoolExhausted, Transient
 from fwdb.monitoring import relations
+from support.faults import Facts, Scene, application, in_threads, pid, thresholds
 
 ME = os.getpid()
 

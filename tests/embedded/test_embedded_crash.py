@@ -6,8 +6,8 @@ Three rounds by default, twelve with FWDB_TEST_FULL=1.
 from __future__ import annotations
 
 import pytest
-from embedded_crash import rounds
-from embedded_helpers import FULL, shared
+from support.crash import rounds
+from support.embedded import FULL, shared
 
 __all__ = ["shared"]  # the fixture
 

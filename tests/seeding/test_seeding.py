@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 import bcrypt
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from support import DATA
 
 from fwdb import config, errors, migrating
 from fwdb.database import Database
@@ -22,7 +22,7 @@ from fwdb.seeding import Counts, Seeder, volume
 from fwdb.stores import MongoStore, PostgresStore
 
 UNTIL = datetime(2026, 11, 23, tzinfo=UTC)
-MADE_BY_THE_SERVICE = Path(__file__).parent / "data" / "fashion_wallet.sql"
+MADE_BY_THE_SERVICE = DATA / "fashion_wallet.sql"
 DOCUMENTATION = [
     ipaddress.ip_network(net) for net in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
 ]

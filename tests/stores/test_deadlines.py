@@ -19,7 +19,7 @@ import pandas as pd
 import psutil
 import pytest
 import sqlalchemy as sa
-from embedded_helpers import pid, shared, up  # noqa: F401 a fixture
+from support.embedded import pid, shared, up  # noqa: F401 a fixture
 
 from fwdb import cli, config, errors, migrating
 from fwdb.database import Database

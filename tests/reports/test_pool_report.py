@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 import sqlalchemy as sa
-from fault_helpers import application, lower
+from support.faults import application, lower
 
 from fwdb import reports
 from fwdb.database import Database

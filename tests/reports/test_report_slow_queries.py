@@ -10,7 +10,7 @@ import pandas as pd
 import psycopg
 import pytest
 import sqlalchemy as sa
-from fault_helpers import judge
+from support.faults import judge
 
 from fwdb import charts, reports
 from fwdb.database import Database

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from embedded_helpers import pid, shared  # noqa: F401 a fixture
+from support.embedded import pid, shared  # noqa: F401 a fixture
 
 from fwdb import config, embedded, migrating
 from fwdb.database import Database

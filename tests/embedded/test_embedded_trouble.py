@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from embedded_helpers import (
+from support.embedded import (
+    AS_ROOT,
     DEBIAN_15,
-    ROOT,
     ask,
     home,
     kill,
@@ -38,7 +38,7 @@ def write_pid_file(home: Path, first_line: str) -> None:
     lines = [first_line, str(data), "1700000000", "5432", "", "127.0.0.1", "", "ready"]
     content = "\n".join(lines) + "\n" if first_line else ""
     (data / "postmaster.pid").write_text(content)
-    if ROOT:
+    if AS_ROOT:
         owner = data.stat()
         os.chown(data / "postmaster.pid", owner.st_uid, owner.st_gid)
 

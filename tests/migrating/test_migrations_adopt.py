@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from support import DATA
 
 from fwdb import errors, migrating, models
 from fwdb.stores import PostgresStore
 
-MADE_BY_THE_SERVICE = (Path(__file__).parent / "data" / "fashion_wallet.sql").read_text()
+MADE_BY_THE_SERVICE = (DATA / "fashion_wallet.sql").read_text()
 
 
 @pytest.fixture(params=["newest", "15"])

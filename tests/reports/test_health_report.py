@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from fault_helpers import judge
+from support.faults import judge
 
 from fwdb import charts, config, reports
 from fwdb.database import Database

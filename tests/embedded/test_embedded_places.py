@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from embedded_helpers import (
-    ROOT,
+from support.embedded import (
+    AS_ROOT,
     ask,
     home,
     mongo_names,
@@ -33,7 +33,7 @@ from fwdb import embedded, errors
 from fwdb.embedded import accounts, binaries, processes
 
 __all__ = ["home"]  # the fixture
-as_root = pytest.mark.skipif(not ROOT, reason="not root")
+as_root = pytest.mark.skipif(not AS_ROOT, reason="not root")
 
 PLACES = ["a b'c\"d $x;%s é 日本", "deep/" + "/".join(["folder-of-twenty-two-x"] * 9)]
 
@@ -51,7 +51,7 @@ def open_folder() -> Iterator[Path]:
 @pytest.fixture
 def mounted(open_folder: Path) -> Iterator[Path]:
     """A disk of 30 MB, on which the tests may be full or read-only."""
-    if not ROOT:
+    if not AS_ROOT:
         pytest.skip("mounting a small disk needs root")
     folder = open_folder / "disk"
     folder.mkdir()

@@ -14,7 +14,7 @@ import psycopg
 import pymongo
 import pymongo.errors
 import pytest
-from embedded_helpers import (
+from support.embedded import (
     ask,
     home,
     mongo_names,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fault_helpers import judge
+from support.faults import judge
 from typer.testing import CliRunner
 
 from fwdb import charts, cli, config, reports

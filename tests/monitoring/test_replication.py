@@ -16,8 +16,8 @@ import psutil
 import psycopg
 import pytest
 import sqlalchemy as sa
-from embedded_helpers import DEBIAN_15, ask, pid, record, servers_over, store, up, watchers_of
-from fault_helpers import judge
+from support.embedded import DEBIAN_15, ask, pid, record, servers_over, store, up, watchers_of
+from support.faults import judge
 
 from fwdb import config, embedded
 from fwdb.errors import FeatureUnavailable, ParameterError

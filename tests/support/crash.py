@@ -13,9 +13,9 @@ from pathlib import Path
 import psycopg
 import pymongo
 import pymongo.errors
-from embedded_helpers import kill, pid, store
 
 from fwdb import embedded
+from support.embedded import kill, pid, store
 
 WRITERS = 4
 ROWS_BEFORE_KILL = (100, 400, 800)  # in turn: the kill meets other moments of the server

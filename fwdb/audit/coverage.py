@@ -21,15 +21,6 @@ __all__ = ["Standing", "as_frame", "coverage", "standing"]
 COLLECTION = "designs"
 
 
-def _waiting(journal: str) -> sa.TextClause:
-    """How many changes are in this journal, and the age of the oldest. It has no index."""
-    return sa.text(
-        "SELECT count(*) AS rows, "
-        "CAST(extract(epoch FROM clock_timestamp() - min(created_at)) AS float) AS age "
-        f'FROM audit."{journal}" /* fwdb */'
-    )
-
-
 _GAPS = sa.text("""
 SELECT follower, since, until, reason, differences
 FROM audit.gaps
@@ -45,7 +36,6 @@ class Standing:
     `is_on` says whether capture was ever switched on. `months_ahead` are whole months after this
     one that are ready, -1 when this one is not. `behind_seconds` is how late changes of MongoDB
     get into the trail, `gaps` are the times (from, to) of which not all could, newest first.
-    `journal_rows` changes wait in journals, the oldest for `journal_age_seconds`.
     """
 
     findings: tuple[Finding, ...]
@@ -53,8 +43,6 @@ class Standing:
     months_ahead: int | None = None
     behind_seconds: float | None = None
     gaps: tuple[tuple[datetime | None, datetime], ...] | None = None
-    journal_rows: int | None = None
-    journal_age_seconds: float | None = None
 
     def uncovered(self, kind: Kind) -> int:
         """How many things of this kind are uncovered."""
@@ -76,7 +64,7 @@ def coverage(self: Context) -> pd.DataFrame:
     """Everything whose changes belong into the trail, what is not captured first.
 
     `database`, `object`, `kind`, `status`, `sentence`, `remedy`. `kind` is table, column,
-    partition, trigger, right, partition_ahead, journal, collection, follower or gap;
+    partition, trigger, right, partition_ahead, collection, follower or gap;
     `status` is ``uncovered`` (changes are lost, or soon will be), ``gap`` (changes of some
     time in the past are not known), ``behind`` (captured, but late or by an older trigger),
     ``exposed`` (somebody else than the owner may write to the trail), ``not_known``,
@@ -104,11 +92,6 @@ def standing(self: Context) -> Standing:
         if _has(self, "audit.captured")
         else {}
     )
-    journals = {
-        name: store.rows(_waiting(row["journal"]))[0]
-        for name, row in captured.items()
-        if row["journal"] is not None
-    }
     return Standing(
         (
             *findings.tables(
@@ -116,7 +99,6 @@ def standing(self: Context) -> Standing:
                 captured,
                 store.rows("audit_coverage_triggers"),
             ),
-            *(findings.journal(name, r["rows"], r["age"]) for name, r in journals.items()),
             *([] if _has(self, "audit.audit_logs") else [findings.NO_TRAIL]),
             *findings.rights(store.rows("audit_coverage_rights")),
             *findings.functions(store.rows("audit_coverage_functions")),
@@ -125,10 +107,6 @@ def standing(self: Context) -> Standing:
         ),
         is_on=bool(captured),
         months_ahead=ahead,
-        journal_rows=sum(r["rows"] for r in journals.values()) if journals else None,
-        journal_age_seconds=max(
-            (r["age"] for r in journals.values() if r["age"] is not None), default=None
-        ),
     )
 
 

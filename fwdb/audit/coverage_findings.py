@@ -22,7 +22,6 @@ __all__ = [
     "follower",
     "functions",
     "gaps",
-    "journal",
     "months",
     "rights",
     "tables",
@@ -36,7 +35,6 @@ Kind = Literal[
     "trigger",
     "right",
     "partition_ahead",
-    "journal",
     "collection",
     "follower",
     "gap",
@@ -60,7 +58,6 @@ MONTHS_MADE, MONTHS_CRITICAL = 3, 1
 # A follower that lives writes every 2 s and needs seconds for a burst. What is a minute late is a
 # remark; after five nobody should rely on the trail.
 BEHIND_SECONDS, LATE_SECONDS = 60.0, 300.0
-JOURNAL_SECONDS = 600.0  # a drain every minute or two, with room for one that failed
 
 ROWS, TRUNCATE = "00_fwdb_audit", "00_fwdb_audit_truncate"
 _REDACTED = {
@@ -147,7 +144,7 @@ def _table(
             name,
             "table",
             "covered",
-            f"Changes of {name} are captured as {how['entity_type']} ({how['mode']}), "
+            f"Changes of {name} are captured as {how['entity_type']}, "
             f"{len(there) - len(missing)} of {len(there)} columns.",
         )
     yield from off
@@ -213,18 +210,6 @@ def _generated(row: Mapping[str, Any], how: Mapping[str, Any]) -> bool:
     return bool(row["function"] == how["function"] and row["body_md5"] == how["body_md5"])
 
 
-def journal(name: str, rows: int, age_seconds: float | None) -> Finding:
-    """How long changes have waited in the journal of table `name`."""
-    thing = f"{name} journal"
-    if age_seconds is None or age_seconds <= JOURNAL_SECONDS:
-        return _postgres(thing, "journal", "covered", f"The journal of {name} is drained in time.")
-    said = (
-        f"{rows:,} changes of {name} wait in its journal, the oldest for {age_seconds:.0f} s: they "
-        "are found, and not sealed."
-    )
-    return _postgres(thing, "journal", "behind", said, "Run `fwdb audit drain`, and have it run.")
-
-
 def rights(rows: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
     """Who else than the owner may write to the trail."""
     for row in rows:
@@ -262,15 +247,12 @@ _BETWEEN = {
     "rule": "The rule {name} of {table} stands in for what is written to it, and may drop it.",
     "security": "Row security is on for {table}{hides}.",
     "kind": "{table} is no table: what is read from it is what somebody chose to show.",
-    "view": "The view {table} is not as it was generated: questions read what somebody chose to "
-    "show.",
 }
 _REMOVES: dict[str, tuple[Kind, str]] = {
     "trigger": ("trigger", '`DROP TRIGGER "{name}" ON {table}`.'),
     "rule": ("trigger", '`DROP RULE "{name}" ON {table}`.'),
     "security": ("right", "`ALTER TABLE {table} DISABLE ROW LEVEL SECURITY`."),
     "kind": ("table", "Find out who put it there, and where the table is now."),
-    "view": ("table", "As its owner: `DROP VIEW audit.trail; SELECT audit.make_trail()`."),
 }
 
 

@@ -53,11 +53,8 @@ class Removals:
         return self._found
 
     def _ask(self) -> Iterator[tuple[str, int]]:
-        # Not of the view audit.trail, which the owner can replace: of what it is made of.
-        journals = self._store.rows(_USER_JOURNALS)
-        for source in (_OF_TABLE, *(journal["source"] for journal in journals)):
-            for row in self._store.rows(sa.text(_REMOVED.format(source=source))):
-                yield row["id"], row["transaction_id"]
+        for row in self._store.rows(_REMOVED):
+            yield row["id"], row["transaction_id"]
         for row in _archived(self._exports, entity_type="User", action="DELETE"):
             if row["new_values"] is None and row["origin"] == "trigger":
                 yield str(row["entity_id"]), int(row["transaction_id"] or 0)
@@ -137,15 +134,11 @@ def _archived(exports: Mapping[date, Export], **wanted: str) -> Iterable[dict[st
             yield from rows_of(export, **wanted)
 
 
-_REMOVED = """
+_REMOVED = sa.text("""
 SELECT CAST(entity_id AS text) AS id, coalesce(max(transaction_id), 0) AS transaction_id
-FROM {source} AND action = 'DELETE' AND new_values IS NULL
+FROM audit.audit_logs
+WHERE entity_type = 'User' AND origin = 'trigger' AND action = 'DELETE' AND new_values IS NULL
 GROUP BY entity_id
-"""
-_OF_TABLE = "audit.audit_logs WHERE entity_type = 'User' AND origin = 'trigger'"
-_USER_JOURNALS = sa.text("""
-SELECT format('audit.%I WHERE true', 'journal_' || name) AS source FROM audit.captured
-WHERE entity_type = 'User' AND mode = 'journal'
 """)
 
 # Times that Python has none for are none of `erase`.

@@ -258,8 +258,6 @@ class Probes:
         yield "fwdb_audit_uncovered", ("mongodb", "follower"), uncovered
         yield "fwdb_audit_changes_without_actor", (), self._audit.without_actor("1h")
         yield "fwdb_audit_months_ahead", (), found.months_ahead
-        yield "fwdb_audit_journal_rows", (), found.journal_rows
-        yield "fwdb_audit_journal_age_seconds", (), found.journal_age_seconds
         yield "fwdb_audit_follower_lag_seconds", (), followed.behind_seconds
         gaps = None if followed.gaps is None else len(followed.gaps)
         yield "fwdb_audit_gaps", (), gaps

@@ -192,7 +192,7 @@ class Entity(Generic[E]):
     @property
     def bookkeeping(self) -> frozenset[str]:
         """Stored names of what follows each change by itself."""
-        return BOOKKEEPING & {*self.names, MARK}
+        return BOOKKEEPING & {*self.names}
 
     def is_personal(self, path: str) -> bool:
         """Whether what is stored at `path`, a name or a path with dots, is personal data."""
@@ -303,6 +303,10 @@ class DocumentEntity(Entity[E]):
     @property
     def attribute(self) -> str:
         return self.collection
+
+    @property
+    def bookkeeping(self) -> frozenset[str]:
+        return BOOKKEEPING & {*self.names, MARK}
 
     @property
     def stored_in(self) -> str:

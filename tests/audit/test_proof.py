@@ -175,30 +175,6 @@ def test_rows_of_a_transaction_that_runs_are_left_for_later_and_not_lost(audit, 
     assert audit.verify().checked_rows == 5
 
 
-def test_what_is_in_a_journal_holds_the_sealer_back(audit, store, put):
-    """It arrives later with its old transaction, which must not count as inserted."""
-    do(store, "CREATE TABLE audit.journal_shared_users (transaction_id bigint)")
-    do(
-        store,
-        "INSERT INTO audit.journal_shared_users"
-        " VALUES (CAST(CAST(pg_current_xact_id() AS text) AS bigint))",
-    )
-    put(2)
-    held = audit.seal()
-    do(
-        store,
-        "WITH gone AS (DELETE FROM audit.journal_shared_users RETURNING transaction_id)"
-        " INSERT INTO audit.audit_logs (entity_type, entity_id, action, transaction_id)"
-        " SELECT 'User', gen_random_uuid(), 'READ', transaction_id FROM gone",
-    )
-    audit.seal()
-    do(store, "DROP TABLE audit.journal_shared_users")
-
-    assert (held.rows, held.unsealed_rows) == (0, 2)
-    assert audit.verify().intact
-    assert audit.verify().checked_rows == 3
-
-
 def test_while_writers_go_on_no_row_is_left_out_and_none_sealed_twice(audit, store):
     """Slow and quick transactions, some rolled back, with two sealers at once."""
     done = threading.Event()
@@ -282,28 +258,6 @@ def test_a_removed_user_is_no_alteration_but_any_other_null_is(audit, store, put
     # Of the user who stays, and of the one who came after the removal.
     assert [(f.kind, f.count) for f in altered.findings] == [("altered", 1), ("altered", 1)]
     assert "no removal" in altered.first.sentence
-
-
-def test_a_removal_that_waits_in_a_journal_counts(audit, store, put):
-    user = str(uuid.uuid4())
-    do(
-        store,
-        "INSERT INTO shared.users (id, email, password_hash, first_name, last_name)"
-        " VALUES (CAST(:id AS uuid), 'gone@example.com', 'x', 'A', 'B')",
-        id=user,
-    )
-    do(store, "SELECT audit.capture('shared.users', mode => 'journal')")
-    put(2, user=user)
-    audit.seal()
-    do(store, "DELETE FROM shared.users WHERE id = CAST(:id AS uuid)", id=user)
-    waiting = audit.verify()
-    audit.drain()
-    audit.seal()
-    found = audit.verify()
-
-    assert waiting.intact, waiting.findings
-    assert found.intact, found.findings
-    assert (waiting.forgotten_rows, found.forgotten_rows) == (2, 2)
 
 
 def test_a_sealer_outlives_a_server_that_is_down(caplog, wait_until):

@@ -263,7 +263,7 @@ def _ask(
     live: pa.Table | None = None,
 ) -> pd.DataFrame:
     """The answer of DuckDB to a query file, over `files` and the rows of `live`."""
-    question = queries.load(query, "postgres")
+    question = queries.load(query)
     text = _PARAMETER.sub("$", question.text).replace(" AS uuid", " AS text")
     with _duckdb()(":memory:", config=_OFFLINE) as connection:
         connection.execute("SET TimeZone = 'UTC'; CREATE SCHEMA audit;" + _MACROS)

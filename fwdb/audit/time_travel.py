@@ -126,7 +126,7 @@ def _documents(self: Context, id: UUID | None) -> dict[str, dict[str, Any]]:
 
 def _query(name: str, past: Past) -> str:
     """The text of a query file over the trail, to be a part of another."""
-    return queries.load(name, "postgres").reading(past.instead).text
+    return queries.load(name).reading(past.instead).text
 
 
 def _backwards(table: Relation, past: Past) -> str:

@@ -314,7 +314,7 @@ def test_what_waits_in_journals_comes_into_the_trail(store):
         "SELECT relname FROM pg_class WHERE relnamespace = CAST('audit' AS regnamespace)"
         " AND (relname LIKE 'journal%' OR relname = 'trail')",
     )
-    gone = ask(store, "SELECT to_regproc('audit.drain'), to_regproc('audit.journals_of')")
+    gone = ask(store, "SELECT coalesce(to_regproc('audit.drain'), to_regproc('audit.journals_of'))")
     made = ask(store, "SELECT new_values ->> 'name' FROM audit.audit_logs WHERE action = 'CREATE'")
     said = ["note", None, "10.0.0.1", "agent", "trigger", "why", "ana", "psql", "10.0.0.2"]
 
@@ -322,7 +322,7 @@ def test_what_waits_in_journals_comes_into_the_trail(store):
     assert facts == [
         (kind, {"a": 1}, '{"a": 1.10}', *said) for kind in ("Thing", "Thing", "User", "Thing")
     ]
-    assert (left, gone, made) == ([], [(None, None)], [("[redacted]",)])
+    assert (left, gone, made) == ([], [(None,)], [("[redacted]",)])
 
 
 def test_only_the_owner_may_change_the_trail(empty):

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from fwdb import queries
-from fwdb.audit import archives, partitions
-from fwdb.audit.archives import Archive
 from fwdb.audit.context import TABLE, Bounds, Context, Past
+from fwdb.audit.retention import partitions
+from fwdb.audit.retention.archive import archives, folder_of
 from fwdb.config import Settings
 from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.stores import PostgresStore, frames
@@ -164,7 +164,7 @@ class TableAndArchives:
     def _files(self, since: datetime | None, until: datetime | None) -> list[Path]:
         """The files of months that are not in the table, as far as they touch the window."""
         found = []
-        folder = None
+        known = None
         if not partitions.recorded(self.store):
             return []
         for month in partitions.months(self.store):
@@ -175,19 +175,9 @@ class TableAndArchives:
             assert month.until is not None
             if (until and month.since >= until) or (since and month.until <= since):
                 continue
-            folder = folder or archives.folder(self.settings)
-            found.append(archives.check(folder, self._archive(month.day)))
+            known = known or archives(self.store, folder_of(self.settings))
+            found.append(known[month.day].check())
         return found
-
-    def _archive(self, day: date) -> Archive:
-        row = self.store.rows(
-            sa.text(
-                "SELECT to_char(month, 'YYYY-MM') AS month, path, rows, bytes, sha256"
-                " FROM audit.archives WHERE month = :day /* fwdb */"
-            ),
-            day=day,
-        )[0]
-        return Archive(**row)
 
     def _looked_at(self, parameters: Mapping[str, Any], before: timedelta) -> pa.Table:
         """The columns of the window that figures need, from the table."""

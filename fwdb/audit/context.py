@@ -13,7 +13,7 @@ from uuid import UUID
 import pandas as pd
 
 from fwdb import config
-from fwdb.audit import partitions
+from fwdb.audit.retention import partitions
 from fwdb.errors import ParameterError
 from fwdb.models import ACTIONS
 from fwdb.stores import MongoStore, PostgresStore

@@ -23,7 +23,7 @@ from support.retention import (
 )
 
 from fwdb import errors
-from fwdb.audit import Audit, archives, canonical, rewriting
+from fwdb.audit import Audit, archives, canonical, proof, rewriting
 
 USER, OTHER = str(uuid.UUID(int=7)), str(uuid.UUID(int=8))
 ENTITY = str(uuid.UUID(int=9))
@@ -182,7 +182,7 @@ def test_a_disk_that_is_full_leaves_all_as_it_was(retired, archive, monkeypatch)
 
 
 def test_without_the_folder_it_says_which_setting(retired, monkeypatch):
-    monkeypatch.setattr(Audit, "_archive_folder", None)
+    monkeypatch.setattr(proof, "_archive_folder", lambda _: None)
     with pytest.raises(errors.ConfigError, match=r"2 months .* set FWDB_AUDIT_ARCHIVE"):
         retired.erase(user_id=USER, reason="x")
 

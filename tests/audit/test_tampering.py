@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 from fwdb import config, errors, migrating
-from fwdb.audit import Audit, canonical, sealing
+from fwdb.audit import Audit, canonical, proof, sealing
 from fwdb.stores import PostgresStore
 
 KEY, OTHER = "a key that is long enough", "another key of some length"
@@ -60,7 +60,7 @@ def prepared(
         url = make_url(servers.postgres).set(database=name).render_as_string(hide_password=False)
         with closing(PostgresStore(url)) as store, pytest.MonkeyPatch.context() as patch:
             patch.setattr(sealing, "ROWS", ROWS)
-            patch.setattr(Audit, "_archive_folder", folder)
+            patch.setattr(proof, "_archive_folder", lambda _: folder)
             _fill(store, folder)
         yield name, folder
         do(admin, f"DROP DATABASE {name} WITH (FORCE)")
@@ -141,7 +141,7 @@ def sealed(
     name, folder = prepared
     for file in folder.iterdir():
         shutil.copy(file, tmp_path)
-    monkeypatch.setattr(Audit, "_archive_folder", tmp_path)
+    monkeypatch.setattr(proof, "_archive_folder", lambda _: tmp_path)
     with closing(PostgresStore(postgres_database(template=name))) as store:
         yield store
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import sqlalchemy as sa
 from support.retention import (
     NOW,
     RESET,
@@ -22,6 +21,7 @@ from support.retention import (
     put,
     settings_fixture,  # noqa: F401
 )
+from support.seal import ask, do
 
 from fwdb import errors
 from fwdb.audit import Audit
@@ -41,7 +41,7 @@ def audit(
 ) -> Audit:
     """A trail with two months past their retention and one of now, in which USER did some."""
     trail = open_trail(postgres_database(template=template))
-    trail.postgres.execute(sa.text(RESET))
+    do(trail.postgres, RESET)
     rows = []
     for at in (days_into(14, 1), days_into(13, 1), days_into(13, 2), NOW):
         rows += [
@@ -60,8 +60,8 @@ def retired(audit: Audit) -> Audit:
     return audit
 
 
-def do(audit: Audit, statement: str, **given: Any) -> list[dict[str, Any]]:
-    return audit.postgres.rows(sa.text(statement), **given)
+def stopped(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def held(archive: Path, column: str) -> list[Any]:
@@ -136,16 +136,12 @@ def test_files_without_such_rows_are_left_alone(retired, archive):
 def test_an_archived_row_that_was_altered_is_not_erased(retired, archive):
     """Nothing changes then, and what was written anew is gone again."""
     before = files(archive)
-    row = do(retired, "SELECT number, leaves FROM audit.seals ORDER BY number LIMIT 1")[0]
-    retired.postgres.execute(
-        sa.text("UPDATE audit.seals SET leaves = :leaves WHERE number = :number"),
-        {"leaves": bytes(len(row["leaves"])), "number": row["number"]},
-    )
+    do(retired.postgres, "UPDATE audit.seals SET leaves = sha256('x') WHERE number = 1")
     with pytest.raises(errors.SealError, match="not as it was sealed"):
         retired.erase(user_id=USER, reason="x")
 
     assert files(archive) == before
-    assert do(retired, "SELECT count(*) AS n FROM audit.erasures")[0]["n"] == 0
+    assert ask(retired.postgres, "SELECT count(*) AS n FROM audit.erasures")[0]["n"] == 0
     assert len(retired.by_user(USER)) == 1
 
 
@@ -206,10 +202,6 @@ def test_an_archived_month_that_is_held_is_kept_as_it_is(retired, archive):
 def test_a_month_on_its_way_out_must_leave_first(audit, monkeypatch):
     """Its rows are in no table that anybody asks."""
     audit.seal()
-
-    def stopped(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(partitions, "_drop", stopped)
         with pytest.raises(KeyboardInterrupt):
@@ -228,7 +220,7 @@ def test_a_month_archived_before_anything_was_sealed_is_erased_from(audit, archi
 
     assert (done.rows, done.archived_rows) == (4, 3)
     assert held(archive, "user_id") == [OTHER] * 3
-    told = do(audit, "SELECT reason FROM audit.audit_logs WHERE entity_type = 'AuditLog'")
+    told = ask(audit.postgres, "SELECT reason FROM audit.audit_logs WHERE entity_type = 'AuditLog'")
     assert told == [{"reason": "request 7"}]
     found = audit.verify()
     assert found.intact, found.findings
@@ -246,10 +238,6 @@ def test_old_files_that_a_stopped_run_left_go_with_the_next(
 ):
     """The database names the new ones by then, and notes the old ones."""
     old = {path for path in files(archive) if path.endswith(".parquet")}
-
-    def stopped(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(archive_module, "remove", stopped)
         with pytest.raises(KeyboardInterrupt):
@@ -264,7 +252,9 @@ def test_old_files_that_a_stopped_run_left_go_with_the_next(
     assert not old & set(files(archive))
     assert len(files(archive)) == 4
     assert retired.verify().intact
-    assert do(retired, "SELECT DISTINCT replaced FROM audit.archives") == [{"replaced": []}]
+    assert ask(retired.postgres, "SELECT DISTINCT replaced FROM audit.archives") == [
+        {"replaced": []}
+    ]
 
 
 def test_an_old_file_stays_while_the_new_one_is_not_whole(retired, archive, monkeypatch):
@@ -291,13 +281,14 @@ def test_only_an_older_export_of_that_month_is_ever_removed(retired, archive, na
     outside = archive.parent / "outside.parquet"
     outside.write_text("of somebody else")
     (archive / "other.parquet").write_text("of somebody else")
-    paths = [row["path"] for row in do(retired, "SELECT path FROM audit.archives ORDER BY month")]
+    paths = [
+        row["path"]
+        for row in ask(retired.postgres, "SELECT path FROM audit.archives ORDER BY month")
+    ]
     said = name_of.format(outside=outside, path=paths[0], next=paths[1])
     value = "ARRAY[CAST(:name AS text)]" if column == "replaced" else ":name"
-    retired.postgres.execute(
-        sa.text(f"UPDATE audit.archives SET {column} = {value} WHERE path = :path"),
-        {"name": said, "path": paths[0]},
-    )
+    change = f"UPDATE audit.archives SET {column} = {value} WHERE path = :path"
+    do(retired.postgres, change, name=said, path=paths[0])
     before = files(archive)
     if column == "replaced":
         with pytest.raises(errors.ArchiveError, match="Find out who did"):
@@ -322,7 +313,7 @@ def test_an_erasure_waits_for_no_retention_and_says_so(retired, open_trail):
 
 
 def test_before_the_migration_it_says_migrate(retired):
-    retired.postgres.execute(sa.text("ALTER TABLE audit.archives DROP COLUMN replaced"))
+    do(retired.postgres, "ALTER TABLE audit.archives DROP COLUMN replaced")
     with pytest.raises(errors.FeatureUnavailable, match="fwdb migrate"):
         retired.erase(user_id=USER, reason="x")
 

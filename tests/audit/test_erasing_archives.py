@@ -145,24 +145,20 @@ def test_an_archived_row_that_was_altered_is_not_erased(retired, archive):
     assert len(retired.by_user(USER)) == 1
 
 
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (lambda path: path.unlink(), "missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "damaged"),
-    ],
-)
-def test_a_file_that_is_not_whole_stops_it_before_anything_changes(
-    retired, archive, damage, sentence
-):
+def test_a_file_that_is_not_whole_stops_it_before_anything_changes(retired, archive):
     """Its rows could not be erased, and nobody should think that they were."""
-    damage(sorted(archive.glob("*.parquet"))[-1])
-    before = files(archive)
-    with pytest.raises(errors.ArchiveError, match=sentence):
-        retired.erase(user_id=USER, reason="x")
+    path = sorted(archive.glob("*.parquet"))[-1]
+    for damage, sentence in (
+        (lambda: path.write_bytes(path.read_bytes()[:-9]), "damaged"),
+        (path.unlink, "missing"),
+    ):
+        damage()
+        before = files(archive)
+        with pytest.raises(errors.ArchiveError, match=sentence):
+            retired.erase(user_id=USER, reason="x")
 
-    assert files(archive) == before
-    assert len(retired.by_user(USER)) == 1
+        assert files(archive) == before
+        assert len(retired.by_user(USER)) == 1
 
 
 def test_a_disk_that_is_full_leaves_all_as_it_was(retired, archive, monkeypatch):
@@ -182,14 +178,21 @@ def test_a_disk_that_is_full_leaves_all_as_it_was(retired, archive, monkeypatch)
     assert len(retired.by_user(USER)) == 1
 
 
-def test_without_the_folder_it_says_which_setting(retired, monkeypatch):
-    monkeypatch.setattr(erase, "known_folder", lambda _: None)
-    with pytest.raises(errors.ConfigError, match=r"2 months .* set FWDB_AUDIT_ARCHIVE"):
-        retired.erase(user_id=USER, reason="x")
-
-
-def test_an_archived_month_that_is_held_is_kept_as_it_is(retired, archive):
+def test_it_is_refused_without_the_folder_while_held_and_beside_retention(
+    retired, archive, open_trail, monkeypatch
+):
+    """Retention and erasure both write files and drop them; they take turns."""
     before = files(archive)
+    with monkeypatch.context() as patch:
+        patch.setattr(erase, "known_folder", lambda _: None)
+        with pytest.raises(errors.ConfigError, match=r"2 months .* set FWDB_AUDIT_ARCHIVE"):
+            retired.erase(user_id=USER, reason="x")
+    url = retired.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with (
+        partitions.alone(open_trail(url).postgres),
+        pytest.raises(errors.Conflict, match="at work"),
+    ):
+        retired.erase(user_id=USER, reason="x")
     retired.hold(name(13), reason="case 12")
     with pytest.raises(errors.SealError, match=f"{name(13)}, which must be kept"):
         retired.erase(user_id=USER, reason="x")
@@ -272,44 +275,35 @@ def test_an_old_file_stays_while_the_new_one_is_not_whole(retired, archive, monk
     assert old < set(files(archive))
 
 
-@pytest.mark.parametrize(
-    "name_of", ["{outside}", "../outside.parquet", "other.parquet", "{next}", "{path}", "..", ""]
-)
-@pytest.mark.parametrize("column", ["replaced", "path"])
-def test_only_an_older_export_of_that_month_is_ever_removed(retired, archive, name_of, column):
+def test_only_an_older_export_of_that_month_is_ever_removed(retired, archive):
     """Whatever the database says: no file elsewhere, none of another month, none that counts."""
     outside = archive.parent / "outside.parquet"
     outside.write_text("of somebody else")
     (archive / "other.parquet").write_text("of somebody else")
-    paths = [
-        row["path"]
-        for row in ask(retired.postgres, "SELECT path FROM audit.archives ORDER BY month")
-    ]
-    said = name_of.format(outside=outside, path=paths[0], next=paths[1])
-    value = "ARRAY[CAST(:name AS text)]" if column == "replaced" else ":name"
-    change = f"UPDATE audit.archives SET {column} = {value} WHERE path = :path"
-    do(retired.postgres, change, name=said, path=paths[0])
+    path, later = (
+        row["path"] for row in ask(retired.postgres, "SELECT path FROM audit.archives ORDER BY 1")
+    )
     before = files(archive)
-    if column == "replaced":
+    names = [str(outside), "../outside.parquet", "other.parquet", later, path, "..", ""]
+    for said in names:
+        change = (
+            "UPDATE audit.archives SET replaced = ARRAY[CAST(:name AS text)] WHERE path = :path"
+        )
+        do(retired.postgres, change, name=said, path=path)
         with pytest.raises(errors.ArchiveError, match="Find out who did"):
             retired.retain()
-    elif said != paths[0]:
+        assert files(archive) == before, said
+    do(retired.postgres, "UPDATE audit.archives SET replaced = DEFAULT")
+    for said in set(names) - {path}:
+        change = "UPDATE audit.archives SET path = :said WHERE path = :path"
+        do(retired.postgres, change, said=said, path=path)
         with pytest.raises(errors.ArchiveError):
             retired.erase(user_id=USER, reason="x")
         assert not retired.verify().intact
+        assert files(archive) == before, said
+        do(retired.postgres, change, said=path, path=said)
 
-    assert files(archive) == before
     assert outside.exists()
-
-
-def test_an_erasure_waits_for_no_retention_and_says_so(retired, open_trail):
-    """Both write files and drop them; they take turns."""
-    url = retired.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with (
-        partitions.alone(open_trail(url).postgres),
-        pytest.raises(errors.Conflict, match="at work"),
-    ):
-        retired.erase(user_id=USER, reason="x")
 
 
 def test_before_the_migration_it_says_migrate(retired):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fwdb.arguments import checks_arguments
 from fwdb.audit import (
     anomalies,
-    archived,
     coverage,
     following,
     holds,
@@ -67,7 +66,7 @@ class Audit(Context):
     who_changed = questions.who_changed
     diff = questions.diff
     as_of = time_travel.as_of
-    with_archives = archived.with_archives
+    with_archives = Context.with_archives
 
     # Figures
     activity = questions.activity

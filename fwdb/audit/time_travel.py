@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from fwdb import queries
 from fwdb.audit import checks, values
-from fwdb.audit.context import Context, Past
+from fwdb.audit.context import Context
 from fwdb.audit.questions import Moment
 from fwdb.audit.relations import DESIGN, KEY, Column, Relation, quoted, relation
 from fwdb.models import (
@@ -68,12 +68,12 @@ def as_of(self: Context, entity_type: str, at: Moment, *, id: Id | None = None) 
     table = relation(self.postgres, entity_type)
     with self.source.past(entity_type, uuid) as past:
         frame = self.postgres.frame(
-            sa.text(_backwards(table, past)),
+            sa.text(_backwards(table)),
             entity_type=entity_type,
             entity_id=uuid,
             moment=moment,
             captured_since=past.since(table.since),
-            **past.parameters,
+            archived=past.archived,
         )
     for column in table.columns:
         if column.is_json:
@@ -132,12 +132,7 @@ def _documents(self: Context, id: UUID | None) -> dict[str, dict[str, Any]]:
     }
 
 
-def _query(name: str, past: Past) -> str:
-    """The text of a query file over the trail, to be a part of another."""
-    return queries.load(name, "postgres").reading(past.instead).text
-
-
-def _backwards(table: Relation, past: Past) -> str:
+def _backwards(table: Relation) -> str:
     """The statement that gives the rows of `table` at a moment."""
     key = quoted(KEY)
     columns = ",\n".join(f"{_value(c)} AS {quoted(c.name)}" for c in table.columns)
@@ -157,14 +152,14 @@ FROM (
 FULL JOIN (
     SELECT undone.*, before
     FROM (
-{_query("audit_undone", past)}
+{queries.load("audit_undone", "postgres").statement}
     ) AS undone
     CROSS JOIN LATERAL jsonb_populate_record(
         CAST(NULL AS {table.quoted}), undone.values_before
     ) AS before
 ) AS undone ON undone.entity_id = live.{key}
 LEFT JOIN (
-{_query("audit_known", past)}
+{queries.load("audit_known", "postgres").statement}
 ) AS known ON known.entity_id = coalesce(live.{key}, undone.entity_id)
 WHERE coalesce(
     undone.existed,

@@ -15,20 +15,12 @@ from fwdb.audit import checks, values
 from fwdb.audit.context import Context
 from fwdb.audit.questions import Moment
 from fwdb.audit.relations import DESIGN, KEY, Column, Relation, quoted, relation
-from fwdb.models import (
-    DESIGN_FIELDS,
-    Id,
-    design_cell,
-    document_id,
-    document_uuid,
-    entity_id,
-    entity_uuid,
-)
+from fwdb.models import DESIGNS, Id, document_id, document_uuid, entity_id, entity_uuid
 from fwdb.stores import frames
 
 __all__ = ["as_of"]
 
-_DESIGN_TYPES = dict.fromkeys(DESIGN_FIELDS, "string") | {
+_DESIGN_TYPES = dict.fromkeys(DESIGNS.fields, "string") | {
     "version": "Int64",
     "created_at": "timestamp",
     "updated_at": "timestamp",
@@ -36,7 +28,7 @@ _DESIGN_TYPES = dict.fromkeys(DESIGN_FIELDS, "string") | {
     "known_since": "timestamp",
     "changed_at": "timestamp",
 }
-_NAME_OF = {stored: name for name, stored in DESIGN_FIELDS.items()}
+_NAME_OF = DESIGNS.names
 
 
 def as_of(self: Context, entity_type: str, at: Moment, *, id: Id | None = None) -> pd.DataFrame:
@@ -198,6 +190,6 @@ def _cell(name: str, value: Any) -> Any:
             return found.astimezone(UTC) if isinstance(found, datetime) else None
         except (ValueError, OverflowError):
             return None
-    shown = design_cell(name, value)
+    shown = DESIGNS.cell(name, value)
     held = isinstance(value, dict | list) and shown is not None
     return values.redact_json(shown, name) if held else shown

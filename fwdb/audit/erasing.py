@@ -13,8 +13,8 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from fwdb.audit import (
+    arguments,
     canonical,
-    checks,
     erasures,
     exported,
     partitions,
@@ -140,7 +140,7 @@ def _chosen(user_id: Id | None, entity_type: str | None, id: Id | None) -> _Chos
             "about that entity hold."
         )
     if user_id is not None:
-        return _Chosen("actor", {"user_id": checks.user(user_id)})
+        return _Chosen("actor", {"user_id": arguments.user(user_id)})
     if entity_type == erasures.ENTITY_TYPE:
         raise ParameterError("what the trail tells of erasures cannot be erased.")
     assert entity_type is not None

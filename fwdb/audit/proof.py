@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fwdb.arguments import File, Seconds
-from fwdb.audit import anchor, archives, checks, erasing, sealing, seals, verifying
+from fwdb.audit import anchor, archives, arguments, erasing, sealing, seals, verifying
 from fwdb.audit.context import Context
 from fwdb.audit.erasing import Erasure
 from fwdb.audit.findings import Verification
-from fwdb.audit.questions import Moment
 from fwdb.audit.sealing import Sealed
 from fwdb.errors import ConfigError, DuplicateKey, StoreUnavailable, Transient
 from fwdb.models import Id
+from fwdb.timespan import Time
 
 __all__ = ["erase", "run_sealer", "seal", "seal_file", "sealed", "verify"]
 
@@ -81,7 +81,7 @@ def verify(
     self: Context,
     against: File | None = None,
     *,
-    since: Moment | None = None,
+    since: Time | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Compare every sealed row, seal, archive and erasure with what was sealed.
@@ -94,7 +94,7 @@ def verify(
     Raises `SealError` for a seal file that cannot be read, `ParameterError` for a `since` in
     the future or without a time zone.
     """
-    first = None if since is None else checks.at(since, name="since").date().replace(day=1)
+    first = None if since is None else arguments.at(since, name="since").date().replace(day=1)
     return verifying.verify(
         self.postgres,
         _key(self),

@@ -9,19 +9,18 @@ from fwdb.audit import (
     cdc,
     coverage,
     figures,
-    holds,
-    proof,
     record,
-    retention,
     revert,
     trail,
 )
 from fwdb.audit.context import Context
-from fwdb.audit.erasing import Erasure
-from fwdb.audit.findings import Finding, Verification
-from fwdb.audit.partitions import Retired
-from fwdb.audit.retention import PartitionsAhead, Retention
-from fwdb.audit.sealing import Sealed
+from fwdb.audit.retention import holds, retain
+from fwdb.audit.retention.partitions import Retired
+from fwdb.audit.retention.retain import PartitionsAhead, Retention
+from fwdb.audit.seal import erase, file, sealer, verify
+from fwdb.audit.seal.erase import Erasure
+from fwdb.audit.seal.findings import Finding, Verification
+from fwdb.audit.seal.sealer import Sealed
 
 __all__ = [
     "Audit",
@@ -94,18 +93,18 @@ class Audit(Context):
     coverage = coverage.coverage
 
     # How long rows are kept
-    retain = retention.retain
-    partitions = retention.partitions
-    partitions_ahead = retention.partitions_ahead
-    complete_since = retention.complete_since
+    partitions = retain.partitions
+    partitions_ahead = retain.partitions_ahead
+    complete_since = retain.complete_since
+    retain = retain.retain
     hold = holds.hold
     release = holds.release
     holds = holds.holds
 
     # Whether the trail is as it was recorded
-    seal = proof.seal
-    run_sealer = proof.run_sealer
-    sealed = proof.sealed
-    seal_file = proof.seal_file
-    verify = proof.verify
-    erase = proof.erase
+    seal = sealer.seal
+    run_sealer = sealer.run_sealer
+    sealed = sealer.sealed
+    seal_file = file.seal_file
+    verify = verify.verify
+    erase = erase.erase

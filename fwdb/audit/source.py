@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
@@ -26,8 +26,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
 
 from fwdb import queries
-from fwdb.audit import archives, partitions
-from fwdb.audit.archives import Archive
+from fwdb.audit.retention import partitions
+from fwdb.audit.retention.archive import archives, folder_of
 from fwdb.config import Settings
 from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.stores import PostgresStore, frames
@@ -181,7 +181,7 @@ class TableAndArchives:
     def _files(self, since: datetime | None, until: datetime | None) -> list[Path]:
         """The files of months that are not in the table, as far as they touch the window."""
         found = []
-        folder = None
+        known = None
         for month in partitions.months(self.store) if partitions.recorded(self.store) else []:
             # A month that was made again after it was dropped is in both.
             if month.path is None or (month.state == "live" and month.dropped_at is None):
@@ -190,19 +190,9 @@ class TableAndArchives:
             assert month.until is not None
             if (until and month.since >= until) or (since and month.until <= since):
                 continue
-            folder = folder or archives.folder(self.settings)
-            found.append(archives.check(folder, self._archive(month.day)))
+            known = known or archives(self.store, folder_of(self.settings))
+            found.append(known[month.day].check())
         return found
-
-    def _archive(self, day: date) -> Archive:
-        row = self.store.rows(
-            sa.text(
-                "SELECT to_char(month, 'YYYY-MM') AS month, path, rows, bytes, sha256"
-                " FROM audit.archives WHERE month = :day /* fwdb */"
-            ),
-            day=day,
-        )[0]
-        return Archive(**row)
 
 
 def _is_handed(query: str) -> bool:

@@ -26,7 +26,8 @@ from support.retention import (
 )
 
 from fwdb import errors
-from fwdb.audit import Audit, archives
+from fwdb.audit import Audit
+from fwdb.audit.retention import archive as archives
 from fwdb.stores import PostgresStore
 
 ACTORS = [f"0190c1a0-0000-7000-8000-00000000000{n}" for n in (1, 2)]
@@ -219,10 +220,10 @@ def test_a_file_is_read_once_for_its_checksum(filled, monkeypatch):
     filled.retain()
     trail = filled.with_archives()
     trail.recent(200)
-    misses = archives._digest.cache_info().misses
+    misses = archives._digest_once.cache_info().misses
     trail.recent(200)
 
-    assert archives._digest.cache_info().misses == misses
+    assert archives._digest_once.cache_info().misses == misses
 
 
 def test_the_command_line_holds_retains_and_reads(filled, archive, fwdb):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ from support.retention import (
 )
 
 from fwdb import errors
-from fwdb.audit import Audit, archives, canonical, proof, rewriting
+from fwdb.audit import Audit
+from fwdb.audit.retention import archive as archive_module
+from fwdb.audit.retention import partitions
+from fwdb.audit.retention.archive import Archive
+from fwdb.audit.seal import canonical, erase
 
 USER, OTHER = str(uuid.UUID(int=7)), str(uuid.UUID(int=8))
 ENTITY = str(uuid.UUID(int=9))
@@ -166,14 +171,14 @@ def test_a_file_that_is_not_whole_stops_it_before_anything_changes(
 
 def test_a_disk_that_is_full_leaves_all_as_it_was(retired, archive, monkeypatch):
     """At the second file: the first new one goes again."""
-    before, write = files(archive), archives.write
+    before, write = files(archive), Archive.write
 
-    def full(folder: Path, month: str, *rest: Any, **more: Any) -> archives.Archive:
-        if month == name(13):
+    def full(folder: Path, month: date, *rest: Any, **more: Any) -> Archive:
+        if month == days_into(13, 0).date():
             raise errors.ArchiveError(f"the month {month} cannot be written")
         return write(folder, month, *rest, **more)
 
-    monkeypatch.setattr(archives, "write", full)
+    monkeypatch.setattr(Archive, "write", staticmethod(full))
     with pytest.raises(errors.ArchiveError, match="cannot be written"):
         retired.erase(user_id=USER, reason="x")
 
@@ -182,7 +187,7 @@ def test_a_disk_that_is_full_leaves_all_as_it_was(retired, archive, monkeypatch)
 
 
 def test_without_the_folder_it_says_which_setting(retired, monkeypatch):
-    monkeypatch.setattr(proof, "_archive_folder", lambda _: None)
+    monkeypatch.setattr(erase, "known_folder", lambda _: None)
     with pytest.raises(errors.ConfigError, match=r"2 months .* set FWDB_AUDIT_ARCHIVE"):
         retired.erase(user_id=USER, reason="x")
 
@@ -206,7 +211,7 @@ def test_a_month_on_its_way_out_must_leave_first(audit, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(rewriting.partitions, "_drop", stopped)
+        patch.setattr(partitions, "_drop", stopped)
         with pytest.raises(KeyboardInterrupt):
             audit.retain()
     with pytest.raises(errors.SealError, match=r"on its way out .* run 'fwdb audit retain'"):
@@ -246,7 +251,7 @@ def test_old_files_that_a_stopped_run_left_go_with_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "remove", stopped)
+        patch.setattr(archive_module, "remove", stopped)
         with pytest.raises(KeyboardInterrupt):
             retired.erase(user_id=USER, reason="request 7")
     assert old < set(files(archive))
@@ -266,7 +271,7 @@ def test_an_old_file_stays_while_the_new_one_is_not_whole(retired, archive, monk
     """Else nothing would be left of the month."""
     old = {path for path in files(archive) if path.endswith(".parquet")}
     with monkeypatch.context() as patch:
-        patch.setattr(rewriting, "sweep", lambda *_: None)
+        patch.setattr(erase, "sweep", lambda *_: None)
         retired.erase(user_id=USER, reason="request 7")
     for path in set(files(archive)) - old:
         if path.endswith(".parquet"):
@@ -310,7 +315,7 @@ def test_an_erasure_waits_for_no_retention_and_says_so(retired, open_trail):
     """Both write files and drop them; they take turns."""
     url = retired.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with (
-        rewriting.partitions.alone(open_trail(url).postgres),
+        partitions.alone(open_trail(url).postgres),
         pytest.raises(errors.Conflict, match="at work"),
     ):
         retired.erase(user_id=USER, reason="x")

@@ -20,7 +20,8 @@ from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 from fwdb import config, errors, migrating
-from fwdb.audit import Audit, canonical, proof, sealing
+from fwdb.audit import Audit
+from fwdb.audit.seal import canonical, sealer
 from fwdb.stores import PostgresStore
 
 KEY, OTHER = "a key that is long enough", "another key of some length"
@@ -45,7 +46,7 @@ def audit_of(store: PostgresStore, key: str | None) -> Audit:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "ROWS", ROWS)
+    monkeypatch.setattr(sealer, "ROWS", ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,8 @@ def prepared(
         do(admin, f"CREATE DATABASE {name} TEMPLATE {template}")
         url = make_url(servers.postgres).set(database=name).render_as_string(hide_password=False)
         with closing(PostgresStore(url)) as store, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sealing, "ROWS", ROWS)
-            patch.setattr(proof, "_archive_folder", lambda _: folder)
+            patch.setattr(sealer, "ROWS", ROWS)
+            patch.setenv("FWDB_AUDIT_ARCHIVE", str(folder))
             _fill(store, folder)
         yield name, folder
         do(admin, f"DROP DATABASE {name} WITH (FORCE)")
@@ -141,7 +142,7 @@ def sealed(
     name, folder = prepared
     for file in folder.iterdir():
         shutil.copy(file, tmp_path)
-    monkeypatch.setattr(proof, "_archive_folder", lambda _: tmp_path)
+    monkeypatch.setenv("FWDB_AUDIT_ARCHIVE", str(tmp_path))
     with closing(PostgresStore(postgres_database(template=name))) as store:
         yield store
 

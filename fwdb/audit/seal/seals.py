@@ -11,31 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from fwdb import config
-from fwdb.audit import canonical, merkle
+from fwdb.audit.seal import canonical, merkle
 from fwdb.errors import FeatureUnavailable
 from fwdb.stores import PostgresStore
-
-__all__ = [
-    "HIGHEST_ID",
-    "KEY_SIZE",
-    "SALTS_SIZE",
-    "Key",
-    "Seal",
-    "content",
-    "following",
-    "heads",
-    "key_of",
-    "last",
-    "microseconds",
-    "moment_of",
-    "pack",
-    "read",
-    "require",
-    "rows_between",
-    "signing_key",
-    "span",
-    "unpack",
-]
 
 Key = tuple[int, str]  # transaction and id: the order of rows within a month
 
@@ -126,19 +104,6 @@ def last(store: PostgresStore, back: int = 0) -> Seal | None:
     return Seal(**found[0]) if found else None
 
 
-def heads(store: PostgresStore, *, step: int, newest: int) -> dict[int, str]:
-    """The heads of every `step`-th seal and of the newest, by number."""
-    found = store.rows(
-        sa.text(
-            "SELECT number, encode(head, 'hex') AS head FROM audit.seals"
-            " WHERE (number % :step = 0 AND number <= :newest) OR number = :newest ORDER BY number"
-        ),
-        step=step,
-        newest=newest,
-    )
-    return {row["number"]: row["head"] for row in found}
-
-
 def read(store: PostgresStore, *, month: date | None = None) -> Iterator[Seal]:
     """All seals, or those of one month, by number; a thousand at a time."""
     statement = sa.text(
@@ -166,21 +131,19 @@ def content(store: PostgresStore, numbers: Sequence[int]) -> list[tuple[bytes, b
     return [(row["keys"], row["salts"], row["leaves"]) for row in found]
 
 
-def following(month: date) -> date:
+def next_month(month: date) -> date:
     """The first day of the next month."""
     return (month.replace(day=1) + timedelta(days=32)).replace(day=1)
 
 
-def span(first: date, last: date, n: int = 0) -> tuple[str, dict[str, Any]]:
-    """The condition for rows of the months from `first` to `last`, with its parameters."""
-    conditions, given = [], {}
+def span(first: date, last: date) -> str:
+    """The condition for rows of the months from `first` to `last`."""
+    conditions = []
     if first > canonical.FIRST_MONTH:
-        conditions.append(f"created_at >= CAST(:from{n} AS timestamptz)")
-        given[f"from{n}"] = f"{first} 00:00+00"
+        conditions.append(f"created_at >= '{first} 00:00+00'")
     if last < canonical.LAST_MONTH:
-        conditions.append(f"created_at < CAST(:to{n} AS timestamptz)")
-        given[f"to{n}"] = f"{following(last)} 00:00+00"
-    return " AND ".join(conditions) or "created_at IS NOT NULL", given
+        conditions.append(f"created_at < '{next_month(last)} 00:00+00'")
+    return " AND ".join(conditions) or "created_at IS NOT NULL"
 
 
 def rows_between(
@@ -188,17 +151,14 @@ def rows_between(
 ) -> tuple[sa.TextClause, dict[str, Any]]:
     """The statement for the rows of `month` behind the key `after` up to `until`, in no order.
 
-    Without `after` from the lowest that there is.
-
-    Its conditions serve whichever index there is: ranges of transactions, or, within one
-    transaction, ranges of ids.
+    Without `after` from the lowest that there is. Its conditions serve whichever index there is:
+    ranges of transactions, or, within one transaction, ranges of ids.
     """
-    of_month, given = span(month, month)
     conditions = [
-        of_month,
+        span(month, month),
         "(coalesce(transaction_id, 0), id) <= (CAST(:t1 AS bigint), CAST(:id1 AS uuid))",
     ]
-    given |= {"t1": until[0], "id1": until[1]}
+    given: dict[str, Any] = {"t1": until[0], "id1": until[1]}
     if after is not None:
         conditions.append(
             "(coalesce(transaction_id, 0), id) > (CAST(:t0 AS bigint), CAST(:id0 AS uuid))"

@@ -7,19 +7,11 @@ from datetime import UTC, date, datetime
 import pandas as pd
 import sqlalchemy as sa
 
-from fwdb.audit import partitions
 from fwdb.audit.context import Context
-from fwdb.errors import (
-    Conflict,
-    DuplicateKey,
-    FeatureUnavailable,
-    ParameterError,
-    UnknownName,
-    shown,
-)
-from fwdb.stores import PostgresStore
+from fwdb.audit.retention import partitions
+from fwdb.errors import Conflict, DuplicateKey, ParameterError, UnknownName, shown
 
-__all__ = ["active", "hold", "holds", "release"]
+__all__ = ["hold", "holds", "release"]
 
 
 def hold(self: Context, month: str, *, reason: str | None = None) -> None:
@@ -30,20 +22,25 @@ def hold(self: Context, month: str, *, reason: str | None = None) -> None:
     or of which the trail has nothing, so that a slip does not leave the right one
     unprotected, and `Conflict` for one that is held.
     """
-    require(self.postgres)
-    day = parse(month)
+    store = self.postgres
+    partitions.require(store)
+    day = _day(month)
     if day > datetime.now(UTC).date():
         raise ParameterError(
             f"'month' is '{month}', which is to come; give a month up to now.", name="month"
         )
-    if not _there(self.postgres, day):
+    known = any(one.month == f"{day:%Y-%m}" for one in partitions.months(store))
+    if not known and not partitions.partitioned(store):
+        since = datetime(day.year, day.month, 1, tzinfo=UTC)
+        known = bool(store.rows(_ROWS, since=since)[0]["found"])
+    if not known:
         raise ParameterError(
             f"'month' is '{month}', of which the audit trail has nothing; "
             "'fwdb audit partitions' lists its months.",
             name="month",
         )
     try:
-        self.postgres.execute(
+        store.execute(
             sa.text("INSERT INTO audit.holds (month, reason) VALUES (:month, :reason)"),
             {"month": day, "reason": reason},
         )
@@ -56,16 +53,9 @@ def release(self: Context, month: str) -> None:
 
     Raises `UnknownName` for a month that is not held.
     """
-    require(self.postgres)
-    released = self.postgres.execute(
-        sa.text(
-            "UPDATE audit.holds SET released_at = clock_timestamp(), released_by = session_user"
-            " WHERE month = :month AND released_at IS NULL"
-        ),
-        {"month": parse(month)},
-    )
-    if not released.rowcount:
-        held = [f"{day:%Y-%m}" for day in active(self.postgres)]
+    partitions.require(self.postgres)
+    if not self.postgres.execute(_RELEASE, {"month": _day(month)}).rowcount:
+        held = [f"{row['month']:%Y-%m}" for row in self.postgres.rows(_HELD)]
         raise UnknownName("held month", month, held)
 
 
@@ -75,11 +65,11 @@ def holds(self: Context, *, released: bool = False) -> pd.DataFrame:
     `month` (2025-10), `held_at`, `held_by`, `reason`, `released_at` and `released_by`
     (missing while held).
     """
-    require(self.postgres)
+    partitions.require(self.postgres)
     return self.postgres.frame("audit_holds", released=released)
 
 
-def parse(month: str) -> date:
+def _day(month: str) -> date:
     """The first day of `month`, written 2025-10."""
     try:
         return datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC).date()
@@ -89,31 +79,12 @@ def parse(month: str) -> date:
         ) from None
 
 
-def active(store: PostgresStore) -> list[date]:
-    """First days of the months that are held; none where no migration made the table."""
-    if not partitions.recorded(store):
-        return []
-    held = sa.text("SELECT month FROM audit.holds WHERE released_at IS NULL ORDER BY 1 /* fwdb */")
-    return [row["month"] for row in store.rows(held)]
-
-
-def require(store: PostgresStore) -> None:
-    """Raises `FeatureUnavailable` where no migration made the tables of archives and holds."""
-    if not partitions.recorded(store):
-        raise FeatureUnavailable(
-            "this database has no tables for holds and archives of the audit trail yet; "
-            "run 'fwdb migrate'."
-        )
-
-
-def _there(store: PostgresStore, day: date) -> bool:
-    if any(month.month == f"{day:%Y-%m}" for month in partitions.months(store)):
-        return True
-    if partitions.partitioned(store):
-        return False
-    rows = sa.text(
-        "SELECT EXISTS (SELECT FROM audit.audit_logs WHERE created_at >= :since"
-        " AND created_at < :since + interval '1 month') AS found /* fwdb */"
-    )
-    since = datetime(day.year, day.month, 1, tzinfo=UTC)
-    return bool(store.rows(rows, since=since)[0]["found"])
+_ROWS = sa.text(
+    "SELECT EXISTS (SELECT FROM audit.audit_logs WHERE created_at >= :since"
+    " AND created_at < :since + interval '1 month') AS found /* fwdb */"
+)
+_RELEASE = sa.text(
+    "UPDATE audit.holds SET released_at = clock_timestamp(), released_by = session_user"
+    " WHERE month = :month AND released_at IS NULL"
+)
+_HELD = sa.text("SELECT month FROM audit.holds WHERE released_at IS NULL ORDER BY 1 /* fwdb */")

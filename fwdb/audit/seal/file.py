@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fwdb.audit import merkle, seals
-from fwdb.audit.findings import Finding
-from fwdb.errors import SealError
-from fwdb.stores import PostgresStore
+import sqlalchemy as sa
 
-__all__ = ["Anchor", "read", "write"]
+from fwdb.arguments import File
+from fwdb.audit.context import Context
+from fwdb.audit.seal import merkle, seals
+from fwdb.audit.seal.findings import Finding
+from fwdb.errors import SealError
+
+__all__ = ["Anchor", "read", "seal_file"]
 
 FORMAT, VERSION = "fwdb audit seals", 1
 _MOST_HEADS = 1000  # 80 kB, however long the chain; the newest is always among them
 _MOST_BYTES = 1 << 20
+_HEADS = sa.text(
+    "SELECT number, encode(head, 'hex') AS head FROM audit.seals"
+    " WHERE (number % :step = 0 AND number <= :newest) OR number = :newest ORDER BY number"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,46 +44,42 @@ class Anchor:
     content: bytes
     signature: bytes | None
 
-    def findings(self, found: dict[int, str], newest: int, key: bytes | None) -> list[Finding]:
+    def findings(self, found: dict[int, str], newest: int, key: bytes | None) -> Iterator[Finding]:
         """What differs from the heads `found` in the database, whose newest seal is `newest`."""
-        name = f"the seal file of {self.written_at:%Y-%m-%d %H:%M} UTC"
-        about: list[Finding] = []
-        if key is not None and (
-            self.signature is None
-            or not merkle.same(self.signature, merkle.sign(key, self.content))
-        ):
-            about.append(
-                Finding(
-                    kind="anchor",
-                    sentence=f"{name[0].upper()}{name[1:]} is not signed with FWDB_AUDIT_KEY "
-                    f"({merkle.key_id(key)}) but with {self.key_id or 'no key'}, or was changed.",
-                )
+        name = f"he seal file of {self.written_at:%Y-%m-%d %H:%M} UTC"
+        ours = key is None or merkle.same(self.signature or b"", merkle.sign(key, self.content))
+        if key is not None and not ours:
+            yield Finding(
+                kind="anchor",
+                sentence=f"T{name} is not signed with FWDB_AUDIT_KEY ({merkle.key_id(key)}) but "
+                f"with {self.key_id or 'no key'}, or was changed.",
             )
         for number, head in sorted(self.heads.items()):
             if number <= newest and found.get(number) != head:
-                about.append(
-                    Finding(
-                        kind="anchor",
-                        seal=number,
-                        sentence=f"Seal {number} is another than in {name}: the trail up to it "
-                        "was sealed anew.",
-                    )
+                yield Finding(
+                    kind="anchor",
+                    seal=number,
+                    sentence=f"Seal {number} is another than in t{name}: the trail up to it was "
+                    "sealed anew.",
                 )
                 break
         if newest < self.seals:
-            about.append(
-                Finding(
-                    kind="anchor",
-                    seal=newest + 1,
-                    sentence=f"There are {newest:,} seals, and {name} knows {self.seals:,} over "
-                    f"{self.rows:,} rows: the newest were removed, or the database was set back.",
-                )
+            yield Finding(
+                kind="anchor",
+                seal=newest + 1,
+                sentence=f"There are {newest:,} seals, and t{name} knows {self.seals:,} over "
+                f"{self.rows:,} rows: the newest were removed, or the database was set back.",
             )
-        return about
 
 
-def write(store: PostgresStore, path: Path, key: bytes | None) -> Anchor:
-    """Write the seal file; see `Audit.seal_file`."""
+def seal_file(self: Context, path: File) -> Path:
+    """Write the heads of all seals to `path`, for someone who keeps it elsewhere.
+
+    JSON: number of seals and rows, head, time, earlier heads, the name of the key and its
+    signature; nothing secret. Raises `SealError` when nothing is sealed, or the file cannot be
+    written.
+    """
+    store, key = self.postgres, seals.signing_key(self.settings)
     seals.require(store)
     newest = seals.last(store)
     if newest is None:
@@ -83,7 +87,7 @@ def write(store: PostgresStore, path: Path, key: bytes | None) -> Anchor:
     step = 1
     while newest.number / step > _MOST_HEADS:
         step *= 2
-    heads = seals.heads(store, step=step, newest=newest.number)
+    heads = store.rows(_HEADS, step=step, newest=newest.number)
     body: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -93,19 +97,14 @@ def write(store: PostgresStore, path: Path, key: bytes | None) -> Anchor:
         "rows": newest.total_rows,
         "sealed_at": newest.sealed_at.isoformat(),
         "head": newest.head.hex(),
-        "heads": {str(number): head for number, head in heads.items()},
+        "heads": {str(row["number"]): row["head"] for row in heads},
         "key_id": None if key is None else merkle.key_id(key),
     }
     content = _content(body)
-    signature = None if key is None else merkle.sign(key, content).hex()
-    _place(
-        path,
-        json.dumps(
-            {**body, "signature": signature, "checksum": sha256(content).hexdigest()}, indent=2
-        )
-        + "\n",
-    )
-    return read(path)
+    body["signature"] = None if key is None else merkle.sign(key, content).hex()
+    body["checksum"] = sha256(content).hexdigest()
+    _place(Path(path), json.dumps(body, indent=2) + "\n")
+    return read(Path(path)).path
 
 
 def read(path: Path) -> Anchor:

@@ -14,18 +14,17 @@ stay the same only if nothing was written (2 billion transactions within one exp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
-from fwdb.audit import archives, runs
-from fwdb.audit.archives import Archive
-from fwdb.errors import ArchiveError, ParameterError, QueryTimeout, Transient
+from fwdb.audit import runs
+from fwdb.audit.retention.archive import ORDER, Archive, archives, remove
+from fwdb.errors import ArchiveError, FeatureUnavailable, ParameterError, QueryTimeout, Transient
 from fwdb.stores import PostgresStore
 
 __all__ = [
@@ -34,12 +33,12 @@ __all__ = [
     "alone",
     "attach",
     "count",
-    "hold_sentence",
     "months",
     "partitioned",
     "pieces",
     "reach",
     "recorded",
+    "require",
     "retire",
 ]
 
@@ -82,8 +81,29 @@ class Month:
     @property
     def condition(self) -> str:
         """Its rows in a table in one piece."""
-        since, until = f"{self.since:%Y-%m-%d} 00:00+00", f"{self.until:%Y-%m-%d} 00:00+00"
-        return f"created_at >= '{since}' AND created_at < '{until}'"
+        since, until = self.bounds
+        return f"created_at >= {since} AND created_at < {until}"
+
+    @property
+    def bounds(self) -> tuple[str, str]:
+        """Its first moment and the first after it, as literals."""
+        return f"'{self.since:%Y-%m-%d} 00:00+00'", f"'{self.until:%Y-%m-%d} 00:00+00'"
+
+    @property
+    def name(self) -> str:
+        """The month, or the partition that is not one."""
+        return self.month or str(self.partition)
+
+    @property
+    def hold(self) -> str | None:
+        """That it is held, and why; None where it is not."""
+        if not self.held:
+            return None
+        return "held" + (f": {self.hold_reason}" if self.hold_reason else "")
+
+    def retired(self, rows: int, left: str | None = None, archive: str | None = None) -> Retired:
+        """What became of it."""
+        return Retired(month=self.name, rows=rows, left=left, archive=archive or self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,12 +156,19 @@ def reach(store: PostgresStore) -> datetime | None:
     return max((until for until in left if until is not None), default=None)
 
 
-@contextmanager
-def alone(store: PostgresStore) -> Iterator[None]:
+def require(store: PostgresStore) -> None:
+    """Raises `FeatureUnavailable` where no migration made the tables of archives and holds."""
+    if not recorded(store):
+        raise FeatureUnavailable(
+            "this database has no tables for holds and archives of the audit trail yet; "
+            "run 'fwdb migrate'."
+        )
+
+
+def alone(store: PostgresStore) -> AbstractContextManager[None]:
     """One run of `retain` or `erase` at a time; it ends with the session at the latest."""
     rival = "another 'fwdb audit retain' or 'erase' is at work on this database{}; wait for it."
-    with runs.alone(store, "retain", rival):
-        yield
+    return runs.alone(store, "retain", rival)
 
 
 def retire(store: PostgresStore, folder: Path, month: Month, say: Say) -> Retired:
@@ -152,29 +179,25 @@ def retire(store: PostgresStore, folder: Path, month: Month, say: Say) -> Retire
     if month.dropped_at is not None:
         return _again(store, month)
     started = time.perf_counter()
-    archive = _standing(store, folder, month)
-    if archive is None:
-        archive = _export(store, folder, month, say)
+    archive = _standing(store, folder, month) or _export(store, folder, month, say)
     exported = time.perf_counter()
     while True:
-        if month.partition is None:
-            stays, same = _remove(store, month)
-        else:
+        if month.partition is not None:
             _detach(store, month)
-            stays, same = _drop(store, month)
-        if stays or same:
+        stays, gone = _drop(store, month)
+        if stays or gone:
             break
         say(f"{month.month} was written to after its export; exporting it again")
         archive = _export(store, folder, month, say)
     if stays:
         if month.partition is not None:
             attach(store, month)
-        return Retired(month=_name(month), rows=archive.rows, left=stays, archive=archive.path)
+        return month.retired(archive.rows, stays, archive.name)
     say(f"dropped {month.month}")
     return Retired(
-        month=_name(month),
+        month=month.name,
         rows=archive.rows,
-        archive=archive.path,
+        archive=archive.name,
         export_ms=1000 * (exported - started),
         drop_ms=1000 * (time.perf_counter() - exported),
     )
@@ -186,22 +209,14 @@ def attach(store: PostgresStore, month: Month) -> None:
     if now.state == "leaving":
         _detach(store, month)
     if now.state != "live":
-        store.execute(
-            sa.text(
-                f"ALTER TABLE {TABLE} ATTACH PARTITION {now.partition} FOR VALUES"
-                f" FROM ('{now.since:%Y-%m-%d} 00:00+00') TO ('{now.until:%Y-%m-%d} 00:00+00')"
-            )
-        )
+        since, until = now.bounds
+        bounds = f"FOR VALUES FROM ({since}) TO ({until})"
+        store.execute(sa.text(f"ALTER TABLE {TABLE} ATTACH PARTITION {now.partition} {bounds}"))
 
 
 def count(store: PostgresStore, month: Month) -> int:
     """The rows in the table of `month`, exactly."""
-    return int(_content(store, month)["rows"])
-
-
-def _name(month: Month) -> str:
-    assert month.month is not None
-    return month.month
+    return _content(store, month)["rows"]
 
 
 def _now(store: PostgresStore, month: Month) -> Month:
@@ -214,13 +229,12 @@ def _now(store: PostgresStore, month: Month) -> Month:
 
 def _again(store: PostgresStore, month: Month) -> Retired:
     """A month that was dropped before and was made once more, by whoever writes history."""
-    rows = count(store, month)
-    if rows:
-        written = f"{month.archived_at:%Y-%m-%d}"
-        why = (
-            f"{rows:,} rows were added after it was archived on {written}; the file stays as it is"
+    if rows := count(store, month):
+        return month.retired(
+            rows,
+            f"{rows:,} rows were added after it was archived on {month.archived_at:%Y-%m-%d}; "
+            "the file stays as it is",
         )
-        return Retired(month=_name(month), rows=rows, left=why, archive=month.path)
     try:
         with store.transaction() as connection:
             # The whole trail for a moment, so that nothing can write: a month that is detached
@@ -231,16 +245,8 @@ def _again(store: PostgresStore, month: Month) -> Retired:
             if not rows:
                 connection.execute(sa.text(f"DROP TABLE {month.partition}"))
     except Transient:
-        rows = count(store, month)
-        return Retired(
-            month=_name(month), rows=rows, left="the trail is in use", archive=month.path
-        )
-    return Retired(
-        month=_name(month),
-        rows=rows,
-        left="rows came while it was dropped" if rows else None,
-        archive=month.path,
-    )
+        return month.retired(count(store, month), "the trail is in use")
+    return month.retired(rows, "rows came while it was dropped" if rows else None)
 
 
 def _content(store: PostgresStore, month: Month) -> dict[str, int]:
@@ -254,20 +260,15 @@ def _content(store: PostgresStore, month: Month) -> dict[str, int]:
 
 def _standing(store: PostgresStore, folder: Path, month: Month) -> Archive | None:
     """The file that a run before made, if it is whole and the table has not changed since."""
-    if month.path is None:
+    archive = archives(store, folder).get(month.day)
+    if archive is None:
         return None
-    row = store.rows(
-        sa.text("SELECT * FROM audit.archives WHERE month = :month /* fwdb */"), month=month.day
-    )[0]
-    archive = Archive(
-        month=_name(month), **{n: row[n] for n in ("path", "rows", "bytes", "sha256")}
-    )
     with store.transaction(timeout_ms=0):
         content = _content(store, month)
-    if (content["rows"], content["versions"]) != (row["rows"], row["versions"]):
+    if content != {"rows": archive.rows, "versions": archive.versions}:
         return None
     try:
-        archives.check(folder, archive)
+        archive.check()
     except ArchiveError:
         return None  # the table is there, so the file can be written anew
     return archive
@@ -279,58 +280,38 @@ def _export(store: PostgresStore, folder: Path, month: Month, say: Say) -> Archi
     # Content and rows of one moment; without a limit, because a month may be large.
     with store.transaction(isolation="repeatable read", read_only=True, timeout_ms=0):
         content = _content(store, month)
-        types = _types(store, month)
-        statement = _select(month, types)
-        archive = archives.write(
-            folder, _name(month), lambda consume: store.stream(statement, consume), types=types
+        types = {
+            row["name"]: row["type"] for row in store.rows(_TYPES, table=month.partition or TABLE)
+        }
+        # Columns that Parquet has no exact type for as PostgreSQL writes them.
+        columns = [
+            sa.column(name) if kind in _EXACT else sa.cast(sa.column(name), sa.Text).label(name)
+            for name, kind in types.items()
+        ]
+        statement = (
+            sa.select(*columns)
+            .select_from(sa.text(f"{month.source} AS exported"))
+            .order_by(*(sa.text(f"exported.{name}") for name in ORDER))
         )
-    before = store.rows(
-        sa.text("SELECT path FROM audit.archives WHERE month = :month /* fwdb */"), month=month.day
-    )
+        archive = Archive.write(
+            folder, month.day, lambda consume: store.stream(statement, consume), types=types
+        )
+    before = archives(store, folder).get(month.day)
     store.execute(
-        sa.text(
-            "INSERT INTO audit.archives (month, path, rows, bytes, sha256, versions)"
-            " VALUES (:month, :path, :rows, :bytes, :sha256, :versions)"
-            " ON CONFLICT (month) DO UPDATE SET path = excluded.path, rows = excluded.rows,"
-            " bytes = excluded.bytes, sha256 = excluded.sha256, versions = excluded.versions,"
-            " exported_at = excluded.exported_at"
-        ),
+        _RECORD,
         {
             "month": month.day,
-            "path": archive.path,
+            "path": archive.name,
             "rows": archive.rows,
             "bytes": archive.bytes,
             "sha256": archive.sha256,
             "versions": content["versions"],
         },
     )
-    if before and before[0]["path"] != archive.path:
-        archives.remove(folder, archive.month, before[0]["path"])
-    say(f"exported {archive.rows:,} rows of {month.month} to {archive.path}")
+    if before is not None and before.name != archive.name:
+        remove(folder, archive.month, before.name)
+    say(f"exported {archive.rows:,} rows of {month.month} to {archive.name}")
     return archive
-
-
-def _types(store: PostgresStore, month: Month) -> dict[str, str]:
-    rows = store.rows(
-        sa.text(
-            "SELECT CAST(attname AS text) AS name, format_type(atttypid, NULL) AS type"
-            " FROM pg_attribute WHERE attrelid = CAST(:table AS regclass)"
-            " AND attnum > 0 AND NOT attisdropped ORDER BY attnum /* fwdb */"
-        ),
-        table=month.partition or TABLE,
-    )
-    return {row["name"]: row["type"] for row in rows}
-
-
-def _select(month: Month, types: dict[str, str]) -> sa.Select[*tuple[Any, ...]]:
-    """All columns; those that Parquet has no exact type for as PostgreSQL writes them."""
-    columns = [
-        sa.column(name) if kind in _EXACT else sa.cast(sa.column(name), sa.Text).label(name)
-        for name, kind in types.items()
-    ]
-    table = sa.text(f"{month.source} AS exported")
-    order = [sa.text(f"exported.{name}") for name in archives.ORDER]
-    return sa.select(*columns).select_from(table).order_by(*order)
 
 
 def _detach(store: PostgresStore, month: Month) -> None:
@@ -348,53 +329,49 @@ def _detach(store: PostgresStore, month: Month) -> None:
 
 
 def _drop(store: PostgresStore, month: Month) -> tuple[str | None, bool]:
-    """Why the month stays, and whether its table was dropped: only if it is what the file is."""
-    with store.transaction(timeout_ms=0) as connection:
-        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
-        connection.execute(sa.text("LOCK TABLE audit.holds IN SHARE MODE"))
-        now = _now(store, month)
-        if now.held:
-            return hold_sentence(now), False
-        connection.execute(sa.text(f"LOCK TABLE {now.partition} IN ACCESS EXCLUSIVE MODE"))
-        content = _content(store, now)
-        marked = connection.execute(_MARK, {"month": month.day, **content})
-        if not marked.rowcount:
-            return None, False
-        connection.execute(sa.text(f"DROP TABLE {now.partition}"))
-        return None, True
+    """Why the month stays, and whether its rows went: only if they are what the file has.
 
-
-def _remove(store: PostgresStore, month: Month) -> tuple[str | None, bool]:
-    """As `_drop`, of a table in one piece: its rows go in the transaction that records it."""
+    Its table is dropped; of a table in one piece its rows are removed. All in one transaction with
+    the record of it.
+    """
+    whole = month.partition is None
+    isolation = "repeatable read" if whole else None
     try:
-        with store.transaction(isolation="repeatable read", timeout_ms=0) as connection:
+        with store.transaction(isolation=isolation, timeout_ms=0) as connection:
             connection.execute(sa.text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
             connection.execute(sa.text("LOCK TABLE audit.holds IN SHARE MODE"))
-            held = store.rows(_HELD)
-            if reasons := [row["reason"] for row in held if row["month"] == month.month]:
-                return hold_sentence(replace(month, held=True, hold_reason=reasons[0])), False
-            content = _content(store, month)
-            marked = connection.execute(_MARK, {"month": month.day, **content})
+            now = _now(store, month)
+            if now.held:
+                return now.hold, False
+            if not whole:
+                connection.execute(sa.text(f"LOCK TABLE {now.partition} IN ACCESS EXCLUSIVE MODE"))
+            marked = connection.execute(_MARK, {"month": month.day, **_content(store, now)})
             if not marked.rowcount:
                 return None, False
-            connection.execute(sa.text(f"DELETE FROM {TABLE} WHERE {month.condition}"))
+            rows = f"DELETE FROM {TABLE} WHERE {now.condition}"
+            connection.execute(sa.text(rows if whole else f"DROP TABLE {now.partition}"))
             return None, True
-    except Transient:  # somebody changed a row meanwhile, such as whose user was removed
-        return None, False
+    except Transient:
+        if whole:  # somebody changed a row meanwhile, such as whose user was removed
+            return None, False
+        raise
 
 
-def hold_sentence(month: Month) -> str:
-    """That a month is held, and why."""
-    return "held" + (f": {month.hold_reason}" if month.hold_reason else "")
-
-
+_TYPES = sa.text("""
+SELECT CAST(attname AS text) AS name, format_type(atttypid, NULL) AS type
+FROM pg_attribute WHERE attrelid = CAST(:table AS regclass)
+    AND attnum > 0 AND NOT attisdropped ORDER BY attnum /* fwdb */
+""")
+_RECORD = sa.text("""
+INSERT INTO audit.archives (month, path, rows, bytes, sha256, versions)
+VALUES (:month, :path, :rows, :bytes, :sha256, :versions)
+ON CONFLICT (month) DO UPDATE SET path = excluded.path, rows = excluded.rows,
+    bytes = excluded.bytes, sha256 = excluded.sha256, versions = excluded.versions,
+    exported_at = excluded.exported_at
+""")
 _MARK = sa.text(
     "UPDATE audit.archives SET dropped_at = clock_timestamp()"
     " WHERE month = :month AND rows = :rows AND versions = :versions"
-)
-_HELD = sa.text(
-    "SELECT to_char(month, 'YYYY-MM') AS month, reason FROM audit.holds"
-    " WHERE released_at IS NULL /* fwdb */"
 )
 _PIECES = sa.text("""
 SELECT to_char(found.month, 'YYYY-MM') AS month, 'live' AS state, NULL AS partition,

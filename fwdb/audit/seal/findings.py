@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import date, datetime
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["OF_ROWS", "Finding", "Verification"]
+from fwdb.audit.seal import canonical
+from fwdb.audit.seal.seals import Seal
+from fwdb.models import entity_id
+
+__all__ = ["OF_ROWS", "Finding", "Verification", "iso", "named", "of_row", "of_seal"]
 
 # What happened to a row; all other kinds are about seals, files and what belongs to them.
 OF_ROWS = ("altered", "missing", "inserted", "moved")
+_COLUMNS = {
+    "kind": "str", "seal": "Int64", "month": "str", "rows": "int64", "row_id": "str",
+    "created_at": "datetime64[us, UTC]", "entity_type": "str", "entity_id": "str",
+    "sentence": "str",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,33 +89,58 @@ class Verification:
         if self.first is not None:
             more = len(self.findings) - 1
             return self.first.sentence + (f" And {more} more." if more else "")
-        if self.since is not None:
-            read, months = self.sealed_rows - self.unread_rows, f"{self.since:%Y-%m} and later"
-            if not read:
-                return f"The seals are whole, and none is of {months}."
-            return f"All {read:,} sealed rows of {months} are as they were sealed."
-        return f"All {self.sealed_rows:,} sealed rows are as they were sealed."
+        if self.since is None:
+            return f"All {self.sealed_rows:,} sealed rows are as they were sealed."
+        read, months = self.sealed_rows - self.unread_rows, f"{self.since:%Y-%m} and later"
+        if not read:
+            return f"The seals are whole, and none is of {months}."
+        return f"All {read:,} sealed rows of {months} are as they were sealed."
 
     def frame(self) -> pd.DataFrame:
         """The findings as a table: `kind`, `seal`, `month`, `rows`, `row_id`, `created_at`,
         `entity_type`, `entity_id`, `sentence`."""
         rows = [
-            (
-                f.kind, f.seal, None if f.month is None else f"{f.month:%Y-%m}", f.count, f.row_id,
-                f.created_at, f.entity_type, f.entity_id, f.sentence,
-            )
+            {**asdict(f), "rows": f.count, "month": f.month and f"{f.month:%Y-%m}"}
             for f in self.findings
-        ]  # fmt: skip
-        return pd.DataFrame(
-            rows,
-            columns=[
-                "kind", "seal", "month", "rows", "row_id", "created_at", "entity_type",
-                "entity_id", "sentence",
-            ],
-        ).astype(
-            {
-                "kind": "str", "seal": "Int64", "month": "str", "rows": "int64", "row_id": "str",
-                "created_at": "datetime64[us, UTC]", "entity_type": "str", "entity_id": "str",
-                "sentence": "str",
-            }
-        )  # fmt: skip
+        ]
+        return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+
+
+# -- how they are made ----------------------------------------------------------------------------
+
+
+def of_seal(seal: Seal, kind: str, sentence: str) -> Finding:
+    """A finding about a seal."""
+    return Finding(kind=kind, sentence=sentence, seal=seal.number, month=seal.month)
+
+
+def of_row(kind: str, seal: Seal | None, fields: Sequence[bytes], what: str) -> Finding:
+    """A finding about the row of a line, whose sentence goes on with `what`."""
+    entity = canonical.value(fields[3])
+    with suppress(ValueError):  # a file holds whatever was put into it
+        entity = entity and entity_id(entity)
+    return Finding(
+        kind=kind,
+        sentence=f"{named(fields)} was {kind}: {what}.",
+        seal=None if seal is None else seal.number,
+        month=None if seal is None else seal.month,
+        row_id=fields[0].decode(),
+        created_at=canonical.clamped(fields[1]),
+        entity_type=canonical.value(fields[2]),
+        entity_id=entity,
+    )
+
+
+def named(fields: Sequence[bytes]) -> str:
+    """The row of a line, for a sentence."""
+    what = f"{canonical.value(fields[4])} of {canonical.value(fields[2])}"
+    return f"Row {fields[0].decode()} of {iso(canonical.clamped(fields[1]))} ({what})"
+
+
+def iso(at: datetime | None) -> str:
+    """A time, for a sentence."""
+    if at is None or at == datetime.max.replace(tzinfo=UTC):
+        return "a time after the year 9999"
+    if at == datetime.min.replace(tzinfo=UTC):
+        return "a time before the year 1"
+    return f"{at:%Y-%m-%dT%H:%M:%S.%fZ}"

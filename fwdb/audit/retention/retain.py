@@ -10,22 +10,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 import pandas as pd
 import sqlalchemy as sa
 
 from fwdb.arguments import Count, Range
-from fwdb.audit import archives, holds, rewriting, sealing, seals
-from fwdb.audit import partitions as parts
 from fwdb.audit.context import Context
-from fwdb.audit.partitions import Month, Retired
+from fwdb.audit.retention import partitions as parts
+from fwdb.audit.retention.archive import folder_of, sweep
+from fwdb.audit.retention.partitions import Month, Retired
+from fwdb.audit.seal import sealer
 from fwdb.errors import ParameterError, PermissionDenied
 from fwdb.models import audit_logs
 from fwdb.stores import PostgresStore
 
-__all__ = ["PartitionsAhead", "Retention"]
+__all__ = [
+    "PartitionsAhead",
+    "Retention",
+    "complete_since",
+    "partitions",
+    "partitions_ahead",
+    "retain",
+]
 
 MONTHS_AHEAD = 3
 
@@ -107,36 +115,38 @@ def retain(
         _require_rights(store)
     if not parts.recorded(store) and not parts.partitioned(store):
         return _remove_rows(store, cutoff, batch, dry_run, say)
-    holds.require(store)
+    parts.require(store)
     with nullcontext() if dry_run else parts.alone(store):
         return _retire(self, cutoff, dry_run, say)
 
 
 def _retire(self: Context, cutoff: datetime, dry_run: bool, say: Say) -> Retention:
-    store = self.postgres
-    folder = archives.folder(self.settings)
+    store, folder = self.postgres, folder_of(self.settings)
     made = 0 if dry_run else _make_ahead(store, say)
-    if not dry_run and rewriting.is_ready(store):
-        rewriting.sweep(store, folder)
+    if not dry_run:
+        sweep(store, folder)
+    if parts.partitioned(store):
+        past = [m for m in parts.months(store) if m.partition and m.until]
+        past = [m for m in past if m.until is not None and m.until <= cutoff]
+    else:
+        past = parts.pieces(store, cutoff)
     done = []
-    by_months = parts.partitioned(store)
-    past = parts.months(store) if by_months else parts.pieces(store, cutoff)
-    for month in _past(past, cutoff) if by_months else past:
-        stays = _stays(self, month)
+    for month in past:
+        stays = _stays(store, month)
         if stays is not None:
             if not dry_run and month.held and month.state != "live":
                 parts.attach(store, month)
-            done.append(_left(store, month, stays))
-            say(f"left {done[-1].month}: {stays}")
+            done.append(month.retired(parts.count(store, month), stays))
+            say(f"left {month.name}: {stays}")
         elif dry_run:
-            done.append(Retired(month=str(month.month), rows=parts.count(store, month)))
+            done.append(Retired(month=month.name, rows=parts.count(store, month)))
         else:
             done.append(parts.retire(store, folder, month, say))
-    gone = [] if dry_run else [month for month in done if month.left is None]
+    gone = [] if dry_run else [month.rows for month in done if month.left is None]
     return Retention(
         older_than=cutoff,
         expired=sum(month.rows for month in done),
-        removed=sum(month.rows for month in gone),
+        removed=sum(gone),
         batches=len(gone),
         oldest_left_at=_oldest(store),
         dry_run=dry_run,
@@ -146,22 +156,15 @@ def _retire(self: Context, cutoff: datetime, dry_run: bool, say: Say) -> Retenti
     )
 
 
-def _stays(self: Context, month: Month) -> str | None:
+def _stays(store: PostgresStore, month: Month) -> str | None:
+    """Why `month` must stay for now, None when it may go."""
     if month.month is None:
         return "it is not one month in UTC; export and drop it by hand"
     if month.held:
-        return parts.hold_sentence(month)
-    return _may_not_drop(self, month.day)
-
-
-def _may_not_drop(self: Context, month: date) -> str | None:
-    """A month with rows that no seal covers stays, once anything is sealed."""
-    if sealing.state(self.postgres) is None:
-        return None
-    left = sealing.unsealed(self.postgres, seals.last(self.postgres), month=month)
-    if not left:
-        return None
-    return f"{left:,} of its rows are not sealed yet; run 'fwdb audit seal' before"
+        return month.hold
+    if left := sealer.unsealed_of(store, month.day):
+        return f"{left:,} of its rows are not sealed yet; run 'fwdb audit seal' before"
+    return None
 
 
 def partitions(self: Context) -> pd.DataFrame:
@@ -173,7 +176,7 @@ def partitions(self: Context) -> pd.DataFrame:
     file in the archive folder), `archived_at`, `dropped_at`, `sha256`. Of an existing table
     in one piece those that left it. Raises `FeatureUnavailable` before the migration.
     """
-    holds.require(self.postgres)
+    parts.require(self.postgres)
     return self.postgres.frame("audit_months")
 
 
@@ -196,13 +199,13 @@ def partitions_ahead(self: Context) -> PartitionsAhead:
             reason="audit.audit_logs is one table, which no month can be missing of",
             until=None,
         )
-    holds.require(store)
+    parts.require(store)
     now: datetime = store.rows(sa.text("SELECT clock_timestamp() AS at /* fwdb */"))[0]["at"]
     until = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     value = -1  # the present month is not ahead
     there = {month.since for month in parts.months(store) if month.state == "live"}
     while until in there:
-        until, value = _next(until), value + 1
+        until, value = (until + timedelta(days=32)).replace(day=1), value + 1
     missing = f"there is no partition for {until:%Y-%m}"
     return PartitionsAhead(
         value=max(value, 0),
@@ -211,20 +214,6 @@ def partitions_ahead(self: Context) -> PartitionsAhead:
         reason=f"{missing}: writes fail now; run 'fwdb audit retain'" if value < 0 else "",
         until=until,
     )
-
-
-def _past(months: list[Month], cutoff: datetime) -> list[Month]:
-    """Those in a table of their own whose end is before `cutoff`."""
-    return [m for m in months if m.partition and m.until is not None and m.until <= cutoff]
-
-
-def _left(store: PostgresStore, month: Month, why: str) -> Retired:
-    name = month.month or str(month.partition)
-    return Retired(month=name, rows=parts.count(store, month), left=why, archive=month.path)
-
-
-def _next(month: datetime) -> datetime:
-    return (month + timedelta(days=32)).replace(day=1)
 
 
 def _make_ahead(store: PostgresStore, say: Say) -> int:

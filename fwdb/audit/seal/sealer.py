@@ -2,14 +2,15 @@
 
 It reads by a snapshot and takes no lock that a writer could meet. `created_at` is not the order
 of commits; a row may appear behind one that is sealed. So only rows of transactions are sealed
-below which none is running: whatever they recorded is there. What is still in a journal has its
-old transaction when it arrives, and holds the sealer back as a running one would.
+below which none is running: whatever they recorded is there.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from hashlib import sha256
@@ -18,24 +19,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fwdb.audit import canonical, merkle, seals
-from fwdb.audit.seals import Key, Seal
-from fwdb.errors import ParameterError, SealError, Transient
+from fwdb.arguments import Seconds
+from fwdb.audit.context import Context
+from fwdb.audit.seal import canonical, merkle, seals
+from fwdb.audit.seal.seals import Key, Seal
+from fwdb.errors import DuplicateKey, ParameterError, SealError, StoreUnavailable, Transient
 from fwdb.stores import PostgresStore
 
-__all__ = [
-    "ROWS",
-    "SETTINGS",
-    "Sealed",
-    "begin",
-    "horizon",
-    "next_transaction",
-    "restored",
-    "seal",
-    "seal_here",
-    "state",
-    "unsealed",
-]
+__all__ = ["Sealed", "run_sealer", "seal", "sealed", "state"]
+
+_log = logging.getLogger(__name__)
 
 ROWS = 10_000  # of one seal: 1 MB beside 8 MB of rows, and what has to be searched for one row
 
@@ -69,26 +62,18 @@ SETTINGS = (
 )
 
 
-def begin(connection: Connection) -> None:
-    """Fix how values are written, and let one seal at a time.
-
-    In this order: the lock comes before the first question, which takes the snapshot.
-    """
-    for statement in (
-        *SETTINGS,
-        "LOCK TABLE audit.seals IN SHARE ROW EXCLUSIVE MODE",
-    ):
-        connection.execute(sa.text(statement))
-
-
 def seal(
-    store: PostgresStore,
-    key: bytes | None,
-    *,
-    sign: bool = False,
-    progress: Callable[[str], None] | None = None,
+    self: Context, *, sign: bool = False, progress: Callable[[str], None] | None = None
 ) -> Sealed:
-    """Seal all rows of transactions that are over; see `Audit.seal`."""
+    """Seal what is not sealed yet: all rows of transactions before the oldest that runs.
+
+    Takes no lock that a writer meets; of two sealers one waits. With FWDB_AUDIT_KEY the new
+    head is signed; `sign` also signs a newest seal that another key, or none, made. Needs the
+    rights of the owner. Raises `SealError` when the newest seal is not sound, the key is not
+    the one it was signed with, or the trail was restored from a dump into a server whose
+    transactions count anew.
+    """
+    store = self.postgres
     if store.in_transaction:
         raise ParameterError(
             "seal() reads by a snapshot of its own; call it outside a transaction."
@@ -97,17 +82,85 @@ def seal(
     try:
         with store.transaction(isolation="repeatable read", timeout_ms=0) as connection:
             begin(connection)
-            return seal_here(store, key, sign=sign, progress=progress)
+            return seal_here(store, seals.signing_key(self.settings), sign, progress)
     except Transient as error:
         raise Transient(
             f"nothing was sealed{store.lock_holders(['audit.seals'])}: {error}"
         ) from error
 
 
+def run_sealer(
+    self: Context,
+    *,
+    interval: Seconds = 60,
+    stop: threading.Event | None = None,
+    sealed: Callable[[Sealed], None] | None = None,
+) -> None:
+    """`seal` every `interval` seconds until `stop` is set; `sealed` hears of each run.
+
+    A server that is down, or another sealer in the way, is logged and tried again.
+    """
+    ended = stop or threading.Event()
+    while not ended.is_set():
+        try:
+            found = seal(self)
+        except (StoreUnavailable, Transient, DuplicateKey) as error:
+            _log.warning("not sealed now: %s", error)
+        else:
+            if sealed is not None:
+                sealed(found)
+        ended.wait(interval)
+
+
+def sealed(self: Context) -> Sealed | None:
+    """The newest seal and what is not sealed yet, None where nothing ever was.
+
+    `seals` and `rows`, those of a run, are 0.
+    """
+    return state(self.postgres, seals.signing_key(self.settings))
+
+
+def state(store: PostgresStore, key: bytes | None = None) -> Sealed | None:
+    """As `sealed`, for whoever has no more than the store."""
+    newest = _newest(store)
+    if newest is None:
+        return None
+    ours = key is not None and newest.signed_with(key)
+    return _sealed(store, newest, merkle.key_id(key) if key and ours else newest.key_id)
+
+
+def _newest(store: PostgresStore) -> Seal | None:
+    known = store.rows(sa.text("SELECT to_regclass('audit.seals') AS name /* fwdb */"))
+    return None if known[0]["name"] is None else seals.last(store)
+
+
+def _sealed(
+    store: PostgresStore, newest: Seal | None, key_id: str | None, made: int = 0, rows: int = 0
+) -> Sealed:
+    return Sealed(
+        seals=made,
+        rows=rows,
+        number=None if newest is None else newest.number,
+        head=None if newest is None else newest.head.hex(),
+        sealed_at=None if newest is None else newest.sealed_at,
+        total_rows=0 if newest is None else newest.total_rows,
+        unsealed_rows=unsealed(store, newest),
+        key_id=key_id,
+    )
+
+
+def begin(connection: Connection) -> None:
+    """Fix how values are written, and let one seal at a time.
+
+    In this order: the lock comes before the first question, which takes the snapshot.
+    """
+    for statement in (*SETTINGS, "LOCK TABLE audit.seals IN SHARE ROW EXCLUSIVE MODE"):
+        connection.execute(sa.text(statement))
+
+
 def seal_here(
     store: PostgresStore,
     key: bytes | None,
-    *,
     sign: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Sealed:
@@ -115,10 +168,10 @@ def seal_here(
     newest = seals.last(store)
     if newest is not None:
         newest = _sound(store, newest, key, sign=sign)
-    until = horizon(store)
+    until, now = snapshot(store)
     since = 0 if newest is None else newest.horizon
     # Transactions count from the beginning again in a server into which a dump was restored.
-    if (now := next_transaction(store)) < since:
+    if now < since:
         raise SealError(restored(now, since))
     made = rows = 0
     last_in_month: dict[date, Key] = {}
@@ -132,71 +185,35 @@ def seal_here(
     bounds = sa.text(_BOUNDS.format(rest=rest))
     given = {} if newest is None else {"since": since}
     for bound in store.rows(bounds, until=until, size=ROWS, **given):
-        month, last = bound["month"], (bound["transaction_id"], bound["id"])
-        after = last_in_month.get(month, begins)
-        newest = _seal_rows(store, key, newest, month, after, last, bound["rows"], until)
-        last_in_month[month] = last
+        after = last_in_month.get(bound["month"], begins)
+        newest = _seal_rows(store, key, newest, after, bound, until)
+        last_in_month[bound["month"]] = newest.last
         made, rows = made + 1, rows + newest.rows
         if progress is not None:
             progress(f"sealed {newest.total_rows:,} rows")
-    return Sealed(
-        seals=made,
-        rows=rows,
-        number=None if newest is None else newest.number,
-        head=None if newest is None else newest.head.hex(),
-        sealed_at=None if newest is None else newest.sealed_at,
-        total_rows=0 if newest is None else newest.total_rows,
-        unsealed_rows=unsealed(store, newest),
-        key_id=None if newest is None or key is None else merkle.key_id(key),
-    )
+    key_id = None if newest is None or key is None else merkle.key_id(key)
+    return _sealed(store, newest, key_id, made, rows)
 
 
-def state(store: PostgresStore, key: bytes | None = None) -> Sealed | None:
-    """The newest seal and what is not sealed yet; see `Audit.sealed`."""
-    known = store.rows(sa.text("SELECT to_regclass('audit.seals') AS name /* fwdb */"))
-    newest = seals.last(store) if known[0]["name"] is not None else None
-    if newest is None:
-        return None
-    return Sealed(
-        seals=0,
-        rows=0,
-        number=newest.number,
-        head=newest.head.hex(),
-        sealed_at=newest.sealed_at,
-        total_rows=newest.total_rows,
-        unsealed_rows=unsealed(store, newest),
-        key_id=(
-            merkle.key_id(key) if key is not None and newest.signed_with(key) else newest.key_id
-        ),
-    )
+def snapshot(store: PostgresStore) -> tuple[int, int]:
+    """The transaction before which all are over, and the first that has not begun."""
+    bound = "CAST(CAST(pg_snapshot_{}(pg_current_snapshot()) AS text) AS bigint)"
+    statement = f"SELECT {bound.format('xmin')} AS over, {bound.format('xmax')} AS next"
+    found = store.rows(sa.text(statement))[0]
+    return found["over"], found["next"]
 
 
-def horizon(store: PostgresStore) -> int:
-    """The transaction before which all are over and nothing is left in a journal."""
-    found = store.rows(
-        sa.text("SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS t")
-    )
-    bounds = [int(found[0]["t"])]
-    for journal in store.rows(_JOURNALS):
-        oldest = store.rows(sa.text(f"SELECT min(transaction_id) AS t FROM {journal['name']}"))
-        if oldest[0]["t"] is not None:
-            bounds.append(int(oldest[0]["t"]))
-    return min(bounds)
+def unsealed(store: PostgresStore, newest: Seal | None, where: str = "true") -> int:
+    """Rows that no seal covers yet, of those `where` says."""
+    condition = where if newest is None else f"transaction_id >= {newest.horizon} AND {where}"
+    statement = f"SELECT count(*) AS n FROM audit.audit_logs WHERE {condition} /* fwdb */"
+    return int(store.rows(sa.text(statement))[0]["n"])
 
 
-def unsealed(store: PostgresStore, newest: Seal | None, *, month: date | None = None) -> int:
-    """Rows that no seal covers yet, of all months or of one."""
-    conditions: list[str] = ["true"]
-    given: dict[str, Any] = {}
-    if newest is not None:
-        conditions.append("transaction_id >= CAST(:since AS bigint)")
-        given["since"] = newest.horizon
-    if month is not None:
-        of_month, when = seals.span(month, month)
-        conditions.append(of_month)
-        given |= when
-    statement = f"SELECT count(*) AS n FROM audit.audit_logs WHERE {' AND '.join(conditions)}"
-    return int(store.rows(sa.text(f"{statement} /* fwdb */"), **given)[0]["n"])
+def unsealed_of(store: PostgresStore, month: date) -> int:
+    """Rows of `month` that no seal covers yet; 0 where nothing was ever sealed."""
+    newest = _newest(store)
+    return 0 if newest is None else unsealed(store, newest, seals.span(month, month))
 
 
 def _sound(store: PostgresStore, newest: Seal, key: bytes | None, *, sign: bool) -> Seal:
@@ -231,14 +248,6 @@ def _sound(store: PostgresStore, newest: Seal, key: bytes | None, *, sign: bool)
     return signed
 
 
-def next_transaction(store: PostgresStore) -> int:
-    """The first transaction that has not begun."""
-    found = store.rows(
-        sa.text("SELECT CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS t")
-    )
-    return int(found[0]["t"])
-
-
 def restored(now: int, sealed: int) -> str:
     """What to do with a trail that is ahead of its server."""
     return (
@@ -253,18 +262,29 @@ def _seal_rows(
     store: PostgresStore,
     key: bytes | None,
     before: Seal | None,
-    month: date,
     after: Key | None,
-    last: Key,
-    rows: int,
+    bound: Mapping[str, Any],
     until: int,
 ) -> Seal:
-    keys, salts, leaves = _hashed(_sorted_lines(store, month, after, last, rows))
+    """The seal of the rows behind `after` up to `bound`, which follows `before`."""
+    lines: list[tuple[Key, bytes]] = []
+    last = (bound["transaction_id"], bound["id"])
+    statement, parameters = seals.rows_between(bound["month"], after, last)
+    store.lines(
+        statement,
+        lambda line: lines.append((seals.key_of(line.split(b"\t", 6)), line)),
+        **parameters,
+    )
+    if len(lines) != bound["rows"]:
+        raise SealError(
+            f"{len(lines)} rows were read where {bound['rows']} were counted; seal again."
+        )
+    keys, salts, leaves = _hashed([line for _, line in sorted(lines)])
     made = Seal(
         number=1 if before is None else before.number + 1,
-        month=month,
-        rows=rows,
-        total_rows=rows + (0 if before is None else before.total_rows),
+        month=bound["month"],
+        rows=len(lines),
+        total_rows=len(lines) + (0 if before is None else before.total_rows),
         last_transaction=last[0],
         last_id=last[1],
         horizon=until,
@@ -279,30 +299,11 @@ def _seal_rows(
     made = replace(made, head=head, signature=None if key is None else merkle.sign(key, head))
     values: dict[str, Any] = {name: getattr(made, name) for name in Seal.__slots__}
     values |= {"keys": keys, "salts": salts, "leaves": b"".join(leaves)}
+    places = ", ".join(f":{name}" for name in values)
     store.execute(
-        sa.text(
-            f"INSERT INTO audit.seals ({', '.join(values)})"
-            f" VALUES ({', '.join(':' + name for name in values)})"
-        ),
-        values,
+        sa.text(f"INSERT INTO audit.seals ({', '.join(values)}) VALUES ({places})"), values
     )
     return made
-
-
-def _sorted_lines(
-    store: PostgresStore, month: date, after: Key | None, last: Key, rows: int
-) -> list[bytes]:
-    """The lines of the rows of one seal, in their order."""
-    keyed: list[tuple[Key, bytes]] = []
-
-    def feed(line: bytes) -> None:
-        keyed.append((seals.key_of(line.split(b"\t", 6)), line))
-
-    statement, parameters = seals.rows_between(month, after, last)
-    store.lines(statement, feed, **parameters)
-    if len(keyed) != rows:
-        raise SealError(f"{len(keyed)} rows were read where {rows} were counted; seal again.")
-    return [line for _, line in sorted(keyed)]
 
 
 def _hashed(lines: list[bytes]) -> tuple[bytes, bytes, list[bytes]]:
@@ -311,12 +312,10 @@ def _hashed(lines: list[bytes]) -> tuple[bytes, bytes, list[bytes]]:
     keys, leaves = [], []
     for n, line in enumerate(lines):
         fields, header, actor, values = canonical.split(line)
-        at = seals.SALTS_SIZE * n
-        salt = salts[at : at + seals.SALTS_SIZE]
+        salt = salts[seals.SALTS_SIZE * n : seals.SALTS_SIZE * (n + 1)]
+        of_actor, of_values = merkle.part(salt[:16], actor), merkle.part(salt[16:], values)
         keys.append(seals.pack(fields))
-        leaves.append(
-            merkle.leaf(header, merkle.part(salt[:16], actor), merkle.part(salt[16:], values))
-        )
+        leaves.append(merkle.leaf(header, of_actor, of_values))
     return b"".join(keys), salts, leaves
 
 
@@ -340,11 +339,3 @@ FROM (
 WHERE n % :size = 0 OR n = total
 ORDER BY month, transaction_id, id
 """
-
-_JOURNALS = sa.text(r"""
-SELECT CAST(CAST(c.oid AS regclass) AS text) AS name
-FROM pg_class AS c
-JOIN pg_namespace AS s ON s.oid = c.relnamespace
-JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'transaction_id'
-WHERE s.nspname = 'audit' AND c.relkind IN ('r', 'p') AND c.relname LIKE 'journal\_%'
-""")

@@ -9,26 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from fwdb.errors import ArchiveError
 
 __all__ = [
     "ACTOR",
-    "DAMAGE",
     "FIELDS",
     "FIRST_MONTH",
-    "HEADER",
     "LAST_MONTH",
     "NULL",
     "VALUES",
     "clamped",
-    "from_parquet",
+    "keyed",
     "lines",
     "month_of",
     "split",
@@ -52,15 +46,11 @@ FIELDS = (*HEADER, *ACTOR, *VALUES)
 
 NULL = b"\\N"
 _HEADER, _ACTOR = len(HEADER), len(HEADER) + len(ACTOR)
-_ESCAPES = (("\\", "\\\\"), ("\b", "\\b"), ("\f", "\\f"), ("\n", "\\n"))
-_MORE_ESCAPES = (("\r", "\\r"), ("\t", "\\t"), ("\v", "\\v"))
-_BATCH_ROWS = 10_000
+_ESCAPED = {letter: f"\\{as_}" for letter, as_ in zip("\b\f\n\r\t\v", "bfnrtv", strict=True)}
 
 # Months of Python's calendar. All that PostgreSQL has before and after, up to the infinities,
 # counts as of the first and of the last.
 FIRST_MONTH, LAST_MONTH = date.min, date(9999, 12, 1)
-# What a file that is damaged, or was made by somebody else, makes pyarrow raise.
-DAMAGE = (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException)
 
 
 def split(line: bytes) -> tuple[list[bytes], bytes, bytes, bytes]:
@@ -70,17 +60,13 @@ def split(line: bytes) -> tuple[list[bytes], bytes, bytes, bytes]:
     return fields, header, b"\t".join(fields[_HEADER:_ACTOR]), fields[_ACTOR]
 
 
-_UNESCAPE = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
-
-
 def value(field: bytes) -> str | None:
     """A field of a line as it was."""
     if field == NULL:
         return None
-    first, *rest = field.split(b"\\\\")
-    pieces = [first, *rest]
-    for letter, plain in _UNESCAPE.items():
-        pieces = [piece.replace(b"\\" + letter, plain) for piece in pieces]
+    pieces = field.split(b"\\\\")
+    for plain, escaped in _ESCAPED.items():
+        pieces = [piece.replace(escaped.encode(), plain.encode()) for piece in pieces]
     return b"\\".join(pieces).decode()
 
 
@@ -98,14 +84,14 @@ def month_of(field: bytes) -> date:
     return clamped(field).date().replace(day=1)
 
 
-def lines(table: pa.Table | pa.RecordBatch) -> list[bytes]:
+def lines(table: pa.RecordBatch) -> list[bytes]:
     """The rows of an exported month as the same lines; a column that it lacks is null."""
     columns = [_text(table, name) for name in FIELDS]
     joined = pc.binary_join_element_wise(*columns, "\t")
     return [line.encode() for line in joined.to_pylist()]
 
 
-def _text(table: pa.Table | pa.RecordBatch, name: str) -> Any:
+def _text(table: pa.RecordBatch, name: str) -> Any:
     if name not in table.schema.names:
         return pa.array(["\\N"] * table.num_rows)
     column = table.column(name)
@@ -119,29 +105,17 @@ def _text(table: pa.Table | pa.RecordBatch, name: str) -> Any:
     if pa.types.is_dictionary(kind):
         column = pc.cast(column, kind.value_type)
     text = pc.cast(column, pa.string())
-    for plain, escaped in _ESCAPES + _MORE_ESCAPES:
+    for plain, escaped in {"\\": "\\\\", **_ESCAPED}.items():
         if pc.any(pc.match_substring(text, plain)).as_py():
             text = pc.replace_substring(text, plain, escaped)
     return pc.fill_null(text, "\\N")
 
 
-def from_parquet(path: Path) -> Iterator[tuple[tuple[int, str], bytes]]:
-    """Rows of an exported month as key (transaction, id) and line, in the order of the file.
-
-    Raises `ArchiveError` for a file that cannot be read to its end.
-    """
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                keys = zip(_transactions(batch), _text(batch, "id").to_pylist(), strict=True)
-                yield from zip(keys, lines(batch), strict=True)
-    except DAMAGE as error:
-        raise ArchiveError(f"{path} cannot be read to its end ({type(error).__name__}).") from error
-
-
-def _transactions(table: pa.Table | pa.RecordBatch) -> list[int]:
-    if "transaction_id" not in table.schema.names:
-        return [0] * table.num_rows
-    kept = pc.cast(table.column("transaction_id"), pa.int64())
-    found: list[int] = pc.fill_null(kept, 0).to_pylist()
-    return found
+def keyed(table: pa.RecordBatch) -> Iterator[tuple[tuple[int, str], bytes]]:
+    """The rows of an exported month as their keys (transaction, id) and lines."""
+    transactions = [0] * table.num_rows
+    if "transaction_id" in table.schema.names:
+        known = pc.cast(table.column("transaction_id"), pa.int64())
+        transactions = pc.fill_null(known, 0).to_pylist()
+    ids = _text(table, "id").to_pylist()
+    return zip(zip(transactions, ids, strict=True), lines(table), strict=True)

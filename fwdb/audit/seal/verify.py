@@ -1,0 +1,440 @@
+"""Verification: the seals against the rows, the archives, the erasures and a seal file.
+
+Everything is read in one snapshot, a few seals at a time, by statements that need no sorting: each
+row finds its place in its seal by its id. Hashes are made here and not by the server, whose
+functions whoever changed rows could have changed as well. In the end the rows are counted: each is
+in a seal, too new for one, or a finding.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from fwdb.arguments import File
+from fwdb.audit import arguments, coverage_findings
+from fwdb.audit.context import Context
+from fwdb.audit.retention import partitions
+from fwdb.audit.retention.archive import Archive, archives, known_folder
+from fwdb.audit.seal import canonical, erase, file, merkle, sealer, seals
+from fwdb.audit.seal.findings import Finding, Verification, iso, of_row, of_seal
+from fwdb.audit.seal.rows import Batch, Removed, Tally
+from fwdb.audit.seal.seals import HIGHEST_ID, Key, Seal
+from fwdb.errors import ArchiveError, ParameterError
+from fwdb.stores import PostgresStore
+from fwdb.timespan import Time
+
+__all__ = ["verify"]
+
+# A batch of 50,000 rows: 5 MB of seals, an index of 8 MB, and statements few enough not to count.
+_BATCH_ROWS = 50_000
+_BATCH_SEALS = 500
+# Tables that the proof reads.
+_PROVING = re.compile(r"audit\.(audit_logs|seals|erasures|archives)")
+
+_INSERTED = {
+    "outside": "no row of that month was there when all of its transaction was sealed",
+    "begun": "its transaction has not begun yet",
+    "archive": "no seal covers it",
+}
+_NOT_PROVEN = {
+    "empty": "Nothing is sealed: run 'fwdb audit seal'.",
+    "key": "FWDB_AUDIT_KEY is not set, so the signatures were not looked at: whoever may write to "
+    "audit.seals could have changed rows and sealed all of it anew.",
+    "signature": "The seals have no signature, because FWDB_AUDIT_KEY was not set: whoever may "
+    "write to audit.seals could have changed rows and sealed all of it anew.",
+    "unsigned": "{:,} seals have no signature of this key; a later one vouches for them as they "
+    "were when it was made.",
+    "file": "No seal file was given: that the newest seals were removed, or the database set back "
+    "to an earlier state, would not show.",
+    "unread": "{:,} sealed rows of months before {:%Y-%m} were not read; 'fwdb audit verify' "
+    "without --since reads all.",
+    "unsealed": "{:,} rows are newer than the newest seal and not covered by any.",
+    "uncovered": "No seal covers audit.holds, audit.gaps, audit.followers, the dates in "
+    "audit.archives, and archives of months that were never sealed: whoever owns the trail could "
+    "have changed them.",
+    "never": "{:,} rows of archived months were never sealed; their files were compared with the "
+    "checksums in audit.archives alone.",
+}
+_CHAIN = {
+    "twice": "Seal {0.number} is there twice.",
+    "one missing": "Seal {1} is missing.",
+    "missing": "Seals {1} to {2} are missing.",
+    "changed": "Seal {0.number} was changed, or put in another's place: its head does not follow "
+    "from the one before it.",
+    "order": "Seal {0.number} does not go on where the one before it ended.",
+    "signature": "The signature of seal {0.number} is not one of the key that it names, "
+    "{0.key_id}.",
+    "unsigned": "The newest seal, {0.number}, has no signature, and may be anyone's. If "
+    "FWDB_AUDIT_KEY is new, verify without it, then sign: fwdb audit seal --sign.",
+    "other key": "The newest seal, {0.number}, was signed with the key {0.key_id}, not with "
+    "FWDB_AUDIT_KEY ({1}): set the right key; if it is the right one, the seals are not ours.",
+}
+
+
+def verify(
+    self: Context,
+    against: File | None = None,
+    *,
+    since: Time | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Verification:
+    """Compare every sealed row, seal, archive and erasure with what was sealed.
+
+    `against` is a seal file of earlier. With `since`, rows of the month of that time and of
+    later ones are read, and of the months before only the seals. Nothing is raised for what is
+    found: `intact` is False and `findings` say what, `first` the first row that was altered, is
+    missing or was inserted. `not_proven` says what could not be shown. Memory does not grow
+    with the trail.
+    Raises `SealError` for a seal file that cannot be read, `ParameterError` for a `since` in
+    the future or without a time zone.
+    """
+    store, key = self.postgres, seals.signing_key(self.settings)
+    begin = None if since is None else arguments.at(since, name="since").date().replace(day=1)
+    if store.in_transaction:
+        raise ParameterError(
+            "verify() reads by a snapshot of its own; call it outside a transaction."
+        )
+    kept = None if against is None else file.read(Path(against))
+    seals.require(store)
+    by_months = partitions.partitioned(store)
+    with store.transaction(isolation="repeatable read", read_only=True, timeout_ms=0) as connection:
+        # Before the first question, which takes the snapshot: no month leaves while this reads.
+        stay = [f"LOCK TABLE {partitions.TABLE} IN ACCESS SHARE MODE"] if by_months else []
+        for setting in (*sealer.SETTINGS, *stay):
+            connection.execute(sa.text(setting))
+        chain = _follow(store, key, frozenset(() if kept is None else kept.heads))
+        newest = chain.newest
+        months = archives(store, known_folder(self.settings))
+        horizon = 0 if newest is None else newest.horizon
+        removed = erase.removals(store, months)
+        run = _Run(store, horizon, chain.months, months, progress, removed)
+        if newest is None:
+            unsealed = sealer.unsealed(store, None)
+        else:
+            for month in chain.months:
+                if begin is None or month >= begin:
+                    run.month(month)
+            unsealed = run.count()
+        never = [
+            archive
+            for month, archive in months.items()
+            if month not in chain.months and (begin is None or month >= begin)
+        ]
+        for archive in never:
+            run.faulty(archive)
+        erasures, untold = erase.erasures(store, months)
+        around = [*coverage_findings.trail(store.rows("audit_coverage_trail"))]
+        rights = coverage_findings.rights(store.rows("audit_coverage_rights"))
+    uncovered = [one.sentence for one in around if one.status == "uncovered"]
+    about_file = kept.findings(chain.heads, newest.number if newest else 0, key) if kept else ()
+    findings = (
+        *about_file,
+        *chain.findings,
+        *_joined(run.findings),
+        *untold,
+        *(Finding(kind="trail", sentence=sentence) for sentence in uncovered),
+    )
+    unread = sum(n for month, n in chain.months.items() if begin is not None and month < begin)
+    not_proven: dict[str, tuple[object, ...] | None] = {"empty": ()}
+    if newest is not None:
+        not_proven = {
+            "key": () if key is None and newest.signature is not None else None,
+            "signature": () if key is None and newest.signature is None else None,
+            "unsigned": (chain.unsigned,) if key is not None and chain.unsigned else None,
+            "file": () if kept is None else None,
+            "unread": (unread, begin) if unread else None,
+            "unsealed": (unsealed,) if unsealed else None,
+            "uncovered": (),
+        }
+    alone = sum(archive.rows for archive in never if archive.left)
+    return Verification(
+        intact=not findings and newest is not None,
+        findings=findings,
+        not_proven=(
+            *(_NOT_PROVEN[name].format(*v) for name, v in not_proven.items() if v is not None),
+            *(one.sentence for one in around if one.status != "uncovered"),
+            # A right is no trace of what was done with it.
+            *(one.sentence for one in rights if _PROVING.match(one.object)),
+            *([_NOT_PROVEN["never"].format(alone)] if alone else []),
+        ),
+        seals=chain.seals,
+        sealed_rows=0 if newest is None else newest.total_rows,
+        checked_rows=run.tally.checked,
+        archived_rows=run.archived,
+        erased_rows=run.tally.erased,
+        forgotten_rows=run.tally.forgotten,
+        unsealed_rows=unsealed,
+        unread_rows=unread,
+        since=begin,
+        head=None if newest is None else newest.head.hex(),
+        sealed_at=None if newest is None else newest.sealed_at,
+        key_id=None if newest is None else newest.key_id,
+        erasures=erasures,
+    )
+
+
+# -- the chain of seals ---------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Chain:
+    """What one pass over all seals gave, without anything of their rows.
+
+    `months` are the sealed months in order with their numbers of rows, `heads` those that were
+    asked for, `unsigned` the number of seals before the first that the key signed.
+    """
+
+    newest: Seal | None = None
+    months: dict[date, int] = field(default_factory=dict)
+    heads: dict[int, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    seals: int = 0
+    unsigned: int = 0
+
+    def find(self, kind: str, seal: Seal, name: str, *facts: object) -> None:
+        self.findings.append(of_seal(seal, kind, _CHAIN[name].format(seal, *facts)))
+
+
+def _follow(store: PostgresStore, key: bytes | None, wanted: frozenset[int]) -> _Chain:
+    """Look at every seal in order: each follows from the one before it, and the key signed it."""
+    chain = _Chain()
+    head, rows, last_in_month = merkle.EMPTY, 0, dict[date, Key]()
+    for seal in seals.read(store):
+        before, last = chain.newest, last_in_month.get(seal.month)
+        number = 1 if before is None else before.number + 1
+        goes_on = (last is None or last < seal.last) and (
+            before is None or before.horizon <= seal.horizon
+        )
+        if seal.number < number:
+            chain.find("chain", seal, "twice")
+        elif seal.number > number:
+            several = seal.number > number + 1
+            name = "missing" if several else "one missing"
+            chain.find("chain", seal, name, number, seal.number - 1)
+        elif seal.chained(head) != seal.head:
+            chain.find("chain", seal, "changed")
+        elif seal.total_rows != rows + seal.rows or not goes_on:
+            chain.find("chain", seal, "order")
+        if key is not None and not seal.signed_with(key):
+            if seal.signature is not None and seal.key_id == merkle.key_id(key):
+                chain.find("signature", seal, "signature")
+            else:
+                chain.unsigned += 1
+        if seal.number in wanted:
+            chain.heads[seal.number] = seal.head.hex()
+        head, rows, last_in_month[seal.month] = seal.head, seal.total_rows, seal.last
+        chain.months[seal.month] = chain.months.get(seal.month, 0) + seal.rows
+        chain.newest = seal
+        chain.seals += 1
+    chain.months = dict(sorted(chain.months.items()))
+    newest = chain.newest
+    if key is not None and newest is not None and not newest.signed_with(key):
+        name = "unsigned" if newest.signature is None else "other key"
+        chain.find("signature", newest, name, merkle.key_id(key))
+    return chain
+
+
+# -- rows, of the table and of archives -----------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Run:
+    """One verification on its way: `read` rows of the table were compared with seals."""
+
+    store: PostgresStore
+    horizon: int
+    sealed: dict[date, int]
+    archives: dict[date, Archive]
+    progress: Callable[[str], None] | None
+    removed: Removed
+    tally: Tally = field(default_factory=Tally)
+    archived: int = 0
+    read: int = 0
+    compared: set[date] = field(default_factory=set)
+    findings: list[Finding] = field(default_factory=list)
+
+    def month(self, month: date) -> None:
+        """Compare the rows of a month, wherever they are."""
+        archive = self.archives.get(month)
+        faulty = archive is not None and self.faulty(archive)
+        if archive is not None and archive.left:
+            if not archive.is_readable:
+                return
+            before = self.tally.checked
+            self._archive(archive, self.tally, with_table=True)
+            self.archived += self.tally.checked - before
+        else:
+            self._table(month)
+            if archive is not None and faulty and archive.is_readable:
+                self._archive(archive, Tally(), with_table=False)
+        self.compared.add(month)
+        if self.progress is not None:
+            self.progress(f"verified {self.tally.checked:,} rows")
+
+    def faulty(self, archive: Archive) -> bool:
+        """Whether its file is not what was exported, which is a finding."""
+        fault = archive.fault()
+        if fault is not None:
+            self.findings.append(Finding(kind="archive", sentence=fault, month=archive.month))
+        return fault is not None
+
+    def _table(self, month: date) -> None:
+        """The rows of a month from the table, some seals at a time."""
+        after: Key | None = None
+        for covered, is_last in _groups(seals.read(self.store, month=month)):
+            batch = Batch(self.store, covered, self.removed, self.tally)
+            # Behind the last sealed row of a month, up to the horizon, there is none.
+            until = (self.horizon - 1, HIGHEST_ID) if is_last else covered[-1].last
+            statement, parameters = seals.rows_between(month, after, until)
+            self.store.lines(statement, batch.feed, **parameters)
+            self.findings += batch.finish()
+            self.read += batch.fed
+            after = covered[-1].last
+
+    def _archive(self, archive: Archive, tally: Tally, *, with_table: bool) -> None:
+        """The rows of an exported month, which come in order of time.
+
+        A seal is opened by its first row and closed by its last: few are open at once. A month
+        that was dropped may have rows in the table again, recorded later and sealed as such.
+        """
+        month = archive.month
+        covered = list(seals.read(self.store, month=month))
+        ends, left = [seal.last for seal in covered], [seal.rows for seal in covered]
+        opened: dict[int, Batch] = {}
+
+        def feed(key: Key, line: bytes) -> None:
+            place = bisect_left(ends, key)
+            if place == len(ends) or left[place] == 0:
+                if key[0] < self.horizon:
+                    fields = canonical.split(line)[0]
+                    self.findings.append(of_row("inserted", None, fields, _INSERTED["archive"]))
+                return
+            if place not in opened:
+                opened[place] = Batch(self.store, [covered[place]], self.removed, tally)
+            left[place] -= opened[place].feed(line)
+            if left[place] == 0:
+                self.findings += opened.pop(place).finish()
+
+        try:
+            for key, line in archive.lines():
+                feed(key, line)
+        except ArchiveError as error:
+            self.findings.append(Finding(kind="archive", sentence=f"{error}", month=month))
+        if with_table:
+            late: list[bytes] = []
+            statement, parameters = seals.rows_between(month, None, (self.horizon - 1, HIGHEST_ID))
+            self.store.lines(statement, late.append, **parameters)
+            self.read += len(late)
+            for line in late:
+                feed(seals.key_of(canonical.split(line)[0]), line)
+        for place in (place for place, rows in enumerate(left) if rows):
+            batch = opened.pop(place, None)
+            batch = batch or Batch(self.store, [covered[place]], self.removed, tally)
+            self.findings += batch.finish()
+
+    def count(self) -> int:
+        """Rows that are too new to be sealed, in one pass that accounts for every row.
+
+        What is in no sealed month, though it should have been sealed, was inserted, as was a row
+        of a transaction that has not begun, which the sealer would never come to.
+        """
+        over, now = self.horizon, sealer.snapshot(self.store)[1]
+        outside = " AND ".join(
+            [
+                f"coalesce(transaction_id, 0) < {over}",
+                *(f"NOT ({seals.span(*span)})" for span in _spans(self.sealed)),
+            ]
+        )
+        begun = f"transaction_id >= {now}"
+        found = self.store.rows(
+            sa.text(
+                "SELECT count(*) AS rows,"
+                f" count(*) FILTER (WHERE transaction_id >= {over}) AS unsealed,"
+                f" count(*) FILTER (WHERE {begun}) AS begun,"
+                f" count(*) FILTER (WHERE {outside}) AS outside FROM audit.audit_logs"
+            )
+        )[0]
+        if found["outside"]:
+            self._inserted(outside, "outside", found["outside"])
+        if now < over:
+            sentence = sealer.restored(now, over)
+            self.findings.append(Finding(kind="chain", sentence=sentence))
+        elif found["begun"]:
+            self._inserted(begun, "begun", found["begun"])
+        # What was not read may be less, where a month is on its way out, and never more.
+        unread = 0
+        for month, rows in self.sealed.items():
+            archive = self.archives.get(month)
+            if month not in self.compared:
+                unread += max(0, rows - (archive.rows if archive and archive.left else 0))
+        rest = found["rows"] - self.read - found["unsealed"] - found["outside"]
+        if not 0 <= rest <= unread:
+            sentence = (
+                f"audit.audit_logs has {found['rows']:,} rows, of which {self.read:,} were "
+                f"compared with seals and {found['unsealed']:,} are newer: {rest - unread:,} are "
+                "in no month or partition where they would be found."
+            )
+            count = abs(rest - unread)
+            self.findings.append(Finding(kind="trail", sentence=sentence, count=count))
+        return int(found["unsealed"])
+
+    def _inserted(self, condition: str, why: str, count: int) -> None:
+        """The first row that `condition` chooses, which stands for `count`."""
+        rows: list[bytes] = []
+        statement = (
+            f"SELECT {', '.join(canonical.FIELDS)} FROM audit.audit_logs WHERE {condition}"
+            " ORDER BY created_at, id LIMIT 1"
+        )
+        self.store.lines(sa.text(statement), rows.append)
+        if rows:
+            found = of_row("inserted", None, canonical.split(rows[0])[0], _INSERTED[why])
+        else:  # an index does not have what the table has
+            found = Finding(kind="inserted", sentence=f"Rows were inserted: {_INSERTED[why]}.")
+        self.findings.append(replace(found, count=count))
+
+
+def _groups(found: Iterator[Seal]) -> Iterator[tuple[list[Seal], bool]]:
+    """Seals in groups of about 50,000 rows, and whether a group is the last."""
+    group: list[Seal] = []
+    for seal in found:
+        rows = sum(one.rows for one in group) + seal.rows
+        if group and (rows > _BATCH_ROWS or len(group) == _BATCH_SEALS):
+            yield group, False
+            group = []
+        group.append(seal)
+    if group:
+        yield group, True
+
+
+def _spans(months: Iterable[date]) -> list[tuple[date, date]]:
+    """The first and last of unbroken runs of months."""
+    spans: list[tuple[date, date]] = []
+    for month in months:
+        if spans and seals.next_month(spans[-1][1]) == month:
+            spans[-1] = (spans[-1][0], month)
+        else:
+            spans.append((month, month))
+    return spans
+
+
+def _joined(found: list[Finding]) -> Iterator[Finding]:
+    """A row that is missing in one place and inserted in another was moved."""
+    inserted = {one.row_id: one for one in found if one.kind == "inserted"}
+    moved = {one.row_id for one in found if one.kind == "missing"} & inserted.keys()
+    for one in found:
+        if one.row_id not in moved or one.kind not in ("missing", "inserted"):
+            yield one
+        elif one.kind == "missing":
+            there = inserted[one.row_id]
+            sentence = (
+                f"Row {one.row_id} was moved: it was sealed with the time {iso(one.created_at)} "
+                f"and has {iso(there.created_at)}, or another transaction."
+            )
+            yield replace(there, kind="moved", seal=one.seal, month=one.month, sentence=sentence)

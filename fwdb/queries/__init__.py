@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,11 @@ class Query:
     collection: str = ""
     pipeline: tuple[dict[str, Any], ...] = ()
 
+    @property
+    def statement(self) -> str:
+        """The text without its last semicolon, to go on with or to be a part of another."""
+        return self.text.rstrip().rstrip(";")
+
     def check(self, parameters: Iterable[str]) -> None:
         """Refuse names of parameters that there are not, or that are missing."""
         given = set(parameters)
@@ -52,17 +57,6 @@ class Query:
             raise UnknownName("parameter", name, self.parameters, where=f"query '{self.name}'")
         if missing := sorted(self.parameters - given):
             raise ParameterError(f"query '{self.name}' needs {', '.join(missing)}.")
-
-    def reading(self, instead: Mapping[str, str]) -> Query:
-        """The query with other relations in place of those that `instead` names.
-
-        What stands in place of one may have parameters of its own.
-        """
-        text, parameters = self.text.rstrip().rstrip(";"), set(self.parameters)
-        for relation, other in instead.items():
-            text = re.sub(rf"\b{re.escape(relation)}\b", other.replace("\\", r"\\"), text)
-            parameters |= {m["name"] for m in _PARAMETER.finditer(other)}
-        return replace(self, text=text, parameters=frozenset(parameters))
 
 
 def names(store: str) -> list[str]:

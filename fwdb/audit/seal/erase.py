@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from fwdb.audit import checks
+from fwdb.audit import arguments
 from fwdb.audit.context import Context
 from fwdb.audit.retention import partitions
 from fwdb.audit.retention.archive import Archive, archives, known_folder, remove, sweep
@@ -140,7 +140,7 @@ class _Chosen:
 
 def _chosen(user_id: Id | None, entity_type: str | None, id: Id | None) -> _Chosen:
     if user_id is not None and entity_type is None and id is None:
-        return _Chosen("actor", {"user_id": checks.user(user_id)})
+        return _Chosen("actor", {"user_id": arguments.user(user_id)})
     if user_id is not None or entity_type is None or id is None:
         raise ParameterError(
             "give 'user_id', to erase who did it, or 'entity_type' and 'id', to erase what rows "

@@ -18,9 +18,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from fwdb.arguments import File
-from fwdb.audit import checks, coverage_findings
+from fwdb.audit import arguments, coverage_findings
 from fwdb.audit.context import Context
-from fwdb.audit.questions import Moment
 from fwdb.audit.retention import partitions
 from fwdb.audit.retention.archive import Archive, archives, known_folder
 from fwdb.audit.seal import canonical, erase, file, merkle, sealer, seals
@@ -29,6 +28,7 @@ from fwdb.audit.seal.rows import Batch, Removed, Tally
 from fwdb.audit.seal.seals import HIGHEST_ID, Key, Seal
 from fwdb.errors import ArchiveError, ParameterError
 from fwdb.stores import PostgresStore
+from fwdb.timespan import Time
 
 __all__ = ["verify"]
 
@@ -82,7 +82,7 @@ def verify(
     self: Context,
     against: File | None = None,
     *,
-    since: Moment | None = None,
+    since: Time | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Verification:
     """Compare every sealed row, seal, archive and erasure with what was sealed.
@@ -96,7 +96,7 @@ def verify(
     the future or without a time zone.
     """
     store, key = self.postgres, seals.signing_key(self.settings)
-    begin = None if since is None else checks.at(since, name="since").date().replace(day=1)
+    begin = None if since is None else arguments.at(since, name="since").date().replace(day=1)
     if store.in_transaction:
         raise ParameterError(
             "verify() reads by a snapshot of its own; call it outside a transaction."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -12,14 +12,12 @@ import pandas as pd
 
 from fwdb.audit import values
 from fwdb.errors import RevertRefused
-from fwdb.models import entity_id
+from fwdb.models import BOOKKEEPING, entity_id
 
 __all__ = ["Blocked", "Change", "Step", "changes", "frame", "image", "refuse", "undo"]
 
 Values = dict[str, Any]
 
-# They follow every change by themselves.
-BOOKKEEPING = frozenset({"updated_at", "updatedAt", "version", "_audit"})
 _WATCHED = ("trigger", "follower")  # origins that miss nothing
 _TOLD = 5  # rows in the way that the sentence of a refusal names; the error has all
 
@@ -50,6 +48,17 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked:
+    """Why one entity cannot be brought back; `log_id` is the row of the trail in the way."""
+
+    entity_type: str
+    entity_id: str
+    why: str
+    field: str | None = None
+    log_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One entity: as it is `now` and as it is to be `then`; None where it is not there.
 
@@ -68,16 +77,9 @@ class Step:
             return "insert"
         return "delete" if self.then is None else "update"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blocked:
-    """Why one entity cannot be brought back; `log_id` is the row of the trail in the way."""
-
-    entity_type: str
-    entity_id: str
-    why: str
-    field: str | None = None
-    log_id: str | None = None
+    def blocked(self, why: str, *, field: str | None = None) -> Blocked:
+        """Why it cannot be written."""
+        return Blocked(entity_type=self.entity_type, entity_id=self.entity_id, why=why, field=field)
 
 
 def changes(rows: pd.DataFrame, rename: Callable[[str, str], str]) -> list[Change]:
@@ -204,16 +206,7 @@ def refuse(what: str, blocked: list[Blocked]) -> None:
     more = f"; and {len(blocked) - _TOLD} more" if len(blocked) > _TOLD else ""
     raise RevertRefused(
         f"{what} is refused, nothing was changed: {'; '.join(told)}{more}.",
-        rows=[
-            {
-                "entity_type": each.entity_type,
-                "entity_id": each.entity_id,
-                "field": each.field,
-                "log_id": each.log_id,
-                "why": each.why,
-            }
-            for each in blocked
-        ],
+        rows=[asdict(each) for each in blocked],
     )
 
 
@@ -229,7 +222,7 @@ def frame(steps: Iterable[Step]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=pd.Index(names), dtype="str")
 
 
-def _shown(side: Mapping[str, Any] | None, name: str) -> str | None:
+def _shown(side: Mapping[str, Any] | None, name: str) -> Any:
     if side is None or name not in side:
         return None
     return values.redact_json(_text(side[name]), name)

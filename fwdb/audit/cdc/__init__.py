@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from fwdb.audit.cdc.consumer import COLLECTION, Followed, Follower
+from fwdb.audit.cdc.position import State
 from fwdb.audit.context import Context
-from fwdb.audit.follower import COLLECTION, Followed, Follower
-from fwdb.audit.followers import State
 from fwdb.errors import FeatureUnavailable, FwdbError
 from fwdb.measure import Measure, measured, unmeasured
 from fwdb.stores import MongoStore

@@ -14,7 +14,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from fwdb.audit import runs
-from fwdb.audit.documents import Row, payload
+from fwdb.audit.cdc.document import Row, payload
 from fwdb.errors import Conflict, FeatureUnavailable, PermissionDenied
 from fwdb.stores import PostgresStore
 from fwdb.stores.changes import ClusterTime

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from fwdb import models
-from fwdb.audit import checks, values
-from fwdb.errors import ParameterError, QueryError, UnknownName
-from fwdb.models import audit_logs
+from fwdb.audit import arguments
+from fwdb.errors import ParameterError, QueryError, UnknownName, is_secret
+from fwdb.models import ENTITIES, TableEntity, audit_logs
 from fwdb.stores import PostgresStore
 
-__all__ = ["DESIGN", "Column", "Relation", "relation"]
+__all__ = ["KEY", "Column", "Relation", "exists", "quoted", "relation"]
 
-DESIGN = "Design"  # the one type whose entities are documents
 KEY = "id"
 
-_TABLES = {
-    "User": models.users,
-    "Avatar": models.avatars,
-    "CatalogItem": models.catalog_items,
-}
+_CAPTURED = sa.text("""
+SELECT relation, redact, generated_at FROM audit.captured
+WHERE entity_type = :entity_type ORDER BY relation LIMIT 1 /* fwdb */
+""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +50,12 @@ class Relation:
     columns: tuple[Column, ...]
     captured: bool
     since: datetime | None
-    _by_name: dict[str, Column] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        self._by_name.update({column.name: column for column in self.columns})
 
     def __getitem__(self, name: str) -> Column:
-        return self._by_name[name]
+        return next(column for column in self.columns if column.name == name)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._by_name
+        return any(column.name == name for column in self.columns)
 
     @property
     def quoted(self) -> str:
@@ -76,21 +68,30 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def exists(store: PostgresStore, name: str) -> bool:
+    """Whether there is a table of this name: a database that nobody migrated has none of ours."""
+    found = sa.text("SELECT to_regclass(:name) IS NOT NULL AS there /* fwdb */")
+    return bool(store.rows(found, name=name)[0]["there"])
+
+
 def relation(store: PostgresStore, entity_type: str) -> Relation:
     """The table of `entity_type`: the captured one of this type, else that of the model.
 
     Raises `UnknownName` for a type that has no table.
     """
     rules, since = _capture(store, entity_type)
-    if rules is None and entity_type not in _TABLES:
-        checks.askable(store, entity_type)
-        raise UnknownName("table of the entity type", entity_type, [*_TABLES, DESIGN])
-    name = rules["relation"] if rules is not None else str(_TABLES[entity_type].fullname)
-    redact: Mapping[str, str] = (rules or {}).get("redact") or {}
+    entity = ENTITIES.get(entity_type)
+    if rules is not None:
+        name, redact = str(rules["relation"]), rules["redact"] or {}
+    elif isinstance(entity, TableEntity):
+        name, redact = entity.table_name, {}
+    else:
+        arguments.askable(store, entity_type)
+        raise UnknownName("table of the entity type", entity_type, ENTITIES)
     columns = tuple(
         Column(
             **row,
-            secret=values.is_secret(row["name"]) or redact.get(row["name"], "omit") != "omit",
+            secret=is_secret(row["name"]) or redact.get(row["name"], "omit") != "omit",
             # A column to be ignored is recorded beside others that change.
             untold=redact.get(row["name"]) == "omit",
         )
@@ -114,20 +115,9 @@ def _capture(
     store: PostgresStore, entity_type: str
 ) -> tuple[dict[str, Any] | None, datetime | None]:
     """How the trail captures the table of `entity_type`, and since when; None if it does not."""
-    table = sa.text("SELECT to_regclass('audit.captured') AS name /* fwdb */")
-    if store.rows(table)[0]["name"] is None:
+    if not exists(store, "audit.captured"):
         return None, None
-    captured: sa.TableClause = sa.table(
-        "captured",
-        *map(sa.column, ("relation", "entity_type", "redact", "generated_at")),
-        schema="audit",
-    )
-    found = store.rows(
-        sa.select(captured)
-        .where(captured.c.entity_type == entity_type)
-        .order_by(captured.c.relation)
-        .limit(1)
-    )
+    found = store.rows(_CAPTURED, entity_type=entity_type)
     if not found:
         return None, None
     first = store.rows(

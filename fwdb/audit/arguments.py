@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 import re
 from collections.abc import Callable
@@ -12,33 +11,15 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from fwdb import models
 from fwdb.errors import ParameterError, UnknownName, shown
-from fwdb.models import Id, audit_logs
+from fwdb.models import ACTIONS, ENTITIES, Id, audit_logs
 from fwdb.stores import PostgresStore
 from fwdb.timespan import moment
 
 __all__ = [
-    "ENTITY_TYPES",
-    "action",
-    "askable",
-    "at",
-    "closed_window",
-    "field",
-    "ip_address",
-    "listed",
-    "other_spelling",
-    "recordable",
-    "user",
-    "window",
+    *("Address", "action", "askable", "at", "closed_window", "field", "ip_address", "listed"),
+    *("other_spelling", "recordable", "user", "window"),
 ]
-
-ENTITY_TYPES: dict[str, type] = {
-    "User": models.User,
-    "Avatar": models.Avatar,
-    "CatalogItem": models.CatalogItem,
-    "Design": models.Design,
-}
 
 Address = str | ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -50,18 +31,22 @@ _FIELD_SAMPLE = 10_000  # newest rows in which a field that no entity has is loo
 
 def recordable(entity_type: str) -> str:
     """`entity_type`, if it is one that fwdb records."""
-    if entity_type not in ENTITY_TYPES:
-        raise UnknownName("entity type", entity_type, ENTITY_TYPES)
+    if entity_type not in ENTITIES:
+        raise UnknownName("entity type", entity_type, ENTITIES)
     return entity_type
 
 
-def askable(store: PostgresStore, entity_type: str) -> str:
+@overload
+def askable(store: PostgresStore, entity_type: str) -> str: ...
+@overload
+def askable(store: PostgresStore, entity_type: str | None) -> str | None: ...
+def askable(store: PostgresStore, entity_type: str | None) -> str | None:
     """`entity_type`, if fwdb records it or the trail holds rows of it that others wrote."""
-    if entity_type in ENTITY_TYPES:
+    if entity_type is None or entity_type in ENTITIES:
         return entity_type
     rows = sa.select(audit_logs.c.id).where(audit_logs.c.entity_type == entity_type).limit(1)
     if not store.rows(rows):
-        raise UnknownName("entity type", entity_type, ENTITY_TYPES)
+        raise UnknownName("entity type", entity_type, ENTITIES)
     return entity_type
 
 
@@ -71,15 +56,15 @@ def action(name: str) -> str: ...
 def action(name: str | None) -> str | None: ...
 def action(name: str | None) -> str | None:
     """`name` in capitals, if it is an action."""
-    if name is None or name.upper() in models.ACTIONS:
+    if name is None or name.upper() in ACTIONS:
         return name and name.upper()
-    raise UnknownName("action", name, models.ACTIONS)
+    raise UnknownName("action", name, ACTIONS)
 
 
 def field(store: PostgresStore, name: str, entity_types: list[str] | None) -> str:
     """`name`, if entities of these types have such a field or newer rows of the trail do."""
-    entities = [ENTITY_TYPES[each] for each in entity_types or ENTITY_TYPES if each in ENTITY_TYPES]
-    known = {f.name for entity in entities for f in dataclasses.fields(entity)}
+    kinds = [ENTITIES[each] for each in entity_types or ENTITIES if each in ENTITIES]
+    known = {field for kind in kinds for field in kind.fields}
     if {name, other_spelling(name)} & known:
         return name
     sample = sa.select(audit_logs.c.old_values, audit_logs.c.new_values)

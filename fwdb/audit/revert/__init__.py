@@ -9,19 +9,17 @@ from typing import Any
 from uuid import UUID
 
 import pandas as pd
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fwdb.arguments import Count
-from fwdb.audit import checks, recording, undoing
+from fwdb.audit import arguments, record
 from fwdb.audit.context import Context
-from fwdb.audit.designs import Designs
-from fwdb.audit.questions import Moment
-from fwdb.audit.relations import DESIGN, KEY, Relation, relation
-from fwdb.audit.undoing import Blocked, Change, Step
-from fwdb.audit.writing import Writer
+from fwdb.audit.revert import plan
+from fwdb.audit.revert.apply import Documents, Rows, Writer, target
+from fwdb.audit.revert.plan import Blocked, Change, Step
 from fwdb.errors import NotFound, ParameterError, RevertRefused, shown
-from fwdb.models import Id, entity_uuid
+from fwdb.models import ENTITIES, DocumentEntity, Id, entity_uuid
+from fwdb.timespan import Time
 
 __all__ = ["revert"]
 
@@ -35,7 +33,7 @@ def revert(
     entity_type: str | None = None,
     id: Id | None = None,
     *,
-    to: Moment | None = None,
+    to: Time | None = None,
     event: Id | None = None,
     transaction_id: Count | None = None,
     dry_run: bool = True,
@@ -63,20 +61,20 @@ def revert(
     # The context stands outside, so that BEGIN already says the reason.
     with (
         _dry(dry_run),
-        recording.context(self, reason=what),
+        record.context(self, reason=what),
         self.postgres.transaction() as connection,
     ):
         steps += _undo(self, connection, what, asked, dry_run=dry_run)
         if dry_run:
             raise _DryRun
-    return undoing.frame(steps)
+    return plan.frame(steps)
 
 
 def _asked(
     self: Context,
     entity_type: str | None,
     id: Id | None,
-    to: Moment | None,
+    to: Time | None,
     event: Id | None,
     transaction_id: Count | None,
 ) -> tuple[dict[str, Any], str]:
@@ -91,10 +89,10 @@ def _asked(
     if to is not None:
         assert entity_type is not None
         assert id is not None
-        moment = checks.at(to, name="to")
+        moment = arguments.at(to, name="to")
         self.source.require(moment, "to")
         asked = {
-            "entity_type": checks.askable(self.postgres, entity_type),
+            "entity_type": arguments.askable(self.postgres, entity_type),
             "entity_id": entity_uuid(id),
             "moment": moment,
         }
@@ -110,10 +108,22 @@ def _asked(
 def _undo(
     self: Context, connection: Connection, what: str, asked: dict[str, Any], *, dry_run: bool
 ) -> list[Step]:
-    tables: dict[str, Relation] = {}
+    targets: dict[str, Rows | Documents] = {}
+
+    def of(entity_type: str) -> Rows | Documents:
+        if entity_type not in targets:
+            targets[entity_type] = target(self, connection, entity_type, what)
+        return targets[entity_type]
+
+    def undoing() -> list[Change]:
+        rows = self.source.frame("audit_undoing", **asked)
+        return plan.changes(rows, lambda entity_type, name: of(entity_type).stored(name))
+
     # Asked twice: the first time for what to lock, so that the second cannot miss a change.
-    _lock_rows(self, connection, _undoing(self, asked, tables), tables)
-    changes = _undoing(self, asked, tables)
+    subjects = sorted({(change.entity_type, change.entity_id) for change in undoing()})
+    for entity_type, group in groupby(subjects, key=lambda subject: subject[0]):
+        of(entity_type).lock([id for _, id in group])
+    changes = undoing()
     if not any(change.undone for change in changes):
         if asked["moment"] is not None:
             return []
@@ -121,84 +131,36 @@ def _undo(
         raise NotFound(f"{name} in the trail", asked["event"] or asked["transaction_id"])
     if asked["transaction_id"] is not None:
         _require_captured(what, changes)
-    designs = Designs(self.mongodb, what)
     steps: list[Step] = []
     blocked: list[Blocked] = []
-    for (kind, id), mine in _by_entity(changes):
-        if kind == DESIGN:
-            step, why = undoing.undo(mine, designs.live(id), ())
-        else:
-            table = _table(self, tables, kind)
-            secret = [c.name for c in table.columns if c.secret or c.untold]
-            step, why = undoing.undo(mine, _live(connection, table, id), secret)
-            step = None if step is None else _storable(step, table)
+    for (entity_type, id), mine in _by_entity(changes):
+        store = of(entity_type)
+        step, why = plan.undo(mine, store.live(id), store.hidden)
+        step = None if step is None else store.storable(step)
         steps += [step] if step is not None else []
         blocked += why
-    undoing.refuse(what, blocked)
+    plan.refuse(what, blocked)
     steps.reverse()
-    writer = Writer(self.postgres, connection, tables)
-    rows = [step for step in steps if step.entity_type != DESIGN]
-    undoing.refuse(what, writer.write(rows))
+    tables = {name: one for name, one in targets.items() if isinstance(one, Rows)}
+    rows = [step for step in steps if step.entity_type in tables]
+    plan.refuse(what, Writer(self.postgres, connection, tables).write(rows))
     for step in steps:
-        if step.entity_type == DESIGN and not dry_run:
-            undoing.refuse(what, designs.write(step))
-        if not _captured(self, step.entity_type, tables):
+        store = of(step.entity_type)
+        if isinstance(store, Documents) and not dry_run:
+            plan.refuse(what, store.write(step))
+        if not store.captured:
             _record(self, step)
     return steps
-
-
-def _captured(self: Context, entity_type: str, tables: dict[str, Relation]) -> bool:
-    """Whether the trail records by itself what was written."""
-    if entity_type != DESIGN:
-        return tables[entity_type].captured
-    known = sa.text("SELECT to_regclass('audit.followers') AS name /* fwdb */")
-    if self.postgres.rows(known)[0]["name"] is None:
-        return False
-    return bool(self.postgres.rows(sa.text("SELECT 1 FROM audit.followers LIMIT 1 /* fwdb */")))
-
-
-def _undoing(self: Context, asked: dict[str, Any], tables: dict[str, Relation]) -> list[Change]:
-    def rename(entity_type: str, name: str) -> str:
-        if entity_type == DESIGN:
-            return Designs.stored(name)
-        other = str(checks.other_spelling(name))
-        table = _table(self, tables, entity_type)
-        return other if name not in table and other in table else name
-
-    return undoing.changes(self.source.frame("audit_undoing", **asked), rename)
-
-
-def _table(self: Context, tables: dict[str, Relation], entity_type: str) -> Relation:
-    if entity_type not in tables:
-        tables[entity_type] = relation(self.postgres, entity_type)
-    return tables[entity_type]
-
-
-def _lock_rows(
-    self: Context, connection: Connection, changes: list[Change], tables: dict[str, Relation]
-) -> None:
-    for kind, group in groupby(
-        sorted({(c.entity_type, c.entity_id) for c in changes}), key=lambda one: one[0]
-    ):
-        if kind != DESIGN:
-            name = _table(self, tables, kind).quoted
-            connection.execute(
-                sa.text(
-                    f"SELECT 1 FROM {name} WHERE {KEY} = ANY (CAST(:ids AS uuid[]))"
-                    f" ORDER BY {KEY} FOR UPDATE"
-                ),
-                {"ids": [id for _, id in group]},
-            )
 
 
 def _record(self: Context, step: Step) -> None:
     """What no trigger records."""
     if step.does == "insert":
-        recording.log_create(self, step.entity_type, step.entity_id, step.then)
+        record.log_create(self, step.entity_type, step.entity_id, step.then)
     elif step.does == "delete":
-        recording.log_delete(self, step.entity_type, step.entity_id, step.now)
+        record.log_delete(self, step.entity_type, step.entity_id, step.now)
     else:
-        recording.log_update(self, step.entity_type, step.entity_id, step.now, step.then)
+        record.log_update(self, step.entity_type, step.entity_id, step.now, step.then)
 
 
 @contextmanager
@@ -230,7 +192,7 @@ def _require_captured(what: str, changes: list[Change]) -> None:
             f"{what} is refused: it is one in which the follower wrote down changes of designs, "
             "and they were not one transaction in MongoDB; revert each design by its id."
         )
-    if any(change.entity_type == DESIGN for change in undone):
+    if any(isinstance(ENTITIES.get(c.entity_type), DocumentEntity) for c in undone):
         raise RevertRefused(
             f"{what} is refused: designs are among it, which are in MongoDB and were not part of "
             "that transaction; revert each entity by its id."
@@ -240,27 +202,6 @@ def _require_captured(what: str, changes: list[Change]) -> None:
             f"{what} is refused: no trigger recorded it, so the trail may not have all that it "
             "changed; revert each entity by its id."
         )
-
-
-def _live(connection: Connection, table: Relation, id: str) -> dict[str, Any] | None:
-    """The row as the trail would have it."""
-    text = f"SELECT CAST(to_jsonb(live) AS text) FROM {table.quoted} AS live WHERE {KEY} = :id"
-    return undoing.image(connection.scalar(sa.text(text), {"id": UUID(id)}))
-
-
-def _storable(step: Step, table: Relation) -> Step | None:
-    """`step` with what the table can take: no computed column and none it does not have."""
-    if step.then is None:
-        return step
-    then = {
-        name: value
-        for name, value in step.then.items()
-        if name in table and not table[name].generated and (step.now is None or name != KEY)
-    }
-    if step.now is not None and not then:
-        return None
-    now = None if step.now is None else {name: step.now.get(name) for name in then}
-    return Step(entity_type=step.entity_type, entity_id=step.entity_id, now=now, then=then)
 
 
 def _log_id(value: Id) -> UUID:

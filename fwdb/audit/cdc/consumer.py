@@ -15,9 +15,9 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from fwdb.audit.comparing import Found, compare, earlier, seen
-from fwdb.audit.documents import FOUND_ORDINAL, Row, after, announced, is_found, row, row_id
-from fwdb.audit.followers import BEGINNING, Ledger, State
+from fwdb.audit.cdc.document import FOUND_ORDINAL, Row, after, announced, is_found, row, row_id
+from fwdb.audit.cdc.position import BEGINNING, Ledger, State
+from fwdb.audit.cdc.resync import Found, compare, earlier, seen
 from fwdb.errors import (
     Conflict,
     PermissionDenied,

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fwdb.audit import checks, values
+from fwdb.audit import arguments, values
 from fwdb.audit.context import Context
 from fwdb.errors import FwdbError, ParameterError
 from fwdb.models import AuditLog, Id, audit_logs, entity_uuid
@@ -53,7 +53,7 @@ def context(
     self: Context,
     *,
     user_id: Id | None = None,
-    ip_address: checks.Address | None = None,
+    ip_address: arguments.Address | None = None,
     user_agent: str | None = None,
     reason: str | None = None,
 ) -> Iterator[None]:
@@ -85,7 +85,7 @@ def log_create(
     new: object,
     *,
     user_id: Id | None = None,
-    ip_address: checks.Address | None = None,
+    ip_address: arguments.Address | None = None,
     user_agent: str | None = None,
     metadata: str | Mapping[str, Any] | None = None,
 ) -> AuditLog:
@@ -114,7 +114,7 @@ def log_update(
     new: object,
     *,
     user_id: Id | None = None,
-    ip_address: checks.Address | None = None,
+    ip_address: arguments.Address | None = None,
     user_agent: str | None = None,
     metadata: str | Mapping[str, Any] | None = None,
 ) -> AuditLog | None:
@@ -124,7 +124,7 @@ def log_update(
     differs. The two values of each changed field are all that a history, a difference and
     going back in time need, at a fraction of two whole images. Raises as `log_create`.
     """
-    checks.recordable(entity_type)
+    arguments.recordable(entity_type)
     differing = values.changes(old, new)
     if differing is None:
         return None
@@ -140,7 +140,7 @@ def log_delete(
     old: object,
     *,
     user_id: Id | None = None,
-    ip_address: checks.Address | None = None,
+    ip_address: arguments.Address | None = None,
     user_agent: str | None = None,
     metadata: str | Mapping[str, Any] | None = None,
 ) -> AuditLog:
@@ -161,7 +161,7 @@ def log_read(
     id: Id,
     *,
     user_id: Id | None = None,
-    ip_address: checks.Address | None = None,
+    ip_address: arguments.Address | None = None,
     user_agent: str | None = None,
     metadata: str | Mapping[str, Any] | None = None,
 ) -> AuditLog:
@@ -179,7 +179,7 @@ def _log(
     old: values.Values | None,
     new: values.Values | None,
     user_id: Id | None,
-    ip_address: checks.Address | None,
+    ip_address: arguments.Address | None,
     user_agent: str | None,
     metadata: str | Mapping[str, Any] | None,
 ) -> AuditLog:
@@ -187,7 +187,7 @@ def _log(
     if isinstance(metadata, Mapping):
         metadata = json.dumps(values.image(metadata), ensure_ascii=False)
     row: dict[str, Any] = {
-        "entity_type": checks.recordable(entity_type),
+        "entity_type": arguments.recordable(entity_type),
         "entity_id": str(id) if entity_uuid(id) else None,
         "action": action,
         "old_values": old,
@@ -217,13 +217,13 @@ def _log(
 
 def _said(
     user_id: Id | None,
-    ip_address: checks.Address | None,
+    ip_address: arguments.Address | None,
     user_agent: str | None,
     reason: str | None = None,
 ) -> actor.Actor:
     return actor.Actor(
-        user_id=checks.user(user_id),
-        ip_address=checks.ip_address(ip_address),
+        user_id=arguments.user(user_id),
+        ip_address=arguments.ip_address(ip_address),
         user_agent=values.text(user_agent),
         reason=values.text(reason),
     )

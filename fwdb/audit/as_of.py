@@ -11,35 +11,29 @@ import pandas as pd
 import sqlalchemy as sa
 
 from fwdb import queries
-from fwdb.audit import checks, values
-from fwdb.audit.context import Context, Past
-from fwdb.audit.questions import Moment
-from fwdb.audit.relations import DESIGN, KEY, Column, Relation, quoted, relation
+from fwdb.audit import arguments, values
+from fwdb.audit.context import Context
+from fwdb.audit.relation import KEY, Column, Relation, quoted, relation
 from fwdb.models import (
-    DESIGN_FIELDS,
+    ENTITIES,
+    DocumentEntity,
     Id,
-    design_cell,
     document_id,
     document_uuid,
     entity_id,
     entity_uuid,
 )
 from fwdb.stores import frames
+from fwdb.timespan import Time
 
 __all__ = ["as_of"]
 
-_DESIGN_TYPES = dict.fromkeys(DESIGN_FIELDS, "string") | {
-    "version": "Int64",
-    "created_at": "timestamp",
-    "updated_at": "timestamp",
-    "deleted_at": "timestamp",
-    "known_since": "timestamp",
-    "changed_at": "timestamp",
-}
-_NAME_OF = {stored: name for name, stored in DESIGN_FIELDS.items()}
+Documents = dict[str, dict[str, Any]]  # by id, under the names of the entity's fields
+
+_TYPES = {"integer": "Int64", "boolean": "boolean", "time": "timestamp"}
 
 
-def as_of(self: Context, entity_type: str, at: Moment, *, id: Id | None = None) -> pd.DataFrame:
+def as_of(self: Context, entity_type: str, at: Time, *, id: Id | None = None) -> pd.DataFrame:
     """All entities of a type as they were at `at`, or the one of `id`: one row per entity.
 
     The columns of the table in its order and in types that may have gaps (those of
@@ -61,83 +55,99 @@ def as_of(self: Context, entity_type: str, at: Moment, *, id: Id | None = None) 
     those that are not captured are missing. Raises `UnknownName` for a type without a table,
     `ParameterError` for a time in the future or without a zone.
     """
-    moment = checks.at(at)
+    moment = arguments.at(at)
     uuid = None if id is None else entity_uuid(id)
-    if entity_type == DESIGN:
-        return _designs_as_of(self, moment, uuid)
+    entity = ENTITIES.get(entity_type)
+    if isinstance(entity, DocumentEntity):
+        return _documents_as_of(self, entity, moment, uuid)
     table = relation(self.postgres, entity_type)
     with self.source.past(entity_type, uuid) as past:
         frame = self.postgres.frame(
-            sa.text(_backwards(table, past)),
+            sa.text(_backwards(table)),
             entity_type=entity_type,
             entity_id=uuid,
             moment=moment,
             captured_since=past.since(table.since),
-            **past.parameters,
+            archived=past.archived,
         )
     for column in table.columns:
         if column.is_json:
-            shown = [values.redact_json(v) if isinstance(v, str) else v for v in frame[column.name]]
+            shown = [values.redact_json(text) for text in frame[column.name]]
             frame[column.name] = pd.Series(shown, index=frame.index, dtype="str")
     return frame
 
 
-def _designs_as_of(self: Context, moment: datetime, id: UUID | None) -> pd.DataFrame:
-    told = self.source.frame("audit_replayed", entity_type=DESIGN, entity_id=id, moment=moment)
-    live = _documents(self, id)
-    rows: dict[str, dict[str, Any]] = {}
+# -- documents, read forwards ---------------------------------------------------------------------
+
+
+def _documents_as_of(
+    self: Context, entity: DocumentEntity[Any], moment: datetime, id: UUID | None
+) -> pd.DataFrame:
+    told = self.source.frame("audit_replayed", entity_type=entity.name, entity_id=id, moment=moment)
+    live = _documents(self, entity, id)
+    rows: Documents = {}
     for row in told.to_dict("records"):
         key = entity_id(str(row["entity_id"]))
         document = live.pop(key, {})
-        if not row["existed"]:
-            continue
-        state = json.loads(row["state"])
-        state = {_NAME_OF.get(name, name): value for name, value in state.items()}
-        rows[key] = (
-            ({} if row["complete"] else document)
-            | state
-            | {
+        if row["existed"]:
+            state = json.loads(row["state"])
+            rows[key] = {
+                **({} if row["complete"] else document),
+                **{entity.names.get(name, name): value for name, value in state.items()},
                 "id": document.get("id", key),
                 "known_since": row["known_since"],
                 "changed_at": row["changed_at"],
             }
-        )
     for key, document in live.items():
         made = document.get("created_at")
         if not isinstance(made, datetime) or made <= moment:
             rows[key] = document
+    types = {name: _TYPES.get(field.kind, "string") for name, field in entity.fields.items()}
+    types |= {"known_since": "timestamp", "changed_at": "timestamp"}
     cells, problems = [], []
     for key, state in sorted(rows.items()):
-        cells.append([_cell(name, state.get(name)) for name in _DESIGN_TYPES])
-        for name, cell in zip(_DESIGN_TYPES, cells[-1], strict=True):
+        cells.append([_cell(entity, name, state.get(name)) for name in types])
+        for name, cell in zip(types, cells[-1], strict=True):
             if cell is None and state.get(name) not in (None, pd.NaT):
                 problems.append(f"{key}: {name} is of another type")
-    frame = frames.from_rows(list(_DESIGN_TYPES), cells, _DESIGN_TYPES)
+    frame = frames.from_rows(list(types), cells, types)
     frame.attrs["problems"] = tuple(problems)
     return frame
 
 
-def _documents(self: Context, id: UUID | None) -> dict[str, dict[str, Any]]:
-    """The documents there are now by id, in the names of `Design`; none without a MongoDB."""
+def _documents(self: Context, entity: DocumentEntity[Any], id: UUID | None) -> Documents:
+    """The documents there are now; none without a MongoDB."""
     if self.mongodb is None:
         return {}
     wanted = {} if id is None else {"_id": document_id(entity_id(id))}
     with self.mongodb.errors():
-        found = list(self.mongodb.collection("designs").find(wanted))
+        found = list(self.mongodb.collection(entity.collection).find(wanted))
     return {
         entity_id(document_uuid(document["_id"])[0]): {
-            _NAME_OF[stored]: value for stored, value in document.items() if stored in _NAME_OF
+            entity.names[name]: value for name, value in document.items() if name in entity.names
         }
         for document in found
     }
 
 
-def _query(name: str, past: Past) -> str:
-    """The text of a query file over the trail, to be a part of another."""
-    return queries.load(name, "postgres").reading(past.instead).text
+def _cell(entity: DocumentEntity[Any], name: str, value: Any) -> Any:
+    if value is None or value is pd.NaT:
+        return None
+    if name not in entity.fields or entity.fields[name].kind == "time":
+        try:
+            found = datetime.fromisoformat(value) if isinstance(value, str) else value
+            return found.astimezone(UTC) if isinstance(found, datetime) else None
+        except (ValueError, OverflowError):
+            return None
+    shown = entity.cell(name, value)
+    held = isinstance(value, dict | list) and shown is not None
+    return values.redact_json(shown, name) if held else shown
 
 
-def _backwards(table: Relation, past: Past) -> str:
+# -- tables, read backwards -----------------------------------------------------------------------
+
+
+def _backwards(table: Relation) -> str:
     """The statement that gives the rows of `table` at a moment."""
     key = quoted(KEY)
     columns = ",\n".join(f"{_value(c)} AS {quoted(c.name)}" for c in table.columns)
@@ -157,14 +167,14 @@ FROM (
 FULL JOIN (
     SELECT undone.*, before
     FROM (
-{_query("audit_undone", past)}
+{queries.load("audit_undone", "postgres").statement}
     ) AS undone
     CROSS JOIN LATERAL jsonb_populate_record(
         CAST(NULL AS {table.quoted}), undone.values_before
     ) AS before
 ) AS undone ON undone.entity_id = live.{key}
 LEFT JOIN (
-{_query("audit_known", past)}
+{queries.load("audit_known", "postgres").statement}
 ) AS known ON known.entity_id = coalesce(live.{key}, undone.entity_id)
 WHERE coalesce(
     undone.existed,
@@ -192,17 +202,3 @@ def _value(column: Column) -> str:
         f"CASE WHEN undone.values_before ? {told} THEN (undone.before).{name}"
         f" WHEN {present} THEN live.{name} END"
     )
-
-
-def _cell(name: str, value: Any) -> Any:
-    if value is None or value is pd.NaT:
-        return None
-    if _DESIGN_TYPES[name] == "timestamp":
-        try:
-            found = datetime.fromisoformat(value) if isinstance(value, str) else value
-            return found.astimezone(UTC) if isinstance(found, datetime) else None
-        except (ValueError, OverflowError):
-            return None
-    shown = design_cell(name, value)
-    held = isinstance(value, dict | list) and shown is not None
-    return values.redact_json(shown, name) if held else shown

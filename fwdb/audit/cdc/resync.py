@@ -12,8 +12,8 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from fwdb.audit import values
-from fwdb.audit.documents import found_prefix, plain
-from fwdb.audit.followers import ENTITY_TYPE, Ledger
+from fwdb.audit.cdc.document import found_prefix, plain
+from fwdb.audit.cdc.position import ENTITY_TYPE, Ledger
 from fwdb.models import document_uuid
 from fwdb.stores import MongoStore
 from fwdb.stores.changes import ChangeFeed, ClusterTime, documents

@@ -1,21 +1,21 @@
-"""The same questions of archived months: DuckDB over their Parquet files, put beside the table.
+"""Where rows of the trail come from: the table, or the table and the files of archived months.
 
-There is one definition of each question, its file in `queries/postgres/`. DuckDB runs that text
-with a view of the name `audit.audit_logs` over the files, a few macros for functions that have
-another name there, and uuids as the text that the files hold, so that their Bloom filters count.
+There is one definition of each question, its file in `queries/postgres/`. To questions for changes
+the server is handed the archived ones. For the others DuckDB runs the text of the file with a view
+of the name `audit.audit_logs` over the Parquet files, a few macros for functions that have another
+name there, and uuids as the text that the files hold, so that their Bloom filters count. (sqlglot
+would need the same macros and the same view, and turns no uuid into text by itself.)
 """
 
 from __future__ import annotations
 
-import copy
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol
 from uuid import UUID
 
 import pandas as pd
@@ -23,90 +23,110 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import sqlalchemy as sa
+from sqlalchemy.engine.default import DefaultDialect
 
 from fwdb import queries
-from fwdb.audit.context import TABLE, Bounds, Context, Past
 from fwdb.audit.retention import partitions
 from fwdb.audit.retention.archive import archives, folder_of
 from fwdb.config import Settings
 from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.stores import PostgresStore, frames
 
-__all__ = ["TableAndArchives", "with_archives"]
+__all__ = ["Past", "Source", "Table", "TableAndArchives"]
+
+TABLE = "audit.audit_logs"
+
+Bounds = tuple[datetime | None, datetime | None]
 
 # Questions for rows, with whether their answer is in order of time or against it: the answers of
 # table and files are merged.
 _ROWS = {"audit_history": True, "audit_search": False}
-# Questions for figures: the few columns that they look at are fetched from the table, for the
-# window and as long before it, and counted with the files.
-_FIGURES = {
-    "audit_totals": timedelta(0),
-    "audit_activity": timedelta(0),
-    "audit_actors": timedelta(0),
-}
-_LOOKED_AT = (
-    "created_at, metadata, CAST(entity_type AS text) AS entity_type, CAST(action AS text) AS action"
+# Questions for figures: the few columns that they look at are fetched from the table and counted
+# with those of the files.
+_FIGURES = ("audit_totals", "audit_activity", "audit_actors")
+_LOOKED_AT = sa.text(
+    "SELECT created_at, metadata, CAST(entity_type AS text) AS entity_type,"
+    " CAST(action AS text) AS action, CAST(user_id AS text) AS user_id"
+    f" FROM {TABLE} WHERE created_at >= :since AND created_at < :until"
 )
-# Questions for changes, which stay the server's: it knows its types, and how to put them together.
-_CHANGES = ("audit_changes", "audit_replayed")
 _MOST_CHANGES = 500_000  # some 300 MB as JSON, of the 1 GB that a value may have
-_TYPES = {
-    "id": "uuid",
-    "created_at": "timestamptz",
-    "action": "text",
-    "entity_type": "text",
-    "entity_id": "uuid",
-    "user_id": "uuid",
-    "old_values": "jsonb",
-    "new_values": "jsonb",
-    "transaction_id": "bigint",
-    "origin": "text",
-    "reason": "text",
-    "db_user": "text",
-    "application_name": "text",
-    "client_address": "text",
-}
-_LIVE = "SELECT {columns} FROM {{}}".format(
-    columns=", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in _TYPES.items())
-)
-# JSON comes as text, so that 1.10 stays 1.10.
 _HANDED = (
-    "SELECT {values} FROM json_to_recordset(CAST(:archived AS json)) AS handed ({columns})".format(
-        values=", ".join(
-            f"CAST({name} AS jsonb) AS {name}" if kind == "jsonb" else name
-            for name, kind in _TYPES.items()
-        ),
-        columns=", ".join(
-            f"{name} {'text' if kind == 'jsonb' else kind}" for name, kind in _TYPES.items()
-        ),
-    )
+    *("id", "created_at", "action", "entity_type", "entity_id", "user_id", "old_values"),
+    *("new_values", "transaction_id", "origin", "reason", "db_user", "application_name"),
+    "client_address",
 )
 _MACROS = """
+SET TimeZone = 'UTC';
+CREATE SCHEMA audit;
 CREATE MACRO jsonb_typeof(value) AS lower(json_type(value));
 CREATE MACRO jsonb_object_keys(value) AS unnest(json_keys(value));
 CREATE MACRO to_jsonb(value) AS to_json(value);
 CREATE MACRO cardinality(list) AS len(list);
 """
-_PARAMETER = re.compile(r"(?<![:\w\\]):(?=[a-zA-Z_])")
+_DUCKDB = DefaultDialect(paramstyle="numeric_dollar")
+# Nothing is fetched from the network: what is needed comes with the wheel.
+_OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
 
-C = TypeVar("C", bound=Context)
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Changes that are `archived`, as JSON, to be read beside the table; None for none.
 
-
-def with_archives(self: C) -> C:
-    """The same trail with its archived months: ``db.audit.with_archives().history(…)``.
-
-    `history`, `search`, `by_user`, `recent`, `totals`, `activity` and `actors` then read the
-    table and the files in FWDB_AUDIT_ARCHIVE as one, with the columns, types and order that
-    they have without; so do `timeline`, `who_changed`, `diff` and `as_of`, for which the
-    server is handed the archived changes. Each file is compared with its checksum before its
-    first use. Raises, when asked, `ArchiveError` for a file that is missing or damaged,
-    `FeatureUnavailable` for another question, and for the first seven without DuckDB (the
-    extra ``archive``), `ParameterError` for more changes than can be handed over.
+    Changes before `reach` are in neither; None where all there ever were are. `begins` is when
+    triggers recorded the first of the archived ones.
     """
-    other = copy.copy(self)
-    other.source = TableAndArchives(self.postgres, self.settings)
-    return other
+
+    archived: str | None = None
+    reach: datetime | None = None
+    begins: datetime | None = None
+
+    def since(self, captured: datetime | None) -> datetime | None:
+        """From when on the past is known of a table that is captured since `captured`."""
+        if captured is None:
+            return None
+        known = captured if self.begins is None else min(captured, self.begins)
+        return known if self.reach is None else max(known, self.reach)
+
+
+class Source(Protocol):
+    """Where rows of the trail come from."""
+
+    def frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
+        """The answer to a query file."""
+
+    def past(
+        self, entity_type: str | None, id: UUID | None, window: Bounds = (None, None)
+    ) -> AbstractContextManager[Past]:
+        """What to read, within the block, to know what became of entities in a window."""
+
+    def require(self, at: datetime, name: str, remedy: str = "") -> None:
+        """Refuse to tell what was at `at` where changes since then are out of reach."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows that are in the table."""
+
+    store: PostgresStore
+
+    def frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
+        none = {"archived": None} if _is_handed(query) else {}
+        return self.store.frame(query, **parameters, **none)
+
+    @contextmanager
+    def past(
+        self, entity_type: str | None, id: UUID | None, window: Bounds = (None, None)
+    ) -> Iterator[Past]:
+        yield Past(reach=partitions.reach(self.store))
+
+    def require(self, at: datetime, name: str, remedy: str = "") -> None:
+        reach = partitions.reach(self.store)
+        if reach is not None and at < reach:
+            raise ParameterError(
+                f"'{name}' is {at:%Y-%m-%dT%H:%M}Z, and changes up to {reach:%Y-%m-%d} are in "
+                f"archived months, not in the table; give a later time{remedy}.",
+                name=name,
+            )
 
 
 @dataclass(frozen=True)
@@ -117,24 +137,23 @@ class TableAndArchives:
     settings: Settings
 
     def frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
-        if query in _CHANGES:
-            window = (parameters.get("since"), parameters.get("until"))
+        window = parameters.get("since"), parameters.get("until")
+        if _is_handed(query):
             with self.past(parameters["entity_type"], parameters["entity_id"], window) as past:
-                return self.store.frame(
-                    query, instead=past.instead, **parameters, **past.parameters
-                )
+                return self.store.frame(query, **parameters, archived=past.archived)
         if query not in _ROWS and query not in _FIGURES:
             raise FeatureUnavailable(
                 f"the question '{query.removeprefix('audit_')}' is not asked of archived months; "
                 "ask it without with_archives()."
             )
         with self._settled():
-            files = self._files(parameters.get("since"), parameters.get("until"))
+            files = self._files(*window)
             if not files:
                 return self.store.frame(query, **parameters)
             if query in _FIGURES:
-                live = self._looked_at(parameters, before=_FIGURES[query])
-                return _ask(query, parameters, files, live)
+                parts: list[pa.Table] = []
+                self.store.stream(_LOOKED_AT, parts.append, since=window[0], until=window[1])
+                return _ask(query, parameters, files, pa.concat_tables(parts))
             table = self.store.frame(query, **parameters)
         return _merged(query, parameters, files, table)
 
@@ -142,11 +161,9 @@ class TableAndArchives:
     def past(
         self, entity_type: str | None, id: UUID | None, window: Bounds = (None, None)
     ) -> Iterator[Past]:
-        """With the archived changes beside the table, handed to the server with the question."""
         with self._settled():
-            rows, begins = _changes(self._files(*window), entity_type, id)
-            both = f"({_LIVE.format(TABLE)} UNION ALL {_HANDED}) AS trail"
-            yield Past({TABLE: both}, {"archived": rows}, begins=begins)
+            archived, begins = _changes(self._files(*window), entity_type, id)
+            yield Past(archived, begins=begins)
 
     def require(self, at: datetime, name: str, remedy: str = "") -> None:
         """All that ever was is within reach."""
@@ -165,9 +182,7 @@ class TableAndArchives:
         """The files of months that are not in the table, as far as they touch the window."""
         found = []
         known = None
-        if not partitions.recorded(self.store):
-            return []
-        for month in partitions.months(self.store):
+        for month in partitions.months(self.store) if partitions.recorded(self.store) else []:
             # A month that was made again after it was dropped is in both.
             if month.path is None or (month.state == "live" and month.dropped_at is None):
                 continue
@@ -179,20 +194,10 @@ class TableAndArchives:
             found.append(known[month.day].check())
         return found
 
-    def _looked_at(self, parameters: Mapping[str, Any], before: timedelta) -> pa.Table:
-        """The columns of the window that figures need, from the table."""
-        parts: list[pa.Table] = []
-        self.store.stream(
-            sa.text(
-                f"SELECT {_LOOKED_AT}, CAST(user_id AS text) AS user_id"
-                f" FROM {TABLE}"
-                " WHERE created_at >= :since AND created_at < :until"
-            ),
-            parts.append,
-            since=parameters["since"] - before,
-            until=parameters["until"],
-        )
-        return pa.concat_tables(parts)
+
+def _is_handed(query: str) -> bool:
+    """Whether the server answers over archived changes too, which it is handed."""
+    return "archived" in queries.load(query, "postgres").parameters
 
 
 def _changes(
@@ -206,7 +211,7 @@ def _changes(
     begins: datetime | None = None
     for path in files:
         with pq.ParquetFile(path) as file:
-            columns = [name for name in _TYPES if name in file.schema_arrow.names]
+            columns = [name for name in _HANDED if name in file.schema_arrow.names]
             for batch in file.iter_batches(columns=columns):
                 batch = batch.filter(pc.invert(_is(batch, "action", "READ")))
                 if entity_type is not None:
@@ -254,9 +259,9 @@ def _ask(
 ) -> pd.DataFrame:
     """The answer of DuckDB to a query file, over `files` and the rows of `live`."""
     question = queries.load(query, "postgres")
-    text = _PARAMETER.sub("$", question.text).replace(" AS uuid", " AS text")
+    statement = sa.text(question.text.replace(" AS uuid", " AS text")).compile(dialect=_DUCKDB)
     with _duckdb()(":memory:", config=_OFFLINE) as connection:
-        connection.execute("SET TimeZone = 'UTC'; CREATE SCHEMA audit;" + _MACROS)
+        connection.execute(_MACROS)
         # Files of before a column was added are read beside those that have it.
         listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
         source = f"SELECT * FROM read_parquet([{listed}], union_by_name => true)"
@@ -269,14 +274,12 @@ def _ask(
             columns = ", ".join(live.column_names)
             connection.register("live", live)
             source = f"SELECT {columns} FROM ({source}) UNION ALL SELECT {columns} FROM live"
-        connection.execute(f"CREATE VIEW audit.audit_logs AS {source}")
-        asked = connection.execute(text, {name: _plain(v) for name, v in parameters.items()})
+        connection.execute(f"CREATE VIEW {TABLE} AS {source}")
+        asked = connection.execute(
+            str(statement), [_plain(parameters[name]) for name in statement.positiontup or ()]
+        )
         names = [column[0] for column in asked.description]
         return frames.from_rows(names, asked.fetchall(), question.columns)
-
-
-# Nothing is fetched from the network: what is needed comes with the wheel.
-_OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
 
 def _plain(value: Any) -> Any:

@@ -1,28 +1,26 @@
-"""Questions about rows and figures of the audit trail."""
+"""Rows of the audit trail, and what each changed, field by field."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Annotated, Any
+from datetime import datetime
+from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from fwdb.arguments import Count
-from fwdb.audit import checks, values
+from fwdb.audit import arguments, values
 from fwdb.audit.context import Context
 from fwdb.errors import ParameterError
 from fwdb.models import Id, entity_uuid
 from fwdb.timespan import Time
 
-__all__ = ["Id", "Moment"]
+__all__ = [
+    *("by_user", "diff", "history", "recent", "search", "timeline", "who_changed"),
+]
 
-Moment = Time
 Names = str | Sequence[str]
-
-# An hour for each point of a chart up to a week, which is 168 points; days beyond.
-_HOURLY_UP_TO = timedelta(days=7)
-Bucket = Annotated[str, ("minute", "hour", "day", "week", "month")]
 
 
 def history(self: Context, entity_type: str, id: Id) -> pd.DataFrame:
@@ -35,7 +33,7 @@ def history(self: Context, entity_type: str, id: Id) -> pd.DataFrame:
     ``follower`` or ``application``), `reason` (as the caller said), `db_user`,
     `application_name`, `client_address`. These are missing in rows from before fwdb.
     """
-    _askable(self, entity_type)
+    arguments.askable(self.postgres, entity_type)
     return _rows(self, "audit_history", entity_type=entity_type, entity_id=entity_uuid(id))
 
 
@@ -43,8 +41,8 @@ def by_user(
     self: Context,
     user_id: Id,
     *,
-    since: Moment | None = None,
-    until: Moment | None = None,
+    since: Time | None = None,
+    until: Time | None = None,
     limit: Count | None = None,
 ) -> pd.DataFrame:
     """What one user did, newest first; everything without `limit`."""
@@ -59,8 +57,8 @@ def recent(self: Context, limit: Count = 100) -> pd.DataFrame:
 def search(
     self: Context,
     *,
-    since: Moment | None = None,
-    until: Moment | None = None,
+    since: Time | None = None,
+    until: Time | None = None,
     actions: Names | None = None,
     entity_types: Names | None = None,
     users: Id | Sequence[Id] | None = None,
@@ -79,22 +77,22 @@ def search(
     an entity type, action or field that there is not, `ParameterError` for times that do not
     make a window.
     """
-    start, end = checks.window(since, until)
-    types = checks.listed(
-        "entity_types", entity_types, entity_type, lambda name: _known(self, name)
+    start, end = arguments.window(since, until)
+    types = arguments.listed(
+        "entity_types", entity_types, entity_type, partial(arguments.askable, self.postgres)
     )
     if changed_field is not None:
-        checks.field(self.postgres, changed_field, types)
+        arguments.field(self.postgres, changed_field, types)
     return _rows(
         self,
         "audit_search",
         since=start,
         until=end,
         entity_types=types,
-        users=checks.listed("users", users, user_id, checks.user),
-        actions=checks.listed("actions", actions, action, checks.action),
+        users=arguments.listed("users", users, user_id, arguments.user),
+        actions=arguments.listed("actions", actions, action, arguments.action),
         changed_field=changed_field,
-        changed_field_too=checks.other_spelling(changed_field),
+        changed_field_too=arguments.other_spelling(changed_field),
         row_limit=limit,
     )
 
@@ -108,7 +106,7 @@ def timeline(self: Context, entity_type: str, id: Id) -> pd.DataFrame:
     the trail). Oldest first. Readings are left out, and what follows every update
     (`updated_at`, `version`) is left out of updates.
     """
-    _askable(self, entity_type)
+    arguments.askable(self.postgres, entity_type)
     return _shown(_changes(self, entity_type, id).iloc[::-1].reset_index(drop=True))
 
 
@@ -118,8 +116,8 @@ def who_changed(
     *,
     entity_type: str | None = None,
     id: Id | None = None,
-    since: Moment | None = None,
-    until: Moment | None = None,
+    since: Time | None = None,
+    until: Time | None = None,
     limit: Count | None = 1000,
 ) -> pd.DataFrame:
     """Each change of a field, newest first, at most `limit` (None: all): columns of `timeline`.
@@ -127,17 +125,15 @@ def who_changed(
     `field` is found in both spellings, `first_name` and `firstName`. Raises `UnknownName`
     with the nearest right name, `ParameterError` for an `id` without its `entity_type`.
     """
-    start, end = checks.window(since, until)
-    _askable(self, entity_type)
+    start, end = arguments.window(since, until)
+    arguments.askable(self.postgres, entity_type)
     if id is not None and entity_type is None:
         raise ParameterError("'id' needs 'entity_type' too.", name="entity_type")
-    checks.field(self.postgres, field, None if entity_type is None else [entity_type])
+    arguments.field(self.postgres, field, None if entity_type is None else [entity_type])
     return _shown(_changes(self, entity_type, id, field=field, since=start, until=end, limit=limit))
 
 
-def diff(
-    self: Context, entity_type: str, id: Id, since: Moment, until: Moment = "now"
-) -> pd.DataFrame:
+def diff(self: Context, entity_type: str, id: Id, since: Time, until: Time = "now") -> pd.DataFrame:
     """What is different of one entity at `until` from what it was at `since`.
 
     One row per field, by name: `field`, `before`, `after` (JSON text; missing where the
@@ -146,8 +142,8 @@ def diff(
     field that came back to its value has no row. Raises as `who_changed`, and
     `ParameterError` for a `since` from when on changes are in archives.
     """
-    start, end = checks.closed_window(since, until)
-    _askable(self, entity_type)
+    start, end = arguments.closed_window(since, until)
+    arguments.askable(self.postgres, entity_type)
     self.source.require(start, "since", ", or ask with_archives()")
     changes = _changes(self, entity_type, id, since=start, until=end)
     counts = changes.groupby("field")["field"].transform("size").astype("int64")
@@ -178,7 +174,7 @@ def _changes(
         entity_type=entity_type,
         entity_id=None if id is None else entity_uuid(id),
         field=field,
-        field_too=checks.other_spelling(field),
+        field_too=arguments.other_spelling(field),
         since=since,
         until=until,
         row_limit=limit,
@@ -191,139 +187,18 @@ def _rows(self: Context, query: str, **parameters: Any) -> pd.DataFrame:
         stored = frame[column].tolist()
         if not values.may_hold_secret("\n".join(v for v in stored if isinstance(v, str))):
             continue
-        shown = [values.redact_json(v) if isinstance(v, str) else v for v in stored]
+        shown = [values.redact_json(text) for text in stored]
         if any(one is not other for one, other in zip(shown, stored, strict=True)):
             frame[column] = pd.Series(shown, index=frame.index, dtype="str")
     return frame
 
 
-def activity(
-    self: Context,
-    since: Moment = "7d",
-    until: Moment = "now",
-    bucket: Bucket | None = None,
-    *,
-    entity_type: str | None = None,
-    user_id: Id | None = None,
-    action: str | None = None,
-) -> pd.DataFrame:
-    """How much was recorded: `bucket_at`, `entity_type`, `action`, `events`.
-
-    `bucket` is ``minute``, ``hour``, ``day``, ``week`` (from Monday) or ``month``, in UTC; by
-    default hours for a window of up to a week, else days. What did not happen has no row.
-    """
-    start, end = checks.closed_window(since, until)
-    if bucket is None:
-        bucket = "hour" if end - start <= _HOURLY_UP_TO else "day"
-    return _figures(self,
-        "audit_activity", start, end, entity_type, user_id, action,
-        bucket=bucket,
-    )  # fmt: skip
-
-
-def actors(
-    self: Context,
-    since: Moment = "7d",
-    until: Moment = "now",
-    *,
-    top: Count = 10,
-    entity_type: str | None = None,
-    user_id: Id | None = None,
-    action: str | None = None,
-) -> pd.DataFrame:
-    """The `top` users by recorded events, most active first.
-
-    `user_id` (missing: rows that do not say who), `events`, `creates`, `updates`, `reads`,
-    `deletes`, `first_at`, `last_at`, `share_percent` (0 to 100, of all events that fit).
-    """
-    start, end = checks.closed_window(since, until)
-    return _figures(self,
-        "audit_actors", start, end, entity_type, user_id, action,
-        row_limit=top,
-    )  # fmt: skip
-
-
-def totals(
-    self: Context,
-    since: Moment = "7d",
-    until: Moment = "now",
-    *,
-    entity_type: str | None = None,
-    user_id: Id | None = None,
-    action: str | None = None,
-) -> pd.DataFrame:
-    """Events per action: `action`, `events`, `without_actor`, `first_at`, `last_at`.
-
-    Always four rows, CREATE, UPDATE, DELETE and READ, also when there are none of one.
-    """
-    start, end = checks.closed_window(since, until)
-    return _figures(self, "audit_totals", start, end, entity_type, user_id, action)
-
-
-def bursts(
-    self: Context,
-    since: Moment = "7d",
-    until: Moment = "now",
-    *,
-    entity_type: str | None = None,
-    user_id: Id | None = None,
-    action: str | None = None,
-) -> pd.DataFrame:
-    """Hours with far more events of one kind than is usual at that hour, oddest first.
-
-    `bucket_at`, `entity_type`, `action`, `events`, `usual`, `times_usual` (missing when
-    nothing is usual), `top_user_id`, `top_user_events`. Usual is the median of the same hour
-    on the days up to 28 before and after, working days and weekends apart, as far as `until`.
-    An hour is listed with at least 10 events, 3 times the usual and 6 robust standard
-    deviations above it; the query file `audit_bursts` has the formula.
-    """
-    start, end = checks.closed_window(since, until)
-    return _figures(self, "audit_bursts", start, end, entity_type, user_id, action)
-
-
-def _figures(
-    self: Context,
-    query: str,
-    since: datetime,
-    until: datetime,
-    entity_type: str | None,
-    user_id: Id | None,
-    action: str | None,
-    **parameters: Any,
-) -> pd.DataFrame:
-    _askable(self, entity_type)
-    return self.source.frame(
-        query,
-        since=since,
-        until=until,
-        entity_type=entity_type,
-        user_id=checks.user(user_id),
-        action=checks.action(action),
-        **parameters,
-    )
-
-
-def _askable(self: Context, entity_type: str | None) -> None:
-    if entity_type is not None:
-        _known(self, entity_type)
-
-
-def _known(self: Context, entity_type: str) -> str:
-    return checks.askable(self.postgres, entity_type)
-
-
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:
     """`frame` of `field`, `before` and `after` with its secrets redacted."""
     both = list(zip(frame["field"], frame["before"], frame["after"], strict=True))
-    before = [values.redact_json(old, f) if isinstance(old, str) else None for f, old, _ in both]
-    after = [
-        values.redact_json(new, f, old if isinstance(old, str) else None)
-        if isinstance(new, str)
-        else None
-        for f, old, new in both
-    ]
-    index = frame.index
+    before = [values.redact_json(old, field) for field, old, _ in both]
+    after = [values.redact_json(new, field, old) for field, old, new in both]
     return frame.assign(
-        before=pd.Series(before, index=index, dtype="str"),
-        after=pd.Series(after, index=index, dtype="str"),
+        before=pd.Series(before, index=frame.index, dtype="str"),
+        after=pd.Series(after, index=frame.index, dtype="str"),
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import fwdb
 from fwdb import embedded, migrating
-from fwdb.audit.follower import OVERLAP_SECONDS
+from fwdb.audit.cdc.consumer import OVERLAP_SECONDS
 from fwdb.database import Database
 from fwdb.stores.changes import ChangeFeed, present
 

@@ -5,24 +5,22 @@ from __future__ import annotations
 from fwdb.arguments import checks_arguments
 from fwdb.audit import (
     anomalies,
-    archived,
+    as_of,
+    cdc,
     coverage,
-    following,
-    holds,
-    lives,
-    proof,
-    questions,
-    recording,
-    retention,
-    reverting,
-    time_travel,
+    figures,
+    record,
+    revert,
+    trail,
 )
 from fwdb.audit.context import Context
-from fwdb.audit.erasing import Erasure
-from fwdb.audit.findings import Finding, Verification
-from fwdb.audit.partitions import Retired
-from fwdb.audit.retention import PartitionsAhead, Retention
-from fwdb.audit.sealing import Sealed
+from fwdb.audit.retention import holds, retain
+from fwdb.audit.retention.partitions import Retired
+from fwdb.audit.retention.retain import PartitionsAhead, Retention
+from fwdb.audit.seal import erase, file, sealer, verify
+from fwdb.audit.seal.erase import Erasure
+from fwdb.audit.seal.findings import Finding, Verification
+from fwdb.audit.seal.sealer import Sealed
 
 __all__ = [
     "Audit",
@@ -51,42 +49,42 @@ class Audit(Context):
     """
 
     # What callers record
-    context = recording.context
-    log_create = recording.log_create
-    log_update = recording.log_update
-    log_delete = recording.log_delete
-    log_read = recording.log_read
-    counts = recording.counts
+    context = record.context
+    log_create = record.log_create
+    log_update = record.log_update
+    log_delete = record.log_delete
+    log_read = record.log_read
+    counts = record.counts
 
     # Rows of the trail, and what they changed
-    history = questions.history
-    search = questions.search
-    recent = questions.recent
-    by_user = questions.by_user
-    timeline = questions.timeline
-    who_changed = questions.who_changed
-    diff = questions.diff
-    as_of = time_travel.as_of
-    with_archives = archived.with_archives
+    history = trail.history
+    search = trail.search
+    recent = trail.recent
+    by_user = trail.by_user
+    timeline = trail.timeline
+    who_changed = trail.who_changed
+    diff = trail.diff
+    as_of = as_of.as_of
+    with_archives = Context.with_archives
 
     # Figures
-    activity = questions.activity
-    actors = questions.actors
-    totals = questions.totals
-    bursts = questions.bursts
-    most_changed = lives.most_changed
-    unclaimed = lives.unclaimed
-    without_actor = coverage.without_actor
+    activity = figures.activity
+    actors = figures.actors
+    totals = figures.totals
+    bursts = figures.bursts
+    most_changed = figures.most_changed
+    unclaimed = figures.unclaimed
+    without_actor = figures.without_actor
     anomalies = anomalies.anomalies
 
     # Undoing changes
-    revert = reverting.revert
+    revert = revert.revert
 
     # Changes of MongoDB
-    follow = following.follow
-    follower = following.follower
-    gaps = following.gaps
-    following = following.following
+    follow = cdc.follow
+    follower = cdc.follower
+    gaps = cdc.gaps
+    following = cdc.following
 
     # What is captured and what is not
     standing = coverage.standing
@@ -95,18 +93,18 @@ class Audit(Context):
     coverage = coverage.coverage
 
     # How long rows are kept
-    retain = retention.retain
-    partitions = retention.partitions
-    partitions_ahead = retention.partitions_ahead
-    complete_since = retention.complete_since
+    partitions = retain.partitions
+    partitions_ahead = retain.partitions_ahead
+    complete_since = retain.complete_since
+    retain = retain.retain
     hold = holds.hold
     release = holds.release
     holds = holds.holds
 
     # Whether the trail is as it was recorded
-    seal = proof.seal
-    run_sealer = proof.run_sealer
-    sealed = proof.sealed
-    seal_file = proof.seal_file
-    verify = proof.verify
-    erase = proof.erase
+    seal = sealer.seal
+    run_sealer = sealer.run_sealer
+    sealed = sealer.sealed
+    seal_file = file.seal_file
+    verify = verify.verify
+    erase = erase.erase

@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from fwdb.audit import checks
+from fwdb.audit import arguments
 from fwdb.audit.context import Context
-from fwdb.audit.questions import Moment
+from fwdb.timespan import Time
 
 __all__ = ["anomalies"]
 
 _QUERIES = ("audit_odd_hours", "audit_first_times", "audit_mass_deletes", "audit_strangers")
 
 
-def anomalies(self: Context, since: Moment = "7d", until: Moment = "now") -> pd.DataFrame:
+def anomalies(self: Context, since: Time = "7d", until: Time = "now") -> pd.DataFrame:
     """What stands out in a window, newest first; the weeks before it say what is usual.
 
     `kind`, `started_at`, `ended_at`, `user_id` (missing: nobody or not known), `db_user`,
@@ -29,7 +29,7 @@ def anomalies(self: Context, since: Moment = "7d", until: Moment = "now") -> pd.
     `audit_first_times`, `audit_mass_deletes` and `audit_strangers` have the thresholds and
     their reasons. Raises `ParameterError` for times that do not make a window.
     """
-    start, end = checks.closed_window(since, until)
+    start, end = arguments.closed_window(since, until)
     found = [self.source.frame(query, since=start, until=end) for query in _QUERIES]
     bursts = self.source.frame(
         "audit_bursts", since=start, until=end, entity_type=None, user_id=None, action=None
@@ -47,15 +47,10 @@ def anomalies(self: Context, since: Moment = "7d", until: Moment = "now") -> pd.
     both = pd.concat([*found, burst.reindex(columns=[*found[0].columns, "top"])])
     # In one order whatever way the server took.
     order = [
-        "kind",
-        "user_id",
-        "db_user",
-        "entity_type",
-        "action",
-        "transaction_id",
-        "ended_at",
+        *("started_at", "kind", "user_id", "db_user", "entity_type", "action"),
+        *("transaction_id", "ended_at"),
     ]
-    frame = both.sort_values(["started_at", *order], ascending=[False] + [True] * len(order))
+    frame = both.sort_values(order, ascending=[False] + [True] * (len(order) - 1))
     frame = frame.reset_index(drop=True).astype(
         {name: found[0][name].dtype for name in found[0].columns}
     )
@@ -67,50 +62,33 @@ def anomalies(self: Context, since: Moment = "7d", until: Moment = "now") -> pd.
     )
 
 
+_SENTENCES = {
+    "burst": "{events} rows {entity_type} {action} in the hour from {at} UTC, where {usual} are "
+    "usual; {top:,.0f} of them by {who}.",
+    "odd_hour": "{who} made {events} rows from {at} UTC, an hour in which they make {usual} a day.",
+    "new_kind": "{who} had never done {entity_type} {action} before {at} UTC, and made {events} in "
+    "the first hour.",
+    "new_actor": "{who} first came at {at} UTC and made {events} rows within a day; {usual} are "
+    "usual.",
+    "mass_delete": "{who} removed {events} {entity_type} from {at} UTC{once}; {usual} is the most "
+    "that anybody removed within 15 minutes in the four weeks before.",
+    "unknown_actor": "{events} rows from {at} UTC by {login} name {who}, whom no account has.",
+    "new_login": "{login} wrote for the first time at {at} UTC: {events} rows.",
+    "other_login": "{events} rows from {at} UTC in the name of {who} came by {login}, which never "
+    "wrote for them before.",
+    "missing_actor": "{events} changes of {entity_type} from {at} UTC by {login} do not say who; "
+    "{usual} are usual.",
+}
+
+
 def _sentence(row: Mapping[Any, Any]) -> str:
-    who = "nobody known" if pd.isna(row["user_id"]) else f"user {row['user_id']}"
-    kind, events = row["kind"], f"{row['events']:,}"
-    usual = f"{row['usual']:,.1f}".removesuffix(".0")
-    at = f"{row['started_at']:%Y-%m-%d %H:%M}"
-    what = f"{row['entity_type']} {row['action']}"
-    login = "an unknown login" if pd.isna(row["db_user"]) else f"login {row['db_user']}"
-    match kind:
-        case "burst":
-            return (
-                f"{events} rows {what} in the hour from {at} UTC, where {usual} are usual; "
-                f"{row['top']:,.0f} of them by {who}."
-            )
-        case "odd_hour":
-            return (
-                f"{who} made {events} rows from {at} UTC, an hour in which they make {usual} a day."
-            )
-        case "new_kind":
-            return (
-                f"{who} had never done {what} before {at} UTC, and made {events} in the first hour."
-            )
-        case "new_actor":
-            return (
-                f"{who} first came at {at} UTC and made {events} rows within a day; {usual} are "
-                "usual."
-            )
-        case "mass_delete":
-            number = row["transaction_id"]
-            once = "" if pd.isna(number) else f" in transaction {number}"
-            return (
-                f"{who} removed {events} {row['entity_type']} from {at} UTC{once}; {usual} is the "
-                "most that anybody removed within 15 minutes in the four weeks before."
-            )
-        case "unknown_actor":
-            return f"{events} rows from {at} UTC by {login} name {who}, whom no account has."
-        case "new_login":
-            return f"{login} wrote for the first time at {at} UTC: {events} rows."
-        case "other_login":
-            return (
-                f"{events} rows from {at} UTC in the name of {who} came by {login}, which never "
-                "wrote for them before."
-            )
-        case _:
-            return (
-                f"{events} changes of {row['entity_type']} from {at} UTC by {login} do not say "
-                f"who; {usual} are usual."
-            )
+    user, login, number = row["user_id"], row["db_user"], row["transaction_id"]
+    shown = {
+        "who": "nobody known" if pd.isna(user) else f"user {user}",
+        "login": "an unknown login" if pd.isna(login) else f"login {login}",
+        "once": "" if pd.isna(number) else f" in transaction {number}",
+        "at": f"{row['started_at']:%Y-%m-%d %H:%M}",
+        "events": f"{row['events']:,}",
+        "usual": f"{row['usual']:,.1f}".removesuffix(".0"),
+    }
+    return _SENTENCES[row["kind"]].format(**{**row, **shown})

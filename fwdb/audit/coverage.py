@@ -9,11 +9,9 @@ from datetime import datetime
 import pandas as pd
 import sqlalchemy as sa
 
-from fwdb.audit import checks
 from fwdb.audit import coverage_findings as findings
 from fwdb.audit.context import Context
 from fwdb.audit.coverage_findings import STATUSES, Finding, Kind
-from fwdb.audit.questions import Moment
 from fwdb.errors import FwdbError
 
 __all__ = ["Standing", "as_frame", "coverage", "standing"]
@@ -108,17 +106,6 @@ def standing(self: Context) -> Standing:
         is_on=bool(captured),
         months_ahead=ahead,
     )
-
-
-def without_actor(self: Context, since: Moment) -> int | None:
-    """Changes from `since` on of which nobody said who made them; None without a trail."""
-    if not _has(self, "audit.audit_logs"):
-        return None
-    start, end = checks.closed_window(since, "now")
-    rows = self.source.frame(
-        "audit_totals", since=start, until=end, entity_type=None, user_id=None, action=None
-    )
-    return int(rows.loc[rows["action"] != "READ", "without_actor"].sum())
 
 
 def following_standing(self: Context) -> Standing:

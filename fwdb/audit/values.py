@@ -13,17 +13,11 @@ from numbers import Integral, Real
 from typing import Any
 
 from fwdb.errors import ParameterError, is_secret
+from fwdb.models import BOOKKEEPING
 
 __all__ = [
-    "REDACTED",
-    "REDACTED_CHANGED",
-    "Values",
-    "changes",
-    "image",
-    "is_secret",
-    "may_hold_secret",
-    "redact_json",
-    "text",
+    *("REDACTED", "REDACTED_CHANGED", "Values", "changes", "image", "is_secret"),
+    *("may_hold_secret", "redact_json", "text"),
 ]
 
 REDACTED = "[redacted]"
@@ -39,9 +33,6 @@ _HINTS = (
     "cv", "csc", "ssn", "$",
 )  # fmt: skip
 
-# These follow every update; alone they are no change.
-_BOOKKEEPING = frozenset({"updated_at", "updatedAt", "version"})
-
 Values = dict[str, Any]
 
 
@@ -55,7 +46,7 @@ def image(entity: object) -> Values:
 
 
 def changes(
-    old: object, new: object, *, bookkeeping: frozenset[str] = _BOOKKEEPING
+    old: object, new: object, *, bookkeeping: frozenset[str] = BOOKKEEPING
 ) -> tuple[Values, Values] | None:
     """The fields that differ, as they were and as they are, or None when nothing changed.
 
@@ -79,16 +70,16 @@ def may_hold_secret(text: str) -> bool:
     return any(hint in folded for hint in _HINTS)
 
 
-def redact_json(text: str, name: str = "", before: str | None = None) -> str:
+def redact_json(text: Any, name: str = "", before: Any = None) -> Any:
     """`text`, which is JSON, with its secrets redacted: for rows that others wrote.
 
     `name` is that of the field whose value it is, `before` the JSON that stood there, so that a
     changed secret shows. What names no secret, or is no JSON, comes back as it is.
     """
-    if not (is_secret(name) or may_hold_secret(text)):
+    if not isinstance(text, str) or not (is_secret(name) or may_hold_secret(text)):
         return text
     try:
-        old, new = None if before is None else json.loads(before), json.loads(text)
+        old, new = json.loads(before) if isinstance(before, str) else None, json.loads(text)
     except ValueError:
         return text
     shown = _redacted(name, new, old)

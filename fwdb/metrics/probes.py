@@ -14,9 +14,10 @@ from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 
-from fwdb.audit import Audit, sealing
+from fwdb.audit import Audit
 from fwdb.audit.coverage import Standing
 from fwdb.audit.coverage_findings import KINDS
+from fwdb.audit.seal import sealer
 from fwdb.errors import FwdbError, QueryError
 from fwdb.metrics.series import DATABASES
 from fwdb.monitoring import Health, Monitor, cache
@@ -238,7 +239,7 @@ class Probes:
 
     def _ask_seal(self) -> Iterator[Reading]:
         """The newest seal: Prometheus then keeps each head beside its time."""
-        found = sealing.state(self.postgres)
+        found = sealer.state(self.postgres)
         if found is not None and found.head is not None and found.sealed_at is not None:
             age = (datetime.now(UTC) - found.sealed_at).total_seconds()
             yield "fwdb_audit_seal_info", (found.head[:_HEAD_DIGITS],), 1

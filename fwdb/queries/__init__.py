@@ -9,8 +9,8 @@ is bound.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +37,11 @@ class Query:
     parameters: frozenset[str]
     minimum: int = 0
 
+    @property
+    def statement(self) -> str:
+        """The text without its last semicolon, to go on with or to be a part of another."""
+        return self.text.rstrip().rstrip(";")
+
     def check(self, parameters: Iterable[str]) -> None:
         """Refuse names of parameters that there are not, or that are missing."""
         given = set(parameters)
@@ -44,17 +49,6 @@ class Query:
             raise UnknownName("parameter", name, self.parameters, where=f"query '{self.name}'")
         if missing := sorted(self.parameters - given):
             raise ParameterError(f"query '{self.name}' needs {', '.join(missing)}.")
-
-    def reading(self, instead: Mapping[str, str]) -> Query:
-        """The query with other relations in place of those that `instead` names.
-
-        What stands in place of one may have parameters of its own.
-        """
-        text, parameters = self.text.rstrip().rstrip(";"), set(self.parameters)
-        for relation, other in instead.items():
-            text = re.sub(rf"\b{re.escape(relation)}\b", other.replace("\\", r"\\"), text)
-            parameters |= {m["name"] for m in _PARAMETER.finditer(other)}
-        return replace(self, text=text, parameters=frozenset(parameters))
 
 
 def names() -> list[str]:

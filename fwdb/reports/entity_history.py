@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from fwdb import charts
-from fwdb.audit import lives
-from fwdb.audit.checks import ENTITY_TYPES
+from fwdb.audit import history as changes
 from fwdb.charts.canvas import plural
+from fwdb.models import ENTITIES
 from fwdb.reports import servers
 from fwdb.reports.check import Facts, Finding, Found, Limits, check, empty, run
 from fwdb.reports.parameters import parameter, since, until
@@ -52,7 +52,7 @@ class Parameters:
 
     since: str = since("30d")
     until: str = until()
-    entity_type: str | None = parameter(None, "kind of entity (none: any)", choices=ENTITY_TYPES)
+    entity_type: str | None = parameter(None, "kind of entity (none: any)", choices=ENTITIES)
     entity_id: str | None = parameter(
         None,
         "the entity: a UUID or an ObjectId; none: the one that changed most in the window",
@@ -163,7 +163,7 @@ def _why(facts: Facts) -> str:
 
 def _changes(kind: str, history: pd.DataFrame, *, show: bool) -> pd.DataFrame:
     rows = []
-    newest_first = sorted(lives.field_changes(history), key=lambda change: -change.event)
+    newest_first = sorted(changes.field_changes(history), key=lambda change: -change.event)
     for change in newest_first:
         event = history.iloc[change.event]
         hide = not show and is_personal(kind, change.field)
@@ -284,7 +284,7 @@ def breaks(facts: Facts, database: str) -> Found:
     if facts["history"].empty:
         return None
     whole, since = facts["whole"], pd.Timestamp(facts.window.since)
-    found = [b for b in lives.breaks(whole) if b.at >= since]
+    found = [b for b in changes.breaks(whole) if b.at >= since]
     if not found:
         return Finding("Each change begins with the values that the one before left.", 0)
     first = found[0]

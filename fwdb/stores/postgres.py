@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -304,18 +303,15 @@ class PostgresStore:
         self,
         query: str | Executable,
         /,
-        *,
-        instead: Mapping[str, str] = MappingProxyType({}),
         **parameters: Any,
     ) -> pd.DataFrame:
         """The answer of a query file, or of a statement, as a DataFrame.
 
         A query file (given by name) has the column types that its header declares. A statement
         comes through COPY in the types of `fwdb.stores.frames`; both keep columns and types
-        when there are no rows. `instead` names relations of a query file and what to read in
-        their place.
+        when there are no rows.
         """
-        statement = self._statement(query, parameters, instead)
+        statement = self._statement(query, parameters)
         with self.connection(naming=not opening.only_reads(query)) as connection:
             if isinstance(query, str):
                 result = connection.execute(statement, parameters)
@@ -373,15 +369,14 @@ class PostgresStore:
         self,
         query: str | Executable,
         parameters: Mapping[str, Any],
-        instead: Mapping[str, str] = MappingProxyType({}),
     ) -> Executable:
         if not isinstance(query, str):
             return query
-        found = queries.load(query).reading(instead)
+        found = queries.load(query)
         found.check(parameters)
         # The marker lets the slow-query questions leave fwdb's own statements out. It ends the
         # text because pg_stat_statements drops a leading comment from PostgreSQL 18 on.
-        return sa.text(f"{found.text}\n{OWN}")
+        return sa.text(f"{found.statement}\n{OWN}")
 
     # -- the server and the pool --------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from support.retention import (
 )
 
 from fwdb import errors, reports
-from fwdb.audit import Audit, archived
+from fwdb.audit import Audit, source
 from fwdb.database import Database
 from fwdb.stores import MongoStore
 
@@ -184,7 +184,7 @@ def seen_before() -> list[dict[str, Any]]:
 
 
 def test_more_than_can_be_handed_over_is_refused(audit, monkeypatch):
-    monkeypatch.setattr(archived, "_MOST_CHANGES", 1)
+    monkeypatch.setattr(source, "_MOST_CHANGES", 1)
     with pytest.raises(errors.ParameterError, match=r"more than 1 changes .* with 'entity_type'"):
         audit.with_archives().as_of("CatalogItem", BEFORE)
 

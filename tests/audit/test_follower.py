@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from pymongo.hello import Hello
 
 from fwdb import config, errors, migrating
-from fwdb.audit import comparing, follower, runs, values
-from fwdb.audit.documents import plain
+from fwdb.audit import runs, values
+from fwdb.audit.cdc import consumer, resync
+from fwdb.audit.cdc.document import plain
 from fwdb.database import Database
 from fwdb.models import entity_uuid
 from fwdb.stores import MongoStore, PostgresStore
@@ -427,7 +428,7 @@ def test_more_than_fits_into_an_answer_is_read_a_part_at_a_time(db):
 @pytest.mark.parametrize("most", [1, 1500])
 def test_a_look_at_large_documents_writes_a_part_at_a_time(db, most, monkeypatch):
     """PostgreSQL takes 1 GB in one statement, which a thousand designs can be larger than."""
-    monkeypatch.setattr(comparing, "_MOST_CHARACTERS", most)
+    monkeypatch.setattr(resync, "_MOST_CHARACTERS", most)
     designs(db).insert_many([{**GOOD, "big": "x" * 1000} for _ in range(5)])
 
     assert db.audit.follow(once=True).changes == 5
@@ -445,7 +446,7 @@ def narrow(db: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
 
 def test_following_with_less_at_a_time_gets_on_and_asks_for_more_again(db, narrow, monkeypatch):
     """Each failure reads the last 10 s again: more is tried after so many new events only."""
-    monkeypatch.setattr(follower, "BATCH", 16)
+    monkeypatch.setattr(consumer, "BATCH", 16)
     id = designs(db).insert_one({**GOOD, "n": -1}).inserted_id
     narrow.audit.follow(once=True)
     for n in range(100):

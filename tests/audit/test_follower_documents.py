@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from bson import Binary, Decimal128, Int64, ObjectId
 
-from fwdb.audit import documents
+from fwdb.audit.cdc import document
 from fwdb.models import entity_id
 from fwdb.stores.changes import ChangeEvent, ClusterTime
 
@@ -35,8 +35,8 @@ def event(operation: str = "update", **parts: Any) -> ChangeEvent:
     return ChangeEvent(operation=operation, **{**usual, **parts})
 
 
-def row(found: ChangeEvent, **options: Any) -> documents.Row | None:
-    return documents.row(found, documents.after(found), 0, **options)
+def row(found: ChangeEvent, **options: Any) -> document.Row | None:
+    return document.row(found, document.after(found), 0, **options)
 
 
 # https://www.mongodb.com/docs/manual/reference/change-events/update/
@@ -87,7 +87,7 @@ def row(found: ChangeEvent, **options: Any) -> documents.Row | None:
 def test_an_update_is_applied_to_the_document_before(before, parts, after):
     """And the document before stays as it was, for the old values."""
     copy = {**before}
-    assert documents.applied(before, event(before=before, **parts)) == after
+    assert document.applied(before, event(before=before, **parts)) == after
     assert before == copy
 
 
@@ -156,7 +156,7 @@ def test_a_deletion_was_done_by_whom_the_event_before_announced():
     mark = {"by": ANA, "nonce": "9", "deleting": True}
     told = event(before={"_id": KEY}, updated={"_audit": mark})
     gone = event("delete", before={"_id": KEY, "_audit": mark})
-    nonce = documents.announced(told, documents.after(told))
+    nonce = document.announced(told, document.after(told))
 
     assert nonce == "9"
     by = [
@@ -186,16 +186,14 @@ def test_without_the_document_before_whole_fields_are_kept_and_it_is_said():
 
 def test_ids_of_rows_are_the_same_again_and_sort_as_the_changes_did():
     times = [ClusterTime(5, 1), ClusterTime(5, 2), ClusterTime(6, 1), ClusterTime(2_000_000_000, 9)]
-    ids = [documents.row_id(time, n, b"12345678") for time in times for n in (0, 1)]
+    ids = [document.row_id(time, n, b"12345678") for time in times for n in (0, 1)]
 
-    assert (
-        ids == sorted(ids) == [documents.row_id(t, n, b"12345678") for t in times for n in (0, 1)]
-    )
+    assert ids == sorted(ids) == [document.row_id(t, n, b"12345678") for t in times for n in (0, 1)]
     assert {id.version for id in ids} == {8}
-    assert documents.row_id(times[0], 0, b"other---") not in ids
-    found = UUID(documents.found_prefix(times[0]) + "0" * 11)
-    assert documents.is_found(found)
-    assert not any(map(documents.is_found, ids))
+    assert document.row_id(times[0], 0, b"other---") not in ids
+    found = UUID(document.found_prefix(times[0]) + "0" * 11)
+    assert document.is_found(found)
+    assert not any(map(document.is_found, ids))
     assert ids[1] < found < ids[2]
 
 
@@ -203,7 +201,7 @@ def test_an_objectid_and_a_uuid_come_back_and_any_other_id_is_kept_apart():
     """Text that looks like an ObjectId is another document than the ObjectId."""
     keys: list[Any] = [KEY, ANA, str(KEY), ANA.upper(), 1, Int64(1), 1.0, "x", None]
     keys += [Binary(UUID(ANA).bytes, 4), {"a": 1}]
-    found = [documents.document_uuid(key) for key in keys]
+    found = [document.document_uuid(key) for key in keys]
 
     assert [entity_id(found[0][0]), str(found[1][0])] == [str(KEY), ANA]
     assert [note for _, note in found[:2]] == [None, None]

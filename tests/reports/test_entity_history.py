@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from fwdb import charts, config, reports
-from fwdb.audit.lives import breaks, field_changes
+from fwdb.audit.history import breaks, field_changes
 from fwdb.database import Database
 from fwdb.errors import UnknownName
 from fwdb.reports.entity_history import is_personal

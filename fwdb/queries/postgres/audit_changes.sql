@@ -4,9 +4,12 @@
 -- are values before and after.
 -- A value is SQL NULL where there was no such field: before a creation, after a removal.
 --
+-- `archived` are changes of months that left the table: a JSON array of objects that are named as
+-- the columns; NULL for none.
+--
 --   psql "$FWDB_POSTGRES_URL" -v entity_type="'CatalogItem'" -v entity_id=NULL \
 --     -v field="'price'" -v field_too=NULL -v since="now() - interval '7 days'" -v until=NULL \
---     -v row_limit=100 -f audit_changes.sql
+--     -v row_limit=100 -v archived=NULL -f audit_changes.sql
 --
 -- Columns
 --   changed_at        timestamp  moment of the change
@@ -68,7 +71,23 @@ CROSS JOIN LATERAL (
         db_user,
         application_name,
         client_address
-    FROM audit.audit_logs
+    FROM (
+        SELECT
+            id, created_at, CAST(action AS text) AS action,
+            CAST(entity_type AS text) AS entity_type, entity_id, user_id, old_values, new_values, transaction_id, origin, reason, db_user,
+            application_name, CAST(client_address AS text) AS client_address
+        FROM audit.audit_logs
+        UNION ALL
+        SELECT
+            id, created_at, action, entity_type, entity_id, user_id, CAST(old_values AS jsonb),
+            CAST(new_values AS jsonb), transaction_id, origin, reason, db_user, application_name,
+            client_address
+        FROM json_to_recordset(CAST(:archived AS json)) AS handed (
+            id uuid, created_at timestamptz, action text, entity_type text, entity_id uuid,
+            user_id uuid, old_values text, new_values text, transaction_id bigint, origin text,
+            reason text, db_user text, application_name text, client_address text
+        )
+    ) AS trail
     WHERE created_at >= coalesce(CAST(:since AS timestamptz), CAST('-infinity' AS timestamptz))
         AND created_at < coalesce(CAST(:until AS timestamptz), CAST('infinity' AS timestamptz))
         AND CAST(action AS text) <> 'READ'

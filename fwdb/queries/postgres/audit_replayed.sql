@@ -3,7 +3,10 @@
 -- A field has the new value of the last change up to `moment`; without one, the old value of the
 -- first change after it. So what was never changed is known only from a creation.
 --
---   psql "$FWDB_POSTGRES_URL" -v entity_type="'Design'" -v entity_id=NULL \
+-- `archived` are changes of months that left the table: a JSON array of objects that are named as
+-- the columns; NULL for none.
+--
+--   psql "$FWDB_POSTGRES_URL" -v entity_type="'Design'" -v entity_id=NULL -v archived=NULL \
 --     -v moment="now() - interval '7 days'" -f audit_replayed.sql
 --
 -- Columns
@@ -24,7 +27,20 @@ WITH changes AS MATERIALIZED (
         CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END AS old_values,
         CASE jsonb_typeof(new_values) WHEN 'object' THEN new_values END AS new_values,
         row_number() OVER (PARTITION BY entity_id ORDER BY created_at, id) AS place
-    FROM audit.audit_logs
+    FROM (
+        SELECT
+            id, created_at, CAST(action AS text) AS action,
+            CAST(entity_type AS text) AS entity_type, entity_id, old_values, new_values
+        FROM audit.audit_logs
+        UNION ALL
+        SELECT
+            id, created_at, action, entity_type, entity_id, CAST(old_values AS jsonb),
+            CAST(new_values AS jsonb)
+        FROM json_to_recordset(CAST(:archived AS json)) AS handed (
+            id uuid, created_at timestamptz, action text, entity_type text, entity_id uuid,
+            old_values text, new_values text
+        )
+    ) AS log
     WHERE entity_type = CAST(:entity_type AS text)
         AND CAST(action AS text) <> 'READ'
         AND (CAST(:entity_id AS uuid) IS NULL OR entity_id = CAST(:entity_id AS uuid))

@@ -5,7 +5,10 @@
 -- touched it, and has its present value where none did. So neither a creation in the trail nor
 -- rows from before `moment` are needed.
 --
---   psql "$FWDB_POSTGRES_URL" -v entity_type="'User'" -v entity_id=NULL \
+-- `archived` are changes of months that left the table: a JSON array of objects that are named as
+-- the columns; NULL for none.
+--
+--   psql "$FWDB_POSTGRES_URL" -v entity_type="'User'" -v entity_id=NULL -v archived=NULL \
 --     -v moment="now() - interval '7 days'" -f audit_undone.sql
 --
 -- Columns
@@ -22,7 +25,20 @@ WITH later AS (
         -- A soft deletion has both values and is a change.
         CAST(action AS text) = 'DELETE' AND new_values IS NULL AS removed,
         CASE jsonb_typeof(old_values) WHEN 'object' THEN old_values END AS old_values
-    FROM audit.audit_logs
+    FROM (
+        SELECT
+            id, created_at, CAST(action AS text) AS action,
+            CAST(entity_type AS text) AS entity_type, entity_id, old_values, new_values
+        FROM audit.audit_logs
+        UNION ALL
+        SELECT
+            id, created_at, action, entity_type, entity_id, CAST(old_values AS jsonb),
+            CAST(new_values AS jsonb)
+        FROM json_to_recordset(CAST(:archived AS json)) AS handed (
+            id uuid, created_at timestamptz, action text, entity_type text, entity_id uuid,
+            old_values text, new_values text
+        )
+    ) AS log
     WHERE entity_type = CAST(:entity_type AS text)
         AND created_at > CAST(:moment AS timestamptz)
         AND CAST(action AS text) <> 'READ'

@@ -327,10 +327,6 @@ BETWEEN = {
     " FOR EACH ROW EXECUTE FUNCTION audit.nothing()",
     "a rule that drops rows": "CREATE RULE nothing AS ON INSERT TO audit.erasures DO INSTEAD"
     " NOTHING",
-    "a view of the trail that renames": "DROP VIEW audit.trail; CREATE VIEW audit.trail AS SELECT"
-    " user_agent AS reason FROM audit.audit_logs",
-    "another view of the trail": "CREATE OR REPLACE VIEW audit.trail AS SELECT * FROM"
-    " audit.audit_logs WHERE action <> 'DELETE'",
 }
 
 

@@ -1,4 +1,4 @@
-"""The follower: reads the changes of `designs` from MongoDB and writes them into the trail."""
+"""The follower: reads the changes of a collection from MongoDB and writes them into the trail."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -18,14 +19,8 @@ import sqlalchemy as sa
 from fwdb.audit.cdc.document import FOUND_ORDINAL, Row, after, announced, is_found, row, row_id
 from fwdb.audit.cdc.position import BEGINNING, Ledger, State
 from fwdb.audit.cdc.resync import Found, compare, earlier, seen
-from fwdb.errors import (
-    Conflict,
-    PermissionDenied,
-    QueryTimeout,
-    StoreUnavailable,
-    Transient,
-)
-from fwdb.models import document_uuid
+from fwdb.errors import Conflict, PermissionDenied, QueryTimeout, StoreUnavailable, Transient
+from fwdb.models import DocumentEntity, document_uuid
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.changes import (
     ChangeBatch,
@@ -37,11 +32,10 @@ from fwdb.stores.changes import (
     present,
 )
 
-__all__ = ["COLLECTION", "Followed", "Follower"]
+__all__ = ["Followed", "Follower"]
 
 _log = logging.getLogger("fwdb.audit")
 
-COLLECTION = "designs"
 BATCH = 1000  # events of one answer and of one transaction; SecantusDB gives 200 at most
 WAIT_MS, ONCE_WAIT_MS = 250, 50  # that the server waits for an event before it says there is none
 READ_SECONDS = 0.25  # for which a batch may grow while events come slowly
@@ -55,22 +49,24 @@ LONGEST_CONFLICT_SECONDS = 5.0
 _COMPARE_MS = 600_000
 
 AFTER_GAP = "found after a gap"
-
 ENDED = "ended"  # in place of the id of a collection that was dropped
 
 _DOCUMENTS = {"insert", "update", "replace", "delete"}
 _ENDS = {"drop", "rename", "dropDatabase"}
 _PASSING = (StoreUnavailable, Transient, QueryTimeout)
 
-RECORDED = sa.text("""
+_RECORDED = sa.text("""
 SELECT id FROM audit.audit_logs
-WHERE origin = 'follower' AND created_at >= :since
+WHERE origin = 'follower' AND entity_type = :entity_type AND created_at >= :since
     AND id >= CAST(:first AS uuid) AND id < CAST(:behind AS uuid) /* fwdb */
 """)
-NEWEST = sa.text("""
+_NEWEST = sa.text("""
 SELECT max(created_at) AS at FROM audit.audit_logs
-WHERE origin = 'follower' AND created_at >= :since AND id < CAST(:behind AS uuid) /* fwdb */
+WHERE origin = 'follower' AND entity_type = :entity_type AND created_at >= :since
+    AND id < CAST(:behind AS uuid) /* fwdb */
 """)
+
+Moment = tuple[ClusterTime, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +77,14 @@ class Followed:
     changes: int
     gaps: int
 
+    def __add__(self, other: Followed) -> Followed:
+        return Followed(
+            self.events + other.events, self.changes + other.changes, self.gaps + other.gaps
+        )
+
 
 class Follower:
-    """Follows `designs` of `mongodb` into the trail of `postgres`.
+    """Follows the documents of `entity` in `mongodb` into the trail of `postgres`.
 
     Each event becomes one row, in the transaction that also saves how far it came. After a loss
     it reads a little again, and the ids of rows, which are made from the events, keep them single.
@@ -93,11 +94,14 @@ class Follower:
         self,
         postgres: PostgresStore,
         mongodb: MongoStore,
+        entity: DocumentEntity[Any],
         *,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         self._mongodb = mongodb
-        self._ledger = Ledger(postgres, COLLECTION, mongodb.address)
+        self._collection = entity.collection
+        self._entity_type = entity.name
+        self._ledger = Ledger(postgres, entity, mongodb.address)
         self._progress = progress or (lambda sentence: None)
         self._events = self._changes = self._gaps = 0
         self._state = State()
@@ -131,20 +135,20 @@ class Follower:
             except EventsTooLarge as error:
                 self._one_too_large = self._fetch == 1
                 self._fetch, self._since_less = max(1, self._fetch // 8), 0
-                _log.info("following %s with less at a time: %s", COLLECTION, error)
+                _log.info("following %s with less at a time: %s", self._collection, error)
             except (*_PASSING, Conflict) as error:
                 # A lock of ours may outlive its lost connection for a while; not for long.
                 lasting = isinstance(error, Conflict) and delay > LONGEST_CONFLICT_SECONDS
                 if lasting or not self.ready.is_set():
                     raise
-                _log.warning("following %s paused: %s", COLLECTION, error)
+                _log.warning("following %s paused: %s", self._collection, error)
                 delay = FIRST_DELAY_SECONDS if self._events > before else delay
                 if stop.wait(delay):
                     return Followed(self._events, self._changes, self._gaps)
                 delay = min(2 * delay, LONGEST_DELAY_SECONDS)
 
     def _follow(self, *, once: bool, stop: threading.Event) -> None:
-        target = present(self._mongodb, COLLECTION).time
+        target = present(self._mongodb, self._collection).time
         self._wait_ms = ONCE_WAIT_MS if once else WAIT_MS
         quiet = 0
         while not stop.is_set():
@@ -171,14 +175,14 @@ class Follower:
 
     def _open(self) -> ChangeFeed:
         """A feed from where the state is; after a look at the collection where that is needed."""
-        state, now = self._state, present(self._mongodb, COLLECTION)
+        state, now = self._state, present(self._mongodb, self._collection)
         one_too_large, self._one_too_large = self._one_too_large, False
         if state.images != now.images or state.time is None:
             state.images = now.images
             if not now.images:
                 self._progress(
-                    f"MongoDB keeps no documents before changes for {COLLECTION}, so old values "
-                    "are not known; run 'fwdb migrate' as the owner."
+                    f"MongoDB keeps no documents before changes for {self._collection}, so old "
+                    "values are not known; run 'fwdb migrate' as the owner."
                 )
         try:
             if state.time is None:
@@ -201,7 +205,9 @@ class Follower:
             event = self._next(feed, behind)
         reason, moment = "a change is too large to be read", None
         if event is not None:
-            reason += f": {event.operation} of design {document_uuid(event.key)[0]}"
+            reason += (
+                f": {event.operation} of {self._entity_type.lower()} {document_uuid(event.key)[0]}"
+            )
             moment = self._moment(event.time)
         try:
             self._look(AFTER_GAP, reason, moment)
@@ -227,7 +233,7 @@ class Follower:
         feed_of = partial(
             ChangeFeed,
             self._mongodb,
-            COLLECTION,
+            self._collection,
             wait_ms=self._wait_ms,
             fetch=self._fetch,
             names_only=names_only,
@@ -241,7 +247,8 @@ class Follower:
         state.event, state.ordinal = None, -1  # it begins before or with a cluster time
         self._again_until = state.time
         found = self._ledger.store.rows(
-            RECORDED,
+            _RECORDED,
+            entity_type=self._entity_type,
             since=begin.at,
             first=str(row_id(begin, 0, bytes(8))),
             behind=str(row_id(state.time.next, 0, bytes(8))),
@@ -268,7 +275,7 @@ class Follower:
         self,
         note: str,
         reason: str | None,
-        at: tuple[ClusterTime, datetime] | None = None,
+        at: Moment | None = None,
         *,
         perhaps: bool = False,
     ) -> None:
@@ -278,18 +285,20 @@ class Follower:
         gap: then one is recorded only where documents differ.
         """
         state, since = self._state, None if self._state.time is None else self._state.time.at
-        now = present(self._mongodb, COLLECTION)
+        now = present(self._mongodb, self._collection)
         time.sleep(SETTLE_SECONDS)
         self._progress(
-            f"looking at all documents of {COLLECTION}; {reason or 'it is the first time'}"
+            f"looking at all documents of {self._collection}; {reason or 'it is the first time'}"
         )
         moment = at or (now.time, now.at)
         self._move(moment[0], now.collection_id)
         self._compare(
-            seen(self._mongodb, COLLECTION),
+            seen(self._mongodb, self._collection),
             moment,
             note,
-            corrections=lambda: earlier(self._mongodb, COLLECTION, state.floor, fetch=self._fetch),
+            corrections=lambda: earlier(
+                self._mongodb, self._collection, state.floor, fetch=self._fetch
+            ),
             gap=None if reason is None else (since, reason),
             perhaps=perhaps,
         )
@@ -306,7 +315,7 @@ class Follower:
     def _compare(
         self,
         found: Iterable[Found],
-        at: tuple[ClusterTime, datetime],
+        at: Moment,
         note: str,
         *,
         corrections: Callable[[], Mapping[UUID, Found | None]] = dict,
@@ -325,7 +334,7 @@ class Follower:
         self._changes += added
         if gap is not None:
             self._gaps += 1
-            _log.warning("%s: %s; %d differences recorded", COLLECTION, gap[1], added)
+            _log.warning("%s: %s; %d differences recorded", self._collection, gap[1], added)
 
     # -- what comes ---------------------------------------------------------------------------
 
@@ -398,16 +407,17 @@ class Follower:
         self._look(AFTER_GAP, reason, self._moment(self._again_until))
         return True
 
-    def _moment(self, time: ClusterTime) -> tuple[ClusterTime, datetime]:
+    def _moment(self, time: ClusterTime) -> Moment:
         """`time` and a clock time that is not before the rows up to then."""
         since, behind = time.back(OVERLAP_SECONDS).at, row_id(time.next, 0, bytes(8))
-        newest = self._ledger.store.rows(NEWEST, since=since, behind=str(behind))[0]["at"]
+        asked = {"entity_type": self._entity_type, "since": since, "behind": str(behind)}
+        newest = self._ledger.store.rows(_NEWEST, **asked)[0]["at"]
         return time, max(time.at, newest or time.at)
 
     def _ended(self, event: ChangeEvent) -> None:
         """The collection went: all documents that the trail knows did, at that moment."""
         said = "renamed" if event.operation == "rename" else "dropped"
-        if event.to == COLLECTION:
+        if event.to == self._collection:
             self._look(AFTER_GAP, "another collection was renamed to this one")
             return
         self._move(event.time, ENDED)
@@ -415,7 +425,7 @@ class Follower:
 
     def _replaced(self, *, quiet: bool) -> bool:
         """Whether the collection is another one and no event said so; it is compared then."""
-        state, now = self._state, present(self._mongodb, COLLECTION)
+        state, now = self._state, present(self._mongodb, self._collection)
         known = now.collection_id == (None if state.collection_id == ENDED else state.collection_id)
         if known or state.collection_id is None or not quiet or self._strange is None:
             # The event that says so may be on its way: it is believed when asked again.

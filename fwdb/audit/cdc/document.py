@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from fwdb import models
 from fwdb.audit import values
-from fwdb.models import document_uuid
+from fwdb.models import MARK, document_uuid
 from fwdb.stores.changes import ChangeEvent, ClusterTime
 
 __all__ = [
-    "FOUND_ORDINAL",
-    "MARK",
-    "Row",
-    "after",
-    "announced",
-    "applied",
-    "found_prefix",
-    "is_found",
-    "payload",
-    "plain",
-    "row",
-    "row_id",
+    *("BOOKKEEPING", "DELETED", "FOUND_ORDINAL", "Row", "after", "announced", "applied"),
+    *("found_prefix", "is_found", "plain", "row", "row_id"),
 ]
 
 Document = dict[str, Any]
 
-MARK = "_audit"  # the field in which a writer says who it is: by, ip, userAgent, reason, nonce
-# Follows every change; alone it is none. `version` alone is one: a document goes back exactly.
-_BOOKKEEPING = frozenset({"updatedAt"})
+# Alone they are no change. `version` alone is one: a document goes back exactly.
+BOOKKEEPING = models.BOOKKEEPING - {"version"}
+DELETED = "deletedAt"  # the field that says when a document was deleted softly
 FOUND_ORDINAL = 0xFFFF  # of rows that no event stands behind: the last of their cluster time
 
 
@@ -52,21 +42,9 @@ class Row:
     user_agent: str | None = None
     reason: str | None = None
 
-    def json(self) -> dict[str, Any]:
-        """The row as `json_to_recordset` reads it."""
-        return {
-            "id": str(self.id),
-            "created_at": self.created_at.isoformat(),
-            "action": self.action,
-            "entity_id": str(self.entity_id),
-            "old_values": self.old_values,
-            "new_values": self.new_values,
-            "metadata": self.metadata,
-            "user_id": self.user_id,
-            "ip_address": self.ip_address,
-            "user_agent": self.user_agent,
-            "reason": self.reason,
-        }
+    def json(self, entity_type: str) -> dict[str, Any]:
+        """The row as columns of the trail."""
+        return {"entity_type": entity_type, **{n: getattr(self, n) for n in self.__slots__}}
 
 
 def row(
@@ -123,10 +101,10 @@ def _values(
         return "DELETE", None if before is None else values.image(before), None
     if before is None:
         return "UPDATE", None, values.image(after or {})
-    differing = values.changes(before, after, bookkeeping=_BOOKKEEPING)
+    differing = values.changes(before, after, bookkeeping=BOOKKEEPING)
     if differing is None:
         return None
-    deleted = before.get("deletedAt") is None and (after or {}).get("deletedAt") is not None
+    deleted = before.get(DELETED) is None and (after or {}).get(DELETED) is not None
     return "DELETE" if deleted else "UPDATE", *differing
 
 
@@ -261,11 +239,6 @@ def _who(mark: Document | None) -> tuple[dict[str, str | None], list[str]]:
 
 def _text(value: object, length: int | None = None) -> str | None:
     return None if value is None else str(values.text(str(value)))[:length]
-
-
-def payload(rows: Sequence[Row]) -> str:
-    """`rows` as one JSON array."""
-    return json.dumps([one.json() for one in rows], ensure_ascii=False)
 
 
 def found_prefix(time: ClusterTime) -> str:

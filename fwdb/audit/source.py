@@ -197,7 +197,7 @@ class TableAndArchives:
 
 def _is_handed(query: str) -> bool:
     """Whether the server answers over archived changes too, which it is handed."""
-    return "archived" in queries.load(query, "postgres").parameters
+    return "archived" in queries.load(query).parameters
 
 
 def _changes(
@@ -258,7 +258,7 @@ def _ask(
     live: pa.Table | None = None,
 ) -> pd.DataFrame:
     """The answer of DuckDB to a query file, over `files` and the rows of `live`."""
-    question = queries.load(query, "postgres")
+    question = queries.load(query)
     statement = sa.text(question.text.replace(" AS uuid", " AS text")).compile(dialect=_DUCKDB)
     with _duckdb()(":memory:", config=_OFFLINE) as connection:
         connection.execute(_MACROS)

@@ -214,19 +214,6 @@ SERIES = (
         "has none; absent for a trail that is one table.",
     ),
     Series(
-        "fwdb_audit_journal_rows",
-        "gauge",
-        (),
-        "Changes that wait in journals to be put into the audit trail; absent without a table in "
-        "journal mode.",
-    ),
-    Series(
-        "fwdb_audit_journal_age_seconds",
-        "gauge",
-        (),
-        "Age of the oldest change that waits in a journal; absent when none does.",
-    ),
-    Series(
         "fwdb_audit_follower_lag_seconds",
         "gauge",
         (),

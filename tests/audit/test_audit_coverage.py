@@ -191,7 +191,7 @@ def test_a_remedy_mends(db: Database) -> None:
 
 
 def test_a_column_that_the_trail_got_since_is_no_fault(db: Database) -> None:
-    """The view shows it from the next `fwdb migrate` on."""
+    """Triggers name the columns that they write."""
     db.postgres.execute(sa.text("ALTER TABLE audit.audit_logs ADD COLUMN shop text"))
 
     assert found(db, status="uncovered").empty

@@ -6,8 +6,8 @@
 --   psql "$FWDB_POSTGRES_URL" -f audit_coverage_trail.sql
 --
 -- Columns
---   table_name  string   schema and name of the table
---   what        string   kind (the trail is no table), security (row security is on), trigger, rule
+--   table_name  string   schema and name of the table or view
+--   what        string   kind (the trail is no table), security (row security is on), trigger or rule
 --   name        string   of the trigger or rule; of kind what it is instead, as pg_class.relkind
 --   hides       boolean  whether row security holds for the role that asks
 --   made        boolean  whether fwdb made the table

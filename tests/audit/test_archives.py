@@ -159,52 +159,46 @@ def test_a_file_from_before_a_column_was_added_is_read_with_the_others(filled):
     assert len(filled.with_archives().search(until=month(13))) == 3 * 3 * len(KINDS) + 1
 
 
-@pytest.mark.parametrize("harm", ["damage", "lose", "shorten"])
-def test_a_file_that_is_not_what_was_written_is_named(filled, archive, harm):
+def test_a_file_that_is_not_what_was_written_is_named(filled, archive):
     """No answer without it; a window that does not need it is answered."""
     filled.retain()
     trail = filled.with_archives()
     trail.history("User", ENTITY)  # all files were well a moment ago
     path: Path = archive / filled.partitions()["path"].iloc[0]
-    if harm == "lose":
-        path.unlink()
-    else:
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content if harm == "damage" else content[:-1])
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    for harm, said in (
+        (lambda: path.write_bytes(flipped), "damaged"),
+        (lambda: path.write_bytes(content[:-1]), "damaged"),
+        (path.unlink, "missing"),
+    ):
+        harm()
+        with pytest.raises(errors.ArchiveError, match=rf"{name(17)} is {said}.*") as refused:
+            trail.history("User", ENTITY)
+        assert path.name in str(refused.value)
+        with pytest.raises(errors.ArchiveError):
+            trail.totals(SINCE, UNTIL)
+        assert len(trail.search(since=month(16), limit=None)) == 4 * 3 * len(KINDS)
 
-    said = "missing" if harm == "lose" else "damaged"
-    with pytest.raises(errors.ArchiveError, match=rf"{name(17)} is {said}.*") as refused:
-        trail.history("User", ENTITY)
-    assert path.name in str(refused.value)
-    with pytest.raises(errors.ArchiveError):
-        trail.totals(SINCE, UNTIL)
-    assert len(trail.search(since=month(16), limit=None)) == 4 * 3 * len(KINDS)
 
-
-def test_the_folder_can_be_moved(filled, archive, tmp_path):
-    """audit.archives has names, not places."""
+def test_what_a_question_needs_is_said_and_read_once(filled, archive, tmp_path, monkeypatch):
+    """audit.archives has names, not places; ten years of files are not read for each question."""
     filled.retain()
     moved = archive.rename(tmp_path / "it's elsewhere")
     settings = filled.settings.model_copy(update={"audit_archive": moved})
     trail = Audit(filled.postgres, settings=settings).with_archives()
-
     assert len(trail.search(limit=None)) == 5 * 3 * len(KINDS)
+    misses = archives._digest_once.cache_info().misses
+    trail.recent(200)
+    assert archives._digest_once.cache_info().misses == misses
 
-
-def test_a_question_that_files_cannot_answer_is_refused(filled):
-    """Half an answer would look like a whole one."""
-    filled.retain()
+    # Half an answer would look like a whole one.
     with pytest.raises(errors.FeatureUnavailable, match="'bursts' is not asked of archived"):
-        filled.with_archives().bursts(SINCE, UNTIL)
-
-
-def test_without_duckdb_the_extra_is_named(filled, monkeypatch):
-    """The rest of the package does not need it."""
-    filled.retain()
+        trail.bursts(SINCE, UNTIL)
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(errors.FeatureUnavailable, match=r"pip install 'fwdb\[archive\]'"):
-        filled.with_archives().recent(200)
+        trail.recent(200)
 
 
 def test_a_folder_that_cannot_be_written_is_named(filled, archive):
@@ -213,17 +207,6 @@ def test_a_folder_that_cannot_be_written_is_named(filled, archive):
     with pytest.raises(errors.ArchiveError, match="FWDB_AUDIT_ARCHIVE"):
         filled.retain()
     assert len(filled.search(limit=None)) == 5 * 3 * len(KINDS)
-
-
-def test_a_file_is_read_once_for_its_checksum(filled, monkeypatch):
-    """Ten years of files are not read again for each question."""
-    filled.retain()
-    trail = filled.with_archives()
-    trail.recent(200)
-    misses = archives._digest_once.cache_info().misses
-    trail.recent(200)
-
-    assert archives._digest_once.cache_info().misses == misses
 
 
 def test_the_command_line_holds_retains_and_reads(filled, archive, fwdb):

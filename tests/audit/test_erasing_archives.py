@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import sqlalchemy as sa
 from support.retention import (
     NOW,
     RESET,
@@ -22,6 +21,7 @@ from support.retention import (
     put,
     settings_fixture,  # noqa: F401
 )
+from support.seal import ask, do
 
 from fwdb import errors
 from fwdb.audit import Audit
@@ -41,7 +41,7 @@ def audit(
 ) -> Audit:
     """A trail with two months past their retention and one of now, in which USER did some."""
     trail = open_trail(postgres_database(template=template))
-    trail.postgres.execute(sa.text(RESET))
+    do(trail.postgres, RESET)
     rows = []
     for at in (days_into(14, 1), days_into(13, 1), days_into(13, 2), NOW):
         rows += [
@@ -60,8 +60,8 @@ def retired(audit: Audit) -> Audit:
     return audit
 
 
-def do(audit: Audit, statement: str, **given: Any) -> list[dict[str, Any]]:
-    return audit.postgres.rows(sa.text(statement), **given)
+def stopped(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def held(archive: Path, column: str) -> list[Any]:
@@ -136,37 +136,29 @@ def test_files_without_such_rows_are_left_alone(retired, archive):
 def test_an_archived_row_that_was_altered_is_not_erased(retired, archive):
     """Nothing changes then, and what was written anew is gone again."""
     before = files(archive)
-    row = do(retired, "SELECT number, leaves FROM audit.seals ORDER BY number LIMIT 1")[0]
-    retired.postgres.execute(
-        sa.text("UPDATE audit.seals SET leaves = :leaves WHERE number = :number"),
-        {"leaves": bytes(len(row["leaves"])), "number": row["number"]},
-    )
+    do(retired.postgres, "UPDATE audit.seals SET leaves = sha256('x') WHERE number = 1")
     with pytest.raises(errors.SealError, match="not as it was sealed"):
         retired.erase(user_id=USER, reason="x")
 
     assert files(archive) == before
-    assert do(retired, "SELECT count(*) AS n FROM audit.erasures")[0]["n"] == 0
+    assert ask(retired.postgres, "SELECT count(*) AS n FROM audit.erasures")[0]["n"] == 0
     assert len(retired.by_user(USER)) == 1
 
 
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (lambda path: path.unlink(), "missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "damaged"),
-    ],
-)
-def test_a_file_that_is_not_whole_stops_it_before_anything_changes(
-    retired, archive, damage, sentence
-):
+def test_a_file_that_is_not_whole_stops_it_before_anything_changes(retired, archive):
     """Its rows could not be erased, and nobody should think that they were."""
-    damage(sorted(archive.glob("*.parquet"))[-1])
-    before = files(archive)
-    with pytest.raises(errors.ArchiveError, match=sentence):
-        retired.erase(user_id=USER, reason="x")
+    path = sorted(archive.glob("*.parquet"))[-1]
+    for damage, sentence in (
+        (lambda: path.write_bytes(path.read_bytes()[:-9]), "damaged"),
+        (path.unlink, "missing"),
+    ):
+        damage()
+        before = files(archive)
+        with pytest.raises(errors.ArchiveError, match=sentence):
+            retired.erase(user_id=USER, reason="x")
 
-    assert files(archive) == before
-    assert len(retired.by_user(USER)) == 1
+        assert files(archive) == before
+        assert len(retired.by_user(USER)) == 1
 
 
 def test_a_disk_that_is_full_leaves_all_as_it_was(retired, archive, monkeypatch):
@@ -186,14 +178,21 @@ def test_a_disk_that_is_full_leaves_all_as_it_was(retired, archive, monkeypatch)
     assert len(retired.by_user(USER)) == 1
 
 
-def test_without_the_folder_it_says_which_setting(retired, monkeypatch):
-    monkeypatch.setattr(erase, "known_folder", lambda _: None)
-    with pytest.raises(errors.ConfigError, match=r"2 months .* set FWDB_AUDIT_ARCHIVE"):
-        retired.erase(user_id=USER, reason="x")
-
-
-def test_an_archived_month_that_is_held_is_kept_as_it_is(retired, archive):
+def test_it_is_refused_without_the_folder_while_held_and_beside_retention(
+    retired, archive, open_trail, monkeypatch
+):
+    """Retention and erasure both write files and drop them; they take turns."""
     before = files(archive)
+    with monkeypatch.context() as patch:
+        patch.setattr(erase, "known_folder", lambda _: None)
+        with pytest.raises(errors.ConfigError, match=r"2 months .* set FWDB_AUDIT_ARCHIVE"):
+            retired.erase(user_id=USER, reason="x")
+    url = retired.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with (
+        partitions.alone(open_trail(url).postgres),
+        pytest.raises(errors.Conflict, match="at work"),
+    ):
+        retired.erase(user_id=USER, reason="x")
     retired.hold(name(13), reason="case 12")
     with pytest.raises(errors.SealError, match=f"{name(13)}, which must be kept"):
         retired.erase(user_id=USER, reason="x")
@@ -206,10 +205,6 @@ def test_an_archived_month_that_is_held_is_kept_as_it_is(retired, archive):
 def test_a_month_on_its_way_out_must_leave_first(audit, monkeypatch):
     """Its rows are in no table that anybody asks."""
     audit.seal()
-
-    def stopped(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(partitions, "_drop", stopped)
         with pytest.raises(KeyboardInterrupt):
@@ -228,7 +223,7 @@ def test_a_month_archived_before_anything_was_sealed_is_erased_from(audit, archi
 
     assert (done.rows, done.archived_rows) == (4, 3)
     assert held(archive, "user_id") == [OTHER] * 3
-    told = do(audit, "SELECT reason FROM audit.audit_logs WHERE entity_type = 'AuditLog'")
+    told = ask(audit.postgres, "SELECT reason FROM audit.audit_logs WHERE entity_type = 'AuditLog'")
     assert told == [{"reason": "request 7"}]
     found = audit.verify()
     assert found.intact, found.findings
@@ -246,10 +241,6 @@ def test_old_files_that_a_stopped_run_left_go_with_the_next(
 ):
     """The database names the new ones by then, and notes the old ones."""
     old = {path for path in files(archive) if path.endswith(".parquet")}
-
-    def stopped(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(archive_module, "remove", stopped)
         with pytest.raises(KeyboardInterrupt):
@@ -264,7 +255,9 @@ def test_old_files_that_a_stopped_run_left_go_with_the_next(
     assert not old & set(files(archive))
     assert len(files(archive)) == 4
     assert retired.verify().intact
-    assert do(retired, "SELECT DISTINCT replaced FROM audit.archives") == [{"replaced": []}]
+    assert ask(retired.postgres, "SELECT DISTINCT replaced FROM audit.archives") == [
+        {"replaced": []}
+    ]
 
 
 def test_an_old_file_stays_while_the_new_one_is_not_whole(retired, archive, monkeypatch):
@@ -282,47 +275,39 @@ def test_an_old_file_stays_while_the_new_one_is_not_whole(retired, archive, monk
     assert old < set(files(archive))
 
 
-@pytest.mark.parametrize(
-    "name_of", ["{outside}", "../outside.parquet", "other.parquet", "{next}", "{path}", "..", ""]
-)
-@pytest.mark.parametrize("column", ["replaced", "path"])
-def test_only_an_older_export_of_that_month_is_ever_removed(retired, archive, name_of, column):
+def test_only_an_older_export_of_that_month_is_ever_removed(retired, archive):
     """Whatever the database says: no file elsewhere, none of another month, none that counts."""
     outside = archive.parent / "outside.parquet"
     outside.write_text("of somebody else")
     (archive / "other.parquet").write_text("of somebody else")
-    paths = [row["path"] for row in do(retired, "SELECT path FROM audit.archives ORDER BY month")]
-    said = name_of.format(outside=outside, path=paths[0], next=paths[1])
-    value = "ARRAY[CAST(:name AS text)]" if column == "replaced" else ":name"
-    retired.postgres.execute(
-        sa.text(f"UPDATE audit.archives SET {column} = {value} WHERE path = :path"),
-        {"name": said, "path": paths[0]},
+    path, later = (
+        row["path"] for row in ask(retired.postgres, "SELECT path FROM audit.archives ORDER BY 1")
     )
     before = files(archive)
-    if column == "replaced":
+    names = [str(outside), "../outside.parquet", "other.parquet", later, path, "..", ""]
+    for said in names:
+        change = (
+            "UPDATE audit.archives SET replaced = ARRAY[CAST(:name AS text)] WHERE path = :path"
+        )
+        do(retired.postgres, change, name=said, path=path)
         with pytest.raises(errors.ArchiveError, match="Find out who did"):
             retired.retain()
-    elif said != paths[0]:
+        assert files(archive) == before, said
+    do(retired.postgres, "UPDATE audit.archives SET replaced = DEFAULT")
+    for said in set(names) - {path}:
+        change = "UPDATE audit.archives SET path = :said WHERE path = :path"
+        do(retired.postgres, change, said=said, path=path)
         with pytest.raises(errors.ArchiveError):
             retired.erase(user_id=USER, reason="x")
         assert not retired.verify().intact
+        assert files(archive) == before, said
+        do(retired.postgres, change, said=path, path=said)
 
-    assert files(archive) == before
     assert outside.exists()
 
 
-def test_an_erasure_waits_for_no_retention_and_says_so(retired, open_trail):
-    """Both write files and drop them; they take turns."""
-    url = retired.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with (
-        partitions.alone(open_trail(url).postgres),
-        pytest.raises(errors.Conflict, match="at work"),
-    ):
-        retired.erase(user_id=USER, reason="x")
-
-
 def test_before_the_migration_it_says_migrate(retired):
-    retired.postgres.execute(sa.text("ALTER TABLE audit.archives DROP COLUMN replaced"))
+    do(retired.postgres, "ALTER TABLE audit.archives DROP COLUMN replaced")
     with pytest.raises(errors.FeatureUnavailable, match="fwdb migrate"):
         retired.erase(user_id=USER, reason="x")
 

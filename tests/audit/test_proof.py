@@ -8,31 +8,29 @@ import uuid
 from contextlib import closing
 from datetime import UTC, datetime
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
+from support.seal import archived, ask, audit_of, do
 
-from fwdb import config, errors
+from fwdb import errors, migrating, reports
 from fwdb.audit import Audit
 from fwdb.audit.seal import canonical, file, merkle, sealer, seals
 from fwdb.stores import PostgresStore
 
 KEY = "a key that is long enough"
-
-
-def ask(store: PostgresStore, statement: str, **given: Any) -> list[dict[str, Any]]:
-    return store.rows(sa.text(statement), **given)
-
-
-def do(store: PostgresStore, statement: str, **given: Any) -> None:
-    store.execute(sa.text(statement), given)
+READS = (
+    "INSERT INTO audit.audit_logs (entity_type, entity_id, action, user_id)"
+    " SELECT 'User', gen_random_uuid(), 'READ', CAST(:user AS uuid) FROM generate_series(1, :rows)"
+)
+ACCOUNT = (
+    "INSERT INTO shared.users (id, email, password_hash, first_name, last_name)"
+    " VALUES (CAST(:id AS uuid), :email, 'x', 'A', 'B')"
+)
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def audit(store: PostgresStore) -> Audit:
 
 @pytest.fixture
 def keyed(store: PostgresStore) -> Audit:
-    return Audit(store, settings=config.settings().model_copy(update={"audit_key": SecretStr(KEY)}))
+    return audit_of(store, KEY)
 
 
 @pytest.fixture
@@ -107,22 +105,15 @@ def test_what_is_recorded_is_sealed_once_and_found_as_it_was(audit, put, monkeyp
 
 def test_a_table_that_fwdb_found_is_sealed_too(postgres_database, existing, monkeypatch):
     """Unpartitioned, with an enum and rows from before that have no transaction."""
-    from fwdb import migrating
-
     monkeypatch.setattr(sealer, "ROWS", 3)
     with closing(PostgresStore(postgres_database())) as store:
         do(store, existing)
-        insert = (
-            "INSERT INTO audit.audit_logs (entity_type, entity_id, action) SELECT 'User',"
-            " gen_random_uuid(), 'READ' FROM generate_series(1, 7)"
-        )
-        do(store, insert)
+        do(store, READS, user=None, rows=7)
         migrating.migrate(store, None)
-        do(store, insert)
         audit = Audit(store)
-        audit.seal()
-        do(store, insert)
-        audit.seal()
+        for _ in range(2):
+            do(store, READS, user=None, rows=7)
+            audit.seal()
         found = audit.verify()
 
     assert found.intact, found.findings
@@ -131,17 +122,10 @@ def test_a_table_that_fwdb_found_is_sealed_too(postgres_database, existing, monk
 
 def test_an_older_server_seals_verifies_and_erases(postgres15, postgres_database, tmp_path):
     """Every statement is one that PostgreSQL 15 knows."""
-    from fwdb import migrating
-
     with closing(PostgresStore(postgres_database(postgres15))) as store:
         migrating.migrate(store, None)
         user = str(uuid.uuid4())
-        insert = (
-            "INSERT INTO audit.audit_logs (entity_type, entity_id, action, user_id)"
-            " SELECT 'User', gen_random_uuid(), 'READ', CAST(:user AS uuid)"
-            " FROM generate_series(1, 7)"
-        )
-        do(store, insert, user=user)
+        do(store, READS, user=user, rows=7)
         audit = Audit(store)
         audit.seal()
         audit.erase(user_id=user, reason="request 7")
@@ -160,12 +144,7 @@ def test_rows_of_a_transaction_that_runs_are_left_for_later_and_not_lost(audit, 
     """An older transaction may still add rows with times before those that are there."""
     put(1)
     with store.engine.connect() as slow:
-        slow.execute(
-            sa.text(
-                "INSERT INTO audit.audit_logs (entity_type, entity_id, action)"
-                " VALUES ('User', gen_random_uuid(), 'READ')"
-            )
-        )
+        slow.execute(sa.text(READS), {"user": None, "rows": 1})
         put(3)
         early = audit.seal()
         slow.commit()
@@ -180,37 +159,35 @@ def test_while_writers_go_on_no_row_is_left_out_and_none_sealed_twice(audit, sto
     """Slow and quick transactions, some rolled back, with two sealers at once."""
     done = threading.Event()
     troubles: list[Exception] = []
-    insert = sa.text(
-        "INSERT INTO audit.audit_logs (entity_type, entity_id, action)"
-        " SELECT 'User', gen_random_uuid(), 'READ' FROM generate_series(1, :rows)"
-    )
 
     def write(rows: int) -> None:
-        try:
-            for n in range(40):
-                with store.engine.connect() as connection:
-                    for _ in range(rows):
-                        connection.execute(insert, {"rows": rows})
-                    (connection.rollback if n % 5 == 4 else connection.commit)()
-        except Exception as error:  # noqa: BLE001  told by the test
-            troubles.append(error)
+        for n in range(40):
+            with store.engine.connect() as connection:
+                for _ in range(rows):
+                    connection.execute(sa.text(READS), {"user": None, "rows": rows})
+                (connection.rollback if n % 5 == 4 else connection.commit)()
 
     def seal() -> None:
-        try:
-            while not done.is_set():
-                audit.seal()
-        except Exception as error:  # noqa: BLE001  told by the test
-            troubles.append(error)
+        while not done.is_set():
+            audit.seal()
 
-    writers = [threading.Thread(target=write, args=(n,), daemon=True) for n in (1, 3, 7)]
-    sealers = [threading.Thread(target=seal, daemon=True) for _ in range(2)]
-    for thread in (*writers, *sealers):
-        thread.start()
-    for thread in writers:
-        thread.join()
+    def thread(work: Any, *given: Any) -> threading.Thread:
+        def told() -> None:
+            try:
+                work(*given)
+            except Exception as error:  # noqa: BLE001  told by the test
+                troubles.append(error)
+
+        return threading.Thread(target=told, daemon=True)
+
+    writers, sealers = [thread(write, n) for n in (1, 3, 7)], [thread(seal), thread(seal)]
+    for one in (*writers, *sealers):
+        one.start()
+    for one in writers:
+        one.join()
     done.set()
-    for thread in sealers:
-        thread.join()
+    for one in sealers:
+        one.join()
     audit.seal()
     found = audit.verify()
 
@@ -226,26 +203,15 @@ def test_a_removed_user_is_no_alteration_but_any_other_null_is(audit, store, put
 
     That somebody has the id again takes nothing away.
     """
-    user, other = (
-        ask(
-            store,
-            "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
-            " VALUES (:email, 'x', 'A', 'B') RETURNING CAST(id AS text) AS id",
-            email=f"{name}@example.com",
-        )[0]["id"]
-        for name in ("gone", "stays")
-    )
+    user, other = str(uuid.uuid4()), str(uuid.uuid4())
+    for id in (user, other):
+        do(store, ACCOUNT, id=id, email=f"{id}@example.com")
     put(3, user=user)
     put(1, user=other)
     audit.seal()
     do(store, "DELETE FROM shared.users WHERE id = CAST(:id AS uuid)", id=user)
     removed = audit.verify()
-    do(
-        store,
-        "INSERT INTO shared.users (id, email, password_hash, first_name, last_name)"
-        " VALUES (CAST(:id AS uuid), 'again@example.com', 'x', 'A', 'B')",
-        id=user,
-    )
+    do(store, ACCOUNT, id=user, email="again@example.com")
     put(1, user=user)
     audit.seal()
     again = audit.verify()
@@ -287,9 +253,7 @@ def test_with_a_key_the_seals_are_signed_and_another_key_is_refused(keyed, store
     """Neither a sealer without it nor one with another goes on; verify says which it wants."""
     put(2)
     made = keyed.seal()
-    other = Audit(
-        store, settings=config.settings().model_copy(update={"audit_key": SecretStr("b" * 20)})
-    )
+    other = audit_of(store, "b" * 20)
     put(1)
 
     assert made.key_id == merkle.key_id(KEY.encode())
@@ -559,9 +523,8 @@ def test_what_cannot_be_erased_is_refused_with_the_form_to_use(audit, given, sai
 # PostgreSQL has no NUL in texts.
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)
 ROW = {
-    "metadata": st.none() | st.text(st.characters(exclude_characters="\0", codec="utf-8")),
-    "reason": st.none()
-    | st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=9),
+    "metadata": st.none() | TEXT,
+    "reason": st.none() | TEXT,
     "created_at": st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1)),
     "transaction_id": st.none() | st.integers(0, 2**62),
 }
@@ -579,6 +542,7 @@ def form(module_db: Any) -> PostgresStore:
 def test_a_row_has_the_same_form_from_the_table_and_from_a_file(form, drawn):
     """Byte by byte, whatever it holds."""
     do(form, "TRUNCATE form")
+    columns = ", ".join(canonical.FIELDS)
     made = []
     for n, row in enumerate(drawn):
         values = {
@@ -588,35 +552,22 @@ def test_a_row_has_the_same_form_from_the_table_and_from_a_file(form, drawn):
             "id": str(uuid.UUID(int=n)),
             "new_values": json.dumps({"text": row["metadata"], "n": n}, ensure_ascii=True),
         }
-        form.execute(
-            sa.text(
-                f"INSERT INTO form ({', '.join(canonical.FIELDS)}) VALUES ("
-                + ", ".join(
-                    f"CAST(:{name} AS jsonb)" if name.endswith("values") else f":{name}"
-                    for name in canonical.FIELDS
-                )
-                + ")"
-            ),
-            values,
+        places = (
+            f"CAST(:{name} AS jsonb)" if name.endswith("values") else f":{name}"
+            for name in canonical.FIELDS
         )
+        do(form, f"INSERT INTO form ({columns}) VALUES ({', '.join(places)})", **values)
         made.append(values)
     lines: list[bytes] = []
-    columns = ", ".join(canonical.FIELDS)
     form.lines(sa.text(f"SELECT {columns} FROM form ORDER BY id"), lines.append)
     texts = ask(form, "SELECT CAST(new_values AS text) AS text FROM form ORDER BY id")
+    types = {"created_at": pa.timestamp("us", "UTC"), "transaction_id": pa.int64()}
+    columns_of = {name: [values[name] for values in made] for name in canonical.FIELDS}
+    columns_of["new_values"] = [text["text"] for text in texts]
     table = pa.RecordBatch.from_pydict(
         {
-            name: pa.array(
-                [text["text"] for text in texts]
-                if name == "new_values"
-                else [values[name] for values in made],
-                pa.timestamp("us", "UTC")
-                if name == "created_at"
-                else pa.int64()
-                if name == "transaction_id"
-                else pa.string(),
-            )
-            for name in canonical.FIELDS
+            name: pa.array(values, types.get(name, pa.string()))
+            for name, values in columns_of.items()
         }
     )
 
@@ -656,44 +607,40 @@ def test_the_tree_is_that_of_rfc_6962():
         assert merkle.root(leaves[:count]) == defined(leaves[:count])
 
 
-def exported_month(audit: Audit, store: PostgresStore, folder: Path) -> Path:
-    """Writes the current month as the retention does, and takes it out of the table."""
-    frame = store.frame(
-        sa.text(
-            f"SELECT {', '.join(canonical.FIELDS)} FROM audit.audit_logs ORDER BY created_at, id"
-        )
-    )
-    path = folder / "month.parquet"
-    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), path)
-    digest = sha256(path.read_bytes()).hexdigest()
-    manifest = {"file": path.name, "rows": len(frame), "sha256": digest}
-    path.with_suffix(".json").write_text(json.dumps(manifest))
-    do(
-        store,
-        "INSERT INTO audit.archives (month, path, rows, bytes, sha256, versions, dropped_at)"
-        " VALUES (date_trunc('month', now()), :path, :rows, :bytes, :sha256, 0, now())",
-        path=path.name,
-        bytes=path.stat().st_size,
-        rows=len(frame),
-        sha256=digest,
-    )
-    do(store, "DELETE FROM audit.audit_logs")
-    return path
-
-
 def test_a_month_in_an_archive_is_verified_from_there(audit, store, put, tmp_path, monkeypatch):
     """Also when rows of that month are recorded again, later."""
     monkeypatch.setattr(sealer, "ROWS", 3)
     audit.settings = audit.settings.model_copy(update={"audit_archive": tmp_path})
     put(7)
     audit.seal()
-    exported_month(audit, store, tmp_path)
-    archived = audit.verify()
+    archived(store, tmp_path / "month.parquet")
+    do(store, "DELETE FROM audit.audit_logs")
+    away = audit.verify()
     put(2)
     audit.seal()
     found = audit.verify()
 
-    assert archived.intact, archived.findings
-    assert archived.archived_rows == archived.checked_rows == 7
+    assert away.intact, away.findings
+    assert away.archived_rows == away.checked_rows == 7
     assert found.intact, found.findings
     assert found.checked_rows == 9
+
+
+def test_metrics_and_reports_show_the_newest_head_once_there_is_one(db):
+    """Nothing is said of a trail that was never sealed."""
+    db.audit.log_read("User", db.users.find()[0].id)
+    before = (db.metrics.text(), reports.open_report("audit_trail", db=db))
+    db.metrics.close()
+    sealed = db.audit.seal()
+    db.audit.log_read("User", db.users.find()[0].id)
+    del db.__dict__["metrics"]
+    text, report = db.metrics.text(), reports.open_report("audit_trail", db=db)
+
+    assert "\nfwdb_audit_seal_info" not in before[0]
+    assert "Audit seal" not in dict(before[1].result.sources)
+    assert sealed.head is not None
+    assert f'fwdb_audit_seal_info{{head="{sealed.head[:16]}"}} 1.0' in text
+    assert f"fwdb_audit_sealed_rows {float(sealed.total_rows)}" in text
+    assert "fwdb_audit_unsealed_rows 1.0" in text
+    assert sealed.head in dict(report.result.sources)["Audit seal"]
+    assert "not signed" in dict(report.result.sources)["Audit seal"]

@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -32,7 +34,7 @@ from support.retention import (
 )
 
 from fwdb import config, errors, migrating
-from fwdb.audit import Audit
+from fwdb.audit import Audit, Retention
 from fwdb.audit.retention import archive as files_of
 from fwdb.audit.retention import partitions
 from fwdb.stores import PostgresStore
@@ -48,6 +50,32 @@ KILLED_BEFORE = range(1, STEPS) if os.environ.get("FWDB_TEST_FULL") == "1" else 
 def total(audit: Audit) -> int:
     """Rows of table and files, as a question counts them."""
     return int(audit.with_archives().totals(month(40), NOW + SECOND)["events"].sum())
+
+
+def left(kept: Retention, ago: int) -> str | None:
+    """Why a month stayed."""
+    return {m.month: m.left for m in kept.months}[name(ago)]
+
+
+def held(audit: Audit, archive: Path, ago: int, column: str = "created_at") -> list[Any]:
+    """A column of the file of a month."""
+    path = audit.partitions().set_index("month")["path"][name(ago)]
+    return pq.read_table(archive / path)[column].to_pylist()
+
+
+def once(ago: int, act: Callable[[], Any]) -> Callable[[str], None]:
+    """Acts when a month was exported, the first time."""
+    waiting = [act]
+
+    def progress(sentence: str) -> None:
+        if sentence.startswith("exported") and name(ago) in sentence and waiting:
+            waiting.pop()()
+
+    return progress
+
+
+def stop(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 # -- a month ends -----------------------------------------------------------------------------
@@ -74,8 +102,7 @@ def test_a_month_past_its_retention_goes_into_a_file_and_its_table_is_dropped(au
         assert manifest[fact] == row[fact]
     assert (manifest["month"], manifest["file"]) == (name(15), row["path"])
     assert manifest["order"] == ["created_at", "id"]
-    times = pq.read_table(path)["created_at"].to_pylist()
-    assert times == [days_into(15, 1), days_into(15, 3)]
+    assert held(audit, archive, 15) == [days_into(15, 1), days_into(15, 3)]
     assert states(audit)[name(15)] == "archived"
     assert any(name(15) in sentence for sentence in heard)
 
@@ -91,13 +118,9 @@ def test_a_month_begins_and_ends_at_midnight_utc(audit, archive):
     finally:
         audit.postgres.execute(sa.text(f"ALTER DATABASE {database} RESET ALL"))
 
-    found = audit.partitions().set_index("month")["path"]
-    held = {m: pq.read_table(archive / found[m])["created_at"].to_pylist() for m in found.index[:3]}
-    assert held == {
-        name(16): [month(15) - MICROSECOND],
-        name(15): [month(15), month(14) - MICROSECOND],
-        name(14): [month(14)],
-    }
+    assert [held(audit, archive, ago) for ago in (16, 15, 14)] == [
+        [month(15) - MICROSECOND], [month(15), month(14) - MICROSECOND], [month(14)]
+    ]  # fmt: skip
 
 
 def test_a_month_that_ended_within_the_retention_stays_with_all_its_rows(audit):
@@ -171,19 +194,10 @@ def test_old_months_are_dropped_while_others_write(audit):
 def test_a_row_that_comes_after_the_export_is_in_the_file(audit, archive):
     """The table is compared with the file before it is dropped, and exported again."""
     put(audit, days_into(15, 1))
-    late = {"sent": False}
+    kept = audit.retain(progress=once(15, lambda: put(audit, days_into(15, 2))))
 
-    def progress(sentence: str) -> None:
-        if sentence.startswith("exported") and name(15) in sentence and not late["sent"]:
-            late["sent"] = True
-            put(audit, days_into(15, 2))
-
-    kept = audit.retain(progress=progress)
-
-    assert late["sent"]
     assert {m.month: m.rows for m in kept.months}[name(15)] == 2
-    path = audit.partitions().set_index("month")["path"][name(15)]
-    assert len(pq.read_table(archive / path)) == 2
+    assert len(held(audit, archive, 15)) == 2
     # The file of the first export is gone: nothing refers to it any more.
     assert len([f for f in files(archive) if f.startswith(f"audit_logs_{month(15):%Y_%m}")]) == 2
 
@@ -192,17 +206,10 @@ def test_a_row_that_comes_after_the_export_is_in_the_file(audit, archive):
 def test_a_row_changed_after_the_export_is_exported_again(audit, archive, change):
     """A user is forgotten, personal data erased: the file must not keep what is gone."""
     put(audit, days_into(15, 1))
-    done = {"once": False}
+    statement = sa.text(change.format("audit.audit_logs"))
+    audit.retain(progress=once(15, lambda: audit.postgres.execute(statement)))
 
-    def progress(sentence: str) -> None:
-        if sentence.startswith("exported") and name(15) in sentence and not done["once"]:
-            done["once"] = True
-            audit.postgres.execute(sa.text(change.format("audit.audit_logs")))
-
-    audit.retain(progress=progress)
-    path = audit.partitions().set_index("month")["path"][name(15)]
-
-    agents = pq.read_table(archive / path)["user_agent"].to_pylist()
+    agents = held(audit, archive, 15, "user_agent")
     assert agents == (["x"] if change.startswith("UPDATE") else [])
 
 
@@ -211,11 +218,8 @@ def test_a_month_that_was_made_again_is_left_with_its_rows_and_its_file(audit):
     put(audit, days_into(15, 1))
     audit.retain()
     put(audit, days_into(15, 2))
-    kept = audit.retain()
 
-    left = {m.month: m.left for m in kept.months}[name(15)]
-    assert left is not None
-    assert "added after it was archived" in left
+    assert "added after it was archived" in str(left(audit.retain(), 15))
     assert total(audit) == 2
 
     audit.postgres.execute(sa.text("DELETE FROM audit.audit_logs"))
@@ -253,7 +257,7 @@ def test_a_month_that_another_part_needs_is_left_with_its_reason(audit):
     put(audit, days_into(14, 2))
     kept = audit.retain()
 
-    assert "1 of its rows are not sealed yet" in {m.month: m.left for m in kept.months}[name(14)]
+    assert "1 of its rows are not sealed yet" in str(left(kept, 14))
     assert kept.removed == 1
     assert states(audit)[name(14)] == "live"
 
@@ -405,7 +409,11 @@ def test_a_held_month_stays_until_it_is_released(audit):
     kept = audit.retain()
 
     assert kept.held == (name(15),)
-    assert {m.month: m.left for m in kept.months}[name(15)] == "held: case 7"
+    assert left(kept, 15) == "held: case 7"
+    with pytest.raises(errors.Conflict, match="held already"):
+        audit.hold(name(15))
+    with pytest.raises(errors.UnknownName, match=name(15)):
+        audit.release(name(14))
     assert states(audit)[name(15)] == "live"
     assert list(audit.holds()["reason"]) == ["case 7"]
     found = audit.partitions().set_index("month").loc[name(15)]
@@ -421,13 +429,9 @@ def test_a_hold_set_while_its_month_leaves_brings_it_back(audit):
     """It was exported already, and not yet dropped."""
     put(audit, days_into(15, 1))
 
-    def progress(sentence: str) -> None:
-        if sentence.startswith("exported") and name(15) in sentence:
-            audit.hold(name(15))
+    kept = audit.retain(progress=once(15, lambda: audit.hold(name(15))))
 
-    kept = audit.retain(progress=progress)
-
-    assert {m.month: m.left for m in kept.months}[name(15)] == "held"
+    assert left(kept, 15) == "held"
     assert states(audit)[name(15)] == "live"
     assert len(audit.search(limit=None)) == 1
     assert total(audit) == 1
@@ -439,12 +443,8 @@ def test_a_held_month_that_a_stopped_run_detached_is_put_back(audit):
     """A hold means that the month is in the trail."""
     put(audit, days_into(15, 1))
 
-    def progress(sentence: str) -> None:
-        if sentence.startswith("exported") and name(15) in sentence:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        audit.retain(progress=progress)
+        audit.retain(progress=once(15, stop))
     table = f"audit.audit_logs_{month(15):%Y_%m}"
     audit.postgres.execute(
         sa.text(f"ALTER TABLE audit.audit_logs DETACH PARTITION {table} CONCURRENTLY")
@@ -460,9 +460,6 @@ def test_a_held_month_that_a_stopped_run_detached_is_put_back(audit):
 def test_a_month_that_a_stopped_run_detached_is_verified_from_its_file(audit, monkeypatch):
     put(audit, days_into(15, 1))
     audit.seal()
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(partitions, "_drop", stop)
@@ -489,16 +486,6 @@ def test_a_slip_in_the_month_of_a_hold_is_refused(audit, given, said):
     """Else the month that was meant would go."""
     with pytest.raises(errors.ParameterError, match=said):
         audit.hold(given)
-
-
-def test_a_month_is_held_once_and_released_once(audit):
-    """What is wrong is named, with the months that are held."""
-    put(audit, days_into(15, 1), days_into(14, 1))
-    audit.hold(name(15))
-    with pytest.raises(errors.Conflict, match="held already"):
-        audit.hold(name(15))
-    with pytest.raises(errors.UnknownName, match=name(15)):
-        audit.release(name(14))
 
 
 # -- other ways, other shapes -----------------------------------------------------------------
@@ -598,13 +585,8 @@ def one_piece(postgres_database, open_trail, existing):
 
 def test_what_leaves_a_table_in_one_piece_is_in_files_and_the_seals_hold(one_piece, archive):
     """Month by month, with all that reads and erases from archives."""
-    late = {"once": False}
-
-    def progress(sentence: str) -> None:
-        if sentence.startswith("exported") and name(15) in sentence and not late["once"]:
-            late["once"] = True
-            one_piece.postgres.execute(sa.text("DELETE FROM shared.users WHERE email LIKE 'a@%'"))
-
+    gone = sa.text("DELETE FROM shared.users WHERE email LIKE 'a@%'")
+    progress = once(15, lambda: one_piece.postgres.execute(gone))
     one_piece.hold(name(14))
     kept = one_piece.retain(progress=progress)
     found = one_piece.verify()
@@ -614,10 +596,9 @@ def test_what_leaves_a_table_in_one_piece_is_in_files_and_the_seals_hold(one_pie
     assert (found.archived_rows, found.forgotten_rows) == (2, 4)
     assert one_piece.complete_since() == month(14)
     assert total(one_piece) == 4
-    path = one_piece.partitions().set_index("month")["path"][name(15)]
-    assert pq.read_table(archive / path)["user_id"].to_pylist() == [None, None]
+    assert held(one_piece, archive, 15, "user_id") == [None, None]
     assert states(one_piece) == {name(15): "archived"}
-    entity = pq.read_table(archive / path)["entity_id"].to_pylist()[0]
+    entity = held(one_piece, archive, 15, "entity_id")[0]
     assert one_piece.erase(entity_type="User", id=entity, reason="request 7").archived_rows == 1
     put(one_piece, days_into(15, 3))
     one_piece.release(name(14))
@@ -631,20 +612,16 @@ def test_what_leaves_a_table_in_one_piece_is_in_files_and_the_seals_hold(one_pie
 
 def test_a_month_of_a_table_in_one_piece_that_is_not_sealed_stays(one_piece):
     put(one_piece, days_into(14, 2))
-    left = {m.month: m.left for m in one_piece.retain().months}
+    kept = one_piece.retain()
 
-    assert left[name(15)] is None
-    assert "not sealed yet" in left[name(14)]
+    assert left(kept, 15) is None
+    assert "not sealed yet" in str(left(kept, 14))
 
 
 def test_a_run_on_a_table_in_one_piece_that_was_stopped_is_gone_on_with(one_piece, monkeypatch):
     """The rows are in the table until they are recorded as gone; never in both, or in neither."""
-
-    def stopped(*_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(partitions, "_drop", stopped)
+        patch.setattr(partitions, "_drop", stop)
         with pytest.raises(KeyboardInterrupt):
             one_piece.retain()
     between, counted = one_piece.verify(), total(one_piece)

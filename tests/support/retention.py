@@ -33,6 +33,7 @@ BEGIN
     END LOOP;
     ALTER TABLE audit.audit_logs DROP COLUMN IF EXISTS later;
     DELETE FROM audit.archives;
+    DELETE FROM audit.seals;
     DELETE FROM audit.holds;
     PERFORM audit.add_partitions(current_date, CAST(now() + interval '3 months' AS date));
 END $$"""

@@ -73,6 +73,11 @@ class Archive:
         """Where it is: in `folder`, whatever the database says."""
         return self.folder / self.name.replace("/", "?")
 
+    @property
+    def manifest(self) -> Path:
+        """The file beside it."""
+        return self.path.with_suffix(".json")
+
     # -- checks -------------------------------------------------------------------------------
 
     def check(self) -> Path:
@@ -119,16 +124,16 @@ class Archive:
             )
         except _DAMAGE:
             return f"The {name} cannot be read."
-        if digest != self.sha256:
-            return f"The {name} is not the file that was exported: its checksum differs."
-        if len(set(columns)) != len(columns):
-            return f"The {name} has a column twice."
-        if size != self.bytes:
-            return f"The {name} has {size:,} bytes where {self.bytes:,} are recorded."
-        if rows != self.rows:
-            return f"The {name} has {rows:,} rows where {self.rows:,} are recorded."
+        faults = {
+            "is not the file that was exported: its checksum differs": digest != self.sha256,
+            "has a column twice": len(set(columns)) != len(columns),
+            f"has {size:,} bytes where {self.bytes:,} are recorded": size != self.bytes,
+            f"has {rows:,} rows where {self.rows:,} are recorded": rows != self.rows,
+        }
+        for fault in (fault for fault, there in faults.items() if there):
+            return f"The {name} {fault}."
         try:
-            found = json.loads(_manifest(self.path).read_text(encoding="utf-8"))
+            found = json.loads(self.manifest.read_text(encoding="utf-8"))
             said = tuple(found.get(key) for key in ("file", "rows", "sha256"))
         except FileNotFoundError:
             return f"The {name} has lost the manifest beside it."
@@ -197,7 +202,7 @@ class Archive:
             for stale in folder.glob(f".{stem}.*.part"):
                 if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
                     stale.unlink(missing_ok=True)
-            part = _part(folder, stem)
+            part = _part(folder / stem)
             try:
                 rows, digest = _write(part, feed, types)
                 made = cls(
@@ -211,8 +216,25 @@ class Archive:
                 os.replace(part, made.path)
             finally:
                 part.unlink(missing_ok=True)
-            made._write_manifest(types)
-            _sync(folder)
+            manifest = {
+                "schema": 1,
+                "table": "audit.audit_logs",
+                "month": _text(month),
+                "file": made.name,
+                "rows": rows,
+                "bytes": made.bytes,
+                "sha256": digest,
+                "order": list(ORDER),
+                "columns": types,
+                "exported_at": datetime.now(UTC).isoformat(),
+            }
+            place(made.manifest, json.dumps(manifest, indent=2))
+            # The names too are on the disk before the database says that they are there.
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
         except OSError as error:
             raise ArchiveError(
                 f"the month {_text(month)} cannot be written to {folder} "
@@ -239,27 +261,6 @@ class Archive:
                     consume(table)
 
             return self.write(self.folder, self.month, feed, types=types)
-
-    def _write_manifest(self, types: dict[str, str]) -> None:
-        content = {
-            "schema": 1,
-            "table": "audit.audit_logs",
-            "month": _text(self.month),
-            "file": self.name,
-            "rows": self.rows,
-            "bytes": self.bytes,
-            "sha256": self.sha256,
-            "order": list(ORDER),
-            "columns": types,
-            "exported_at": datetime.now(UTC).isoformat(),
-        }
-        path = _manifest(self.path)
-        part = _part(self.folder, path.name)
-        with part.open("x", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
 
 
 def archives(store: PostgresStore, folder: Path | None) -> dict[date, Archive]:
@@ -323,7 +324,7 @@ def remove(folder: Path, month: date, name: str) -> None:
             "writes none of that name: nothing was removed. Find out who did, and take it out of "
             "there."
         )
-    for path in (folder / name, _manifest(folder / name)):
+    for path in (folder / name, (folder / name).with_suffix(".json")):
         path.unlink(missing_ok=True)
 
 
@@ -359,12 +360,22 @@ def _text(month: date) -> str:
     return month.isoformat()[:7]
 
 
-def _manifest(path: Path) -> Path:
-    return path.with_suffix(".json")
+def place(path: Path, text: str) -> None:
+    """Put `text` at `path`, whole or not at all, for everybody who may enter the folder."""
+    part = _part(path)
+    try:
+        with part.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(0o644)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def _part(folder: Path, name: str) -> Path:
-    return folder / f".{name}.{secrets.token_hex(4)}.part"
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 def _read(
@@ -435,15 +446,6 @@ def _write(path: Path, feed: Feed, types: dict[str, str]) -> tuple[int, str]:
             "trail, which are still in their table); check the disk and run it again."
         )
     return rows, digest
-
-
-def _sync(folder: Path) -> None:
-    """The names too are on the disk before the database says that they are there."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _digest(path: Path) -> str:

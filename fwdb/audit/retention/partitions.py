@@ -27,21 +27,6 @@ from fwdb.audit.retention.archive import ORDER, Archive, archives, remove
 from fwdb.errors import ArchiveError, FeatureUnavailable, ParameterError, QueryTimeout, Transient
 from fwdb.stores import PostgresStore
 
-__all__ = [
-    "Month",
-    "Retired",
-    "alone",
-    "attach",
-    "count",
-    "months",
-    "partitioned",
-    "pieces",
-    "reach",
-    "recorded",
-    "require",
-    "retire",
-]
-
 TABLE = "audit.audit_logs"
 _LOCK_TIMEOUT = "5s"  # nobody should be at a table that has left the trail
 _EXACT = {"timestamp with time zone", "bigint", "integer", "smallint", "boolean"}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Literal
 
 import pandas as pd
@@ -23,17 +24,7 @@ from fwdb.audit.retention.archive import folder_of, sweep
 from fwdb.audit.retention.partitions import Month, Retired
 from fwdb.audit.seal import sealer
 from fwdb.errors import ParameterError, PermissionDenied
-from fwdb.models import audit_logs
 from fwdb.stores import PostgresStore
-
-__all__ = [
-    "PartitionsAhead",
-    "Retention",
-    "complete_since",
-    "partitions",
-    "partitions_ahead",
-    "retain",
-]
 
 MONTHS_AHEAD = 3
 
@@ -109,7 +100,7 @@ def retain(
     say = progress or (lambda _: None)
     # The server's clock, because it gave the rows their times.
     cutoff: datetime = store.rows(
-        sa.select((sa.func.now() - sa.func.make_interval(0, 0, 0, days)).label("at"))
+        sa.text("SELECT now() - make_interval(days => :days) AS at"), days=days
     )[0]["at"]
     if not dry_run:
         _require_rights(store)
@@ -122,15 +113,16 @@ def retain(
 
 def _retire(self: Context, cutoff: datetime, dry_run: bool, say: Say) -> Retention:
     store, folder = self.postgres, folder_of(self.settings)
-    made = 0 if dry_run else _make_ahead(store, say)
+    made, done = 0, []
     if not dry_run:
+        made = store.rows(_AHEAD, ahead=MONTHS_AHEAD)[0]["made"]
+        if made:
+            say(f"made {made} months ahead")
         sweep(store, folder)
     if parts.partitioned(store):
-        past = [m for m in parts.months(store) if m.partition and m.until]
-        past = [m for m in past if m.until is not None and m.until <= cutoff]
+        past = [m for m in parts.months(store) if m.partition and m.until and m.until <= cutoff]
     else:
         past = parts.pieces(store, cutoff)
-    done = []
     for month in past:
         stays = _stays(store, month)
         if stays is not None:
@@ -190,66 +182,29 @@ def complete_since(self: Context) -> datetime | None:
 
 def partitions_ahead(self: Context) -> PartitionsAhead:
     """For how long rows can be written before a month is missing, by the server's clock."""
-    store = self.postgres
+    store, ahead = self.postgres, partial(PartitionsAhead, unit="months")
     if not parts.partitioned(store):
-        return PartitionsAhead(
-            value=None,
-            unit="months",
-            status="not_applicable",
-            reason="audit.audit_logs is one table, which no month can be missing of",
-            until=None,
-        )
+        reason = "audit.audit_logs is one table, which no month can be missing of"
+        return ahead(value=None, status="not_applicable", reason=reason, until=None)
     parts.require(store)
     now: datetime = store.rows(sa.text("SELECT clock_timestamp() AS at /* fwdb */"))[0]["at"]
     until = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    value = -1  # the present month is not ahead
     there = {month.since for month in parts.months(store) if month.state == "live"}
+    found = 0
     while until in there:
-        until, value = (until + timedelta(days=32)).replace(day=1), value + 1
-    missing = f"there is no partition for {until:%Y-%m}"
-    return PartitionsAhead(
-        value=max(value, 0),
-        unit="months",
-        status="ok",
-        reason=f"{missing}: writes fail now; run 'fwdb audit retain'" if value < 0 else "",
-        until=until,
-    )
-
-
-def _make_ahead(store: PostgresStore, say: Say) -> int:
-    made: int = store.rows(
-        sa.text(
-            "SELECT audit.add_partitions(CAST(now() AT TIME ZONE 'UTC' AS date), CAST("
-            "(now() AT TIME ZONE 'UTC') + make_interval(0, :ahead) AS date)) AS made"
-        ),
-        ahead=MONTHS_AHEAD,
-    )[0]["made"]
-    if made:
-        say(f"made {made} months ahead")
-    return made
+        until, found = (until + timedelta(days=32)).replace(day=1), found + 1
+    reason = f"there is no partition for {until:%Y-%m}: writes fail now; run 'fwdb audit retain'"
+    # The present month is not ahead.
+    return ahead(value=max(found - 1, 0), status="ok", reason="" if found else reason, until=until)
 
 
 def _remove_rows(
     store: PostgresStore, cutoff: datetime, batch: int, dry_run: bool, say: Say
 ) -> Retention:
     """Remove rows of a table that nothing else of ours knows."""
-    created_at = audit_logs.c.created_at
-    past = created_at < cutoff
-    expired: int = store.rows(
-        sa.select(sa.func.count().label("n")).select_from(audit_logs).where(past)
-    )[0]["n"]
-    oldest_first = sa.select(audit_logs.c.id).where(past).order_by(created_at).limit(batch)
+    expired: int = store.rows(_EXPIRED, cutoff=cutoff)[0]["n"]
     removed = batches = 0
-    while not dry_run:
-        with store.transaction() as connection:
-            gone = connection.execute(
-                # An array is one list of ids for one pass over the primary key.
-                sa.delete(audit_logs).where(
-                    audit_logs.c.id == sa.any_(sa.func.array(oldest_first.scalar_subquery()))
-                )
-            ).rowcount
-        if gone == 0:
-            break
+    while not dry_run and (gone := store.execute(_REMOVE, {"cutoff": cutoff, "n": batch}).rowcount):
         removed, batches = removed + gone, batches + 1
         say(f"removed {removed:,} of {expired:,} audit rows")
     return Retention(
@@ -263,25 +218,12 @@ def _remove_rows(
 
 
 def _oldest(store: PostgresStore) -> datetime | None:
-    # The oldest that Python has a time for.
-    oldest = sa.select(sa.func.min(audit_logs.c.created_at).label("at")).where(
-        sa.text("created_at BETWEEN '0001-01-02Z' AND '9999-12-30Z'")
-    )
-    found: datetime | None = store.rows(oldest)[0]["at"]
+    found: datetime | None = store.rows(_OLDEST)[0]["at"]
     return found
 
 
 def _require_rights(store: PostgresStore) -> None:
-    asked = store.rows(
-        sa.select(
-            sa.func.has_table_privilege("audit.audit_logs", "DELETE").label("may_delete"),
-            sa.func.pg_has_role(sa.column("relowner"), "MEMBER").label("owns"),
-            (sa.column("relkind") == "p").label("by_months"),
-            sa.literal_column("current_user").label("role"),
-        )
-        .select_from(sa.table("pg_class"))
-        .where(sa.column("oid") == sa.func.to_regclass("audit.audit_logs"))
-    )[0]
+    asked = store.rows(_RIGHTS)[0]
     if asked["by_months"] and not asked["owns"]:
         raise PermissionDenied(
             f"role '{asked['role']}' does not own audit.audit_logs, whose months only its owner "
@@ -293,3 +235,25 @@ def _require_rights(store: PostgresStore) -> None:
             f"owner of the table, or let the owner run: GRANT DELETE ON audit.audit_logs TO "
             f'"{asked["role"]}".'
         )
+
+
+_EXPIRED = sa.text("SELECT count(*) AS n FROM audit.audit_logs WHERE created_at < :cutoff")
+# An array is one list of ids for one pass over the primary key.
+_REMOVE = sa.text("""
+DELETE FROM audit.audit_logs WHERE id = ANY(ARRAY(
+    SELECT id FROM audit.audit_logs WHERE created_at < :cutoff ORDER BY created_at LIMIT :n))
+""")
+# The oldest that Python has a time for.
+_OLDEST = sa.text("""
+SELECT min(created_at) AS at FROM audit.audit_logs
+WHERE created_at BETWEEN '0001-01-02Z' AND '9999-12-30Z'
+""")
+_RIGHTS = sa.text("""
+SELECT has_table_privilege(oid, 'DELETE') AS may_delete, pg_has_role(relowner, 'MEMBER') AS owns,
+    relkind = 'p' AS by_months, CAST(current_user AS text) AS role
+FROM pg_class WHERE oid = to_regclass('audit.audit_logs')
+""")
+_AHEAD = sa.text("""
+SELECT audit.add_partitions(CAST(now() AT TIME ZONE 'UTC' AS date),
+    CAST((now() AT TIME ZONE 'UTC') + make_interval(months => :ahead) AS date)) AS made
+""")

@@ -14,21 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = [
-    "ACTOR",
-    "FIELDS",
-    "FIRST_MONTH",
-    "LAST_MONTH",
-    "NULL",
-    "VALUES",
-    "clamped",
-    "keyed",
-    "lines",
-    "month_of",
-    "split",
-    "value",
-]
-
 # What stays when personal data is erased; who did it, as far as it can be erased; what it held.
 HEADER = (
     "id",

@@ -125,30 +125,29 @@ class _Chosen:
     @property
     def condition(self) -> str:
         """Of the rows that have anything to erase."""
-        id = next(name for name in self.equal if name.endswith("_id"))
-        of_type = " AND entity_type = :entity_type" if "entity_type" in self.equal else ""
-        held = f"num_nonnulls({', '.join(_PARTS[self.part])}) > 0"
-        return f"{id} = CAST(:{id} AS uuid){of_type} AND {held}"
+        equal = (
+            f"{name} = CAST(:{name} AS {'uuid' if name.endswith('_id') else 'text'})"
+            for name in self.equal
+        )
+        return f"{' AND '.join(equal)} AND num_nonnulls({', '.join(_PARTS[self.part])}) > 0"
 
     def holds(self, line: bytes) -> bool:
-        """The same of the row of an archived line, which is as `equal` says."""
+        """Whether the row of a line has anything to erase."""
         _, _, actor, values = canonical.split(line)
         held = actor if self.part == "actor" else values
         return any(field != canonical.NULL for field in held.split(b"\t"))
 
 
 def _chosen(user_id: Id | None, entity_type: str | None, id: Id | None) -> _Chosen:
-    if (user_id is not None) == (entity_type is not None) or (entity_type is None) != (id is None):
+    if user_id is not None and entity_type is None and id is None:
+        return _Chosen("actor", {"user_id": arguments.user(user_id)})
+    if user_id is not None or entity_type is None or id is None:
         raise ParameterError(
             "give 'user_id', to erase who did it, or 'entity_type' and 'id', to erase what rows "
             "about that entity hold."
         )
-    if user_id is not None:
-        return _Chosen("actor", {"user_id": arguments.user(user_id)})
     if entity_type == _ENTITY_TYPE:
         raise ParameterError("what the trail tells of erasures cannot be erased.")
-    assert entity_type is not None
-    assert id is not None
     return _Chosen("values", {"entity_type": entity_type, "entity_id": str(entity_uuid(id))})
 
 
@@ -161,13 +160,11 @@ def _files(self: Context, chosen: _Chosen) -> list[tuple[Archive, list[bytes]]]:
             f"{len(months)} months of the trail are in archives, which must be erased from as "
             "well; set FWDB_AUDIT_ARCHIVE to their folder."
         )
-    found = []
     for archive in months:
         archive.check()
-        lines = [line for _, line in archive.lines(**chosen.equal) if chosen.holds(line)]
-        if lines:
-            found.append((archive, lines))
-    return found
+    read = ((one, [line for _, line in one.lines(**chosen.equal)]) for one in months)
+    found = ((one, [line for line in lines if chosen.holds(line)]) for one, lines in read)
+    return [(archive, lines) for archive, lines in found if lines]
 
 
 # -- what is done ---------------------------------------------------------------------------------
@@ -214,43 +211,56 @@ def _erase(
     say: Say,
 ) -> tuple[int, str | None]:
     """Rows of the table that were emptied, and the id of the erasure, None without any row."""
-    store = self.postgres
+    store, part, erasure_id, recorded = self.postgres, chosen.part, str(uuid4()), 0
     removed = removals(store, archives(store, known_folder(self.settings)))
     with store.transaction(isolation="repeatable read", timeout_ms=0) as connection:
         sealer.begin(connection)
         _refuse_kept(store, chosen, [archive.month for archive, _ in files])
         sealer.seal_here(store, seals.signing_key(self.settings), progress=say)
         live: list[bytes] = []
-        statement = f"SELECT {', '.join(canonical.FIELDS)} FROM audit.audit_logs"
-        store.lines(sa.text(f"{statement} WHERE {chosen.condition}"), live.append, **chosen.equal)
-        now = store.rows(sa.text("SELECT clock_timestamp() AS at"))[0]["at"]
-        run = _Run(store, chosen.part, str(uuid4()), removed, now)
-        for covered, lines in _by_seal(store, live):
-            _record(run, covered, lines)
-            _empty(run, lines)
-            say(f"erased the {run.part} of {run.recorded:,} rows")
-        for (old, archived), new in zip(files, written, strict=True):
-            # A month that was archived before anything was sealed has no seals to be kept true.
-            if next(seals.read(store, month=old.month), None) is not None:
-                for covered, lines in _by_seal(store, archived):
-                    _record(run, covered, lines)
+        seals.lines(store, live.append, chosen.condition, **chosen.equal)
+        # A month that was archived before anything was sealed has no seals to be kept true.
+        sealed = [
+            line
+            for archive, lines in files
+            if next(seals.read(store, month=archive.month), None) is not None
+            for line in lines
+        ]
+        common = {"part": part, "erasure": erasure_id, "at": store.rows(_NOW)[0]["at"]}
+        for seal, lines in _by_seal(store, live + sealed):
+            _record(store, Batch(store, [seal], removed, Tally()), seal, lines, common)
+            recorded += len(lines)
+            say(f"erased the {part} of {recorded:,} rows")
+        if live:
+            emptied = ", ".join(f"{name} = NULL" for name in _PARTS[part])
+            rows = [line.decode().split("\t", 2) for line in live]
+            store.execute(
+                sa.text(_EMPTY.format(emptied)), [{"log": row[0], "at": row[1]} for row in rows]
+            )
+        for (old, lines), new in zip(files, written, strict=True):
             given = {"path": new.name, "bytes": new.bytes, "sha256": new.sha256, "old": old.name}
             store.execute(_REPLACE, given)
-            say(f"erased the {run.part} of {len(archived):,} rows of {old.month:%Y-%m}, archived")
+            say(f"erased the {part} of {len(lines):,} rows of {old.month:%Y-%m}, archived")
         count = len(live) + sum(len(lines) for _, lines in files)
-        if count:
-            _tell(run, reason, count)
-    return len(live), run.erasure_id if count else None
-
-
-@dataclass(slots=True)
-class _Run:
-    store: PostgresStore
-    part: str
-    erasure_id: str
-    removed: Removed
-    at: datetime
-    recorded: int = 0
+        if not count:
+            return 0, None
+        # A row of the trail repeats what audit.erasures has, which are the rows with a seal.
+        run = next((run for run in store.rows(_RUNS) if run["erasure_id"] == erasure_id), None)
+        said = {"rows": count} if run is None else {
+            "rows": run["rows"], "digest": run["digest"], "erased_at": run["first_at"]
+        }  # fmt: skip
+        store.execute(
+            _TELL,
+            {
+                "type": _ENTITY_TYPE,
+                "origin": _ORIGIN,
+                "id": erasure_id,
+                "said": json.dumps({"part": part, **said}),
+                "about": f"personal data erased: {part}",
+                "reason": reason,
+            },
+        )
+    return len(live), erasure_id
 
 
 def _refuse_kept(store: PostgresStore, chosen: _Chosen, archived: list[date]) -> None:
@@ -268,14 +278,12 @@ def _refuse_kept(store: PostgresStore, chosen: _Chosen, archived: list[date]) ->
         **chosen.equal,
     )
     if held:
-        months = ", ".join(row["month"] for row in held)
         raise SealError(
-            f"rows to erase are in {months}, which must be kept; release the hold first."
+            f"rows to erase are in {', '.join(row['month'] for row in held)}, which must be kept; "
+            "release the hold first."
         )
-    if not partitions.partitioned(store):
-        return
-    leaving = [m.name for m in partitions.months(store) if m.state in ("leaving", "detached")]
-    if leaving:
+    months = partitions.months(store) if partitions.partitioned(store) else []
+    if leaving := [month.name for month in months if month.state in ("leaving", "detached")]:
         raise SealError(
             f"{', '.join(leaving)} was left on its way out of the trail; run 'fwdb audit retain' "
             "to its end first."
@@ -303,10 +311,11 @@ def _by_seal(store: PostgresStore, lines: list[bytes]) -> Iterator[tuple[Seal, l
             )
 
 
-def _record(run: _Run, seal: Seal, lines: list[bytes]) -> None:
-    """Keep the digests of the part in these rows, and drop its salts."""
-    batch = Batch(run.store, [seal], run.removed, Tally())
-    salts, part = bytearray(batch.salts), _SALTS[run.part]
+def _record(
+    store: PostgresStore, batch: Batch, seal: Seal, lines: list[bytes], common: Mapping[str, Any]
+) -> None:
+    """Keep the digests of the part in rows of a seal, and drop its salts."""
+    salts, part = bytearray(batch.salts), _SALTS[common["part"]]
     recorded: list[dict[str, Any]] = []
     for line in lines:
         fields = canonical.split(line)[0]
@@ -319,70 +328,34 @@ def _record(run: _Run, seal: Seal, lines: list[bytes]) -> None:
             )
         at = place * seals.SALTS_SIZE
         salts[at + part.start : at + part.stop] = bytes(part.stop - part.start)
+        digest = getattr(digests, common["part"])
         recorded.append(
-            {
-                "log": fields[0].decode(),
-                "part": run.part,
-                "seal": seal.number,
-                "erasure": run.erasure_id,
-                "digest": getattr(digests, run.part),
-                "at": run.at,
-            }
+            {**common, "log": fields[0].decode(), "seal": seal.number, "digest": digest}
         )
-    run.store.execute(_RECORD, recorded)
-    run.store.execute(
-        sa.text("UPDATE audit.seals SET salts = :salts WHERE number = :number"),
-        {"salts": bytes(salts), "number": seal.number},
-    )
-    run.recorded += len(lines)
+    store.execute(_RECORD, recorded)
+    store.execute(_DROP_SALTS, {"salts": bytes(salts), "number": seal.number})
 
 
-def _empty(run: _Run, lines: list[bytes]) -> None:
-    """Empty the part of rows in the table."""
-    emptied = ", ".join(f"{name} = NULL" for name in _PARTS[run.part])
-    run.store.execute(
-        sa.text(
-            f"UPDATE audit.audit_logs SET {emptied} WHERE id = CAST(:log AS uuid)"
-            " AND created_at = CAST(:at AS timestamptz)"
-        ),
-        [dict(zip(("log", "at"), line.decode().split("\t", 2), strict=False)) for line in lines],
-    )
-
-
-def _tell(run: _Run, reason: str, rows: int) -> None:
-    """A row of the trail that repeats what audit.erasures has, which are the rows with a seal."""
-    said: dict[str, Any] = {"rows": rows}
-    if run.recorded:
-        found = {row["erasure_id"]: row for row in run.store.rows(_RUNS)}[run.erasure_id]
-        said = {n: found[c] for n, c in
-                (("rows", "rows"), ("digest", "digest"), ("erased_at", "first_at"))}  # fmt: skip
-    run.store.execute(
-        _TELL,
-        {
-            "type": _ENTITY_TYPE,
-            "origin": _ORIGIN,
-            "id": run.erasure_id,
-            "said": json.dumps({"part": run.part, **said}),
-            "about": f"personal data erased: {run.part}",
-            "reason": reason,
-        },
-    )
-
-
-_RECORD = sa.text(
-    "INSERT INTO audit.erasures (log_id, part, seal, erasure_id, digest, erased_at) VALUES"
-    " (CAST(:log AS uuid), :part, :seal, CAST(:erasure AS uuid), :digest, :at)"
-)
-_REPLACE = sa.text(
-    "UPDATE audit.archives SET path = :path, bytes = :bytes, sha256 = :sha256,"
-    " replaced = array_append(replaced, path) WHERE path = :old"
-)
-_TELL = sa.text(
-    "INSERT INTO audit.audit_logs"
-    " (entity_type, entity_id, action, old_values, metadata, reason, origin, created_at)"
-    " VALUES (:type, CAST(:id AS uuid), 'DELETE', CAST(:said AS jsonb), :about, :reason,"
-    " :origin, clock_timestamp())"
-)
+_NOW = sa.text("SELECT clock_timestamp() AS at")
+_EMPTY = """
+UPDATE audit.audit_logs SET {}
+WHERE id = CAST(:log AS uuid) AND created_at = CAST(:at AS timestamptz)
+"""
+_RECORD = sa.text("""
+INSERT INTO audit.erasures (log_id, part, seal, erasure_id, digest, erased_at)
+VALUES (CAST(:log AS uuid), :part, :seal, CAST(:erasure AS uuid), :digest, :at)
+""")
+_DROP_SALTS = sa.text("UPDATE audit.seals SET salts = :salts WHERE number = :number")
+_REPLACE = sa.text("""
+UPDATE audit.archives SET path = :path, bytes = :bytes, sha256 = :sha256,
+    replaced = array_append(replaced, path) WHERE path = :old
+""")
+_TELL = sa.text("""
+INSERT INTO audit.audit_logs
+    (entity_type, entity_id, action, old_values, metadata, reason, origin, created_at)
+VALUES (:type, CAST(:id AS uuid), 'DELETE', CAST(:said AS jsonb), :about, :reason, :origin,
+    clock_timestamp())
+""")
 
 
 # -- what may differ from the seals with reason ---------------------------------------------------

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +14,7 @@ import sqlalchemy as sa
 
 from fwdb.arguments import File
 from fwdb.audit.context import Context
+from fwdb.audit.retention.archive import place
 from fwdb.audit.seal import merkle, seals
 from fwdb.audit.seal.findings import Finding
 from fwdb.errors import SealError
@@ -82,7 +81,7 @@ def seal_file(self: Context, path: File) -> Path:
     store, key = self.postgres, seals.signing_key(self.settings)
     seals.require(store)
     newest = seals.last(store)
-    if newest is None:
+    if not newest.number:
         raise SealError("nothing is sealed yet; run 'fwdb audit seal' first.")
     step = 1
     while newest.number / step > _MOST_HEADS:
@@ -103,8 +102,16 @@ def seal_file(self: Context, path: File) -> Path:
     content = _content(body)
     body["signature"] = None if key is None else merkle.sign(key, content).hex()
     body["checksum"] = sha256(content).hexdigest()
-    _place(Path(path), json.dumps(body, indent=2) + "\n")
-    return read(Path(path)).path
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place(path, json.dumps(body, indent=2) + "\n")
+    except OSError as error:
+        raise SealError(
+            f"the seal file cannot be written to {path} "
+            f"({(error.strerror or str(error)).lower()}); choose another place."
+        ) from error
+    return read(path).path
 
 
 def read(path: Path) -> Anchor:
@@ -159,25 +166,3 @@ def read(path: Path) -> Anchor:
 def _content(body: dict[str, Any]) -> bytes:
     """What checksum and signature are made of."""
     return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _place(path: Path, text: str) -> None:
-    """Put `text` at `path`, whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(draft, 0o644)  # nothing in it is secret, and an auditor copies it
-            os.replace(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
-    except OSError as error:
-        raise SealError(
-            f"the seal file cannot be written to {path} "
-            f"({(error.strerror or str(error)).lower()}); choose another place."
-        ) from error

@@ -123,29 +123,29 @@ def sealed(self: Context) -> Sealed | None:
 def state(store: PostgresStore, key: bytes | None = None) -> Sealed | None:
     """As `sealed`, for whoever has no more than the store."""
     newest = _newest(store)
-    if newest is None:
+    if not newest.number:
         return None
     ours = key is not None and newest.signed_with(key)
     return _sealed(store, newest, merkle.key_id(key) if key and ours else newest.key_id)
 
 
-def _newest(store: PostgresStore) -> Seal | None:
+def _newest(store: PostgresStore) -> Seal:
     known = store.rows(sa.text("SELECT to_regclass('audit.seals') AS name /* fwdb */"))
-    return None if known[0]["name"] is None else seals.last(store)
+    return seals.NONE if known[0]["name"] is None else seals.last(store)
 
 
 def _sealed(
-    store: PostgresStore, newest: Seal | None, key_id: str | None, made: int = 0, rows: int = 0
+    store: PostgresStore, newest: Seal, key_id: str | None, made: int = 0, rows: int = 0
 ) -> Sealed:
     return Sealed(
         seals=made,
         rows=rows,
-        number=None if newest is None else newest.number,
-        head=None if newest is None else newest.head.hex(),
-        sealed_at=None if newest is None else newest.sealed_at,
-        total_rows=0 if newest is None else newest.total_rows,
+        number=newest.number or None,
+        head=newest.head.hex() if newest.number else None,
+        sealed_at=newest.sealed_at if newest.number else None,
+        total_rows=newest.total_rows,
         unsealed_rows=unsealed(store, newest),
-        key_id=key_id,
+        key_id=key_id if newest.number else None,
     )
 
 
@@ -166,33 +166,25 @@ def seal_here(
 ) -> Sealed:
     """As `seal`, in the transaction that `begin` has prepared."""
     newest = seals.last(store)
-    if newest is not None:
+    if newest.number:
         newest = _sound(store, newest, key, sign=sign)
     until, now = snapshot(store)
-    since = 0 if newest is None else newest.horizon
     # Transactions count from the beginning again in a server into which a dump was restored.
-    if now < since:
-        raise SealError(restored(now, since))
+    if now < newest.horizon:
+        raise SealError(restored(now, newest.horizon))
     made = rows = 0
     last_in_month: dict[date, Key] = {}
-    begins = None if newest is None else (since - 1, seals.HIGHEST_ID)
+    begins = (newest.horizon - 1, seals.HIGHEST_ID) if newest.number else None
     # At first all that there is, whatever its transaction says.
-    rest = (
-        "coalesce(transaction_id, 0)"
-        if newest is None
-        else "transaction_id >= CAST(:since AS bigint) AND transaction_id"
-    )
-    bounds = sa.text(_BOUNDS.format(rest=rest))
-    given = {} if newest is None else {"since": since}
-    for bound in store.rows(bounds, until=until, size=ROWS, **given):
+    where = f"{_newer(newest)} AND coalesce(transaction_id, 0) < {until}"
+    for bound in store.rows(sa.text(_BOUNDS.format(where=where)), size=ROWS):
         after = last_in_month.get(bound["month"], begins)
         newest = _seal_rows(store, key, newest, after, bound, until)
         last_in_month[bound["month"]] = newest.last
         made, rows = made + 1, rows + newest.rows
         if progress is not None:
             progress(f"sealed {newest.total_rows:,} rows")
-    key_id = None if newest is None or key is None else merkle.key_id(key)
-    return _sealed(store, newest, key_id, made, rows)
+    return _sealed(store, newest, None if key is None else merkle.key_id(key), made, rows)
 
 
 def snapshot(store: PostgresStore) -> tuple[int, int]:
@@ -203,35 +195,35 @@ def snapshot(store: PostgresStore) -> tuple[int, int]:
     return found["over"], found["next"]
 
 
-def unsealed(store: PostgresStore, newest: Seal | None, where: str = "true") -> int:
+def unsealed(store: PostgresStore, newest: Seal, where: str = "true") -> int:
     """Rows that no seal covers yet, of those `where` says."""
-    condition = where if newest is None else f"transaction_id >= {newest.horizon} AND {where}"
-    statement = f"SELECT count(*) AS n FROM audit.audit_logs WHERE {condition} /* fwdb */"
-    return int(store.rows(sa.text(statement))[0]["n"])
+    statement = f"SELECT count(*) AS n FROM audit.audit_logs WHERE {_newer(newest)} AND {where}"
+    return int(store.rows(sa.text(f"{statement} /* fwdb */"))[0]["n"])
 
 
 def unsealed_of(store: PostgresStore, month: date) -> int:
     """Rows of `month` that no seal covers yet; 0 where nothing was ever sealed."""
     newest = _newest(store)
-    return 0 if newest is None else unsealed(store, newest, seals.span(month, month))
+    return unsealed(store, newest, seals.span(month, month)) if newest.number else 0
+
+
+def _newer(newest: Seal) -> str:
+    return f"transaction_id >= {newest.horizon}" if newest.number else "true"
 
 
 def _sound(store: PostgresStore, newest: Seal, key: bytes | None, *, sign: bool) -> Seal:
     """The newest seal, if one may build on it; signed now, if `sign` says so."""
-    before = seals.last(store, back=1)
-    if newest.chained(merkle.EMPTY if before is None else before.head) != newest.head:
+    if newest.chained(seals.last(store, back=1).head) != newest.head:
         raise SealError(
             f"seal {newest.number} is not as it was written; run 'fwdb audit verify' before "
             "anything is sealed on top of it."
         )
-    if key is None:
-        if newest.signature is not None:
-            raise SealError(
-                "the trail is sealed with a key, and FWDB_AUDIT_KEY is not set; set it: seals "
-                "without it would prove less."
-            )
-        return newest
-    if newest.signed_with(key):
+    if key is None and newest.signature is not None:
+        raise SealError(
+            "the trail is sealed with a key, and FWDB_AUDIT_KEY is not set; set it: seals "
+            "without it would prove less."
+        )
+    if key is None or newest.signed_with(key):
         return newest
     if not sign:
         how = "without a key" if newest.signature is None else f"with the key {newest.key_id}"
@@ -261,7 +253,7 @@ def restored(now: int, sealed: int) -> str:
 def _seal_rows(
     store: PostgresStore,
     key: bytes | None,
-    before: Seal | None,
+    before: Seal,
     after: Key | None,
     bound: Mapping[str, Any],
     until: int,
@@ -269,22 +261,21 @@ def _seal_rows(
     """The seal of the rows behind `after` up to `bound`, which follows `before`."""
     lines: list[tuple[Key, bytes]] = []
     last = (bound["transaction_id"], bound["id"])
-    statement, parameters = seals.rows_between(bound["month"], after, last)
-    store.lines(
-        statement,
-        lambda line: lines.append((seals.key_of(line.split(b"\t", 6)), line)),
-        **parameters,
-    )
+
+    def feed(line: bytes) -> None:
+        lines.append((seals.key_of(line.split(b"\t", 6)), line))
+
+    seals.lines(store, feed, seals.between(bound["month"], after, last))
     if len(lines) != bound["rows"]:
         raise SealError(
             f"{len(lines)} rows were read where {bound['rows']} were counted; seal again."
         )
     keys, salts, leaves = _hashed([line for _, line in sorted(lines)])
     made = Seal(
-        number=1 if before is None else before.number + 1,
+        number=before.number + 1,
         month=bound["month"],
         rows=len(lines),
-        total_rows=len(lines) + (0 if before is None else before.total_rows),
+        total_rows=before.total_rows + len(lines),
         last_transaction=last[0],
         last_id=last[1],
         horizon=until,
@@ -295,7 +286,7 @@ def _seal_rows(
         signature=None,
         keys_digest=sha256(keys).digest(),
     )
-    head = made.chained(merkle.EMPTY if before is None else before.head)
+    head = made.chained(before.head)
     made = replace(made, head=head, signature=None if key is None else merkle.sign(key, head))
     values: dict[str, Any] = {name: getattr(made, name) for name in Seal.__slots__}
     values |= {"keys": keys, "salts": salts, "leaves": b"".join(leaves)}
@@ -333,7 +324,7 @@ FROM (
                 created_at AT TIME ZONE 'UTC', '0001-01-01'), '9999-12-01')) AS date) AS month,
             coalesce(transaction_id, 0) AS transaction_id, id
         FROM audit.audit_logs
-        WHERE {rest} < CAST(:until AS bigint) AND created_at IS NOT NULL
+        WHERE {where} AND created_at IS NOT NULL
     ) AS found
 ) AS numbered
 WHERE n % :size = 0 OR n = total

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -70,7 +71,7 @@ class Seal:
             self.last_transaction,
             self.last_id,
             self.horizon,
-            microseconds(self.sealed_at),
+            _microseconds(self.sealed_at),
             self.key_id or "",
             self.keys_digest.hex(),
         )
@@ -81,6 +82,14 @@ class Seal:
         return self.signature is not None and merkle.same(
             self.signature, merkle.sign(key, self.head)
         )
+
+
+# What the first seal follows.
+NONE = Seal(
+    number=0, month=canonical.FIRST_MONTH, rows=0, total_rows=0, last_transaction=0, last_id="",
+    horizon=0, sealed_at=_EPOCH, root=b"", head=merkle.EMPTY, key_id=None, signature=None,
+    keys_digest=b"",
+)  # fmt: skip
 
 
 def signing_key(settings: config.Settings) -> bytes | None:
@@ -95,28 +104,26 @@ def require(store: PostgresStore) -> None:
         raise FeatureUnavailable("this database has no seals of the trail; run 'fwdb migrate'.")
 
 
-def last(store: PostgresStore, back: int = 0) -> Seal | None:
-    """The newest seal, or the one `back` before it."""
+def last(store: PostgresStore, back: int = 0) -> Seal:
+    """The newest seal, or the one `back` before it; `NONE` where there is none."""
     found = store.rows(
         sa.text(f"SELECT {_FACTS} FROM audit.seals ORDER BY number DESC LIMIT 1 OFFSET :back"),
         back=back,
     )
-    return Seal(**found[0]) if found else None
+    return Seal(**found[0]) if found else NONE
 
 
 def read(store: PostgresStore, *, month: date | None = None) -> Iterator[Seal]:
     """All seals, or those of one month, by number; a thousand at a time."""
+    of_month = "" if month is None else " AND month = :month"
     statement = sa.text(
-        f"SELECT {_FACTS} FROM audit.seals WHERE number > :after"
-        + ("" if month is None else " AND month = :month")
-        + f" ORDER BY number LIMIT {_CHUNK}"
+        f"SELECT {_FACTS} FROM audit.seals WHERE number > :after{of_month}"
+        f" ORDER BY number LIMIT {_CHUNK}"
     )
-    after: int | None = -(2**63)
-    while after is not None:
-        given: dict[str, Any] = {"after": after} | ({} if month is None else {"month": month})
-        found = store.rows(statement, **given)
+    given: dict[str, Any] = {"after": -(2**63)} | ({} if month is None else {"month": month})
+    while found := store.rows(statement, **given):
         yield from (Seal(**row) for row in found)
-        after = found[-1]["number"] if len(found) == _CHUNK else None
+        given["after"] = found[-1]["number"]
 
 
 def content(store: PostgresStore, numbers: Sequence[int]) -> list[tuple[bytes, bytes, bytes]]:
@@ -136,6 +143,9 @@ def next_month(month: date) -> date:
     return (month.replace(day=1) + timedelta(days=32)).replace(day=1)
 
 
+# -- rows of the trail ----------------------------------------------------------------------------
+
+
 def span(first: date, last: date) -> str:
     """The condition for rows of the months from `first` to `last`."""
     conditions = []
@@ -146,36 +156,35 @@ def span(first: date, last: date) -> str:
     return " AND ".join(conditions) or "created_at IS NOT NULL"
 
 
-def rows_between(
-    month: date, after: Key | None, until: Key
-) -> tuple[sa.TextClause, dict[str, Any]]:
-    """The statement for the rows of `month` behind the key `after` up to `until`, in no order.
+def between(month: date, after: Key | None, until: Key) -> str:
+    """The condition for the rows of `month` behind the key `after` up to `until`.
 
-    Without `after` from the lowest that there is. Its conditions serve whichever index there is:
-    ranges of transactions, or, within one transaction, ranges of ids.
+    Without `after` from the lowest that there is. It serves whichever index there is: ranges of
+    transactions, or, within one transaction, ranges of ids.
     """
-    conditions = [
-        span(month, month),
-        "(coalesce(transaction_id, 0), id) <= (CAST(:t1 AS bigint), CAST(:id1 AS uuid))",
-    ]
-    given: dict[str, Any] = {"t1": until[0], "id1": until[1]}
+    key, (t1, id1) = "(coalesce(transaction_id, 0), id)", _literals(until)
+    conditions = [span(month, month), f"{key} <= ({t1}, {id1})"]
     if after is not None:
-        conditions.append(
-            "(coalesce(transaction_id, 0), id) > (CAST(:t0 AS bigint), CAST(:id0 AS uuid))"
-        )
-        given |= {"t0": after[0], "id0": after[1]}
+        t0, id0 = _literals(after)
+        conditions.append(f"{key} > ({t0}, {id0})")
         if after[0] > 0:  # below, rows without a transaction may be meant
-            conditions.append("transaction_id BETWEEN CAST(:t0 AS bigint) AND CAST(:t1 AS bigint)")
+            conditions.append(f"transaction_id BETWEEN {t0} AND {t1}")
         if after[0] == until[0]:
-            conditions.append("id > CAST(:id0 AS uuid) AND id <= CAST(:id1 AS uuid)")
-    statement = sa.text(
-        f"SELECT {', '.join(canonical.FIELDS)} FROM audit.audit_logs"
-        f" WHERE {' AND '.join(conditions)}"
-    )
-    return statement, given
+            conditions.append(f"id > {id0} AND id <= {id1}")
+    return " AND ".join(conditions)
 
 
-# -- what a seal keeps of each row ------------------------------------------------------------
+def _literals(key: Key) -> tuple[str, str]:
+    return f"CAST('{key[0]}' AS bigint)", f"CAST('{key[1]}' AS uuid)"
+
+
+def lines(store: PostgresStore, feed: Callable[[bytes], Any], where: str, **given: Any) -> None:
+    """Give `feed` the line of each row of the trail that `where` chooses."""
+    columns = ", ".join(canonical.FIELDS)
+    store.lines(sa.text(f"SELECT {columns} FROM audit.audit_logs WHERE {where}"), feed, **given)
+
+
+# -- what a seal keeps of each row ----------------------------------------------------------------
 
 
 def key_of(fields: Sequence[bytes]) -> Key:
@@ -188,23 +197,16 @@ def key_of(fields: Sequence[bytes]) -> Key:
 def pack(fields: Sequence[bytes]) -> bytes:
     """Id, time and transaction of a line's row."""
     transaction, id = key_of(fields)
-    at = microseconds(canonical.clamped(fields[1]))
+    at = _microseconds(canonical.clamped(fields[1]))
     return _KEY.pack(bytes.fromhex(id.replace("-", "")), at, transaction)
 
 
 def unpack(keys: bytes, position: int) -> tuple[str, datetime, int]:
     """Id, time and transaction of a sealed row."""
     id, at, transaction = _KEY.unpack_from(keys, position * KEY_SIZE)
-    text = id.hex()
-    dashed = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-    return dashed, moment_of(at), transaction
+    return str(UUID(bytes=id)), _EPOCH + timedelta(microseconds=at), transaction
 
 
-def microseconds(at: datetime) -> int:
+def _microseconds(at: datetime) -> int:
     """`at` in microseconds since 1970, exactly."""
     return (at - _EPOCH) // timedelta(microseconds=1)
-
-
-def moment_of(at: int) -> datetime:
-    """The time of `microseconds`."""
-    return _EPOCH + timedelta(microseconds=at)

@@ -112,16 +112,12 @@ def verify(
         chain = _follow(store, key, frozenset(() if kept is None else kept.heads))
         newest = chain.newest
         months = archives(store, known_folder(self.settings))
-        horizon = 0 if newest is None else newest.horizon
         removed = erase.removals(store, months)
-        run = _Run(store, horizon, chain.months, months, progress, removed)
-        if newest is None:
-            unsealed = sealer.unsealed(store, None)
-        else:
-            for month in chain.months:
-                if begin is None or month >= begin:
-                    run.month(month)
-            unsealed = run.count()
+        run = _Run(store, newest.horizon, chain.months, months, progress, removed)
+        for month in chain.months:
+            if begin is None or month >= begin:
+                run.month(month)
+        unsealed = run.count() if newest.number else sealer.unsealed(store, newest)
         never = [
             archive
             for month, archive in months.items()
@@ -133,7 +129,7 @@ def verify(
         around = [*coverage.trail(store.rows("audit_coverage_trail"))]
         rights = coverage.rights(store.rows("audit_coverage_rights"))
     uncovered = [one.sentence for one in around if one.status == "uncovered"]
-    about_file = kept.findings(chain.heads, newest.number if newest else 0, key) if kept else ()
+    about_file = kept.findings(chain.heads, newest.number, key) if kept else ()
     findings = (
         *about_file,
         *chain.findings,
@@ -143,7 +139,7 @@ def verify(
     )
     unread = sum(n for month, n in chain.months.items() if begin is not None and month < begin)
     not_proven: dict[str, tuple[object, ...] | None] = {"empty": ()}
-    if newest is not None:
+    if newest.number:
         not_proven = {
             "key": () if key is None and newest.signature is not None else None,
             "signature": () if key is None and newest.signature is None else None,
@@ -155,7 +151,7 @@ def verify(
         }
     alone = sum(archive.rows for archive in never if archive.left)
     return Verification(
-        intact=not findings and newest is not None,
+        intact=not findings and newest.number > 0,
         findings=findings,
         not_proven=(
             *(_NOT_PROVEN[name].format(*v) for name, v in not_proven.items() if v is not None),
@@ -165,7 +161,7 @@ def verify(
             *([_NOT_PROVEN["never"].format(alone)] if alone else []),
         ),
         seals=chain.seals,
-        sealed_rows=0 if newest is None else newest.total_rows,
+        sealed_rows=newest.total_rows,
         checked_rows=run.tally.checked,
         archived_rows=run.archived,
         erased_rows=run.tally.erased,
@@ -173,9 +169,9 @@ def verify(
         unsealed_rows=unsealed,
         unread_rows=unread,
         since=begin,
-        head=None if newest is None else newest.head.hex(),
-        sealed_at=None if newest is None else newest.sealed_at,
-        key_id=None if newest is None else newest.key_id,
+        head=newest.head.hex() if newest.number else None,
+        sealed_at=newest.sealed_at if newest.number else None,
+        key_id=newest.key_id,
         erasures=erasures,
     )
 
@@ -191,7 +187,7 @@ class _Chain:
     asked for, `unsigned` the number of seals before the first that the key signed.
     """
 
-    newest: Seal | None = None
+    newest: Seal = seals.NONE
     months: dict[date, int] = field(default_factory=dict)
     heads: dict[int, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -205,22 +201,20 @@ class _Chain:
 def _follow(store: PostgresStore, key: bytes | None, wanted: frozenset[int]) -> _Chain:
     """Look at every seal in order: each follows from the one before it, and the key signed it."""
     chain = _Chain()
-    head, rows, last_in_month = merkle.EMPTY, 0, dict[date, Key]()
+    last_in_month: dict[date, Key] = {}
     for seal in seals.read(store):
         before, last = chain.newest, last_in_month.get(seal.month)
-        number = 1 if before is None else before.number + 1
-        goes_on = (last is None or last < seal.last) and (
-            before is None or before.horizon <= seal.horizon
-        )
+        number = before.number + 1
+        goes_on = (last is None or last < seal.last) and before.horizon <= seal.horizon
         if seal.number < number:
             chain.find("chain", seal, "twice")
         elif seal.number > number:
             several = seal.number > number + 1
             name = "missing" if several else "one missing"
             chain.find("chain", seal, name, number, seal.number - 1)
-        elif seal.chained(head) != seal.head:
+        elif seal.chained(before.head) != seal.head:
             chain.find("chain", seal, "changed")
-        elif seal.total_rows != rows + seal.rows or not goes_on:
+        elif seal.total_rows != before.total_rows + seal.rows or not goes_on:
             chain.find("chain", seal, "order")
         if key is not None and not seal.signed_with(key):
             if seal.signature is not None and seal.key_id == merkle.key_id(key):
@@ -229,13 +223,13 @@ def _follow(store: PostgresStore, key: bytes | None, wanted: frozenset[int]) -> 
                 chain.unsigned += 1
         if seal.number in wanted:
             chain.heads[seal.number] = seal.head.hex()
-        head, rows, last_in_month[seal.month] = seal.head, seal.total_rows, seal.last
+        last_in_month[seal.month] = seal.last
         chain.months[seal.month] = chain.months.get(seal.month, 0) + seal.rows
         chain.newest = seal
         chain.seals += 1
     chain.months = dict(sorted(chain.months.items()))
     newest = chain.newest
-    if key is not None and newest is not None and not newest.signed_with(key):
+    if key is not None and newest.number and not newest.signed_with(key):
         name = "unsigned" if newest.signature is None else "other key"
         chain.find("signature", newest, name, merkle.key_id(key))
     return chain
@@ -292,8 +286,7 @@ class _Run:
             batch = Batch(self.store, covered, self.removed, self.tally)
             # Behind the last sealed row of a month, up to the horizon, there is none.
             until = (self.horizon - 1, HIGHEST_ID) if is_last else covered[-1].last
-            statement, parameters = seals.rows_between(month, after, until)
-            self.store.lines(statement, batch.feed, **parameters)
+            seals.lines(self.store, batch.feed, seals.between(month, after, until))
             self.findings += batch.finish()
             self.read += batch.fed
             after = covered[-1].last
@@ -329,8 +322,8 @@ class _Run:
             self.findings.append(Finding(kind="archive", sentence=f"{error}", month=month))
         if with_table:
             late: list[bytes] = []
-            statement, parameters = seals.rows_between(month, None, (self.horizon - 1, HIGHEST_ID))
-            self.store.lines(statement, late.append, **parameters)
+            until = (self.horizon - 1, HIGHEST_ID)
+            seals.lines(self.store, late.append, seals.between(month, None, until))
             self.read += len(late)
             for line in late:
                 feed(seals.key_of(canonical.split(line)[0]), line)
@@ -388,11 +381,7 @@ class _Run:
     def _inserted(self, condition: str, why: str, count: int) -> None:
         """The first row that `condition` chooses, which stands for `count`."""
         rows: list[bytes] = []
-        statement = (
-            f"SELECT {', '.join(canonical.FIELDS)} FROM audit.audit_logs WHERE {condition}"
-            " ORDER BY created_at, id LIMIT 1"
-        )
-        self.store.lines(sa.text(statement), rows.append)
+        seals.lines(self.store, rows.append, f"{condition} ORDER BY created_at, id LIMIT 1")
         if rows:
             found = of_row("inserted", None, canonical.split(rows[0])[0], _INSERTED[why])
         else:  # an index does not have what the table has

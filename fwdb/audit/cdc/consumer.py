@@ -330,7 +330,7 @@ class Follower:
             gap = None if perhaps and not added else gap
             if gap is not None:
                 self._ledger.gap(since=gap[0], until=at[1], reason=gap[1], differences=added)
-            self._ledger.save(self._state, changes=added)
+            self._ledger.write(self._state, compared=added)
         self._changes += added
         if gap is not None:
             self._gaps += 1

@@ -138,13 +138,15 @@ class Ledger:
         state: State,
         rows: Sequence[Row] = (),
         *,
+        compared: int = 0,
         events: int = 0,
         event_at: datetime | None = None,
         caught_up: bool = False,
     ) -> int:
         """Store `rows` and `state`, both or neither; how many rows were new.
 
-        Raises `Conflict` when another follower has taken over: this one has lost its lock.
+        A comparison has added as many as `compared`. Raises `Conflict` when another follower has
+        taken over: this one has lost its lock.
         """
         with self.store.transaction():
             new = 0
@@ -153,22 +155,7 @@ class Ledger:
                 listed = [one.json(self.entity.name) for one in rows]
                 changes = json.dumps(listed, ensure_ascii=False, default=str)
                 new = self.store.execute(_INSERT, {"changes": changes}).rowcount
-            self.save(state, events=events, changes=new, event_at=event_at, caught_up=caught_up)
-        return new
-
-    def save(
-        self,
-        state: State,
-        *,
-        events: int = 0,
-        changes: int = 0,
-        event_at: datetime | None = None,
-        caught_up: bool = False,
-    ) -> None:
-        """Store `state`, and add to what was counted; raises as `write`."""
-        kept = self.store.execute(
-            _SAVE,
-            {
+            saved = {
                 "name": self.name,
                 "holder": self._holder,
                 "state": state.json(),
@@ -177,11 +164,11 @@ class Ledger:
                 "caught_up": caught_up,
                 "images": state.images,
                 "events": events,
-                "changes": changes,
-            },
-        ).rowcount
-        if not kept:
-            raise Conflict(f"another follower of {self.name} has taken over; this one ends.")
+                "changes": new + compared,
+            }
+            if not self.store.execute(_SAVE, saved).rowcount:
+                raise Conflict(f"another follower of {self.name} has taken over; this one ends.")
+        return new
 
     def gap(self, **gap: Any) -> None:
         """Record that between `since` and `until` not each change was seen, and the `reason`.

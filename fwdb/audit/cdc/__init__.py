@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -156,7 +156,7 @@ def _run(followers: list[Follower], *, once: bool, stop: threading.Event) -> Fol
         except BaseException:
             stop.set()
             raise
-        return sum((run.result() for run in runs), Followed(0, 0, 0))
+        return Followed(*map(sum, zip(*(astuple(run.result()) for run in runs), strict=True)))
 
 
 def _lag(self: Context, found: dict[str, Any]) -> Measure:

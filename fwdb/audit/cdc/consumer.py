@@ -77,11 +77,6 @@ class Followed:
     changes: int
     gaps: int
 
-    def __add__(self, other: Followed) -> Followed:
-        return Followed(
-            self.events + other.events, self.changes + other.changes, self.gaps + other.gaps
-        )
-
 
 class Follower:
     """Follows the documents of `entity` in `mongodb` into the trail of `postgres`.
@@ -177,13 +172,12 @@ class Follower:
         """A feed from where the state is; after a look at the collection where that is needed."""
         state, now = self._state, present(self._mongodb, self._collection)
         one_too_large, self._one_too_large = self._one_too_large, False
-        if state.images != now.images or state.time is None:
-            state.images = now.images
-            if not now.images:
-                self._progress(
-                    f"MongoDB keeps no documents before changes for {self._collection}, so old "
-                    "values are not known; run 'fwdb migrate' as the owner."
-                )
+        if (state.images != now.images or state.time is None) and not now.images:
+            self._progress(
+                f"MongoDB keeps no documents before changes for {self._collection}, so old values "
+                "are not known; run 'fwdb migrate' as the owner."
+            )
+        state.images = now.images
         try:
             if state.time is None:
                 self._look("baseline", None)
@@ -205,10 +199,8 @@ class Follower:
             event = self._next(feed, behind)
         reason, moment = "a change is too large to be read", None
         if event is not None:
-            reason += (
-                f": {event.operation} of {self._entity_type.lower()} {document_uuid(event.key)[0]}"
-            )
-            moment = self._moment(event.time)
+            what = f"{self._entity_type.lower()} {document_uuid(event.key)[0]}"
+            reason, moment = f"{reason}: {event.operation} of {what}", self._moment(event.time)
         try:
             self._look(AFTER_GAP, reason, moment)
         except EventsTooLarge:  # another one, without which the documents of then are not known
@@ -216,16 +208,21 @@ class Follower:
 
     def _next(self, feed: ChangeFeed, behind: tuple[ClusterTime, int]) -> ChangeEvent | None:
         """The first event behind a cluster time and a number among the events of that time."""
-        state, quiet = self._state, 0
+        quiet = 0
         while quiet < 2:  # an answer without events may come from a server that is still looking
             batch = feed.read(BATCH, seconds=READ_SECONDS)
             for event in batch.events:
-                state.ordinal = state.ordinal + 1 if event.time == state.event else 0
-                state.event = event.time
-                if (event.time, state.ordinal) > behind:
+                if self._numbered(event) > behind:
                     return event
             quiet += batch.idle and not batch.events
         return None
+
+    def _numbered(self, event: ChangeEvent) -> tuple[ClusterTime, int]:
+        """The place of the next event: its cluster time, and its number among those of then."""
+        state = self._state
+        state.ordinal = state.ordinal + 1 if event.time == state.event else 0
+        state.event = event.time
+        return event.time, state.ordinal
 
     def _resume(self, *, names_only: bool = False) -> ChangeFeed:
         """A feed behind the newest event, or by time with what was there shortly before."""
@@ -246,14 +243,14 @@ class Follower:
         feed = feed_of(at=begin)
         state.event, state.ordinal = None, -1  # it begins before or with a cluster time
         self._again_until = state.time
-        found = self._ledger.store.rows(
+        recorded = self._ledger.store.rows(
             _RECORDED,
             entity_type=self._entity_type,
             since=begin.at,
             first=str(row_id(begin, 0, bytes(8))),
             behind=str(row_id(state.time.next, 0, bytes(8))),
         )
-        self._missing = {id for one in found if not is_found(id := UUID(str(one["id"])))}
+        self._missing = {id for one in recorded if not is_found(id := UUID(str(one["id"])))}
         return feed
 
     def _behind(self, token: str, feed_of: Callable[..., ChangeFeed]) -> ChangeFeed | None:
@@ -271,45 +268,34 @@ class Follower:
         feed.close()
         return None
 
+    # -- comparing ----------------------------------------------------------------------------
+
     def _look(
-        self,
-        note: str,
-        reason: str | None,
-        at: Moment | None = None,
-        *,
-        perhaps: bool = False,
+        self, note: str, reason: str | None, at: Moment | None = None, *, perhaps: bool = False
     ) -> None:
         """Compare the collection with the trail, and go on from the time of that.
 
         That is now, or `at` where MongoDB still has all changes since. `perhaps` there is no
         gap: then one is recorded only where documents differ.
         """
-        state, since = self._state, None if self._state.time is None else self._state.time.at
+        since = None if self._state.time is None else self._state.time.at
         now = present(self._mongodb, self._collection)
         time.sleep(SETTLE_SECONDS)
-        self._progress(
-            f"looking at all documents of {self._collection}; {reason or 'it is the first time'}"
-        )
+        said = reason or "it is the first time"
+        self._progress(f"looking at all documents of {self._collection}; {said}")
         moment = at or (now.time, now.at)
         self._move(moment[0], now.collection_id)
-        self._compare(
-            seen(self._mongodb, self._collection),
-            moment,
-            note,
-            corrections=lambda: earlier(
-                self._mongodb, self._collection, state.floor, fetch=self._fetch
-            ),
-            gap=None if reason is None else (since, reason),
-            perhaps=perhaps,
+        found = seen(self._mongodb, self._collection)
+        corrections = partial(
+            earlier, self._mongodb, self._collection, self._state.floor, fetch=self._fetch
         )
+        gap = None if reason is None else {"since": since, "until": moment[1], "reason": reason}
+        self._compare(found, moment, note, corrections, gap, perhaps=perhaps)
 
     def _move(self, time: ClusterTime, collection_id: str | None) -> None:
         """Let the state be behind `time`, before which nothing is read again."""
-        state = self._state
-        state.time, state.floor = time, time.next
-        state.event, state.ordinal, state.token = None, -1, None
-        state.collection_id = collection_id
-        state.marks.clear()
+        images = self._state.images
+        self._state = State(time, floor=time.next, collection_id=collection_id, images=images)
         self._missing.clear()
 
     def _compare(
@@ -317,24 +303,23 @@ class Follower:
         found: Iterable[Found],
         at: Moment,
         note: str,
-        *,
         corrections: Callable[[], Mapping[UUID, Found | None]] = dict,
-        gap: tuple[datetime | None, str] | None = None,
+        gap: dict[str, Any] | None = None,
+        *,
         perhaps: bool = False,
     ) -> None:
         """Record how the documents `found` differ from the trail, and the state."""
         with self._ledger.store.transaction(timeout_ms=_COMPARE_MS):
-            added = compare(
-                self._ledger, found, time=at[0], at=at[1], note=note, corrections=corrections
-            )
+            added = compare(self._ledger, found, at, note, corrections)
             gap = None if perhaps and not added else gap
             if gap is not None:
-                self._ledger.gap(since=gap[0], until=at[1], reason=gap[1], differences=added)
+                self._ledger.gap(**gap, differences=added)
             self._ledger.write(self._state, compared=added)
         self._changes += added
         if gap is not None:
             self._gaps += 1
-            _log.warning("%s: %s; %d differences recorded", self._collection, gap[1], added)
+            said = "%s: %s; %d differences recorded"
+            _log.warning(said, self._collection, gap["reason"], added)
 
     # -- what comes ---------------------------------------------------------------------------
 
@@ -348,12 +333,11 @@ class Follower:
                 if self._lost_some(rows, fresh):
                     return True
                 fresh.append(event)
-            state.ordinal = state.ordinal + 1 if event.time == state.event else 0
-            state.event, state.token = event.time, event.token
+            self._numbered(event)
+            state.token = event.token
             state.time = event.time if state.time is None else max(state.time, event.time)
             if event.operation in _DOCUMENTS:
-                if (found := self._row(event)) is not None:
-                    rows.append(found)
+                rows += self._row(event)
             elif event.operation in _ENDS:
                 self._write(rows, fresh)
                 self._ended(event)
@@ -369,16 +353,17 @@ class Follower:
             return idle and self._replaced(quiet=not batch.events)
         return False
 
-    def _row(self, event: ChangeEvent) -> Row | None:
-        state, key = self._state, str(document_uuid(event.key)[0])
-        marked = state.marks.pop(key, None)
+    def _row(self, event: ChangeEvent) -> list[Row]:
+        marks, key = self._state.marks, str(document_uuid(event.key)[0])
+        marked = marks.pop(key, None)
         document = after(event)
         if (nonce := announced(event, document)) is not None:
-            state.marks[key] = nonce
-        found = row(event, document, state.ordinal, marked=marked)
-        if found is not None:
-            self._missing.discard(found.id)
-        return found
+            marks[key] = nonce
+        found = row(event, document, self._state.ordinal, marked=marked)
+        if found is None:
+            return []
+        self._missing.discard(found["id"])
+        return [found]
 
     def _write(
         self, rows: Sequence[Row], fresh: Sequence[ChangeEvent], *, caught_up: bool = False
@@ -402,41 +387,41 @@ class Follower:
         if not self._missing:
             return False
         self._write(rows, fresh)
-        lost = len(self._missing)
-        reason = f"the server lost {lost} recorded changes, as after a crash"
+        reason = f"the server lost {len(self._missing)} recorded changes, as after a crash"
         self._look(AFTER_GAP, reason, self._moment(self._again_until))
         return True
 
     def _moment(self, time: ClusterTime) -> Moment:
         """`time` and a clock time that is not before the rows up to then."""
-        since, behind = time.back(OVERLAP_SECONDS).at, row_id(time.next, 0, bytes(8))
-        asked = {"entity_type": self._entity_type, "since": since, "behind": str(behind)}
+        since, behind = time.back(OVERLAP_SECONDS).at, str(row_id(time.next, 0, bytes(8)))
+        asked = {"entity_type": self._entity_type, "since": since, "behind": behind}
         newest = self._ledger.store.rows(_NEWEST, **asked)[0]["at"]
         return time, max(time.at, newest or time.at)
 
     def _ended(self, event: ChangeEvent) -> None:
         """The collection went: all documents that the trail knows did, at that moment."""
-        said = "renamed" if event.operation == "rename" else "dropped"
         if event.to == self._collection:
             self._look(AFTER_GAP, "another collection was renamed to this one")
             return
+        said = "renamed" if event.operation == "rename" else "dropped"
         self._move(event.time, ENDED)
         self._compare((), (event.time, event.at), f"collection {said}")
 
     def _replaced(self, *, quiet: bool) -> bool:
         """Whether the collection is another one and no event said so; it is compared then."""
         state, now = self._state, present(self._mongodb, self._collection)
-        known = now.collection_id == (None if state.collection_id == ENDED else state.collection_id)
-        if known or state.collection_id is None or not quiet or self._strange is None:
+        told = state.collection_id == ENDED
+        known = now.collection_id == (None if told else state.collection_id)
+        if state.collection_id is None:
+            state.collection_id, self._strange = now.collection_id, None
+            return False
+        if known or not quiet or self._strange is None:
             # The event that says so may be on its way: it is believed when asked again.
             self._strange = None if known else now.collection_id or ENDED
-            if state.collection_id is None:
-                state.collection_id, self._strange = now.collection_id, None
             return False
         self._strange = None
         assert state.time is not None, "it was followed up to here"
         # After an end that was told, one that is as the trail says was made anew, event by event.
-        told = state.collection_id == ENDED
         reason = "the collection was replaced by another"
         self._look(AFTER_GAP, reason, self._moment(state.time), perhaps=told)
         return True

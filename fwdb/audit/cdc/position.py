@@ -151,8 +151,8 @@ class Ledger:
         with self.store.transaction():
             new = 0
             if rows:
-                self.add_months([one.created_at for one in rows])
-                listed = [one.json(self.entity.name) for one in rows]
+                self.add_months([row["created_at"] for row in rows])
+                listed = [{"entity_type": self.entity.name, **row} for row in rows]
                 changes = json.dumps(listed, ensure_ascii=False, default=str)
                 new = self.store.execute(_INSERT, {"changes": changes}).rowcount
             saved = {

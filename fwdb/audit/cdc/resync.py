@@ -59,18 +59,16 @@ class Found:
 def compare(
     ledger: Ledger,
     found: Iterable[Found],
-    *,
-    time: ClusterTime,
-    at: datetime,
+    moment: tuple[ClusterTime, datetime],
     note: str,
     corrections: Callable[[], Mapping[UUID, Found | None]] = dict,
 ) -> int:
     """Add what makes the trail say that the documents `found` are all there are; how many rows.
 
-    Belongs into a transaction. The rows are of the moment `at`, and `note` is in their metadata.
+    Belongs into a transaction. The rows are of that `moment`, and `note` is in their metadata.
     `corrections`, asked after the documents were read, replace or (None) remove some of them.
     """
-    store = ledger.store
+    store, (time, at) = ledger.store, moment
     store.execute(sa.text(f"SET LOCAL work_mem = '{_MEMORY}'"))
     store.execute(_FOUND)
     _put(ledger, found)

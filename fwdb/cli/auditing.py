@@ -23,6 +23,7 @@ from fwdb.cli.program import (
     say,
     stdout,
 )
+from fwdb.models import COLLECTIONS
 
 if TYPE_CHECKING:  # half of the time that any command takes to start
     from fwdb.audit import Erasure, Sealed
@@ -83,14 +84,14 @@ def audit_follow(
     """
     if status:
         with database(role="report") as db:
-            found = db.audit.follower()
-            for name in (field.name for field in fields(found)):
-                stdout.print(f"{name:<14} {getattr(found, name)}")
+            for found in map(db.audit.follower, COLLECTIONS):
+                for name in (field.name for field in fields(found)):
+                    stdout.print(f"{name:<14} {getattr(found, name)}")
         return
     stop = threading.Event()
     with database(role="owner", application_name="fwdb-follower") as db, ended_by_signals(stop):
         if not once:
-            say(f"following designs of {db.mongodb.address}; Ctrl-C ends it")
+            say(f"following {', '.join(COLLECTIONS)} of {db.mongodb.address}; Ctrl-C ends it")
         followed = db.audit.follow(once=once, stop=stop, progress=say)
     print_counts("followed", followed)
 

@@ -23,7 +23,6 @@ from fwdb.cli.program import (
     say,
     stdout,
 )
-from fwdb.models import COLLECTIONS
 
 if TYPE_CHECKING:  # half of the time that any command takes to start
     from fwdb.audit import Erasure, Sealed
@@ -82,6 +81,8 @@ def audit_follow(
     Every change becomes a row of the trail, exactly once, also after a crash. Runs until Ctrl-C,
     or once; one at a time.
     """
+    from fwdb.models import COLLECTIONS
+
     if status:
         with database(role="report") as db:
             for found in map(db.audit.follower, COLLECTIONS):

@@ -15,8 +15,7 @@ from typing import Generic, TypeVar
 import sqlalchemy as sa
 
 from fwdb.audit import Audit
-from fwdb.audit.coverage import Standing
-from fwdb.audit.coverage_findings import KINDS
+from fwdb.audit.coverage import KINDS, Standing
 from fwdb.audit.seal import sealer
 from fwdb.errors import FwdbError, QueryError
 from fwdb.metrics.series import DATABASES
@@ -264,7 +263,7 @@ class Probes:
         yield "fwdb_audit_gaps", (), gaps
 
     def _ask_images(self) -> Iterator[Reading]:
-        found = Standing((self._audit.images(),))
+        found = Standing(tuple(self._audit.images()))
         yield "fwdb_audit_uncovered", ("mongodb", "collection"), found.uncovered("collection")
 
 

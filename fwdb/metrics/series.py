@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fwdb.audit.coverage_findings import KINDS
+from fwdb.audit.coverage import KINDS
 from fwdb.stores.failures import ERROR_TYPES
 
 Kind = Literal["counter", "gauge", "histogram"]

@@ -7,6 +7,8 @@ that a reset or an eviction can still be seen.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -23,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from fwdb import queries
 from fwdb.models.tables import metadata
 
 __all__ = [
@@ -58,6 +61,16 @@ def _count(name: str, *, key: bool = False) -> Column[int]:
 
 def _number(name: str) -> Column[float]:
     return Column(name, Double, nullable=False)
+
+
+def _counters(query: str) -> list[Column[Any]]:
+    """A column for each counter of a query file; ``Int64``, one that older readings lack."""
+    found = queries.load(query, "postgres")
+    kinds = {"int64": BigInteger, "Int64": BigInteger, "float64": Double}
+    return [
+        Column(name, kinds[found.columns[name]], nullable=found.columns[name] == "Int64")
+        for name in found.counters
+    ]
 
 
 readings = Table(
@@ -138,16 +151,7 @@ statement_samples = Table(
     _count("database_id", key=True),
     Column("toplevel", Boolean, primary_key=True, nullable=False),
     _count("query_id", key=True),
-    _count("calls"),
-    _number("total_ms"),
-    _number("squares_ms2"),
-    _count("row_count"),
-    _count("hit_blocks"),
-    _count("read_blocks"),
-    _number("read_ms"),
-    _count("temp_blocks"),
-    _count("wal_bytes"),
-    _number("plan_ms"),
+    *_counters("statement_counters"),
     Column("stats_since", DateTime(timezone=True), comment="null before PostgreSQL 17"),
     schema=_SCHEMA,
     comment=f"pg_stat_statements since each entry began. {_MADE}",

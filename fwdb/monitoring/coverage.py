@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from fwdb.monitoring.differences import StatementReading
+from fwdb.monitoring.readings import Reading, moment, restarted
 
 # A full pg_stat_statements drops 5 % of its entries at once, and ten at least
 # (USAGE_DEALLOC_PERCENT in contrib/pg_stat_statements/pg_stat_statements.c).
@@ -65,33 +64,27 @@ class Coverage:
     @property
     def time_percent(self) -> float | None:
         """The least that was seen of the time in statements."""
-        if not self.active_ms:
-            return None
-        return min(100.0, 100 * self.total_ms / self.active_ms)
+        return min(100.0, 100 * self.total_ms / self.active_ms) if self.active_ms else None
 
     @property
     def sentence(self) -> str:
         """What is missing, for the reader; empty when nothing is known to be."""
-        parts = []
-        if self.emptied:
-            parts.append("all statistics were reset within the window")
-        if self.restarted:
-            parts.append(f"{_entries(self.restarted)} began anew")
-        if self.lost:
-            parts.append(f"{_entries(self.lost)} went away")
-        if self.dealloc:
-            parts.append(
+        reasons = (
+            (self.emptied, "all statistics were reset within the window"),
+            (self.restarted, f"{_entries(self.restarted)} began anew"),
+            (self.lost, f"{_entries(self.lost)} went away"),
+            (
+                self.dealloc,
                 f"about {_entries(self.evicted)} evicted, in {self.dealloc} rounds, to make room "
-                f"(raise pg_stat_statements.max from {self.max_entries})"
-            )
-        if self.unknown:
-            parts.append(f"{_entries(self.unknown)} of unknown begin were left out")
-        said = [self.seen] if parts and self.seen else []
-        if parts:
-            said.append(f"totals are lower bounds: {', '.join(parts)}")
+                f"(raise pg_stat_statements.max from {self.max_entries})",
+            ),
+            (self.unknown, f"{_entries(self.unknown)} of unknown begin were left out"),
+        )
+        missing = ", ".join(text for there, text in reasons if there)
+        told = [self.seen, f"totals are lower bounds: {missing}"] if missing else []
         if self.server_restarted:
-            said.append("the server was restarted within the window")
-        return "; ".join(said)
+            told.append("the server was restarted within the window")
+        return "; ".join(filter(None, told))
 
     @property
     def seen(self) -> str:
@@ -116,37 +109,38 @@ class Coverage:
         return {name: getattr(self, name) for name in names}
 
 
-def between(first: StatementReading, second: StatementReading) -> Coverage:
+def between(first: Reading, second: Reading) -> Coverage:
     """What the state of the extension and of the database tells about the time between."""
+    before, now = first.state, second.state
     emptied = _emptied(first, second)
-    dealloc = second.dealloc if emptied else max(0, second.dealloc - first.dealloc)
+    dealloc = now["dealloc"] if emptied else max(0, now["dealloc"] - before["dealloc"])
     found = Coverage(
         dealloc=dealloc,
-        evicted=dealloc * max(_DROPPED_LEAST, int(_DROPPED_SHARE * second.max_entries)),
-        max_entries=second.max_entries,
+        evicted=dealloc * max(_DROPPED_LEAST, int(_DROPPED_SHARE * now["max_entries"])),
+        max_entries=now["max_entries"],
         emptied=emptied,
-        server_restarted=second.server_started_at > first.read_at,
+        server_restarted=restarted(first, second),
     )
-    transactions = second.transactions - first.transactions
-    active_ms = second.active_ms - first.active_ms
+    transactions = now["transactions"] - before["transactions"]
+    active_ms = now["active_ms"] - before["active_ms"]
     if second.read_at - first.read_at < LEAST_WINDOW:
         found.estimate = "a window under one minute is too short to compare with other counters"
-    elif _later(second.database_reset_at, first) or transactions < 0 or active_ms < 0:
+    elif _later(moment(now["database_reset_at"]), first) or transactions < 0 or active_ms < 0:
         found.estimate = "the counters of the database were reset within the window"
     else:
         found.transactions, found.active_ms = transactions, active_ms
     return found
 
 
-def _emptied(first: StatementReading, second: StatementReading) -> bool:
+def _emptied(first: Reading, second: Reading) -> bool:
     """Whether all entries were removed: by a reset, or by a restart that could not keep them."""
-    if second.stats_reset != first.stats_reset and _later(second.stats_reset, first):
+    if second.reset_at != first.reset_at and _later(second.reset_at, first):
         return True
-    if second.server_started_at <= first.read_at:
+    if not restarted(first, second):
         return False
-    if second.stats_reset != first.stats_reset or second.dealloc < first.dealloc:
+    if second.reset_at != first.reset_at or second.state["dealloc"] < first.state["dealloc"]:
         return True  # after a crash the time of the last reset is that of no reset
-    if second.dealloc > first.dealloc:
+    if second.state["dealloc"] > first.state["dealloc"]:
         return False  # what fell or went away may have been evicted
     gone: int = sum(
         key not in second.rows or second.rows[key]["calls"] < row["calls"]
@@ -155,7 +149,7 @@ def _emptied(first: StatementReading, second: StatementReading) -> bool:
     return gone > len(first.rows) / 2
 
 
-def _later(moment: datetime | None, first: StatementReading) -> bool:
+def _later(moment: datetime | None, first: Reading) -> bool:
     return moment is not None and moment > first.read_at
 
 

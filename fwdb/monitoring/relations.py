@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from fwdb.errors import FwdbError
-from fwdb.monitoring.history import History
-from fwdb.stores import MongoStore, PostgresStore, frames
+from fwdb.monitoring.context import DATABASES, Context, Rows, both_stores
+from fwdb.monitoring.history import window
+from fwdb.stores import MongoStore, PostgresStore
+from fwdb.timespan import Time
 
 TABLES = {
     "database": "string",
@@ -54,61 +55,60 @@ SECANTUS_SCANS = "SecantusDB does not count the use of its indexes"
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """Sizes that a reading left behind, by name: total bytes, live and dead rows."""
+class Sizes:
+    """What a reading kept of the tables of a store, by name: total bytes, live and dead rows."""
 
     read_at: datetime
     sizes: Mapping[str, list[Any]]
 
 
-def postgres_sizes(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """What a reading keeps of `table_states.sql`."""
+def postgres_sizes(store: PostgresStore) -> dict[str, list[Any]]:
+    """What a reading keeps of the tables."""
+    rows = store.rows("table_states")
     return {r["table_name"]: [r["total_bytes"], r["live_rows"], r["dead_rows"]] for r in rows}
 
 
-def mongodb_sizes(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def mongodb_sizes(store: MongoStore) -> dict[str, list[Any]]:
     """What a reading keeps of the collections."""
-    return {r["table"]: [r["total_bytes"], r["live_rows"], None] for r in rows}
+    return {r["table"]: [r["total_bytes"], r["live_rows"], None] for r in mongodb_tables(store)}
 
 
-def stored(history: History, database: str, reading_id: int, read_at: datetime) -> Stored | None:
-    """The sizes in a stored reading, or None when it has none."""
-    for row in history.rows("stored_counters", reading_id=reading_id):
-        if row["database"] == database and row["subject"] == "tables":
-            return Stored(read_at, json.loads(row["counters"]))
-    return None
+# -- tables -------------------------------------------------------------------------------------
 
 
-def tables(
-    postgres: PostgresStore, mongodb: MongoStore, before: Mapping[str, Stored | None]
-) -> tuple[pd.DataFrame, list[FwdbError]]:
-    """All tables and collections now, grown since `before`; and errors of a store that has none."""
-    missing: dict[str, str] = {}
-    problems: list[FwdbError] = []
-    rows: list[dict[str, Any]] = []
-    asked: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "postgres": lambda: _postgres_tables(postgres),
-        "mongodb": lambda: mongodb_tables(mongodb),
-    }
-    for name, ask in asked.items():
-        try:
-            found = ask()
-        except FwdbError as error:
-            missing[name] = str(error)
-            problems.append(error)
-            continue
-        earlier = before.get(name)
-        rows += [row | _growth(row, earlier) for row in found]
-        if not found:
-            missing[name] = "there is no table" if name == "postgres" else "there is no collection"
-    if "mongodb" not in missing and mongodb.is_secantus:
-        missing["mongodb"] = SECANTUS_SIZES
-    frame = frames.from_rows(list(TABLES), [[row.get(n) for n in TABLES] for row in rows], TABLES)
-    frame.attrs["missing"] = missing
-    return frame, problems
+def tables(self: Context, since: Time = "24h") -> pd.DataFrame:
+    """Tables and collections, now, the largest first of each store.
+
+    `total_bytes` is the rows with indexes and out-of-line values, `growth_bytes` how much it
+    grew since `growth_since_at`, the first full reading stored since `since`; missing
+    without one. `dead_percent` are row versions nobody needs of all there are. The ages of
+    the last vacuum and analyze are missing when there was none since the counters began;
+    `transaction_age` counts transactions since the oldest row was frozen. SecantusDB has no
+    sizes. ``attrs["missing"]``: per store what could not be told, and why. Raises the error
+    of PostgreSQL when neither store can be asked.
+    """
+    start, _ = window(since, None)
+    before: dict[str, Sizes] = {}
+    if not self.history.absence():
+        for edge in self.history.edges(start, datetime.now(UTC), "full")[:1]:
+            for database in DATABASES:
+                if kept := self.history.stored(edge.reading_id, database, "tables"):
+                    before[database] = Sizes(edge.read_at, kept)
+
+    def ask(database: str) -> tuple[Rows, dict[str, str]]:
+        if database == "postgres":
+            rows, missing = postgres_tables(self.postgres), "there is no table"
+        else:
+            rows, missing = mongodb_tables(self.mongodb), "there is no collection"
+        if database == "mongodb" and rows and self.mongodb.is_secantus:
+            return rows, {"missing": SECANTUS_SIZES}
+        rows = [row | growth(row, before.get(database)) for row in rows]
+        return rows, {} if rows else {"missing": missing}
+
+    return both_stores(TABLES, {name: partial(ask, name) for name in DATABASES})
 
 
-def _growth(row: Mapping[str, Any], earlier: Stored | None) -> dict[str, Any]:
+def growth(row: Mapping[str, Any], earlier: Sizes | None) -> dict[str, Any]:
     """Bytes since the earlier reading; a table that it did not have grew from nothing."""
     if earlier is None or row.get("total_bytes") is None:
         return {}
@@ -118,50 +118,43 @@ def _growth(row: Mapping[str, Any], earlier: Stored | None) -> dict[str, Any]:
     return {"growth_bytes": row["total_bytes"] - known, "growth_since_at": earlier.read_at}
 
 
-def _postgres_tables(store: PostgresStore) -> list[dict[str, Any]]:
+def postgres_tables(store: PostgresStore) -> Rows:
+    """The tables, without their growth."""
     now = datetime.now(UTC)
-    found = []
-    for row in store.rows("table_states"):
-        versions = row["live_rows"] + row["dead_rows"]
-        found.append(
-            {
-                **row,
-                "database": "postgres",
-                "table": row["table_name"],
-                "dead_percent": 100 * row["dead_rows"] / versions if versions else None,
-                "vacuum_age_seconds": _age(row["vacuumed_at"], now),
-                "analyze_age_seconds": _age(row["analyzed_at"], now),
-            }
-        )
-    return found
+
+    def age(moment: datetime | None) -> float | None:
+        return None if moment is None else max(0.0, (now - moment).total_seconds())
+
+    return [
+        {
+            **row,
+            "database": "postgres",
+            "table": row["table_name"],
+            "dead_percent": 100 * row["dead_rows"] / versions if versions else None,
+            "vacuum_age_seconds": age(row["vacuumed_at"]),
+            "analyze_age_seconds": age(row["analyzed_at"]),
+        }
+        for row in store.rows("table_states")
+        for versions in [row["live_rows"] + row["dead_rows"]]
+    ]
 
 
-def _age(moment: datetime | None, now: datetime) -> float | None:
-    return None if moment is None else max(0.0, (now - moment).total_seconds())
-
-
-def mongodb_tables(store: MongoStore) -> list[dict[str, Any]]:
+def mongodb_tables(store: MongoStore) -> Rows:
     """The collections; on SecantusDB without sizes."""
-    names = _collections(store)
-    with store.errors():
-        if store.is_secantus:
-            counts = {n: store.collection(n).estimated_document_count() for n in names}
-            return [{"database": "mongodb", "table": n, "live_rows": counts[n]} for n in names]
-        found = []
-        for name in names:
-            # size counts documents as they are in memory, storageSize is what they take on disk.
-            statistics = _statistics(store, name)
-            indexes = int(statistics["totalIndexSize"])
-            found.append(
-                {
-                    "database": "mongodb",
-                    "table": name,
-                    "total_bytes": int(statistics["storageSize"]) + indexes,
-                    "index_bytes": indexes,
-                    "live_rows": int(statistics["count"]),
-                }
-            )
-    return sorted(found, key=lambda row: -row["total_bytes"])
+    rows = []
+    for name in _collections(store):
+        row: dict[str, Any] = {"database": "mongodb", "table": name}
+        with store.errors():
+            if store.is_secantus:
+                row["live_rows"] = store.collection(name).estimated_document_count()
+            else:
+                # storageSize is what documents take on disk, size what they would in memory.
+                statistics = _statistics(store, name)
+                row["index_bytes"] = int(statistics["totalIndexSize"])
+                row["total_bytes"] = int(statistics["storageSize"]) + row["index_bytes"]
+                row["live_rows"] = int(statistics["count"])
+        rows.append(row)
+    return sorted(rows, key=lambda row: -row.get("total_bytes", 0))
 
 
 def _statistics(store: MongoStore, collection: str) -> Mapping[str, Any]:
@@ -180,37 +173,31 @@ def _collections(store: MongoStore) -> list[str]:
 # -- indexes ------------------------------------------------------------------------------------
 
 
-def indexes(postgres: PostgresStore, mongodb: MongoStore) -> tuple[pd.DataFrame, list[FwdbError]]:
-    """All indexes now, and the errors of a store that could not be asked."""
-    missing: dict[str, str] = {}
-    unjudged: dict[str, str] = {}
-    problems: list[FwdbError] = []
-    rows: list[dict[str, Any]] = []
-    try:
-        replicas = any(row["slot_type"] != "logical" for row in postgres.rows("replicas"))
-        found = postgres.rows("index_states")
-        now = datetime.now(UTC)
-        rows += [_postgres_index(row, now, replicas=replicas) for row in found]
-        if reason := unjudgeable(found, now, replicas=replicas):
-            unjudged["postgres"] = reason
-    except FwdbError as error:
-        missing["postgres"] = str(error)
-        problems.append(error)
-    try:
-        rows += mongodb_indexes(mongodb)
-        if mongodb.is_secantus:
-            unjudged["mongodb"] = SECANTUS_SCANS
-    except FwdbError as error:
-        missing["mongodb"] = str(error)
-        problems.append(error)
-    frame = frames.from_rows(
-        list(INDEXES), [[row.get(n) for n in INDEXES] for row in rows], INDEXES
-    )
-    frame.attrs.update(missing=missing, unjudged=unjudged)
-    return frame, problems
+def indexes(self: Context) -> pd.DataFrame:
+    """Indexes of both stores, now, the largest first of each store.
+
+    `scans` count since `counted_since_at`, on this server. `unused` is true only when that
+    can be known: no scan for 7 days and more, not needed to keep rows unique, and no replica
+    that may use it; missing otherwise, with the reason in ``attrs["unjudged"]``.
+    `duplicate_of` names an index that answers the same questions. An index that is not valid
+    costs writes and answers nothing. SecantusDB counts no use. Raises the error of
+    PostgreSQL when neither store can be asked.
+    """
+    questions = {
+        "postgres": partial(_postgres_indexes, self.postgres),
+        "mongodb": partial(_mongodb_indexes, self.mongodb),
+    }
+    return both_stores(INDEXES, questions, "unjudged")
 
 
-def unjudgeable(rows: list[dict[str, Any]], now: datetime, *, replicas: bool) -> str:
+def _postgres_indexes(store: PostgresStore) -> tuple[Rows, dict[str, str]]:
+    replicas = any(row["slot_type"] != "logical" for row in store.rows("replicas"))
+    rows, now = store.rows("index_states"), datetime.now(UTC)
+    reason = unjudgeable(rows, now, replicas=replicas)
+    return [postgres_index(row, now, replicas=replicas) for row in rows], {"unjudged": reason}
+
+
+def unjudgeable(rows: Rows, now: datetime, *, replicas: bool) -> str:
     """Why no index of PostgreSQL can be called unused; empty when they can be judged."""
     if replicas:
         return "a replica counts its own scans, so an index without scans here may be in use there"
@@ -225,61 +212,64 @@ def unjudgeable(rows: list[dict[str, Any]], now: datetime, *, replicas: bool) ->
     return ""
 
 
-def _postgres_index(row: Mapping[str, Any], now: datetime, *, replicas: bool) -> dict[str, Any]:
-    judged = not unjudgeable([dict(row)], now, replicas=replicas)
+def postgres_index(row: dict[str, Any], now: datetime, *, replicas: bool) -> dict[str, Any]:
+    """A row of `index_states.sql`, and whether the index is unused."""
+    known = row["is_valid"] and not unjudgeable([row], now, replicas=replicas)
     return {
         **row,
         "database": "postgres",
         "table": row["table_name"],
         "index": row["index_name"],
         "counted_since_at": row["counted_since"],
-        # An index that was scanned is used, whoever else counts; the contrary must be known.
-        "unused": False
-        if row["scans"] or row["is_needed"]
-        else True
-        if judged and row["is_valid"]
-        else None,
+        "unused": _unused(row, known=known),
     }
 
 
-def mongodb_indexes(store: MongoStore) -> list[dict[str, Any]]:
-    """The indexes of all collections. SecantusDB tells of no use: its counters are constants."""
-    found = []
+def _unused(row: Mapping[str, Any], *, known: bool) -> bool | None:
+    """An index that was scanned is used, whoever else counts; the contrary must be known."""
+    if row["scans"] or row["is_needed"]:
+        return False
+    return True if known else None
+
+
+def _mongodb_indexes(store: MongoStore) -> tuple[Rows, dict[str, str]]:
+    """SecantusDB tells of no use: its counters are constants."""
+    rows, now, secantus = [], datetime.now(UTC), store.is_secantus
     for name in _collections(store):
+        collection = store.collection(name)
         with store.errors():
-            listed = list(store.collection(name).list_indexes())
-            used = (
-                {}
-                if store.is_secantus
-                else {s["name"]: s for s in store.collection(name).aggregate([{"$indexStats": {}}])}
-            )
-            sizes: Mapping[str, int] = {}
-            if not store.is_secantus:
+            listed, used, sizes = list(collection.list_indexes()), {}, {}
+            if not secantus:
+                used = {
+                    s["name"]: s["accesses"] for s in collection.aggregate([{"$indexStats": {}}])
+                }
                 sizes = _statistics(store, name)["indexSizes"]
-        found += [_mongodb_index(name, index, used, sizes) for index in listed]
-    return found
+        for index in listed:
+            kept = index["name"] == "_id_" or index.get("unique") or "expireAfterSeconds" in index
+            row = {
+                "database": "mongodb",
+                "table": name,
+                "index": index["name"],
+                "index_bytes": sizes.get(index["name"]),
+                "is_needed": bool(kept),
+                "is_valid": True,
+            }
+            if accesses := used.get(index["name"]):
+                since = accesses["since"].replace(tzinfo=UTC)
+                row |= {"scans": int(accesses["ops"]), "counted_since_at": since}
+                row["unused"] = _unused(row, known=now - since >= timedelta(days=UNUSED_DAYS))
+            rows.append(row)
+    return rows, {"unjudged": SECANTUS_SCANS if secantus else ""}
 
 
-def _mongodb_index(
-    collection: str,
-    index: Mapping[str, Any],
-    used: Mapping[str, Mapping[str, Any]],
-    sizes: Mapping[str, int],
-) -> dict[str, Any]:
-    accesses = used.get(index["name"], {}).get("accesses")
-    needed = index["name"] == "_id_" or bool(index.get("unique"))
-    row: dict[str, Any] = {
-        "database": "mongodb",
-        "table": collection,
-        "index": index["name"],
-        "index_bytes": sizes.get(index["name"]),
-        "is_needed": needed or "expireAfterSeconds" in index,
-        "is_valid": True,
-    }
-    if accesses is None:
-        return row
-    since = accesses["since"].replace(tzinfo=UTC)
-    ops = int(accesses["ops"])
-    long_enough = datetime.now(UTC) - since >= timedelta(days=UNUSED_DAYS)
-    unused = False if ops or row["is_needed"] else True if long_enough else None
-    return row | {"scans": ops, "counted_since_at": since, "unused": unused}
+def vacuum_holders(self: Context) -> pd.DataFrame:
+    """Sessions, prepared transactions, slots and replicas that keep vacuum from removing dead
+    rows, now; the one that keeps most first. `transaction_age` is how many transactions ago
+    its view of the data began, `seconds` how long ago, missing where the server does not tell.
+    """
+    return self.postgres.frame("vacuum_holders")
+
+
+def disabled_triggers(self: Context) -> pd.DataFrame:
+    """Triggers of this database that somebody has switched off, now."""
+    return self.postgres.frame("disabled_triggers")

@@ -1,32 +1,23 @@
-"""The statements of both stores that cost most in a window, and what changed since another."""
+"""The statements of both stores that cost most in a window."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import pandas as pd
 
+from fwdb.arguments import Count, Seconds
 from fwdb.errors import FwdbError, ParameterError
-from fwdb.monitoring import commands
-from fwdb.monitoring.commands import CommandLedger
-from fwdb.monitoring.comparison import KINDS, Change, compared, growth
-from fwdb.monitoring.history import History
-from fwdb.monitoring.profiler import profiled
-from fwdb.monitoring.windows import (
-    Half,
-    Statement,
-    failed,
-    mongodb_half,
-    postgres_live,
-    postgres_window,
-)
-from fwdb.stores import MongoStore, PostgresStore, frames
+from fwdb.monitoring import commands, statements
+from fwdb.monitoring.context import APPLICATION, Context, frame
+from fwdb.monitoring.history import History, window
+from fwdb.monitoring.statements import COUNTERS, INNER, StoreWindow
 from fwdb.timespan import Time, moment
 
-COLUMNS = {
+_HEAD = {
     "database": "string",
     "query_id": "string",
     "statement": "string",
@@ -46,27 +37,17 @@ COLUMNS = {
     "temp_bytes": "Int64",
     "wal_bytes": "Int64",
     "plan_ms": "float64",
+}
+COLUMNS = {
+    **_HEAD,
+    **{
+        name: "float64" if kind == "float64" else "Int64"
+        for name, kind in COUNTERS.items()
+        if name not in _HEAD and name not in INNER
+    },
     "docs_examined_per_call": "float64",
     "growth_ms": "float64",
     "lower_bound": "bool",
-}
-
-CHANGE_COLUMNS = {
-    "database": "string",
-    "query_id": "string",
-    "statement": "string",
-    "change": "string",
-    "calls_before": "Int64",
-    "calls": "Int64",
-    "mean_before_ms": "float64",
-    "mean_ms": "float64",
-    "ratio": "float64",
-    "ratio_low": "float64",
-    "ratio_high": "float64",
-    "extra_ms": "float64",
-    "total_before_ms": "float64",
-    "total_ms": "float64",
-    "remark": "string",
 }
 
 # What a list is sorted by. `io` is the time of reads where it is measured, else their number.
@@ -80,216 +61,180 @@ ORDERS = {
     "growth": "growth_ms",
 }
 Order = Annotated[str, tuple(ORDERS)]
-# Who asks for the window right before this one must not be refused for the time he took to ask.
-_SLACK = timedelta(minutes=1)
 
 # Lists of what cost something: a statement that wrote no temporary file is not the last of those
 # that did.
 _COSTS = ("io", "temp", "wal", "growth")
 
-
-class SlowQueries:
-    """What the statements of both stores did, in windows of the history or live."""
-
-    def __init__(
-        self,
-        postgres: PostgresStore,
-        mongodb: MongoStore,
-        watching: MongoStore,
-        ledger: CommandLedger,
-        history: History,
-        *,
-        application: str,
-    ) -> None:
-        self._postgres = postgres
-        self._mongodb = mongodb
-        self._watching = watching
-        self._ledger = ledger
-        self._history = history
-        self._application = application
-
-    def past(self, since: datetime, until: datetime | None) -> list[Half]:
-        """Both halves of a window of the history."""
-        halves = []
-        history: History | None = self._history
-        try:
-            halves.append(postgres_window(self._postgres, self._history, since, until))
-        except FwdbError as error:
-            halves.append(failed("postgres", error))
-            history = None  # the history is in the same database
-        found = commands.window(self._ledger, history, since, until)
-        return [*halves, self._mongodb_half(found, since, until)]
-
-    def live(self, seconds: float) -> list[Half]:
-        """Both halves of the next `seconds`."""
-        before, began = self._mongodb.commands(), datetime.now(UTC)
-        deadline = time.monotonic() + seconds
-        halves = []
-        try:
-            halves.append(postgres_live(self._postgres, seconds))
-        except FwdbError as error:
-            halves.append(failed("postgres", error))
-            time.sleep(max(0.0, deadline - time.monotonic()))
-        found = commands.live(before, self._mongodb.commands(), (began, datetime.now(UTC)))
-        return [*halves, self._mongodb_half(found, began, None)]
-
-    def _mongodb_half(
-        self, found: commands.CommandWindow, since: datetime, until: datetime | None
-    ) -> Half:
-        profile = profiled(self._watching, since, until, self._application)
-        return mongodb_half(found, profile)
+# Who asks for the window right before this one must not be refused for the time he took to ask.
+_SLACK = timedelta(minutes=1)
 
 
-def ranked(
-    halves: Iterable[Half],
+def slow_queries(
+    self: Context,
+    since: Time = "24h",
+    until: Time | None = None,
     *,
-    min_ms: float,
-    top: int,
-    order: str,
-    asked: Mapping[str, datetime | None],
-    before: Iterable[Half] = (),
+    min_ms: float | None = None,
+    top: Count = 20,
+    order: Order = "total",
+    compare_since: Time | None = None,
+    live_seconds: Seconds | None = None,
 ) -> pd.DataFrame:
-    """One frame of both halves in the order asked for; see `Monitor.slow_queries`."""
-    halves = list(halves)
-    _raise_if_all_failed(halves)
-    earlier = {half.database: half for half in before if half.window}
-    rows = []
-    for half in halves:
-        grown = (
-            growth(earlier[half.database], half)
-            if half.window and half.database in earlier
-            else None
+    """Statements of both stores whose mean time in the window reaches `min_ms`.
+
+    One row per statement shape, the first `top` of those by `order`: ``total`` or ``mean``
+    time, ``calls``, ``io`` (time of reads, or blocks read where it is not measured), ``temp``,
+    ``wal``, or ``growth`` of the total time over the window before (of the same length, or
+    that from `compare_since`). `min_ms` is 100 unless FWDB_SLOW_QUERY_MS or the argument says
+    otherwise. `mean_ms` and `stddev_ms` are times in the server for PostgreSQL and times of
+    the client for MongoDB. `share_percent` is the part of its store's time in the window,
+    those of statements below `min_ms` counted too. `lower_bound` marks statements whose
+    counters began anew within the window.
+
+    Source: difference of two readings of pg_stat_statements, the first one stored at or
+    after `since`, the second taken now, or the last one stored before an `until` of more
+    than a minute ago; timings of the clients for MongoDB, or its profiler when there are
+    none. Statements inside functions are part of the one that called them, and fwdb's own
+    questions are left out.
+
+    ``attrs``: `status` and `reason`; `window`, the times the answer is about; `missing`,
+    per store why it has no rows; `not_measured`, per store and column why it is missing;
+    `coverage`, what part of the window the counters show; `totals`; `hidden`, what the role
+    may not see. Raises `FeatureUnavailable` or another `FwdbError` when a store cannot be
+    asked and the other has nothing either.
+    """
+    least = self.thresholds.slow_query_ms if min_ms is None else min_ms
+    growing = order == "growth" or compare_since is not None
+    earlier: dict[str, StoreWindow] = {}
+    asked: dict[str, datetime | None] = {}
+    if live_seconds is None:
+        start, end = window(since, until)
+        before = window_before(start, end, compare_since, None) if growing else None
+        found, asked = past(self, start, end), {"since": start, "until": end}
+        if before:
+            earlier = {one.database: one for one in past(self, *before) if one.window}
+    elif growing:
+        raise ParameterError(
+            "a window watched live has none before it; leave 'live_seconds' out to "
+            "compare two of the history.",
+            name="live_seconds",
         )
-        rows += [_row(s, half, grown) for s in half.statements]
-    frame = frames.from_rows(list(COLUMNS), rows, COLUMNS)
-    frame = frame[frame["mean_ms"] >= min_ms]
+    else:
+        found = _live(self, live_seconds)
+    require_one(found)
+    rows = []
+    for one in found:
+        grown = growth(earlier[one.database], one) if one.database in earlier else {}
+        rows += [
+            {
+                **row,
+                "share_percent": 100 * row["total_ms"] / one.total_ms if one.total_ms else 0.0,
+                "growth_ms": grown.get(row["query_id"]),
+            }
+            for row in one.statements
+        ]
+    return ranked(frame(COLUMNS, rows, **attrs(found, asked)), min_ms=least, top=top, order=order)
+
+
+def ranked(found: pd.DataFrame, *, min_ms: float, top: int, order: str) -> pd.DataFrame:
+    """The first `top` of the statements whose mean reaches `min_ms`, in the order asked for."""
+    told: dict[str, Any] = dict(found.attrs)  # type: ignore[arg-type]
     column = ORDERS[order]
-    if order == "io" and frame["read_ms"].isna().all():
+    found = found[found["mean_ms"] >= min_ms]
+    if order == "io" and found["read_ms"].isna().all():
         column = "read_blocks"
     if order in _COSTS:
-        frame = frame[frame[column].fillna(0) > 0]
-    frame = frame.sort_values(
+        found = found[found[column].fillna(0) > 0]
+    found = found.sort_values(
         [column, "total_ms", "query_id"], ascending=[False, False, True], na_position="last"
     )
-    frame = frame.head(top).reset_index(drop=True)
-    frame.attrs.update(_attrs(halves, asked), order=order, ordered_by=column)
-    return frame
+    found = found.head(top).reset_index(drop=True)
+    found.attrs.update(**told, order=order, ordered_by=column)
+    return found
 
 
-def _row(one: Statement, half: Half, grown: Mapping[str, float] | None) -> list[Any]:
-    return [
-        one.database,
-        one.query_id,
-        one.text,
-        one.calls,
-        one.errors,
-        one.total_ms,
-        one.mean_ms,
-        one.stddev_ms,
-        one.rows,
-        one.rows_per_call,
-        100 * one.total_ms / half.total_ms if half.total_ms else 0.0,
-        one.hit_blocks,
-        one.read_blocks,
-        one.blocks_per_call,
-        one.hit_ratio,
-        one.read_ms,
-        one.temp_bytes,
-        one.wal_bytes,
-        one.plan_ms,
-        one.docs_examined_per_call,
-        grown[one.query_id] if grown is not None else None,
-        one.lower_bound,
-    ]
+def past(self: Context, since: datetime, until: datetime | None) -> list[StoreWindow]:
+    """What both stores' statements did in a window of the history."""
+    history: History | None = self.history
+    try:
+        found = statements.past(self.postgres, self.history, since, until)
+    except FwdbError as error:
+        found = _failed(error)
+        history = None  # the history is in the same database
+    timed = commands.past(self.ledger, history, since, until)
+    profile = commands.profiled(self.mongodb, since, until, APPLICATION)
+    return [found, commands.mongodb_window(timed, profile)]
 
 
-def changed(
-    before: Iterable[Half],
-    now: Iterable[Half],
-    *,
-    top: int,
-    asked: Mapping[str, datetime | None],
-) -> pd.DataFrame:
-    """One frame of what changed between two windows; see `Monitor.query_changes`."""
-    earlier, later = list(before), list(now)
-    _raise_if_all_failed(later)
-    _raise_if_all_failed(earlier)
-    found: list[Change] = []
-    whole: dict[str, float] = {}
-    missing: dict[str, str] = {}
-    for old, new in zip(earlier, later, strict=True):
-        if old.window is None or new.window is None:
-            half, which = (new, "") if new.window is None else (old, "the window before: ")
-            missing[new.database] = which + half.reason
-            continue
-        mine, factor = compared(old, new)
-        if factor is not None:
-            whole[new.database] = factor
-        for kind in KINDS:
-            found += [change for change in mine if change.kind == kind][:top]
-    found.sort(key=lambda change: KINDS.index(change.kind))
-    rows = [_change_row(change) for change in found]
-    frame = frames.from_rows(list(CHANGE_COLUMNS), rows, CHANGE_COLUMNS)
-    compared_windows = len(missing) < len(later)
-    frame.attrs.update(
-        _attrs(later, asked),
-        status="ok" if compared_windows else "no_data",
-        reason="" if compared_windows else "; ".join(missing.values()),
-        missing=missing,
-        whole_server=whole,
-        before=_attrs(earlier, {}),
-    )
-    return frame
+def _live(self: Context, seconds: float) -> list[StoreWindow]:
+    watched, began = self.watched[1], datetime.now(UTC)
+    before, deadline = watched.commands(), time.monotonic() + seconds
+    try:
+        found = statements.live(self.postgres, seconds)
+    except FwdbError as error:
+        found = _failed(error)
+        time.sleep(max(0.0, deadline - time.monotonic()))
+    timed = commands.live(before, watched.commands(), (began, datetime.now(UTC)))
+    profile = commands.profiled(self.mongodb, began, None, APPLICATION)
+    return [found, commands.mongodb_window(timed, profile)]
 
 
-def _change_row(change: Change) -> list[Any]:
-    one, old, new, ratio = change.statement, change.before, change.now, change.ratio
-    return [
-        one.database,
-        one.query_id,
-        one.text,
-        change.kind,
-        old.calls if old else None,
-        new.calls if new else None,
-        old.mean_ms if old else None,
-        new.mean_ms if new else None,
-        ratio.value if ratio else None,
-        ratio.low if ratio else None,
-        ratio.high if ratio else None,
-        change.extra_ms,
-        old.total_ms if old else None,
-        new.total_ms if new else None,
-        change.remark,
-    ]
+def _failed(error: FwdbError) -> StoreWindow:
+    return StoreWindow("postgres", "not_available", str(error), error=error)
 
 
-def _raise_if_all_failed(halves: list[Half]) -> None:
-    if not any(half.window for half in halves):
-        for half in halves:
-            if half.error:
-                raise half.error
+def require_one(found: Iterable[StoreWindow]) -> None:
+    """Raises the error of a store that cannot be asked when none has a window."""
+    stores = list(found)
+    if not any(one.window for one in stores):
+        for one in stores:
+            if one.error:
+                raise one.error
 
 
-def _attrs(halves: list[Half], asked: Mapping[str, datetime | None]) -> dict[str, Any]:
-    windows = {half.database: half.window for half in halves if half.window}
-    missing = {half.database: half.reason for half in halves if half.status != "ok"}
-    found: dict[str, Any] = {
+def growth(before: StoreWindow, now: StoreWindow) -> Mapping[str, float]:
+    """Per query id, the time it took beyond that of an equally long part of the window before."""
+    if now.window is None:
+        return {}
+    lengths = times_as_long(before, now)
+    earlier = {row["query_id"]: row["total_ms"] for row in before.statements}
+    return {
+        row["query_id"]: row["total_ms"] - lengths * earlier.get(row["query_id"], 0)
+        for row in now.statements
+    }
+
+
+def times_as_long(before: StoreWindow, now: StoreWindow) -> float:
+    """How many times as long the second window is as the first; both must have one."""
+    lengths = []
+    for one in (before, now):
+        assert one.window is not None
+        lengths.append((one.window[1] - one.window[0]).total_seconds())
+    return lengths[1] / max(lengths[0], 1e-3)
+
+
+def attrs(found: Sequence[StoreWindow], asked: Mapping[str, datetime | None]) -> dict[str, Any]:
+    """What a frame says of the windows that its rows are of."""
+    windows = {one.database: one.window for one in found if one.window}
+    missing = {one.database: one.reason for one in found if one.status != "ok"}
+    span = dict(asked)
+    if windows:
+        span = {
+            "since": min(edges[0] for edges in windows.values()),
+            "until": max(edges[1] for edges in windows.values()),
+        }
+    names = ("coverage", "totals", "readings", "hidden", "not_measured", "source")
+    return {
         "status": "ok" if windows else "no_data",
         "reason": "" if windows else "; ".join(missing.values()),
         "missing": missing,
-        "statuses": {half.database: half.status for half in halves},
+        "statuses": {one.database: one.status for one in found},
         "asked": dict(asked),
-        "window": {
-            "since": min(window[0] for window in windows.values()),
-            "until": max(window[1] for window in windows.values()),
-        }
-        if windows
-        else dict(asked),
+        "window": span,
         "windows": windows,
+        **{n: {one.database: v for one in found if (v := getattr(one, n))} for n in names},
     }
-    for name in ("coverage", "totals", "readings", "hidden", "not_measured", "source"):
-        found[name] = {h.database: getattr(h, name) for h in halves if getattr(h, name)}
-    return found
 
 
 def window_before(

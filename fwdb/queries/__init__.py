@@ -22,9 +22,7 @@ from fwdb.errors import ParameterError, UnknownName
 _FOLDER = Path(__file__).parent
 _SUFFIX = {"postgres": ".sql", "mongodb": ".json"}
 _NEEDS = re.compile(r"-- Needs PostgreSQL (?P<major>\d+)\.")
-_COLUMN = re.compile(
-    r"--   (?P<name>[a-z_][a-z0-9_]*)\s+(?P<type>\S+)(?P<counter>\s+counter,)?"
-)
+_COLUMN = re.compile(r"--   (?P<name>[a-z_][a-z0-9_]*)\s+(?P<type>\S+)(?P<counter>\s+counter,)?")
 # The same rule as sqlalchemy.text(): a colon that no colon or word character precedes.
 _PARAMETER = re.compile(r"(?<![:\w\\]):(?P<name>[a-zA-Z_]\w*)(?!:)")
 _MONGO_PARAMETER = re.compile(r'"\$\$(?P<name>[a-z_]\w*)"')
@@ -35,7 +33,8 @@ class Query:
     """A query file: its `text`, the `columns` it promises (name to type) and its `parameters`.
 
     `counters` are the columns that only grow until they begin anew: two readings of them are
-    subtracted. `minimum` is the oldest major version of PostgreSQL that has what it asks for, 0 for all.
+    subtracted. `minimum` is the oldest major version of PostgreSQL that has what it asks for, 0
+    for all.
     """
 
     name: str

@@ -204,12 +204,11 @@ def test_health_keeps_its_connections(db: Database) -> None:
 def test_a_mistake_of_ours_is_not_a_dead_database(db: Database) -> None:
     """Only errors of a store make it down; others are raised where health was asked."""
     monitor = Monitor(db.postgres, db.mongodb)
-    probes, _ = monitor._probes
 
     def broken() -> None:
         raise ZeroDivisionError
 
-    probes["postgres"]._ask = broken  # type: ignore[assignment]
+    monitor.probes["postgres"]._ask = broken  # type: ignore[assignment]
     with pytest.raises(ZeroDivisionError):
         monitor.health()
     assert not issubclass(ZeroDivisionError, FwdbError)

@@ -16,7 +16,7 @@ from fwdb import config, migrating
 from fwdb.database import Database
 from fwdb.errors import FeatureUnavailable
 from fwdb.monitoring import Monitor
-from fwdb.monitoring.sampler import LOCK
+from fwdb.monitoring.sampler import LOCK, tidy
 from fwdb.stores import PostgresStore
 
 SHAPE = "designs.find({status: ?})"
@@ -122,7 +122,7 @@ def test_thinning_twice_adds_nothing_twice(db: Database, monitor: Monitor) -> No
     for minute in (5, 50):
         put(db.postgres, an_hour_ago(10, minute))
     for _ in range(2):
-        monitor._sampler._tidy_at = 0
+        monitor.tidy_at = 0
         monitor.sample()
     where = f"shape = '{SHAPE}' AND calls = 4"
 
@@ -152,8 +152,8 @@ def test_a_sampler_removes_what_is_too_old(db: Database, monitor: Monitor) -> No
             sa.text("SELECT pg_advisory_xact_lock(:area, :key)"), area=LOCK[0], key=LOCK[1]
         )
         monitor.sample()
-        monitor._sampler._tidy()
-        monitor._sampler._tidy_at = 0
+        tidy(monitor)
+        monitor.tidy_at = 0
         assert stored(db.postgres, "readings", f"reading_id = {old}") == 1
     monitor.sample()
 

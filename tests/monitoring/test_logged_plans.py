@@ -15,7 +15,7 @@ from test_slow_queries import mongodb, monitor, watched  # noqa: F401 fixtures
 from fwdb.embedded.postgres_setup import LOGGED_PLANS
 from fwdb.errors import ParameterError
 from fwdb.monitoring import Monitor
-from fwdb.monitoring.logged_plans import COLUMNS, MOST_BYTES, _entry
+from fwdb.monitoring.plans import COLUMNS, MOST_BYTES, entry
 from fwdb.monitoring.redaction import plan_redacted, texts_redacted
 from fwdb.stores import MongoStore, PostgresStore
 
@@ -125,7 +125,7 @@ def test_what_was_not_read_of_a_long_log_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No plan found is then not the same as no plan logged."""
-    monkeypatch.setattr("fwdb.monitoring.logged_plans.MOST_BYTES", 10)
+    monkeypatch.setattr("fwdb.monitoring.plans.MOST_BYTES", 10)
     frame = monitor.logged_plans()
 
     assert frame.attrs["status"] == "no_data"
@@ -207,7 +207,7 @@ def test_a_plan_in_another_form_is_left_out() -> None:
     """A log may hold JSON plans of before the setting was changed."""
     row = {"message": 'duration: 600.1 ms  plan:\n{"Query Text": "SELECT 1"}'}
 
-    assert _entry(row) is None
+    assert entry(row) is None
 
 
 def test_a_top_of_nothing_is_refused(monitor: Monitor) -> None:  # noqa: F811

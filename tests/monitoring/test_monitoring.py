@@ -24,8 +24,9 @@ from fwdb.errors import (
     UnknownName,
 )
 from fwdb.monitoring import Measure, Monitor
-from fwdb.monitoring.cache import CacheReading, mongodb_counters, ratio, reading
-from fwdb.monitoring.replication import members_lag, mongodb_lag, primary_lag, replica_lag
+from fwdb.monitoring.cache import ratio
+from fwdb.monitoring.readings import Reading, mongodb_counters, parsed
+from fwdb.monitoring.replication import members_lag, primary_lag, replica_lag
 from fwdb.monitoring.sampler import LOCK
 from fwdb.stores import MongoStore, PostgresStore
 
@@ -278,8 +279,10 @@ def _counted(store: PostgresStore) -> tuple[int, int]:
     return row["hit_blocks"], row["read_blocks"]
 
 
-def counters(minutes: float, found: int, read: int, **more: Any) -> CacheReading:
-    return CacheReading(NOON + timedelta(minutes=minutes), found, read, **more)
+def counters(minutes: float, found: int, read: int, **more: Any) -> Reading:
+    kept = {"stats_reset": None, "server_started_at": None, "io_timed": "read_ms" in more}
+    kept |= {"read_at": (NOON + timedelta(minutes=minutes)).isoformat(), "read_ms": 0.0}
+    return parsed(kept | {"hit_blocks": found, "read_blocks": read} | more)
 
 
 def test_the_ratio_is_not_that_since_the_server_started() -> None:
@@ -302,7 +305,9 @@ def test_counters_that_began_anew_count_from_there() -> None:
     """Smaller than before, or with another time of reset; the window begins with them."""
     reset = NOON + timedelta(minutes=5)
     smaller = ratio("postgres", counters(0, 9000, 9000), counters(9, 3000, 1000))
-    grown = ratio("postgres", counters(0, 10, 10), counters(9, 3000, 1000, reset_at=reset))
+    grown = ratio(
+        "postgres", counters(0, 10, 10), counters(9, 3000, 1000, stats_reset=reset.isoformat())
+    )
 
     assert smaller.value == grown.value == 0.75
     assert "began anew" in smaller.reason
@@ -336,18 +341,15 @@ def test_reads_that_were_not_timed_are_not_fast() -> None:
 def test_mongodb_counts_pages_and_forgets_them_at_a_restart() -> None:
     """Requested less read, from two answers of serverStatus."""
 
-    def answer(minutes: float, uptime: float, requested: int, read: int) -> CacheReading:
-        found = reading(
-            "mongodb",
+    def answer(minutes: float, uptime: float, requested: int, read: int) -> Reading:
+        return parsed(
             {
                 "read_at": (NOON + timedelta(minutes=minutes)).isoformat(),
                 "uptime_seconds": uptime,
                 "pages_requested": requested,
                 "pages_read": read,
-            },
+            }
         )
-        assert found is not None
-        return found
 
     steady = ratio("mongodb", answer(0, 600, 5000, 1000), answer(10, 1200, 9000, 2000))
     restarted = ratio("mongodb", answer(0, 600, 100, 10), answer(10, 60, 9000, 2250))
@@ -512,7 +514,7 @@ def test_the_lag_of_a_replica_set(
 
 def test_a_mongodb_of_one_member_has_no_lag(db: Database) -> None:
     """Asked of the real server."""
-    assert mongodb_lag(db.mongodb).status == "not_applicable"
+    assert db.monitor.replication_lag("mongodb").status == "not_applicable"
 
 
 # -- readings -----------------------------------------------------------------------------------
@@ -638,7 +640,7 @@ def test_sampling_goes_on_after_its_connection_was_cut(
 
 def test_a_sampler_does_not_wait_behind_the_work(db: Database, monitor: Monitor) -> None:
     """It has a name of its own, 100 ms for a lock, and 5 s for any answer."""
-    row = monitor._store.rows(
+    row = monitor.postgres.rows(
         sa.text(
             "SELECT current_setting('lock_timeout') AS lock, current_setting('statement_timeout') "
             "AS statement, current_setting('application_name') AS name"

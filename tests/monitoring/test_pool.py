@@ -432,7 +432,7 @@ def test_closed_and_invalidated_connections_are_counted(small: Database) -> None
     small.postgres.ping()
     before = small.postgres.pool()
     killed = small.postgres.rows(sa.text("SELECT pg_backend_pid() AS pid"))[0]["pid"]
-    small.monitor._store.rows(sa.text("SELECT pg_terminate_backend(:pid)"), pid=killed)
+    small.monitor.postgres.rows(sa.text("SELECT pg_terminate_backend(:pid)"), pid=killed)
     small.postgres.ping()
     after = small.postgres.pool()
 

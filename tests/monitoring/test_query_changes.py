@@ -28,7 +28,10 @@ from test_slow_queries import (  # noqa: F401 fixtures
 from fwdb import embedded, migrating
 from fwdb.errors import FeatureUnavailable, ParameterError, UnknownName
 from fwdb.monitoring import Monitor
-from fwdb.monitoring.comparison import (
+from fwdb.monitoring.query_changes import (
+    COLUMNS as CHANGE_COLUMNS,
+)
+from fwdb.monitoring.query_changes import (
     LEAST_RATIO,
     Change,
     causes,
@@ -36,9 +39,8 @@ from fwdb.monitoring.comparison import (
     mean_ratio,
     whole_server,
 )
-from fwdb.monitoring.differences import difference
-from fwdb.monitoring.slow_queries import CHANGE_COLUMNS, COLUMNS
-from fwdb.monitoring.windows import Statement
+from fwdb.monitoring.slow_queries import COLUMNS
+from fwdb.monitoring.statements import derived, difference
 from fwdb.stores import MongoStore, PostgresStore
 
 # -- coverage in numbers --------------------------------------------------------------------------
@@ -50,7 +52,7 @@ def test_eviction_is_told_in_numbers() -> None:
     second = reading(10, entry(250), dealloc=44, transactions=1838, active_ms=13_000.0)
     shapes, coverage = difference(first, second)
 
-    assert shapes[1].calls == 248
+    assert shapes[1]["calls"] == 248
     assert (coverage.dealloc, coverage.evicted) == (39, 390)
     assert coverage.calls_percent == pytest.approx(100 * 248 / 838)
     assert coverage.time_percent == pytest.approx(31)  # 2,480 of 8,000 ms
@@ -127,7 +129,7 @@ def test_a_crash_empties_everything_without_a_reset(rare: int, dealloc: int) -> 
     shapes, coverage = difference(first, second)
 
     assert coverage.emptied
-    assert shapes[1].calls == 9
+    assert shapes[1]["calls"] == 9
     assert "restarted" in coverage.sentence
 
 
@@ -144,7 +146,7 @@ def test_an_eviction_beside_a_restart_is_no_crash() -> None:
     shapes, coverage = difference(first, second)
 
     assert not coverage.emptied
-    assert {id: shape.calls for id, shape in shapes.items()} == {1: 10, 2: 3}
+    assert {id: shape["calls"] for id, shape in shapes.items()} == {1: 10, 2: 3}
 
 
 def test_an_orderly_restart_keeps_the_counters() -> None:
@@ -152,7 +154,7 @@ def test_an_orderly_restart_keeps_the_counters() -> None:
     second = reading(10, entry(9), server_started_at=NOON + timedelta(minutes=2))
     shapes, coverage = difference(reading(0, entry(5)), second)
 
-    assert shapes[1].calls == 4
+    assert shapes[1]["calls"] == 4
     assert coverage.complete
     assert coverage.sentence == "the server was restarted within the window"
 
@@ -305,8 +307,8 @@ def test_blocks_and_their_ratio_are_missing_where_none_were_asked_for() -> None:
     none = statement(10, 1, hit_blocks=0, read_blocks=0)
     some = statement(10, 1, hit_blocks=30, read_blocks=10)
 
-    assert (none.blocks_per_call, none.hit_ratio) == (0, None)
-    assert (some.blocks_per_call, some.hit_ratio) == (4, 0.75)
+    assert (none["blocks_per_call"], none["hit_ratio"]) == (0, None)
+    assert (some["blocks_per_call"], some["hit_ratio"]) == (4, 0.75)
 
 
 def test_planning_time_is_missing_when_it_is_not_measured(
@@ -445,28 +447,27 @@ def test_a_window_before_without_readings_is_said(
 
 def statement(
     calls: int, mean_ms: float, *, id: int = 1, cv: float = 1.0, **more: Any
-) -> Statement:
-    return Statement(
-        database="postgres",
-        query_id=str(id),
-        text=f"SELECT {id}",
-        calls=calls,
-        errors=None,
-        total_ms=calls * mean_ms,
-        squares_ms2=calls * mean_ms**2 * (1 + cv**2),
-        rows=more.pop("rows", calls),
-        **more,
+) -> dict[str, Any]:
+    row = {
+        "query_id": str(id),
+        "calls": calls,
+        "total_ms": calls * mean_ms,
+        "squares_ms2": calls * mean_ms**2 * (1 + cv**2),
+        "rows": calls,
+    }
+    return derived(row | more)
+
+
+def judge(before: dict[str, Any], now: dict[str, Any], **more: Any) -> Change:
+    (change,), _ = changes(
+        [before], [now], **({"total_ms": now["total_ms"], "lengths": 1.0} | more)
     )
-
-
-def judge(before: Statement, now: Statement, **more: Any) -> Change:
-    (change,), _ = changes([before], [now], **({"total_ms": now.total_ms, "lengths": 1.0} | more))
     return change
 
 
-def measured(times: Any) -> Statement:
+def measured(times: Any) -> dict[str, Any]:
     total, squares = float(times.sum()), float((times**2).sum())
-    return Statement("postgres", "1", "SELECT 1", len(times), None, total, squares, 0)
+    return derived({"calls": len(times), "total_ms": total, "squares_ms2": squares})
 
 
 def times(rng: np.random.Generator, calls: int, scale: float = 1.0) -> Any:
@@ -529,7 +530,7 @@ def test_a_slower_server_is_not_a_list_of_regressions() -> None:
     found, whole = changes(before, now, total_ms=190_000, lengths=1)
 
     assert whole == pytest.approx(2)
-    assert [c.statement.query_id for c in found if c.kind == "slower"] == ["5"]
+    assert [c.statement["query_id"] for c in found if c.kind == "slower"] == ["5"]
     assert all("whole server" in c.remark for c in found if c.kind == "similar")
 
 
@@ -550,7 +551,7 @@ def test_regressions_are_sorted_by_what_they_cost() -> None:
     now = [statement(1000, 9, id=1), statement(1000, 200, id=2), statement(50, 1, id=4)]
     found, _ = changes(before, now, total_ms=209_000, lengths=1)
 
-    assert [(c.kind, c.statement.query_id) for c in found] == [
+    assert [(c.kind, c.statement["query_id"]) for c in found] == [
         ("slower", "2"),
         ("slower", "1"),
         ("new", "4"),

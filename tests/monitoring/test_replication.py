@@ -22,8 +22,7 @@ from support.faults import judge
 from fwdb import config, embedded
 from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.monitoring import Monitor
-from fwdb.monitoring.replicas import _postgres_row, mongodb_rows
-from fwdb.monitoring.replication import lost
+from fwdb.monitoring.replication import lost, mongodb_rows, postgres_row
 from fwdb.reports import servers
 from fwdb.reports.results import Check
 from fwdb.stores import MongoStore, PostgresStore
@@ -282,7 +281,7 @@ def test_a_replica_that_has_just_connected_is_there_without_figures() -> None:
     new = row(slot="s", slot_type="physical", state="startup", behind_bytes=None)
 
     assert lost([new], expected=1) == ""
-    assert _postgres_row(new)["status"] == "no_data"
+    assert postgres_row(new)["status"] == "no_data"
 
 
 def test_expected_replicas_come_from_the_environment(

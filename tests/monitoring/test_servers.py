@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from fwdb import migrating
 from fwdb.database import Database
 from fwdb.errors import DuplicateKey, PermissionDenied, StoreUnavailable
-from fwdb.monitoring import Monitor, accesses, facts, relations, server_measures
+from fwdb.monitoring import Monitor, readings, relations, servers
+from fwdb.monitoring.cache import by_access
 from fwdb.stores import MongoStore, PostgresStore
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -81,13 +82,13 @@ def test_reads_are_counted_in_bytes_and_not_in_operations(db: Database) -> None:
     )
     blocks = db.postgres.rows(sa.text("SELECT pg_relation_size('cold') / 8192 AS n"))[0]["n"]
     flush(db.postgres)
-    before, counted = accesses.counters(db.postgres), read_blocks(db.postgres)
+    before, counted = readings.io_counters(db.postgres), read_blocks(db.postgres)
     operations = read_operations(db.postgres)
     with db.postgres.connection() as connection:
         connection.execute(sa.text("SELECT pg_buffercache_evict_relation('cold')"))
         connection.execute(sa.text("SELECT count(*) FROM cold"))
     flush(db.postgres)
-    rows = {r["access"]: r for r in accesses.difference(before, accesses.counters(db.postgres))}
+    rows = {r["access"]: r for r in accesses(before, readings.io_counters(db.postgres))}
 
     assert rows["normal"]["read_bytes"] >= 0.9 * blocks * 8192
     assert read_blocks(db.postgres) - counted >= 0.9 * blocks
@@ -101,18 +102,26 @@ def read_blocks(store: PostgresStore) -> int:
 
 
 def read_operations(store: PostgresStore) -> int:
-    return int(sum(r["reads"] for r in store.rows("io_counters") if r["access"] == "normal"))
+    asked = (
+        "SELECT sum(reads) AS n FROM pg_stat_io WHERE object = 'relation' AND context = 'normal'"
+    )
+    return int(store.rows(sa.text(asked))[0]["n"])
+
+
+def accesses(first: dict[str, Any], second: dict[str, Any]) -> list[dict[str, Any]]:
+    return by_access(readings.parsed(first), readings.parsed(second))
 
 
 def io(found: int, read: int, ms: float = 0.0, **more: Any) -> dict[str, Any]:
     counts = {"normal": [found * 8192, read * 8192, ms], **more.pop("also", {})}
-    return {"stats_reset": None, "io_timed": True, "block_bytes": 8192, "accesses": counts, **more}
+    kept = {"read_at": NOON.isoformat(), "stats_reset": None, "io_timed": True}
+    return kept | {"block_bytes": 8192, "accesses": counts, **more}
 
 
 def test_large_scans_do_not_spoil_the_ratio_of_the_working_set() -> None:
     """They are a row of their own."""
     scanned = io(99_000, 1_000, 50.0, also={"bulkread": [0, 100_000 * 8192, 900.0]})
-    rows = {r["access"]: r for r in accesses.difference(io(0, 0), scanned)}
+    rows = {r["access"]: r for r in accesses(io(0, 0), scanned)}
 
     assert rows["normal"]["hit_ratio"] == pytest.approx(0.99)
     assert rows["normal"]["read_ms_per_block"] == pytest.approx(0.05)
@@ -125,7 +134,7 @@ def test_large_scans_do_not_spoil_the_ratio_of_the_working_set() -> None:
         (io(0, 0), io(500, 100), None, "fewer than 1,000 blocks"),
         (io(0, 0), io(0, 0), None, "fewer than 1,000 blocks"),
         (io(9_000, 9_000), io(3_000, 1_000), 0.75, "began anew"),
-        (io(0, 0), io(3_000, 1_000, stats_reset="2026"), 0.75, "began anew"),
+        (io(0, 0), io(3_000, 1_000, stats_reset="2026-11-02"), 0.75, "began anew"),
         (io(0, 0), io(3_000, 1_000, io_timed=False), 0.75, "not timed"),
     ],
 )
@@ -133,7 +142,7 @@ def test_a_row_without_a_number_says_why(
     first: dict[str, Any], second: dict[str, Any], ratio: float | None, words: str
 ) -> None:
     """Too little, a reset, reads that nobody timed."""
-    row = accesses.difference(first, second)[0]
+    row = accesses(first, second)[0]
 
     assert row.get("hit_ratio") == ratio
     assert (row["status"] == "ok") == (ratio is not None)
@@ -229,12 +238,12 @@ def test_a_locked_table_has_no_size_and_holds_nobody_up(
 
 def test_growth_needs_a_size_then_and_now() -> None:
     """A table that was locked at one of the readings has none."""
-    earlier = relations.Stored(NOON, {"a": [None, 1, 0], "b": [100, 1, 0]})
+    earlier = relations.Sizes(NOON, {"a": [None, 1, 0], "b": [100, 1, 0]})
 
-    assert relations._growth({"table": "a", "total_bytes": 5}, earlier) == {}
-    assert relations._growth({"table": "b", "total_bytes": None}, earlier) == {}
-    assert relations._growth({"table": "b", "total_bytes": 70}, earlier)["growth_bytes"] == -30
-    assert relations._growth({"table": "c", "total_bytes": 7}, earlier)["growth_bytes"] == 7
+    assert relations.growth({"table": "a", "total_bytes": 5}, earlier) == {}
+    assert relations.growth({"table": "b", "total_bytes": None}, earlier) == {}
+    assert relations.growth({"table": "b", "total_bytes": 70}, earlier)["growth_bytes"] == -30
+    assert relations.growth({"table": "c", "total_bytes": 7}, earlier)["growth_bytes"] == 7
 
 
 def test_secantusdb_has_no_sizes_and_no_scans(db: Database) -> None:
@@ -337,7 +346,7 @@ def test_unused_is_said_only_when_it_is_known(
     changed: dict[str, Any], replicas: bool, unused: bool | None
 ) -> None:
     """Long enough, nowhere else, and not there for another reason."""
-    row = relations._postgres_index(index_row(**changed), NOON, replicas=replicas)
+    row = relations.postgres_index(index_row(**changed), NOON, replicas=replicas)
 
     assert row["unused"] is unused
 
@@ -401,7 +410,7 @@ def test_readings_of_roles_that_see_other_settings_are_not_compared() -> None:
         stored(2, {"a": "2", "secret": "x"}),
         stored(3, {"a": "2"}, sees_all=False),
     ]
-    found = facts.setting_changes(rows)
+    found = servers.setting_changes(rows)
 
     assert [(r["name"], r["before"], r["after"], r["noticed_at"].minute) for r in found] == [
         ("a", "1", "2", 2),
@@ -412,14 +421,13 @@ def test_readings_of_roles_that_see_other_settings_are_not_compared() -> None:
 def test_a_start_of_a_server_is_seen_once() -> None:
     """PostgreSQL tells when it began; MongoDB how long it is up, to a second."""
 
-    def row(minute: int, **counters: Any) -> dict[str, Any]:
+    def row(minute: int, **counters: Any) -> tuple[str, datetime, readings.Reading]:
         at = NOON + timedelta(minutes=minute)
-        counters |= {"read_at": at.isoformat()}
         database = "mongodb" if "uptime_seconds" in counters else "postgres"
-        return {"read_at": at, "database": database, "counters": json.dumps(counters)}
+        return database, at, readings.parsed({"read_at": at.isoformat(), **counters})
 
     begun, again = (NOON - timedelta(days=1)).isoformat(), NOON.isoformat()
-    found = facts.starts(
+    found = servers.starts(
         [
             row(1, server_started_at=begun),
             row(1, uptime_seconds=600.0),
@@ -540,7 +548,8 @@ def test_what_happened_is_a_difference(
 ) -> None:
     """Never the sum since the server started, and from the reset on when there was one."""
     later = (NOON + timedelta(minutes=5)).isoformat()
-    found = server_measures.happened(counted(), counted(read_at=later, **changed), "")
+    edges = [readings.parsed(one) for one in (counted(), counted(read_at=later, **changed))]
+    found = servers.happened(edges, "")
 
     assert found["deadlocks"].value == deadlocks
     assert found["rollback_percent"].value == percent
@@ -560,8 +569,10 @@ def test_a_backup_is_known_only_when_the_archive_tells() -> None:
         "multixact_age": 2**30,
         "transaction_database": "x",
     }
-    told = server_measures.state(row)
-    silent = server_measures.state(row | {"archived_file": "000000010000000000000004"})
+    told, silent = (
+        servers.state(readings.parsed(row | more))
+        for more in ({}, {"archived_file": "000000010000000000000004"})
+    )
 
     assert told["backup_age_seconds"].value == 7200
     assert silent["backup_age_seconds"].status == "not_available"

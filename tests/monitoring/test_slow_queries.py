@@ -20,10 +20,10 @@ from fwdb.errors import (
     StoreUnavailable,
     UnknownName,
 )
-from fwdb.monitoring import Monitor
-from fwdb.monitoring.differences import HIDDEN, StatementReading, difference
+from fwdb.monitoring import Monitor, statements
+from fwdb.monitoring.readings import Reading, jsonable
 from fwdb.monitoring.slow_queries import COLUMNS
-from fwdb.monitoring.windows import moments
+from fwdb.monitoring.statements import HIDDEN, difference, moments
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.commands import MOST_SHAPES, CommandTimes, shape
 from fwdb.stores.timings import QueryTimes
@@ -271,22 +271,20 @@ def test_a_reset_of_one_statement_between_the_readings(
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
-def reading(
-    minutes: float, *entries: dict[str, Any], dealloc: int = 0, **more: Any
-) -> StatementReading:
-    return StatementReading(
-        read_at=NOON + timedelta(minutes=minutes),
-        server_started_at=more.get("server_started_at", NOON - timedelta(days=1)),
-        stats_reset=more.get("stats_reset"),
-        database_reset_at=more.get("database_reset_at"),
-        dealloc=dealloc,
-        max_entries=100,
-        io_timed=True,
-        plans_timed=False,
-        transactions=more.get("transactions", 0),
-        active_ms=more.get("active_ms", 0.0),
-        rows=StatementReading.keyed(entries),
-    )
+def reading(minutes: float, *entries: dict[str, Any], **more: Any) -> Reading:
+    kept = {
+        "server_started_at": NOON - timedelta(days=1),
+        "stats_reset": None,
+        "database_reset_at": None,
+        "dealloc": 0,
+        "max_entries": 100,
+        "io_timed": True,
+        "plans_timed": False,
+        "transactions": 0,
+        "active_ms": 0.0,
+    }
+    at = NOON + timedelta(minutes=minutes)
+    return statements.reading(at, jsonable(kept | more), list(entries))
 
 
 def entry(calls: int, since: float | None = -60, **more: Any) -> dict[str, Any]:
@@ -314,8 +312,8 @@ def test_an_entry_that_was_dropped_and_came_back_counts_in_full() -> None:
     """1 call before, 60 after the return: 60, not 59."""
     shapes, coverage = difference(reading(0, entry(1)), reading(10, entry(60, 5), dealloc=3))
 
-    assert shapes[1].calls == 60
-    assert shapes[1].lower_bound
+    assert shapes[1]["calls"] == 60
+    assert shapes[1]["lower_bound"]
     assert (coverage.restarted, coverage.dealloc) == (1, 3)
     assert "pg_stat_statements.max" in coverage.sentence
 
@@ -336,7 +334,7 @@ def test_a_new_entry_counts_in_full_only_if_it_began_in_the_window() -> None:
         reading(10, entry(4, 3), entry(9, -30, query_id=2), entry(6, None, query_id=3)),
     )
 
-    assert {key: s.calls for key, s in shapes.items()} == {1: 4, 3: 6}
+    assert {key: s["calls"] for key, s in shapes.items()} == {1: 4, 3: 6}
     assert coverage.unknown == 1
 
 
@@ -345,8 +343,8 @@ def test_before_postgres_17_a_smaller_counter_tells_a_reset() -> None:
     first = reading(0, entry(5, None, row_count=50))
     shapes, _ = difference(first, reading(10, entry(8, None, row_count=8)))
 
-    assert shapes[1].calls == 8
-    assert shapes[1].lower_bound
+    assert shapes[1]["calls"] == 8
+    assert shapes[1]["lower_bound"]
 
 
 def test_before_postgres_17_a_reset_of_all_is_seen_by_its_time() -> None:
@@ -355,7 +353,7 @@ def test_before_postgres_17_a_reset_of_all_is_seen_by_its_time() -> None:
     second = reading(10, entry(9, None), stats_reset=NOON + timedelta(minutes=5))
     shapes, coverage = difference(first, second)
 
-    assert shapes[1].calls == 9
+    assert shapes[1]["calls"] == 9
     assert coverage.emptied
 
 
@@ -365,7 +363,7 @@ def test_statements_inside_functions_are_not_counted_twice() -> None:
     second = reading(10, entry(2, 1), entry(500, 1, toplevel=False))
     shapes, _ = difference(first, second)
 
-    assert shapes[1].calls == 2
+    assert shapes[1]["calls"] == 2
 
 
 def test_one_statement_of_two_roles_is_one_row() -> None:
@@ -374,7 +372,7 @@ def test_one_statement_of_two_roles_is_one_row() -> None:
     second = reading(10, entry(1, 1, total_ms=30.0), entry(3, 1, user_id=11, total_ms=10.0))
     shapes, _ = difference(first, second)
 
-    assert (shapes[1].calls, shapes[1].total_ms) == (4, 40.0)
+    assert (shapes[1]["calls"], shapes[1]["total_ms"]) == (4, 40.0)
 
 
 def test_entries_hidden_from_only_one_of_the_readers_are_unknown() -> None:

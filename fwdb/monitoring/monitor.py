@@ -6,7 +6,6 @@ from fwdb.arguments import checks_arguments
 from fwdb.monitoring import cache as caches
 from fwdb.monitoring import health as healths
 from fwdb.monitoring import history, plans, pools, relations, replication, sampler, servers
-from fwdb.monitoring import query_changes as regressions
 from fwdb.monitoring import sessions as connections
 from fwdb.monitoring import slow_queries as statements
 from fwdb.monitoring.context import Context
@@ -37,7 +36,7 @@ class Monitor(Context):
 
     # What the servers were asked, and how long it took.
     slow_queries = statements.slow_queries
-    query_changes = regressions.query_changes
+    query_changes = statements.query_changes
     plan = plans.plan
     logged_plans = plans.logged_plans
 

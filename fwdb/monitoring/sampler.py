@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from sqlalchemy.engine import Connection
 from fwdb.arguments import Days, Seconds
 from fwdb.errors import FeatureUnavailable, FwdbError, ParameterError, PermissionDenied
 from fwdb.models import monitoring as tables
-from fwdb.monitoring import readings, relations, retention, servers, statements
+from fwdb.monitoring import readings, relations, servers, statements
 from fwdb.monitoring.context import Context
 from fwdb.stores import PoolStats
 from fwdb.stores.timings import OWN
@@ -147,7 +148,7 @@ def prune(self: Context, days: Days = 30) -> int:
     """Remove readings older than `days` now; how many. Sampling does so by itself."""
     self.history.require_writable()
     with self.history.store.transaction() as connection:
-        return retention.expire(connection, days)
+        return expire(connection, days)
 
 
 # -- one reading ----------------------------------------------------------------------------------
@@ -164,8 +165,11 @@ def _take(self: Context, kind: Kind, spacing: Mapping[str, float]) -> Sample:
     rows: dict[str, int] = {}
     missing: dict[str, str] = {}
     details: dict[str, Any] = {"commands_since": checkpoint.since.isoformat()}
-    # Before the transaction: a MongoDB that does not answer must not hold it open.
-    counters = _mongodb(self, missing, full=kind == "full" and _full_is_due(self, spacing))
+    # Before the transaction, in which a MongoDB that does not answer would hold it open. Another
+    # sampler may still be first, and then it is asked in vain.
+    with self.history.store.connection() as connection:
+        full = _due(connection, kind, spacing) == "full"
+    counters = _mongodb(self, missing, full=full)
     with self.history.store.transaction() as connection:
         reading_id, read_at = connection.execute(
             sa.insert(tables.readings)
@@ -187,7 +191,9 @@ def _take(self: Context, kind: Kind, spacing: Mapping[str, float]) -> Sample:
         commands = [{name: getattr(one, name) for name in names} for one in checkpoint.commands]
         commands = [row | {"histogram": list(row["histogram"])} for row in commands]
         rows["commands"] = insert(tables.command_samples, commands)
-        stored = _turn(connection, kind, spacing, read_at)
+        stored = "process"
+        if _locked(connection):
+            stored = _due(connection, kind, spacing, read_at)
         if stored != "process":
             rows["sessions"] = insert(tables.session_samples, self.postgres.rows("sessions"))
             counters = [*_postgres(self, missing, full=stored == "full"), *counters]
@@ -268,44 +274,26 @@ def _pool(pool: PoolStats) -> dict[str, Any]:
     }
 
 
-# -- turns of several samplers --------------------------------------------------------------------
-
-
-def _turn(connection: Connection, kind: Kind, spacing: Mapping[str, float], at: datetime) -> str:
-    """What the reading of `at` is to have of the servers: ``full``, ``light``, ``process``."""
-    if not _locked(connection):
-        return "process"
-    if kind == "full" and not _young(connection, ["full"], spacing["full"], at):
-        return "full"
-    young = _young(connection, ["light", "full"], spacing["light"], at)
-    return "process" if young else "light"
-
-
-def _full_is_due(self: Context, spacing: Mapping[str, float]) -> bool:
-    """Seen before its turn, so another sampler may be first: then MongoDB is asked in vain."""
-    with self.history.store.connection() as connection:
-        return not _young(connection, ["full"], spacing["full"])
-
-
-def _young(
-    connection: Connection, kinds: list[str], seconds: float, at: datetime | None = None
-) -> bool:
-    """Whether one of `kinds` was read within the `seconds` before `at`, or before now.
+def _due(
+    connection: Connection, kind: Kind, spacing: Mapping[str, float], at: datetime | None = None
+) -> str:
+    """What a reading of `at`, or of now, has of the servers: ``full``, ``light``, ``process``.
 
     By the times of the readings alone: between the time of one and this question lies the
     time that the server took for what came between.
     """
-    if not seconds:
-        return False
-    found = connection.execute(
+    last = "extract(epoch FROM n.at - (SELECT max(read_at) FROM monitoring.readings WHERE kind = "
+    ages = connection.execute(
         sa.text(
-            "SELECT EXISTS (SELECT FROM monitoring.readings WHERE kind = ANY(:kinds) AND "
-            "read_at > coalesce(CAST(:at AS timestamptz), clock_timestamp()) "
-            f"- make_interval(secs => :seconds)) {OWN}"
+            f"SELECT {last} 'full')), {last} 'light')) "
+            f"FROM (SELECT coalesce(CAST(:at AS timestamptz), clock_timestamp()) AS at) AS n {OWN}"
         ),
-        {"kinds": kinds, "seconds": seconds, "at": at},
-    )
-    return bool(found.scalar_one())
+        {"at": at},
+    ).one()
+    full, light = (math.inf if age is None else float(age) for age in ages)
+    if kind == "full" and (not spacing["full"] or full >= spacing["full"]):
+        return "full"
+    return "light" if not spacing["light"] or min(full, light) >= spacing["light"] else "process"
 
 
 def _locked(connection: Connection) -> bool:
@@ -323,11 +311,132 @@ def tidy(self: Context) -> None:
         with self.history.store.transaction() as connection:
             if not _locked(connection):
                 return
-            removed = retention.expire(connection, self.history.days, most=retention.MOST)
-            removed += retention.thin(connection, self.detail_days, most=retention.MOST)
+            removed = expire(connection, self.history.days, most=MOST)
+            removed += thin(connection, self.detail_days, most=MOST)
     except FwdbError as error:
         # The reading is stored; what is old can be dealt with in an hour.
         logger.warning("old readings were not thinned out: %s", error)
         removed = 0
-    pause = 0 if removed >= retention.MOST else _TIDY_SECONDS
+    pause = 0 if removed >= MOST else _TIDY_SECONDS
     self.tidy_at = time.monotonic() + pause
+
+
+# Readings that one turn deals with: some seconds of work at most, on a history that was left
+# alone for months. What is left waits for the next turn.
+MOST = 1000
+
+_EXPIRED = f"""
+    DELETE FROM monitoring.readings WHERE reading_id IN (
+        SELECT reading_id FROM monitoring.readings
+        WHERE read_at < clock_timestamp() - make_interval(secs => :age)
+        ORDER BY reading_id LIMIT :most
+    ) {OWN}
+"""
+
+_UNUSED_TEXTS = f"""
+    DELETE FROM monitoring.statement_texts AS t WHERE NOT EXISTS (
+        SELECT FROM monitoring.statement_samples AS s
+        WHERE s.query_id = t.query_id AND s.database_id = t.database_id
+    ) {OWN}
+"""
+
+# Of each process and kind the last reading of an hour stays: counters are since their beginning,
+# so differences across the removed ones stay what they were.
+_SUPERFLUOUS = f"""
+    SELECT reading_id, kept FROM (
+        SELECT reading_id, last_value(reading_id) OVER (
+            PARTITION BY process, kind, date_trunc('hour', read_at, 'UTC')
+            ORDER BY read_at, reading_id
+            ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+        ) AS kept
+        FROM monitoring.readings
+        WHERE read_at < date_trunc(
+            'hour', clock_timestamp() - make_interval(secs => :age), 'UTC'
+        )
+    ) AS r
+    WHERE reading_id <> kept
+    ORDER BY reading_id LIMIT :most {OWN}
+"""
+
+_REMOVED = "unnest(CAST(:removed AS bigint[]), CAST(:kept AS bigint[])) AS r (reading_id, kept)"
+
+# A pool's state is that of a moment: the kept one gets the fullest moment of the hour.
+_PEAKS = f"""
+    UPDATE monitoring.pool_samples AS p SET
+        in_use = greatest(p.in_use, m.in_use),
+        overflow = greatest(p.overflow, m.overflow),
+        waiting = greatest(p.waiting, m.waiting)
+    FROM (
+        SELECT r.kept, s.database, max(s.in_use) AS in_use, max(s.overflow) AS overflow,
+            max(s.waiting) AS waiting
+        FROM {_REMOVED} JOIN monitoring.pool_samples AS s USING (reading_id)
+        GROUP BY r.kept, s.database
+    ) AS m
+    WHERE p.reading_id = m.kept AND p.database = m.database {OWN}
+"""
+
+
+# The kept reading stands for the time of all of them.
+_BEGINNINGS = f"""
+    UPDATE monitoring.readings AS k SET
+        details = k.details || jsonb_build_object('commands_since', m.commands_since)
+    FROM (
+        SELECT r.kept, min(s.details ->> 'commands_since') AS commands_since
+        FROM {_REMOVED} JOIN monitoring.readings AS s USING (reading_id)
+        GROUP BY r.kept
+    ) AS m
+    WHERE k.reading_id = m.kept AND m.commands_since < k.details ->> 'commands_since' {OWN}
+"""
+
+
+# Commands are stored as what came since the reading before: those of removed ones are added.
+_COMMANDS = f"""
+    WITH moved AS (
+        DELETE FROM monitoring.command_samples AS s
+        USING (SELECT * FROM {_REMOVED} UNION SELECT kept, kept FROM {_REMOVED}) AS r
+        WHERE s.reading_id = r.reading_id
+        RETURNING r.kept, s.*
+    )
+    INSERT INTO monitoring.command_samples (
+        reading_id, command, namespace, shape, calls, errors, total_ms, squares_ms2, max_ms,
+        documents, histogram
+    )
+    SELECT kept, command, namespace, shape, calls, errors, total_ms, squares_ms2, max_ms,
+        documents, ARRAY(
+            SELECT sum(n) FROM unnest(histograms) WITH ORDINALITY AS cell (n, place)
+            GROUP BY (place - 1) % width ORDER BY (place - 1) % width
+        )
+    FROM (
+        SELECT kept, command, namespace, shape, sum(calls) AS calls, sum(errors) AS errors,
+            sum(total_ms) AS total_ms, sum(squares_ms2) AS squares_ms2, max(max_ms) AS max_ms,
+            sum(documents) AS documents, array_agg(histogram) AS histograms,
+            min(cardinality(histogram)) AS width
+        FROM moved GROUP BY kept, command, namespace, shape
+    ) AS summed {OWN}
+"""
+
+
+def expire(connection: Connection, days: float, *, most: int | None = None) -> int:
+    """Remove readings older than `days`, and texts nobody refers to; readings removed."""
+    removed = connection.execute(sa.text(_EXPIRED), {"age": 86400 * days, "most": most}).rowcount
+    if removed:
+        connection.execute(sa.text(_UNUSED_TEXTS))
+    return int(removed)
+
+
+def thin(connection: Connection, days: float, *, most: int | None = None) -> int:
+    """Leave one reading per hour, process and kind of those older than `days`; readings removed.
+
+    Counters since a beginning lose nothing. Commands, which are stored as what came since the
+    reading before, are added to those of the kept reading.
+    """
+    found = connection.execute(sa.text(_SUPERFLUOUS), {"age": 86400 * days, "most": most}).all()
+    if not found:
+        return 0
+    pairs = {"removed": [row.reading_id for row in found], "kept": [row.kept for row in found]}
+    for statement in (_PEAKS, _BEGINNINGS, _COMMANDS):
+        connection.execute(sa.text(statement), pairs)
+    connection.execute(
+        sa.text(f"DELETE FROM monitoring.readings WHERE reading_id = ANY(:removed) {OWN}"), pairs
+    )
+    return len(found)

@@ -12,7 +12,6 @@ import pandas as pd
 from fwdb import charts
 from fwdb.charts.canvas import DATABASES
 from fwdb.charts.statements import milliseconds
-from fwdb.monitoring import query_changes
 from fwdb.monitoring import slow_queries as questions
 from fwdb.reports import servers, statements
 from fwdb.reports.check import Facts, empty, run
@@ -76,7 +75,7 @@ def build(facts: Facts) -> Result:
         then = before.since if before else None
         sort = partial(question, top=given.top, order=given.order, compare_since=then)
         listed = facts.take("list", sort, nothing, up[0])
-    changes = facts.frames["regression"] = empty(query_changes.COLUMNS)
+    changes = facts.frames["regression"] = empty(questions.CHANGE_COLUMNS)
     if before is not None:
         span = {"compare_since": before.since, "compare_until": before.until}
         compare = partial(monitor.query_changes, window.since, end, **span, top=given.top)

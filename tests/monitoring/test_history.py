@@ -165,7 +165,7 @@ def test_a_large_backlog_is_dealt_with_in_parts(
     db: Database, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part at each turn, so that no reading waits long for it; the next turn goes on."""
-    monkeypatch.setattr("fwdb.monitoring.retention.MOST", 2)
+    monkeypatch.setattr("fwdb.monitoring.sampler.MOST", 2)
     for minute in range(5):
         put(db.postgres, an_hour_ago(10, minute))
     counts = []

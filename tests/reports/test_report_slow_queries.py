@@ -16,7 +16,7 @@ from fwdb import charts, reports
 from fwdb.database import Database
 from fwdb.embedded.postgres_setup import LOGGED_PLANS
 from fwdb.errors import ParameterError, UnknownName
-from fwdb.monitoring.coverage import Coverage
+from fwdb.monitoring.statements import Coverage
 from fwdb.reports import statements
 from fwdb.reports.results import Check
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from fwdb.errors import FwdbError, PermissionDenied
 from fwdb.monitoring.history import History
@@ -39,11 +39,8 @@ _POSTGRES_ONLY = dict.fromkeys(
     "MongoDB does not tell it per command",
 )
 
-# -- as the clients timed them --------------------------------------------------------------------
 
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """Commands between two moments of this process, and its totals at the second."""
 
     commands: list[CommandStats]
@@ -65,49 +62,41 @@ class CommandLedger:
         """What is to be stored now; pass it to `settle` when it is stored."""
         with self._lock:
             at = datetime.now(UTC)
-            now = {_key(command): command for command in self._store.commands()}
-            return Checkpoint(_since(self._stored, now.values()), self._since, at, now)
+            now = _keyed(self._store.commands())
+            return Checkpoint(_later(self._stored, now), self._since, at, now)
 
     def settle(self, stored: Checkpoint) -> None:
         """Note that everything up to `stored` is in the history."""
         with self._lock:
-            self._stored = stored.totals
-            self._since = stored.at
+            self._stored, self._since = stored.totals, stored.at
 
 
-@dataclass(frozen=True, slots=True)
-class CommandWindow:
-    """The commands of a window; `reason` says why there are none."""
-
-    commands: Sums
-    window: tuple[datetime, datetime]
-    reason: str = ""
-    coverage: dict[str, Any] = field(default_factory=dict)
+def _keyed(commands: Iterable[CommandStats]) -> dict[Key, CommandStats]:
+    return {(one.command, one.namespace, one.shape): one for one in commands}
 
 
-def _key(command: CommandStats) -> Key:
-    return command.command, command.namespace, command.shape
-
-
-def _since(earlier: Mapping[Key, CommandStats], now: Iterable[CommandStats]) -> list[CommandStats]:
+def _later(
+    earlier: Mapping[Key, CommandStats], now: Mapping[Key, CommandStats]
+) -> list[CommandStats]:
     """What came after `earlier`, shapes without calls left out."""
-    changed = (
-        command.since(earlier[_key(command)]) if _key(command) in earlier else command
-        for command in now
-    )
+    changed = (one.since(earlier[key]) if key in earlier else one for key, one in now.items())
     return [command for command in changed if command.calls]
 
 
 def _add(sums: Sums, commands: Iterable[CommandStats]) -> None:
-    for one in commands:
-        row = sums.setdefault(_key(one), dict.fromkeys(_SUMS, 0))
+    for key, one in _keyed(commands).items():
+        row = sums.setdefault(key, dict.fromkeys(_SUMS, 0))
         for name in _SUMS:
             row[name] += getattr(one, name)
 
 
 def past(
-    ledger: CommandLedger, history: History | None, since: datetime, until: datetime | None
-) -> CommandWindow:
+    ledger: CommandLedger,
+    history: History | None,
+    since: datetime,
+    until: datetime | None,
+    profile: Profile,
+) -> StoreWindow:
     """The commands of the window: stored ones of all processes, and unstored ones of this one.
 
     What is stored counts at the moment of storing, so the edges are as exact as the sampling is
@@ -118,30 +107,78 @@ def past(
     if history is not None and not history.absence():
         for row in history.store.rows("stored_commands", since=since, until=end):
             found[row["command"], row["namespace"], row["shape"]] = {n: row[n] for n in _SUMS}
-    left_out = ""
-    if until is None:
-        pending = ledger.checkpoint()
-        if pending.since >= since:
-            _add(found, pending.commands)
-        elif pending.commands:
-            left_out = (
-                "this process has timed commands since before the window and not stored them: "
-                "sample with 'db.monitor.sampling()'"
-            )
-    reason = "" if found else left_out or NOT_TIMED
+    left_out, pending = "", ledger.checkpoint()
+    if until is None and pending.since >= since:
+        _add(found, pending.commands)
+    elif until is None and pending.commands:
+        left_out = (
+            "this process has timed commands since before the window and not stored them: "
+            "sample with 'db.monitor.sampling()'"
+        )
     coverage = {"complete": not left_out, "sentence": left_out}
-    return CommandWindow(found, (since, end), reason, coverage)
+    return _window(found, (since, end), left_out or NOT_TIMED, coverage, profile)
 
 
-def live(
-    before: list[CommandStats], after: list[CommandStats], edges: tuple[datetime, datetime]
-) -> CommandWindow:
-    """The commands that this process sent between two moments."""
+def live(before: list[CommandStats], after: list[CommandStats], profile: Profile) -> StoreWindow:
+    """The commands that this process sent between two moments, those of the profile."""
     found: Sums = {}
-    _add(found, _since({_key(command): command for command in before}, after))
-    reason = "" if found else "this process sent no MongoDB command while it was watched"
+    _add(found, _later(_keyed(before), _keyed(after)))
+    reason = "this process sent no MongoDB command while it was watched"
     coverage = {"complete": False, "sentence": "commands of this process only"}
-    return CommandWindow(found, edges, reason, coverage)
+    return _window(found, profile.window, reason, coverage, profile)
+
+
+def _window(
+    timed: Sums,
+    edges: tuple[datetime, datetime],
+    reason: str,
+    coverage: dict[str, Any],
+    profile: Profile,
+) -> StoreWindow:
+    """As the processes that sent the commands timed them, else as the server did.
+
+    The clients see every command; the profiler those above its threshold, of all clients. What
+    only the profiler knows is added to the commands that the clients timed.
+    """
+    not_measured = dict(_POSTGRES_ONLY)
+    if profile.examined_reason:
+        not_measured["docs_examined_per_call"] = profile.examined_reason
+    commands, source = timed, "commands as their clients timed them"
+    if not timed and profile.commands:
+        commands, edges, source = profile.commands, profile.window, "system.profile"
+        coverage = {"complete": False, "sentence": profile.sentence}
+        if not any(row["counted"] for row in commands.values()):
+            not_measured["rows"] = "the profiler of this server does not count documents"
+    if not commands:
+        # That nothing was timed is what helps first; the profiler is only the second source.
+        reason = "; ".join(filter(None, (reason, profile.reason)))
+        return StoreWindow("mongodb", "no_data", reason, coverage=coverage)
+    rows = []
+    for key, row in commands.items():
+        known = profile.commands.get(key)
+        told = known and known["told"]
+        rows.append(
+            {
+                **row,
+                "database": "mongodb",
+                "query_id": hashlib.sha256("\0".join(key).encode()).hexdigest()[:16],
+                "statement": key[2],
+                # The clients count documents, the profiler not everywhere.
+                "rows": row["documents"] if row.get("counted", True) else None,
+                "docs_examined_per_call": known["examined"] / told if known and told else None,
+                "lower_bound": False,
+            }
+        )
+    return StoreWindow(
+        "mongodb",
+        window=edges,
+        statements=list(map(derived, rows)),
+        total_ms=sum(row["total_ms"] for row in rows),
+        calls=sum(row["calls"] for row in rows),
+        coverage=coverage,
+        not_measured=not_measured,
+        source=source,
+    )
 
 
 # -- as the server recorded them ------------------------------------------------------------------
@@ -151,9 +188,16 @@ MOST_ENTRIES = 20_000
 TIME_LIMIT_MS = 5000
 
 _WRITES = {"update": "updates", "remove": "deletes"}
-_COMMANDS = (
-    *("find", "aggregate", "insert", "update", "delete", "findAndModify", "count", "distinct"),
-)
+_COMMANDS = [
+    "find",
+    "aggregate",
+    "insert",
+    "update",
+    "delete",
+    "findAndModify",
+    "count",
+    "distinct",
+]
 _DOCUMENTS = ("nreturned", "nModified", "ninserted", "ndeleted")
 _FIELDS = (
     *("ts", "op", "ns", "command", "originatingCommand", "millis", "docsExamined", *_DOCUMENTS),
@@ -175,11 +219,6 @@ class Profile:
     sentence: str = ""
     reason: str = ""
     examined_reason: str = ""
-
-    def examined_per_call(self, key: Key) -> float | None:
-        """Documents that the server read for one command; None where it did not record it."""
-        row = self.commands.get(key)
-        return row["examined"] / row["told"] if row and row["told"] else None
 
 
 def profiled(store: MongoStore, since: datetime, until: datetime | None, own: str) -> Profile:
@@ -278,52 +317,3 @@ def _identified(entry: Mapping[str, Any]) -> tuple[Key | None, bool]:
     if not name or next(iter(command)) not in _COMMANDS:
         return None, more
     return (name, namespace, shape(name, command)), more
-
-
-# -- both sources together ------------------------------------------------------------------------
-
-
-def mongodb_window(found: CommandWindow, profile: Profile) -> StoreWindow:
-    """MongoDB's commands: as the processes that sent them timed them, else as the server did.
-
-    The clients see every command; the profiler those above its threshold, of all clients. What
-    only the profiler knows is added to the commands that the clients timed.
-    """
-    not_measured = dict(_POSTGRES_ONLY)
-    if profile.examined_reason:
-        not_measured["docs_examined_per_call"] = profile.examined_reason
-    commands, window, coverage = found.commands, found.window, found.coverage
-    source = "commands as their clients timed them"
-    if not commands and profile.commands:
-        commands, window, source = profile.commands, profile.window, "system.profile"
-        coverage = {"complete": False, "sentence": profile.sentence}
-        if not any(row["counted"] for row in commands.values()):
-            not_measured["rows"] = "the profiler of this server does not count documents"
-    if not commands:
-        # That nothing was timed is what helps first; the profiler is only the second source.
-        reason = "; ".join(filter(None, (found.reason, profile.reason)))
-        return StoreWindow("mongodb", "no_data", reason, coverage=coverage)
-    return StoreWindow(
-        "mongodb",
-        window=window,
-        statements=[
-            derived(
-                {
-                    **row,
-                    "database": "mongodb",
-                    "query_id": hashlib.sha256("\0".join(key).encode()).hexdigest()[:16],
-                    "statement": key[2],
-                    # The clients count documents, the profiler not everywhere.
-                    "rows": row["documents"] if row.get("counted", True) else None,
-                    "docs_examined_per_call": profile.examined_per_call(key),
-                    "lower_bound": False,
-                }
-            )
-            for key, row in commands.items()
-        ],
-        total_ms=sum(row["total_ms"] for row in commands.values()),
-        calls=sum(row["calls"] for row in commands.values()),
-        coverage=coverage,
-        not_measured=not_measured,
-        source=source,
-    )

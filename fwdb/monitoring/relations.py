@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from fwdb.monitoring.context import DATABASES, Context, Rows, both_stores
+from fwdb import queries
+from fwdb.monitoring.context import Context, Rows, both_stores
 from fwdb.monitoring.history import window
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.timespan import Time
 
+_STATES = queries.load("table_states", "postgres").columns
 TABLES = {
-    "database": "string",
-    "table": "string",
-    "total_bytes": "Int64",
-    "index_bytes": "Int64",
+    **{name: _STATES[name] for name in ("database", "table", "total_bytes", "index_bytes")},
     "growth_bytes": "Int64",
     "growth_since_at": "timestamp",
-    "live_rows": "Int64",
-    "dead_rows": "Int64",
-    "dead_percent": "float64",
-    "vacuum_age_seconds": "float64",
-    "analyze_age_seconds": "float64",
-    "transaction_age": "Int64",
-    "scans": "Int64",
+    **_STATES,
 }
-INDEXES = {
-    "database": "string",
-    "table": "string",
-    "index": "string",
-    "index_bytes": "Int64",
-    "scans": "Int64",
-    "used_at": "timestamp",
-    "counted_since_at": "timestamp",
-    "is_needed": "boolean",
-    "is_valid": "boolean",
-    "duplicate_of": "string",
-    "unused": "boolean",
-}
+INDEXES = {**queries.load("index_states", "postgres").columns, "unused": "boolean"}
 
 # A job that runs once a week must have had its turn before its index is called unused.
 UNUSED_DAYS = 7
@@ -54,26 +34,9 @@ SECANTUS_SIZES = "SecantusDB reads every document to tell a size, so it is not a
 SECANTUS_SCANS = "SecantusDB does not count the use of its indexes"
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What a reading kept of the tables of a store, by name: total bytes, live and dead rows."""
-
-    read_at: datetime
-    sizes: Mapping[str, list[Any]]
-
-
-def postgres_sizes(store: PostgresStore) -> dict[str, list[Any]]:
-    """What a reading keeps of the tables."""
-    rows = store.rows("table_states")
-    return {r["table_name"]: [r["total_bytes"], r["live_rows"], r["dead_rows"]] for r in rows}
-
-
-def mongodb_sizes(store: MongoStore) -> dict[str, list[Any]]:
-    """What a reading keeps of the collections."""
-    return {r["table"]: [r["total_bytes"], r["live_rows"], None] for r in mongodb_tables(store)}
-
-
-# -- tables -------------------------------------------------------------------------------------
+def sizes(rows: Rows) -> dict[str, list[Any]]:
+    """What a reading keeps of tables or collections, by name: total bytes, live and dead rows."""
+    return {r["table"]: [r["total_bytes"], r["live_rows"], r.get("dead_rows")] for r in rows}
 
 
 def tables(self: Context, since: Time = "24h") -> pd.DataFrame:
@@ -88,55 +51,34 @@ def tables(self: Context, since: Time = "24h") -> pd.DataFrame:
     of PostgreSQL when neither store can be asked.
     """
     start, _ = window(since, None)
-    before: dict[str, Sizes] = {}
+    edges = []
     if not self.history.absence():
-        for edge in self.history.edges(start, datetime.now(UTC), "full")[:1]:
-            for database in DATABASES:
-                if kept := self.history.stored(edge.reading_id, database, "tables"):
-                    before[database] = Sizes(edge.read_at, kept)
+        edges = self.history.edges(start, datetime.now(UTC), "full")[:1]
 
-    def ask(database: str) -> tuple[Rows, dict[str, str]]:
-        if database == "postgres":
-            rows, missing = postgres_tables(self.postgres), "there is no table"
-        else:
-            rows, missing = mongodb_tables(self.mongodb), "there is no collection"
-        if database == "mongodb" and rows and self.mongodb.is_secantus:
-            return rows, {"missing": SECANTUS_SIZES}
-        rows = [row | growth(row, before.get(database)) for row in rows]
-        return rows, {} if rows else {"missing": missing}
+    def grown(database: str, rows: Rows) -> Rows:
+        for edge in edges:
+            kept = self.history.stored(edge.reading_id, database, "tables")
+            rows = [row | growth(row, kept, edge.read_at) for row in rows]
+        return rows
 
-    return both_stores(TABLES, {name: partial(ask, name) for name in DATABASES})
+    def ask_postgres() -> tuple[Rows, dict[str, str]]:
+        rows = grown("postgres", self.postgres.rows("table_states"))
+        return rows, {"missing": "" if rows else "there is no table"}
+
+    def ask_mongodb() -> tuple[Rows, dict[str, str]]:
+        rows = grown("mongodb", mongodb_tables(self.mongodb))
+        sized = SECANTUS_SIZES if self.mongodb.is_secantus else ""
+        return rows, {"missing": sized if rows else "there is no collection"}
+
+    return both_stores(TABLES, {"postgres": ask_postgres, "mongodb": ask_mongodb})
 
 
-def growth(row: Mapping[str, Any], earlier: Sizes | None) -> dict[str, Any]:
-    """Bytes since the earlier reading; a table that it did not have grew from nothing."""
-    if earlier is None or row.get("total_bytes") is None:
+def growth(row: Mapping[str, Any], kept: Any, read_at: datetime) -> dict[str, Any]:
+    """Bytes since a reading that kept `sizes`; a table that it did not have grew from nothing."""
+    known = None if kept is None else kept.get(row["table"], [0])[0]
+    if known is None or row.get("total_bytes") is None:
         return {}
-    known = earlier.sizes.get(row["table"], [0])[0]
-    if known is None:
-        return {}
-    return {"growth_bytes": row["total_bytes"] - known, "growth_since_at": earlier.read_at}
-
-
-def postgres_tables(store: PostgresStore) -> Rows:
-    """The tables, without their growth."""
-    now = datetime.now(UTC)
-
-    def age(moment: datetime | None) -> float | None:
-        return None if moment is None else max(0.0, (now - moment).total_seconds())
-
-    return [
-        {
-            **row,
-            "database": "postgres",
-            "table": row["table_name"],
-            "dead_percent": 100 * row["dead_rows"] / versions if versions else None,
-            "vacuum_age_seconds": age(row["vacuumed_at"]),
-            "analyze_age_seconds": age(row["analyzed_at"]),
-        }
-        for row in store.rows("table_states")
-        for versions in [row["live_rows"] + row["dead_rows"]]
-    ]
+    return {"growth_bytes": row["total_bytes"] - known, "growth_since_at": read_at}
 
 
 def mongodb_tables(store: MongoStore) -> Rows:
@@ -194,14 +136,16 @@ def _postgres_indexes(store: PostgresStore) -> tuple[Rows, dict[str, str]]:
     replicas = any(row["slot_type"] != "logical" for row in store.rows("replicas"))
     rows, now = store.rows("index_states"), datetime.now(UTC)
     reason = unjudgeable(rows, now, replicas=replicas)
-    return [postgres_index(row, now, replicas=replicas) for row in rows], {"unjudged": reason}
+    for row in rows:
+        row["unused"] = unused(row, known=row["is_valid"] and not reason)
+    return rows, {"unjudged": reason}
 
 
 def unjudgeable(rows: Rows, now: datetime, *, replicas: bool) -> str:
     """Why no index of PostgreSQL can be called unused; empty when they can be judged."""
     if replicas:
         return "a replica counts its own scans, so an index without scans here may be in use there"
-    since = rows[0]["counted_since"] if rows else None
+    since = rows[0]["counted_since_at"] if rows else None
     if since is not None and now - since < timedelta(days=UNUSED_DAYS):
         return (
             f"scans are counted since {since:%Y-%m-%d %H:%M} UTC, and an index that is not used "
@@ -212,20 +156,7 @@ def unjudgeable(rows: Rows, now: datetime, *, replicas: bool) -> str:
     return ""
 
 
-def postgres_index(row: dict[str, Any], now: datetime, *, replicas: bool) -> dict[str, Any]:
-    """A row of `index_states.sql`, and whether the index is unused."""
-    known = row["is_valid"] and not unjudgeable([row], now, replicas=replicas)
-    return {
-        **row,
-        "database": "postgres",
-        "table": row["table_name"],
-        "index": row["index_name"],
-        "counted_since_at": row["counted_since"],
-        "unused": _unused(row, known=known),
-    }
-
-
-def _unused(row: Mapping[str, Any], *, known: bool) -> bool | None:
+def unused(row: Mapping[str, Any], *, known: bool) -> bool | None:
     """An index that was scanned is used, whoever else counts; the contrary must be known."""
     if row["scans"] or row["is_needed"]:
         return False
@@ -257,7 +188,7 @@ def _mongodb_indexes(store: MongoStore) -> tuple[Rows, dict[str, str]]:
             if accesses := used.get(index["name"]):
                 since = accesses["since"].replace(tzinfo=UTC)
                 row |= {"scans": int(accesses["ops"]), "counted_since_at": since}
-                row["unused"] = _unused(row, known=now - since >= timedelta(days=UNUSED_DAYS))
+                row["unused"] = unused(row, known=now - since >= timedelta(days=UNUSED_DAYS))
             rows.append(row)
     return rows, {"unjudged": SECANTUS_SCANS if secantus else ""}
 

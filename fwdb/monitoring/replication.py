@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from fwdb import queries
 from fwdb.errors import QueryError
 from fwdb.measure import Measure, measured, unmeasured
 from fwdb.monitoring.context import Context, Database, Rows, both_stores
@@ -22,19 +23,11 @@ from fwdb.stores import MongoStore, PostgresStore
 
 COLUMNS = {
     "database": "string",
-    "replica": "string",
-    "slot": "string",
-    "state": "string",
-    "sync_state": "string",
-    "is_self": "boolean",
-    "behind_bytes": "Int64",
-    "reply_age_seconds": "float64",
-    "replay_lag_seconds": "float64",
-    "retained_bytes": "Int64",
-    "unused_seconds": "float64",
+    **queries.load("replicas", "postgres").columns,
     "status": "string",
     "reason": "string",
 }
+del COLUMNS["slot_type"]
 
 # Why a store has no rows although it could be asked.
 NO_REPLICA = "no replica is connected"

@@ -237,7 +237,7 @@ def _postgres(self: Context, missing: dict[str, str], *, full: bool) -> list[Cou
     if full:
         asked["server"] = lambda: readings.server_facts(store)
         asked["settings"] = lambda: servers.settings_reading(store, self.history)
-        asked["tables"] = lambda: relations.postgres_sizes(store)
+        asked["tables"] = lambda: relations.sizes(store.rows("table_states"))
     for subject, ask in asked.items():
         try:
             with store.transaction():  # a refusal ends the savepoint and not the reading
@@ -253,7 +253,9 @@ def _mongodb(self: Context, missing: dict[str, str], *, full: bool) -> list[Coun
     try:
         found = [("mongodb", "server", readings.mongodb_counters(self.mongodb))]
         if full and not self.mongodb.is_secantus:
-            found.append(("mongodb", "tables", relations.mongodb_sizes(self.mongodb)))
+            found.append(
+                ("mongodb", "tables", relations.sizes(relations.mongodb_tables(self.mongodb)))
+            )
     except FwdbError as error:
         missing["mongodb"] = str(error)
         return []

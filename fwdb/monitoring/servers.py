@@ -139,29 +139,30 @@ def state(now: Reading | None) -> dict[str, Measure]:
     """What one reading of `server_facts.sql` tells: size, wraparound, archive and backup."""
     if now is None:
         return {name: _none(name, "no_data", NONE_STORED, source=_HISTORY) for name in _STATE}
-    row = now.row
-    age = max(row["transaction_age"], row["multixact_age"])
+    row, archived_at = now.row, readings.moment(now.row["archived_at"])
+    age = 100 * max(row["transaction_age"], row["multixact_age"]) / WRAPAROUND
     oldest = f"{row['transaction_age']:,} transactions in {row['transaction_database']}"
-    archived_at = readings.moment(row["archived_at"])
-    since = max(0.0, (now.read_at - archived_at).total_seconds()) if archived_at else None
-    failures, failed = row["archive_failures"], row["archive_failed_at"]
-    remark = f"{failures:,} attempts failed, the last at {failed}" if failures else ""
-    name = "archive_age_seconds"
-    if not row["archiving"]:
-        reason = "the server archives no log (archive_mode is off)"
-        archive = _none(name, "not_applicable", reason)
-    elif since is None:
-        archive = _none(name, "no_data", remark or "no file was archived yet")
-    else:
-        archive = _ok(name, since, remark)
+    remark = ""
+    if row["archive_failures"]:
+        failed = row["archive_failed_at"]
+        remark = f"{row['archive_failures']:,} attempts failed, the last at {failed}"
     # The server itself notes a base backup only by the file that it archives at the end.
     backup = _none("backup_age_seconds", "not_available", NO_BACKUP, source=_HISTORY)
-    if since is not None and str(row["archived_file"] or "").endswith(".backup"):
-        backup = _ok("backup_age_seconds", since, "a base backup was the last thing archived")
+    if archived_at is not None:
+        since = max(0.0, (now.read_at - archived_at).total_seconds())
+        archive = _ok("archive_age_seconds", since, remark)
+        if str(row["archived_file"] or "").endswith(".backup"):
+            backup = _ok("backup_age_seconds", since, "a base backup was the last thing archived")
+    else:
+        reason = remark or "no file was archived yet"
+        archive = _none("archive_age_seconds", "no_data", reason)
+    if not row["archiving"]:
+        reason = "the server archives no log (archive_mode is off)"
+        archive = _none("archive_age_seconds", "not_applicable", reason)
     return {
         "database_bytes": _ok("database_bytes", row["database_bytes"]),
-        "wraparound_percent": _ok("wraparound_percent", 100 * age / WRAPAROUND, oldest),
-        name: archive,
+        "wraparound_percent": _ok("wraparound_percent", age, oldest),
+        "archive_age_seconds": archive,
         "backup_age_seconds": backup,
     }
 
@@ -174,22 +175,17 @@ def over_window(facts: Sequence[Reading], absence: str) -> dict[str, Measure]:
     first, last = facts[0], facts[-1]
     edges = (first.read_at, last.read_at)
     growth = last.row["database_bytes"] - first.row["database_bytes"]
-    found = {"growth_bytes": _ok("growth_bytes", growth, edges=edges)}
     counted = delta(first, last, readings.counters("server_facts")).row
     timed, requested = (n or 0 for n in counted.values())
+    found = {"growth_bytes": _ok("growth_bytes", growth, edges=edges)}
     name = "checkpoints_requested_percent"
-    if (total := timed + requested) < LEAST_CHECKPOINTS:
-        reason = f"{total} checkpoints in the window; {LEAST_CHECKPOINTS} make a share"
-        found[name] = _none(name, "no_data", reason, edges)
-    else:
-        remark = f"{requested:,} of {total:,} checkpoints"
-        found[name] = _ok(name, 100 * requested / total, remark, edges)
-    name, positions = "wal_written_bytes", [one.row["wal_position"] for one in (first, last)]
-    if None in positions:
+    found[name] = _share(name, requested, timed + requested, LEAST_CHECKPOINTS, edges)
+    name, then, now = "wal_written_bytes", first.row["wal_position"], last.row["wal_position"]
+    if then is None or now is None:
         reason = "a replica writes no log of its own"
         found[name] = _none(name, "not_applicable", reason, edges, source=_HISTORY)
     else:
-        found[name] = _ok(name, max(0, positions[1] - positions[0]), edges=edges)
+        found[name] = _ok(name, max(0, now - then), edges=edges)
     return found
 
 
@@ -202,15 +198,19 @@ def happened(counters: Sequence[Reading], absence: str) -> dict[str, Measure]:
     edges, between = (first.read_at, last.read_at), delta(first, last, readings.DATABASE)
     counted = between.row
     remark = "the counters began anew within the window" if between.anew else ""
-    found = {name: _ok(name, counted[name], remark, edges) for name in ("deadlocks", "temp_bytes")}
-    name, rollbacks = "rollback_percent", counted["rollbacks"]
-    if (total := counted["commits"] + rollbacks) < LEAST_TRANSACTIONS:
-        reason = f"{total} transactions in the window; {LEAST_TRANSACTIONS} make a share"
-        found[name] = _none(name, "no_data", reason)
-    else:
-        share = f"{rollbacks:,} of {total:,} transactions"
-        found[name] = _ok(name, 100 * rollbacks / total, share, edges)
+    found = {n: _ok(n, counted[n], remark, edges) for n in ("deadlocks", "temp_bytes")}
+    name, all_ended = "rollback_percent", counted["commits"] + counted["rollbacks"]
+    found[name] = _share(name, counted["rollbacks"], all_ended, LEAST_TRANSACTIONS, edges)
     return found
+
+
+def _share(name: str, part: int, of: int, least: int, edges: Window) -> Measure:
+    """`part` in percent of all `of` the window, for which it takes a `least` number of them."""
+    what = "checkpoints" if name.startswith("checkpoints") else "transactions"
+    if of < least:
+        reason = f"{of} {what} in the window; {least} make a share"
+        return _none(name, "no_data", reason, edges)
+    return _ok(name, 100 * part / of, f"{part:,} of {of:,} {what}", edges)
 
 
 def profiler_level(self: Context) -> Measure:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from fwdb import queries
 from fwdb.arguments import Count, Seconds
 from fwdb.errors import FeatureUnavailable, PermissionDenied
 from fwdb.measure import Measure, measured, unmeasured
@@ -20,17 +21,7 @@ from fwdb.monitoring.readings import server_status
 from fwdb.monitoring.redaction import redacted_frame
 from fwdb.stores import MongoStore, PostgresStore
 
-COLUMNS = {
-    "database": "string",
-    "database_name": "string",
-    "user_name": "string",
-    "application": "string",
-    "state": "string",
-    "sessions": "int64",
-    "oldest_seconds": "float64",
-    "waiting": "Int64",
-    "blocked": "Int64",
-}
+COLUMNS = queries.load("sessions", "postgres").columns
 
 WAIT_COLUMNS = {
     "wait_type": "string",

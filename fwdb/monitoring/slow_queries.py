@@ -159,11 +159,10 @@ def _past(self: Context, since: datetime, until: datetime | None) -> list[StoreW
     try:
         found = recorded.past(self.postgres, self.history, since, until)
     except FwdbError as error:
-        found = _failed(error)
+        found = StoreWindow("postgres", "not_available", str(error), error=error)
         history = None  # the history is in the same database
-    timed = commands.past(self.ledger, history, since, until)
     profile = commands.profiled(self.mongodb, since, until, APPLICATION)
-    return [found, commands.mongodb_window(timed, profile)]
+    return [found, commands.past(self.ledger, history, since, until, profile)]
 
 
 def _live(self: Context, seconds: float) -> list[StoreWindow]:
@@ -172,15 +171,11 @@ def _live(self: Context, seconds: float) -> list[StoreWindow]:
     try:
         found = recorded.live(self.postgres, seconds)
     except FwdbError as error:
-        found = _failed(error)
+        found = StoreWindow("postgres", "not_available", str(error), error=error)
         time.sleep(max(0.0, deadline - time.monotonic()))
-    timed = commands.live(before, watched.commands(), (began, datetime.now(UTC)))
+    after = watched.commands()
     profile = commands.profiled(self.mongodb, began, None, APPLICATION)
-    return [found, commands.mongodb_window(timed, profile)]
-
-
-def _failed(error: FwdbError) -> StoreWindow:
-    return StoreWindow("postgres", "not_available", str(error), error=error)
+    return [found, commands.live(before, after, profile)]
 
 
 def _require_one(found: Iterable[StoreWindow]) -> None:

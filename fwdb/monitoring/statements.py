@@ -402,12 +402,10 @@ def past(
     if absence := history.absence():
         return StoreWindow("postgres", "no_data", absence)
     edges = history.edges(since, until or datetime.now(UTC), "full")
-    if not edges:
-        return StoreWindow(
-            "postgres", "no_data", f"no reading was stored in this window: {_ADVICE}"
-        )
-    if until is not None and len(edges) == 1:
-        reason = "only one reading was stored in this window, and it takes two"
+    if len(edges) < (1 if until is None else 2):
+        reason = "no reading was stored in this window"
+        if edges:
+            reason = "only one reading was stored in this window, and it takes two"
         return StoreWindow("postgres", "no_data", f"{reason}: {_ADVICE}")
     used = edges[:1] if until is None else edges
     first = read_stored(history, used[0])

@@ -238,12 +238,14 @@ def test_a_locked_table_has_no_size_and_holds_nobody_up(
 
 def test_growth_needs_a_size_then_and_now() -> None:
     """A table that was locked at one of the readings has none."""
-    earlier = relations.Sizes(NOON, {"a": [None, 1, 0], "b": [100, 1, 0]})
+    kept = {"a": [None, 1, 0], "b": [100, 1, 0]}
 
-    assert relations.growth({"table": "a", "total_bytes": 5}, earlier) == {}
-    assert relations.growth({"table": "b", "total_bytes": None}, earlier) == {}
-    assert relations.growth({"table": "b", "total_bytes": 70}, earlier)["growth_bytes"] == -30
-    assert relations.growth({"table": "c", "total_bytes": 7}, earlier)["growth_bytes"] == 7
+    def grown(table: str, size: int | None) -> Any:
+        found = relations.growth({"table": table, "total_bytes": size}, kept, NOON)
+        return found.get("growth_bytes")
+
+    assert grown("a", 5) is grown("b", None) is None
+    assert (grown("b", 70), grown("c", 7)) == (-30, 7)
 
 
 def test_secantusdb_has_no_sizes_and_no_scans(db: Database) -> None:
@@ -320,12 +322,10 @@ def test_fresh_statistics_call_no_index_unused(store: PostgresStore, monitor: Mo
 
 def index_row(**changed: Any) -> dict[str, Any]:
     return {
-        "table_name": "t",
-        "index_name": "i",
         "scans": 0,
         "is_needed": False,
         "is_valid": True,
-        "counted_since": NOON - timedelta(days=30),
+        "counted_since_at": NOON - timedelta(days=30),
         **changed,
     }
 
@@ -335,8 +335,8 @@ def index_row(**changed: Any) -> dict[str, Any]:
     [
         ({}, False, True),
         ({}, True, None),  # a replica counts its own
-        ({"counted_since": NOON - timedelta(days=6)}, False, None),
-        ({"counted_since": None}, False, None),
+        ({"counted_since_at": NOON - timedelta(days=6)}, False, None),
+        ({"counted_since_at": None}, False, None),
         ({"scans": 1}, True, False),
         ({"is_needed": True}, False, False),
         ({"is_valid": False}, False, None),
@@ -346,9 +346,10 @@ def test_unused_is_said_only_when_it_is_known(
     changed: dict[str, Any], replicas: bool, unused: bool | None
 ) -> None:
     """Long enough, nowhere else, and not there for another reason."""
-    row = relations.postgres_index(index_row(**changed), NOON, replicas=replicas)
+    row = index_row(**changed)
+    known = row["is_valid"] and not relations.unjudgeable([row], NOON, replicas=replicas)
 
-    assert row["unused"] is unused
+    assert relations.unused(row, known=known) is unused
 
 
 def test_one_store_that_is_down_takes_away_its_own_rows_only(db: Database) -> None:

@@ -29,8 +29,6 @@ from fwdb.stores import PostgresStore
 from fwdb.stores.plans import generic_plan
 from fwdb.timespan import Time
 
-# -- how it would be run --------------------------------------------------------------------------
-
 _CUT = 10_000  # statement_texts.sql keeps so many characters
 _SCAN = re.compile(r"(?:Parallel )?Seq Scan on (?P<table>[\w.\"]+)")
 _EQUALS = re.compile(r"\(+(?P<column>\w+)\)?(?:::\w+)? = (?:\(?\$\d+\)?)")
@@ -119,8 +117,6 @@ def plan(self: Context, query_id: str | int) -> Plan:
     except FwdbError as error:
         return Plan(query_id, text, "not_measured", f"it could not be planned: {error}")
 
-
-# -- how it was run -------------------------------------------------------------------------------
 
 # 12,000 short plans: measured, 1.9 s from the log to the frame; the server has 5 s for its part.
 MOST_BYTES = 8 << 20

@@ -115,9 +115,6 @@ def restarted(first: Reading, second: Reading) -> bool:
     return second.started_at is not None and second.started_at > first.read_at
 
 
-# -- as JSON --------------------------------------------------------------------------------------
-
-
 def jsonable(row: Row) -> dict[str, Any]:
     """A row ready for JSON."""
     return {
@@ -148,9 +145,6 @@ def parsed(kept: Row) -> Reading:
             row["hit_blocks"] = max(0, row["pages_requested"] - row["pages_read"])
     reset_at = moment(row.get("stats_reset") or row.get("checkpoints_reset"))
     return Reading(read_at, rows, row, started_at, reset_at)
-
-
-# -- from the servers -----------------------------------------------------------------------------
 
 
 def database_counters(store: PostgresStore) -> dict[str, Any]:

@@ -112,9 +112,6 @@ def _collections(store: MongoStore) -> list[str]:
     return kept[:MOST_COLLECTIONS]
 
 
-# -- indexes ------------------------------------------------------------------------------------
-
-
 def indexes(self: Context) -> pd.DataFrame:
     """Indexes of both stores, now, the largest first of each store.
 

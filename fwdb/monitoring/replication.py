@@ -106,9 +106,6 @@ def replicas(self: Context) -> pd.DataFrame:
     return both_stores(COLUMNS, questions, "lost")
 
 
-# -- PostgreSQL -----------------------------------------------------------------------------------
-
-
 def _postgres_rows(store: PostgresStore, expected: int | None) -> tuple[Rows, dict[str, str]]:
     rows = store.rows("replicas")
     away = lost(rows, expected=expected)
@@ -212,9 +209,6 @@ def replica_lag(state: Row) -> Measure:
         return unmeasured("no_data", "no transaction was replayed yet", *_REPLICA_SIDE)
     remark = "asked on the replica: age of the last replayed transaction"
     return measured(max(0.0, age), *_REPLICA_SIDE, remark=remark)
-
-
-# -- MongoDB --------------------------------------------------------------------------------------
 
 
 def replica_set(store: MongoStore) -> Row | None:

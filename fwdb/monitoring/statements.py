@@ -76,13 +76,8 @@ class StoreWindow:
     @property
     def totals(self) -> dict[str, Any]:
         """Of all statements of the window, whichever of them are shown."""
-        if self.window is None:
-            return {}
-        return {
-            "statements": len(self.statements),
-            "calls": self.calls,
-            "total_ms": self.total_ms,
-        }
+        sums = {"calls": self.calls, "total_ms": self.total_ms}
+        return {"statements": len(self.statements), **sums} if self.window else {}
 
 
 def moments(calls: int, total_ms: float, squares_ms2: float) -> tuple[float, float]:
@@ -245,14 +240,28 @@ _DROPPED_SHARE, _DROPPED_LEAST = 0.05, 10
 LEAST_WINDOW = timedelta(seconds=60)
 
 
-@dataclass(slots=True)
-class Coverage:
-    """How much of what ran between two readings they can show.
+def coverage(
+    *,
+    restarted: int = 0,
+    lost: int = 0,
+    unknown: int = 0,
+    dealloc: int = 0,
+    evicted: int = 0,
+    max_entries: int = 0,
+    emptied: bool = False,
+    server_restarted: bool = False,
+    calls: int = 0,
+    total_ms: float = 0.0,
+    transactions: int | None = None,
+    active_ms: float | None = None,
+    estimate: str = "",
+) -> dict[str, Any]:
+    """How much of what ran between two readings they can show, for ``attrs`` of a frame.
 
     `restarted` entries began anew, so that calls before are missing; `lost` ones are gone;
     `unknown` ones are older than the first reading, which did not have them, and are left out;
     `dealloc` is how often entries were dropped to make room, and `evicted` how many that were,
-    about.
+    about. `complete` is whether nothing is known to be missing, `sentence` what is.
 
     `calls` and `total_ms` are what is visible, of fwdb too. Beside them stand two counters of
     the database that no eviction touches. Sessions worked for `active_ms`, planning and sending
@@ -262,105 +271,78 @@ class Coverage:
     lives makes it too low. So there is one only when something is known to be missing, and
     fewer calls are visible than transactions. `estimate` says why there are no such numbers.
     """
-
-    restarted: int = 0
-    lost: int = 0
-    unknown: int = 0
-    dealloc: int = 0
-    evicted: int = 0
-    max_entries: int = 0
-    emptied: bool = False
-    server_restarted: bool = False
-    calls: int = 0
-    total_ms: float = 0.0
-    transactions: int | None = None
-    active_ms: float | None = None
-    estimate: str = ""
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is known to be missing."""
-        return not (self.restarted or self.lost or self.unknown or self.dealloc or self.emptied)
-
-    @property
-    def calls_percent(self) -> float | None:
-        """About what was seen of the calls."""
-        if self.complete or not self.transactions or self.calls >= self.transactions:
-            return None
-        return 100 * self.calls / self.transactions
-
-    @property
-    def time_percent(self) -> float | None:
-        """The least that was seen of the time in statements."""
-        return min(100.0, 100 * self.total_ms / self.active_ms) if self.active_ms else None
-
-    @property
-    def sentence(self) -> str:
-        """What is missing, for the reader; empty when nothing is known to be."""
-        reasons = (
-            (self.emptied, "all statistics were reset within the window"),
-            (self.restarted, f"{_entries(self.restarted)} began anew"),
-            (self.lost, f"{_entries(self.lost)} went away"),
-            (
-                self.dealloc,
-                f"about {_entries(self.evicted)} evicted, in {self.dealloc} rounds, to make room "
-                f"(raise pg_stat_statements.max from {self.max_entries})",
-            ),
-            (self.unknown, f"{_entries(self.unknown)} of unknown begin were left out"),
+    reasons = (
+        (emptied, "all statistics were reset within the window"),
+        (restarted, f"{_entries(restarted)} began anew"),
+        (lost, f"{_entries(lost)} went away"),
+        (
+            dealloc,
+            f"about {_entries(evicted)} evicted, in {dealloc} rounds, to make room "
+            f"(raise pg_stat_statements.max from {max_entries})",
+        ),
+        (unknown, f"{_entries(unknown)} of unknown begin were left out"),
+    )
+    missing = ", ".join(text for there, text in reasons if there)
+    calls_percent = time_percent = None
+    seen, told = [], []
+    if missing and transactions and calls < transactions:
+        calls_percent = 100 * calls / transactions
+        seen.append(
+            f"about {calls_percent:.0f} % of the calls were seen ({calls:,} beside "
+            f"{transactions:,} transactions)"
         )
-        missing = ", ".join(text for there, text in reasons if there)
-        told = [self.seen, f"totals are lower bounds: {missing}"] if missing else []
-        if self.server_restarted:
-            told.append("the server was restarted within the window")
-        return "; ".join(filter(None, told))
-
-    @property
-    def seen(self) -> str:
-        """The two estimates as one clause; empty without them."""
-        parts = []
-        if self.calls_percent is not None:
-            parts.append(
-                f"about {self.calls_percent:.0f} % of the calls were seen ({self.calls:,} beside "
-                f"{self.transactions:,} transactions)"
-            )
-        if self.time_percent is not None:
-            parts.append(f"at least {self.time_percent:.0f} % of the time in statements was seen")
-        return ", ".join(parts)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For ``attrs`` of a frame."""
-        names = (
-            *("complete", "sentence", "seen", "estimate", "restarted", "lost", "unknown"),
-            *("dealloc", "evicted", "max_entries", "emptied", "server_restarted"),
-            *("calls", "transactions", "calls_percent", "time_percent"),
-        )
-        return {name: getattr(self, name) for name in names}
+    if active_ms:
+        time_percent = min(100.0, 100 * total_ms / active_ms)
+        seen.append(f"at least {time_percent:.0f} % of the time in statements was seen")
+    if missing:
+        told = [*filter(None, [", ".join(seen)]), f"totals are lower bounds: {missing}"]
+    if server_restarted:
+        told.append("the server was restarted within the window")
+    return {
+        "complete": not missing,
+        "sentence": "; ".join(told),
+        "seen": ", ".join(seen),
+        "estimate": estimate,
+        "restarted": restarted,
+        "lost": lost,
+        "unknown": unknown,
+        "dealloc": dealloc,
+        "evicted": evicted,
+        "max_entries": max_entries,
+        "emptied": emptied,
+        "server_restarted": server_restarted,
+        "calls": calls,
+        "transactions": transactions,
+        "calls_percent": calls_percent,
+        "time_percent": time_percent,
+    }
 
 
-def _covered(first: Reading, second: Reading) -> Coverage:
+def _entries(count: int) -> str:
+    return f"{count:,} {'entry' if count == 1 else 'entries'}"
+
+
+def _beside(first: Reading, second: Reading) -> dict[str, Any]:
     """What the state of the extension and of the database tells about the time between."""
     before, now = first.state, second.state
-    emptied = _emptied(first, second)
+    emptied, most = _emptied(first, second), now["max_entries"]
     dealloc = now["dealloc"] if emptied else max(0, now["dealloc"] - before["dealloc"])
-    found = Coverage(
-        dealloc=dealloc,
-        evicted=dealloc * max(_DROPPED_LEAST, int(_DROPPED_SHARE * now["max_entries"])),
-        max_entries=now["max_entries"],
-        emptied=emptied,
-        server_restarted=readings.restarted(first, second),
-    )
+    found: dict[str, Any] = {
+        "dealloc": dealloc,
+        "evicted": dealloc * max(_DROPPED_LEAST, int(_DROPPED_SHARE * most)),
+        "max_entries": most,
+        "emptied": emptied,
+        "server_restarted": readings.restarted(first, second),
+    }
     transactions = now["transactions"] - before["transactions"]
     active_ms = now["active_ms"] - before["active_ms"]
+    reset = _later(readings.moment(now["database_reset_at"]), first)
     if second.read_at - first.read_at < LEAST_WINDOW:
-        found.estimate = "a window under one minute is too short to compare with other counters"
-    elif (
-        _later(readings.moment(now["database_reset_at"]), first)
-        or transactions < 0
-        or active_ms < 0
-    ):
-        found.estimate = "the counters of the database were reset within the window"
+        found["estimate"] = "a window under one minute is too short to compare with other counters"
+    elif reset or transactions < 0 or active_ms < 0:
+        found["estimate"] = "the counters of the database were reset within the window"
     else:
-        found.transactions, found.active_ms = transactions, active_ms
+        found |= {"transactions": transactions, "active_ms": active_ms}
     return found
 
 
@@ -383,10 +365,6 @@ def _emptied(first: Reading, second: Reading) -> bool:
 
 def _later(time: datetime | None, first: Reading) -> bool:
     return time is not None and time > first.read_at
-
-
-def _entries(count: int) -> str:
-    return f"{count:,} {'entry' if count == 1 else 'entries'}"
 
 
 # -- windows --------------------------------------------------------------------------------------
@@ -422,27 +400,30 @@ def live(store: PostgresStore, seconds: float) -> StoreWindow:
     return _between(store, None, first, *read_now(store))
 
 
-def difference(first: Reading, second: Reading) -> tuple[dict[int, dict[str, Any]], Coverage]:
-    """What ran between two readings, per query id over all roles, and how far it can be told."""
-    found = _covered(first, second)
+def difference(first: Reading, second: Reading) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
+    """What ran between two readings, per query id over all roles, and their `coverage`."""
+    known = _beside(first, second)
     # Hidden from the second reader only: all that those ever did would seem to be of the window.
     hidden = {key for key in second.rows if key[-1] == HIDDEN and key not in first.rows}
     seen = {key: row for key, row in second.rows.items() if key not in hidden}
-    counted = delta(first, replace(second, rows=seen), COUNTERS, emptied=found.emptied)
-    found.unknown, found.lost = counted.unknown + len(hidden), counted.lost
-    found.restarted = len(counted.anew)
+    counted = delta(first, replace(second, rows=seen), COUNTERS, emptied=known["emptied"])
     shapes: dict[int, dict[str, Any]] = {}
     for key, row in counted.rows.items():
         if row["calls"]:
-            found.calls += row["calls"]
-            found.total_ms += row["total_ms"]
             sums = shapes.get(key[-1])
             lower_bound = key in counted.anew or bool(sums and sums["lower_bound"])
             shapes[key[-1]] = {
                 name: value if sums is None else _sum(sums[name], value)
                 for name, value in row.items()
             } | {"lower_bound": lower_bound}
-    return shapes, found
+    return shapes, coverage(
+        **known,
+        restarted=len(counted.anew),
+        lost=counted.lost,
+        unknown=counted.unknown + len(hidden),
+        calls=sum(row["calls"] for row in shapes.values()),
+        total_ms=sum(row["total_ms"] for row in shapes.values()),
+    )
 
 
 def _sum(one: Any, other: Any) -> Any:
@@ -483,7 +464,7 @@ def _between(
         ],
         total_ms=sum(row["total_ms"] for row in counted.values()),
         calls=sum(row["calls"] for row in counted.values()),
-        coverage=covered.as_dict(),
+        coverage=covered,
         not_measured=not_measured,
         source="difference of two readings of pg_stat_statements",
         hidden=hidden,

@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
 from typing import Annotated, Any
 
 import pandas as pd
@@ -16,7 +15,7 @@ from fwdb import config
 from fwdb.config import Thresholds
 from fwdb.errors import FwdbError
 from fwdb.monitoring.commands import CommandLedger
-from fwdb.monitoring.health import Answer, Behind, Probe, probes
+from fwdb.monitoring.health import Behind, probes
 from fwdb.monitoring.history import History
 from fwdb.stores import MongoStore, PostgresStore, frames
 
@@ -45,7 +44,6 @@ class Context:
     ) -> None:
         settings = settings or config.settings()
         self.thresholds = thresholds or settings.thresholds
-        self._behind = behind
         self.watched: tuple[PostgresStore, MongoStore] = (postgres, mongodb)
         self.postgres = postgres.twin(application_name=APPLICATION, connections=2)
         self.mongodb = mongodb.twin(application_name=APPLICATION)
@@ -59,24 +57,17 @@ class Context:
         # Who takes the readings.
         self.process = f"{postgres.application_name}@{socket.gethostname()}:{os.getpid()}{suffix}"
 
-    @cached_property
-    def probes(self) -> dict[str, Probe[Answer]]:
-        """The question of `health` to each store, on a connection kept for it."""
-        postgres, mongodb = self.watched
-        return probes(
+        # The question of `health` to each store is asked on connections kept for it.
+        self._kept = (
             postgres.twin(application_name=APPLICATION),
             mongodb.twin(application_name=APPLICATION),
-            self._behind,
         )
+        self.probes = probes(*self._kept, behind)
 
     def close(self) -> None:
         """Close the monitor's own connections."""
-        self.postgres.close()
-        self.history.store.close()
-        self.mongodb.close()
-        if "probes" in self.__dict__:
-            for probe in self.probes.values():
-                probe.close()
+        for store in (self.postgres, self.history.store, self.mongodb, *self._kept):
+            store.close()
 
 
 def frame(

@@ -98,13 +98,8 @@ class Health:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a server said of itself: `remarks`, by cause, when it is not fully well."""
-
-    latency_ms: float
-    version: str
-    remarks: dict[Cause, str]
+# Milliseconds, version, and remarks by their cause when a server is not fully well.
+Answer = tuple[float, str, dict[Cause, str]]
 
 
 class Question(Future[T]):
@@ -142,12 +137,9 @@ class Probe(Generic[T]):
     holds one thread, however often it is asked.
     """
 
-    def __init__(
-        self, name: str, ask: Callable[[], T], close: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, name: str, ask: Callable[[], T]) -> None:
         self._name = f"fwdb-{name}"
         self._ask = ask
-        self.close = close
         self._lock = threading.Lock()
         self._open: Question[T] | None = None
 
@@ -166,10 +158,8 @@ def probes(
 ) -> dict[str, Probe[Answer]]:
     """One small question to each store, and whether its schema fits."""
     return {
-        "postgres": Probe(
-            "health-postgres", lambda: _ask_postgres(postgres, behind), postgres.close
-        ),
-        "mongodb": Probe("health-mongodb", lambda: _ask_mongodb(mongodb, behind), mongodb.close),
+        "postgres": Probe("health-postgres", lambda: _ask_postgres(postgres, behind)),
+        "mongodb": Probe("health-mongodb", lambda: _ask_mongodb(mongodb, behind)),
     }
 
 
@@ -211,7 +201,7 @@ def _answer(
     except PermissionDenied:
         schema = ""  # a role that may not see the revision can still do its own work
     remarks: dict[Cause, str] = {"read_only": remark, "schema_behind": schema}
-    return Answer(latency, version, {cause: text for cause, text in remarks.items() if text})
+    return latency, version, {cause: text for cause, text in remarks.items() if text}
 
 
 def health(self: Context, *, timeout_seconds: Seconds = DEADLINE_SECONDS) -> Health:
@@ -246,13 +236,10 @@ def _judge(
     if isinstance(error, FwdbError):
         cause = next(cause for kind, cause in _CAUSES if isinstance(error, kind))
         return StoreHealth(database, "down", None, str(error), None, (cause,))
-    answer, pool = question.result(), store.pool()
-    found = dict(answer.remarks)
-    if answer.latency_ms > thresholds.health_timeout_ms:
-        found["slow"] = (
-            f"it took {answer.latency_ms:.0f} ms to answer, "
-            f"more than {thresholds.health_timeout_ms:g} ms"
-        )
+    latency, version, remarks = question.result()
+    found, pool, limit = dict(remarks), store.pool(), thresholds.health_timeout_ms
+    if latency > limit:
+        found["slow"] = f"it took {latency:.0f} ms to answer, more than {limit:g} ms"
     if pool.capacity is not None and pool.in_use >= pool.capacity:
         waiting = f" and {pool.waiting} callers wait" if pool.waiting else ""
         found["pool_full"] = (
@@ -261,4 +248,4 @@ def _judge(
         )
     status: State = "degraded" if found else "up"
     reason = "; ".join(found.values())
-    return StoreHealth(database, status, answer.latency_ms, reason, answer.version, tuple(found))
+    return StoreHealth(database, status, latency, reason, version, tuple(found))

@@ -6,13 +6,18 @@ difference of two readings. Which columns of a query file are counters stands in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
 from fwdb import queries
 from fwdb.stores import MongoStore, PostgresStore
+from fwdb.stores.timings import OWN
 
 IO_MINIMUM = 160000  # pg_stat_io came with PostgreSQL 16
 
@@ -195,3 +200,18 @@ def mongodb_counters(store: MongoStore) -> dict[str, Any]:
 def keyed(rows: Iterable[Row], *names: str) -> dict[Any, Row]:
     """`rows` by the values of the columns `names`."""
     return {tuple(row[name] for name in names): row for row in rows}
+
+
+def insert(connection: Connection, table: str, rows: Sequence[Row]) -> int:
+    """Store `rows` in a table of the history; how many. Rows that are there stay as they are.
+
+    In one statement: one for each row would be seen as so many calls by pg_stat_statements.
+    """
+    if rows:
+        names, kept = ", ".join(rows[0]), json.dumps(list(map(jsonable, rows)))
+        text = (
+            f"INSERT INTO monitoring.{table} ({names}) SELECT {names} FROM json_populate_recordset("
+            f"CAST(NULL AS monitoring.{table}), CAST(:rows AS json)) ON CONFLICT DO NOTHING {OWN}"
+        )
+        connection.execute(sa.text(text), {"rows": kept})
+    return len(rows)

@@ -6,9 +6,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from fwdb.errors import FeatureUnavailable, FwdbError, ParameterError, Permissio
 from fwdb.models import monitoring as tables
 from fwdb.monitoring import readings, relations, servers, statements
 from fwdb.monitoring.context import Context
-from fwdb.stores import PoolStats
+from fwdb.stores import MongoStore, PoolStats
 from fwdb.stores.timings import OWN
 
 logger = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def _take(self: Context, kind: Kind, spacing: Mapping[str, float]) -> Sample:
     # sampler may still be first, and then it is asked in vain.
     with self.history.store.connection() as connection:
         full = _due(connection, kind, spacing) == "full"
-    counters = _mongodb(self, missing, full=full)
+    counters = _mongodb(self.mongodb, missing, full=full)
     with self.history.store.transaction() as connection:
         reading_id, read_at = connection.execute(
             sa.insert(tables.readings)
@@ -178,29 +178,19 @@ def _take(self: Context, kind: Kind, spacing: Mapping[str, float]) -> Sample:
             .prefix_with(OWN)
         ).one()
 
-        def insert(table: sa.Table, found: list[dict[str, Any]]) -> int:
-            if found:
-                found = [{"reading_id": reading_id, **row} for row in found]
-                connection.execute(sa.insert(table).prefix_with(OWN), found)
-            return len(found)
+        def insert(table: str, found: Iterable[Mapping[str, Any]]) -> int:
+            kept = [{"reading_id": reading_id, **row} for row in found]
+            return readings.insert(connection, table, kept)
 
         # A pool that was never used tells nothing about the work of this process.
         pools = [pool for pool in (store.pool() for store in self.watched) if pool.opened]
-        rows["pools"] = insert(tables.pool_samples, list(map(_pool, pools)))
-        names = [c.name for c in tables.command_samples.columns if c.name != "reading_id"]
-        commands = [{name: getattr(one, name) for name in names} for one in checkpoint.commands]
-        commands = [row | {"histogram": list(row["histogram"])} for row in commands]
-        rows["commands"] = insert(tables.command_samples, commands)
-        stored = "process"
-        if _locked(connection):
-            stored = _due(connection, kind, spacing, read_at)
+        rows["pools"] = insert("pool_samples", map(_pool, pools))
+        rows["commands"] = insert("command_samples", map(asdict, checkpoint.commands))
+        stored = _due(connection, kind, spacing, read_at) if _locked(connection) else "process"
         if stored != "process":
-            rows["sessions"] = insert(tables.session_samples, self.postgres.rows("sessions"))
+            rows["sessions"] = insert("session_samples", self.postgres.rows("sessions"))
             counters = [*_postgres(self, missing, full=stored == "full"), *counters]
-            subjects = ("database", "subject", "counters")
-            rows["counters"] = insert(
-                tables.counter_samples, [dict(zip(subjects, c, strict=True)) for c in counters]
-            )
+            rows["counters"] = insert("counter_samples", counters)
         if stored == "full":
             # A server that records no statements still gives a light reading.
             try:
@@ -224,13 +214,9 @@ def _take(self: Context, kind: Kind, spacing: Mapping[str, float]) -> Sample:
     return Sample(int(reading_id), read_at, stored, rows, missing)
 
 
-Counters = tuple[str, str, dict[str, Any]]  # database, subject, what is kept as JSON
-
-
-def _postgres(self: Context, missing: dict[str, str], *, full: bool) -> list[Counters]:
+def _postgres(self: Context, missing: dict[str, str], *, full: bool) -> list[dict[str, Any]]:
     """Counters of PostgreSQL by subject; `missing` gets why one could not be read."""
     store = self.postgres
-    found: list[Counters] = [("postgres", "database", readings.database_counters(store))]
     asked: dict[str, Callable[[], dict[str, Any]]] = {}
     if store.server_version >= readings.IO_MINIMUM:
         asked["io"] = lambda: readings.io_counters(store)
@@ -238,28 +224,32 @@ def _postgres(self: Context, missing: dict[str, str], *, full: bool) -> list[Cou
         asked["server"] = lambda: readings.server_facts(store)
         asked["settings"] = lambda: servers.settings_reading(store, self.history)
         asked["tables"] = lambda: relations.sizes(store.rows("table_states"))
+    found = [_counters("postgres", "database", readings.database_counters(store))]
     for subject, ask in asked.items():
         try:
             with store.transaction():  # a refusal ends the savepoint and not the reading
-                found.append(("postgres", subject, ask()))
+                found.append(_counters("postgres", subject, ask()))
         except FwdbError as error:
             missing[subject] = str(error)
     return found
 
 
-def _mongodb(self: Context, missing: dict[str, str], *, full: bool) -> list[Counters]:
+def _mongodb(store: MongoStore, missing: dict[str, str], *, full: bool) -> list[dict[str, Any]]:
     """Those of MongoDB; none when it does not answer. Sizes of collections only where telling
     them reads no document."""
     try:
-        found = [("mongodb", "server", readings.mongodb_counters(self.mongodb))]
-        if full and not self.mongodb.is_secantus:
-            found.append(
-                ("mongodb", "tables", relations.sizes(relations.mongodb_tables(self.mongodb)))
-            )
+        found = [_counters("mongodb", "server", readings.mongodb_counters(store))]
+        if full and not store.is_secantus:
+            sizes = relations.sizes(relations.mongodb_tables(store))
+            found.append(_counters("mongodb", "tables", sizes))
     except FwdbError as error:
         missing["mongodb"] = str(error)
         return []
     return found
+
+
+def _counters(database: str, subject: str, counters: dict[str, Any]) -> dict[str, Any]:
+    return {"database": database, "subject": subject, "counters": counters}
 
 
 _POOL_FIELDS = tuple(

@@ -8,7 +8,6 @@ went down tells.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Collection, Mapping
@@ -188,8 +187,9 @@ def store_reading(watched: PostgresStore, history: Connection, reading_id: int) 
     as counters, are read for new entries only.
     """
     rows = watched.rows("statement_counters")
-    samples = [{"reading_id": reading_id, **row} for row in rows]
-    _insert(history, "statement_samples", samples)
+    readings.insert(
+        history, "statement_samples", [{"reading_id": reading_id, **row} for row in rows]
+    )
     known = history.execute(
         sa.text(
             "SELECT database_id, query_id FROM monitoring.statement_texts "
@@ -199,19 +199,9 @@ def store_reading(watched: PostgresStore, history: Connection, reading_id: int) 
     )
     found = {(row["database_id"], row["query_id"]) for row in rows} - {tuple(r) for r in known}
     if new := sorted({query_id for _, query_id in found} - {HIDDEN}):
-        _insert(history, "statement_texts", watched.rows("statement_texts", query_ids=new))
+        found_texts = watched.rows("statement_texts", query_ids=new)
+        readings.insert(history, "statement_texts", found_texts)
     return len(rows)
-
-
-def _insert(history: Connection, table: str, rows: Rows) -> None:
-    """In one statement: one for each row would be seen as so many calls."""
-    if rows:
-        names, kept = ", ".join(rows[0]), json.dumps(list(map(readings.jsonable, rows)))
-        text = (
-            f"INSERT INTO monitoring.{table} ({names}) SELECT {names} FROM json_populate_recordset("
-            f"CAST(NULL AS monitoring.{table}), CAST(:rows AS json)) ON CONFLICT DO NOTHING {OWN}"
-        )
-        history.execute(sa.text(text), {"rows": kept})
 
 
 def texts(store: PostgresStore, history: History | None, ids: Collection[int]) -> dict[int, str]:

@@ -223,39 +223,34 @@ class Profile:
 
 def profiled(store: MongoStore, since: datetime, until: datetime | None, own: str) -> Profile:
     """What `system.profile` holds of the window, without what the application `own` asked."""
-    window = (since, until or datetime.now(UTC))
+    window, reason = (since, until or datetime.now(UTC)), ""
+    asked = {"ts": {"$gte": window[0], "$lt": window[1]}}
+    limits: dict[str, Any] = {"comment": "fwdb", "max_time_ms": TIME_LIMIT_MS}
     try:
-        return _profile(store, window, own)
+        with store.errors():
+            state = store.database.command("profile", -1, comment="fwdb")
+            if state.get("was"):
+                collection, fields = store.database["system.profile"], dict.fromkeys(_FIELDS, 1)
+                entries = list(collection.find(asked, fields, limit=MOST_ENTRIES, **limits))
+                oldest = collection.find_one({}, {"ts": 1}, sort=[("$natural", 1)], **limits)
+            else:
+                reason = (
+                    "the profiler of MongoDB is off; db.setProfilingLevel(1, {slowms: 100}) "
+                    "records slow commands"
+                )
     except PermissionDenied:
         reason = "the role may not read the profiler: grant it clusterMonitor"
     except FwdbError as error:  # the clients' timings are there all the same
         reason = str(error)
-    return Profile(window, reason=reason, examined_reason=reason)
-
-
-def _profile(store: MongoStore, window: tuple[datetime, datetime], own: str) -> Profile:
-    with store.errors():
-        state = store.database.command("profile", -1, comment="fwdb")
-    if not state.get("was"):
-        reason = (
-            "the profiler of MongoDB is off; db.setProfilingLevel(1, {slowms: 100}) records slow "
-            "commands"
-        )
+    if reason:
         return Profile(window, reason=reason, examined_reason=reason)
-    limits: dict[str, Any] = {"comment": "fwdb", "max_time_ms": TIME_LIMIT_MS}
-    with store.errors():
-        collection = store.database["system.profile"]
-        asked = {"ts": {"$gte": window[0], "$lt": window[1]}}
-        fields = dict.fromkeys(_FIELDS, 1)
-        entries = list(collection.find(asked, fields, limit=MOST_ENTRIES, **limits))
-        oldest = collection.find_one({}, {"ts": 1}, sort=[("$natural", 1)], **limits)
     commands = summed(entry for entry in entries if entry.get("appName") != own)
     kind = "SecantusDB does not record" if store.is_secantus else "the profiler did not record"
     told = any(row["told"] for row in commands.values())
     return Profile(
         window,
         commands,
-        _extent(state, oldest, window[0], len(entries)),
+        _extent(state, oldest, since, len(entries)),
         reason="" if commands else "the profiler is on and recorded no command in this window",
         examined_reason="" if told else f"{kind} how many documents a command examined",
     )

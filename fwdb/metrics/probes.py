@@ -20,8 +20,8 @@ from fwdb.audit.seal import sealer
 from fwdb.errors import FwdbError, QueryError
 from fwdb.metrics.series import DATABASES
 from fwdb.monitoring import Health, Monitor, cache
-from fwdb.monitoring.cache import CacheReading
 from fwdb.monitoring.health import Probe, Question
+from fwdb.monitoring.readings import Reading as Counters
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.timings import OWN
 
@@ -198,15 +198,10 @@ class Probes:
             yield "db_health_degraded", (store.database,), store.status == "degraded"
 
     def _ask_cache(self, database: str) -> Iterator[Reading]:
-        counters = (
-            cache.postgres_counters(self.postgres)
-            if database == "postgres"
-            else cache.mongodb_counters(self.mongodb)
-        )
-        now = cache.reading(database, counters)
+        now = cache.now(self.postgres if database == "postgres" else self.mongodb)
         if now is not None:
-            yield "db_cache_reads_total", (database, "hit"), now.found
-            yield "db_cache_reads_total", (database, "miss"), now.read
+            yield "db_cache_reads_total", (database, "hit"), now.row["hit_blocks"]
+            yield "db_cache_reads_total", (database, "miss"), now.row["read_blocks"]
             before = self._cache[database].before(now)
             ratio = cache.ratio(database, before, now).value if before else None
             yield "db_cache_hit_ratio", (database,), ratio
@@ -283,9 +278,9 @@ class _Window:
     """Readings of a cache's counters, to compare with one that is old enough."""
 
     def __init__(self) -> None:
-        self._readings: deque[tuple[float, CacheReading]] = deque()
+        self._readings: deque[tuple[float, Counters]] = deque()
 
-    def before(self, now: CacheReading) -> CacheReading | None:
+    def before(self, now: Counters) -> Counters | None:
         """That of 30 s ago, or the one before if that is older; None at the first."""
         at = time.monotonic()
         readings = self._readings

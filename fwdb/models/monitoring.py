@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from fwdb import queries
 from fwdb.models.entities import metadata
 
 __all__ = [
@@ -60,6 +61,17 @@ def _columns(kind: Any, names: str) -> list[Column[Any]]:
 
 
 _TIME = DateTime(timezone=True)
+
+
+def _counters(query: str) -> list[Column[Any]]:
+    """A column for each counter of a query file; ``Int64``, one that older readings lack."""
+    found = queries.load(query)
+    kinds = {"int64": BigInteger, "Int64": BigInteger, "float64": Double}
+    return [
+        Column(name, kinds[found.columns[name]], nullable=found.columns[name] == "Int64")
+        for name in found.counters
+    ]
+
 
 readings = _table(
     "readings",
@@ -112,8 +124,7 @@ statement_samples = _table(
     _reading(),
     *_key("user_id database_id query_id", BigInteger),
     *_key("toplevel", Boolean),
-    *_columns(BigInteger, "calls row_count hit_blocks read_blocks temp_blocks wal_bytes"),
-    *_columns(Double, "total_ms squares_ms2 read_ms plan_ms"),
+    *_counters("statement_counters"),
     Column("stats_since", _TIME, comment="null before PostgreSQL 17"),
 )
 

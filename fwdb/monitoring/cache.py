@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from fwdb.errors import FwdbError
-from fwdb.measure import Measure, Status, measured, unmeasured
-from fwdb.monitoring.history import History
-from fwdb.monitoring.sessions import server_status
-from fwdb.stores import MongoStore, PostgresStore
+import pandas as pd
 
-UNIT = "ratio"
+from fwdb.arguments import Seconds
+from fwdb.errors import FwdbError
+from fwdb.measure import Measure, Status, Window, measured, unmeasured
+from fwdb.monitoring import readings
+from fwdb.monitoring.context import Context, Database, Rows, frame
+from fwdb.monitoring.history import window
+from fwdb.monitoring.readings import Reading, delta
+from fwdb.stores import MongoStore, PostgresStore
+from fwdb.timespan import Time
+
+COLUMNS = {
+    "database": "string",
+    "counted": "string",
+    "access": "string",
+    "found_bytes": "Int64",
+    "read_bytes": "Int64",
+    "hit_ratio": "float64",
+    "read_ms_per_block": "float64",
+    "status": "string",
+    "reason": "string",
+}
 
 # Below this a handful of first reads decides the ratio, and it says nothing about the memory.
 LEAST_BLOCKS = 1000
@@ -25,200 +38,202 @@ SOURCES = {
     "postgres": "difference of two readings of pg_stat_database",
     "mongodb": "difference of two readings of serverStatus.wiredTiger.cache",
 }
+BLOCKS = {name: readings.DATABASE[name] for name in ("hit_blocks", "read_blocks", "read_ms")}
+
+_ANEW = "the counters began anew within the window"
+_UNTIMED = "not measured (track_io_timing is off)"
 
 
-@dataclass(frozen=True, slots=True)
-class CacheReading:
-    """Counters of one moment: blocks found in memory, and blocks that had to be read."""
-
-    read_at: datetime
-    found: int
-    read: int
-    read_ms: float | None = None
-    reset_at: datetime | None = None
-    started_at: datetime | None = None
-
-
-def postgres_counters(store: PostgresStore) -> dict[str, Any]:
-    """`database_counters.sql`, ready for JSON."""
-    row = store.rows("database_counters")[0]
-    return {
-        name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in row.items()
-    }
-
-
-def mongodb_counters(store: MongoStore) -> dict[str, Any]:
-    """What is kept of serverStatus, ready for JSON; without the constants of SecantusDB."""
-    status = server_status(store)
-    kept: dict[str, Any] = {
-        "read_at": datetime.now(UTC).isoformat(),
-        "uptime_seconds": float(status["uptime"]),
-        "connections": int(status["connections"]["current"]),
-        "operations": {name: int(n) for name, n in status.get("opcounters", {}).items()},
-    }
-    cache = status.get("wiredTiger", {}).get("cache")
-    if cache:
-        kept["pages_requested"] = int(cache["pages requested from the cache"])
-        kept["pages_read"] = int(cache["pages read into cache"])
-    return kept
-
-
-def reading(database: str, counters: Mapping[str, Any]) -> CacheReading | None:
-    """The cache's part of `counters`, or None when the server has no such counters."""
-    read_at = datetime.fromisoformat(counters["read_at"]).astimezone(UTC)
-    if database == "postgres":
-        return CacheReading(
-            read_at,
-            int(counters["hit_blocks"]),
-            int(counters["read_blocks"]),
-            float(counters["read_ms"]) if counters["io_timed"] else None,
-            _time(counters["stats_reset"]),
-            _time(counters["server_started_at"]),
-        )
-    if "pages_requested" not in counters:
-        return None
-    requested, read = int(counters["pages_requested"]), int(counters["pages_read"])
-    uptime = timedelta(seconds=counters["uptime_seconds"])
-    return CacheReading(read_at, max(0, requested - read), read, started_at=read_at - uptime)
-
-
-def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text).astimezone(UTC) if text else None
-
-
-def stored(history: History, database: str, reading_id: int) -> CacheReading | None:
-    """The cache's part of a stored reading, or None when it has none."""
-    for row in history.rows("stored_counters", reading_id=reading_id):
-        if (row["database"], row["subject"]) == (database, SUBJECTS[database]):
-            return reading(database, json.loads(row["counters"]))
-    return None
-
-
-def ratio(database: str, first: CacheReading, second: CacheReading) -> Measure:
-    """Found in memory ÷ asked for, between two readings."""
-    source, since = SOURCES[database], first.read_at
-    found, read = second.found - first.found, second.read - first.read
-    restarted = second.started_at is not None and second.started_at > first.read_at
-    # PostgreSQL keeps its counters over an orderly restart, MongoDB does not.
-    anew = (
-        (database == "mongodb" and restarted)
-        or found < 0
-        or read < 0
-        or first.reset_at != second.reset_at
-    )
-    if anew:
-        found, read = second.found, second.read
-        began = second.reset_at or second.started_at
-        since = max(since, began) if began else since
-    window = (since, second.read_at)
-    asked = found + read
-    if asked < LEAST_BLOCKS:
-        return unmeasured(
-            "no_data",
-            f"{asked or 'no'} block{'' if asked == 1 else 's'} were asked for in the window; a "
-            f"ratio needs {LEAST_BLOCKS:,}",
-            UNIT,
-            database,
-            source,
-            window=window,
-        )
-    remark = f"{read:,} of {asked:,} blocks read"
-    if first.read_ms is not None and second.read_ms is not None and read:
-        spent = second.read_ms - (0.0 if anew else first.read_ms)
-        remark += f", {spent / read:.3f} ms each"
-    elif database == "postgres" and read:
-        remark += ", their time not measured (track_io_timing is off)"
-    if anew:
-        remark += "; the counters began anew within the window"
-    elif restarted:
-        remark += "; the server was restarted within the window"
-    return measured(found / asked, UNIT, database, source, remark=remark, window=window)
-
-
-def none(
-    database: str, status: Status, reason: str, window: tuple[datetime, datetime] | None = None
+def cache_hit_ratio(
+    self: Context,
+    database: Database = "postgres",
+    since: Time = "24h",
+    until: Time | None = None,
+    *,
+    live_seconds: Seconds | None = None,
 ) -> Measure:
-    """No ratio, and why."""
-    return unmeasured(status, reason, UNIT, database, SOURCES[database], window=window)
+    """Blocks found in the server's memory ÷ blocks asked for, in the window; 0 to 1.
+
+    The difference of two readings, never the sum since the server started. A block that
+    PostgreSQL had to read may still have come from the system's cache: the remark has the
+    time per block read. ``no_data`` when fewer than 1,000 blocks were asked for.
+    """
+    if live_seconds is not None:
+        return _live(self, live_seconds, database)[0]
+    return _past(self, database, *window(since, until))
 
 
-class Cache:
-    """The cache ratio of the two stores, over a window of the history or sampled live."""
+def cache(
+    self: Context,
+    since: Time = "24h",
+    until: Time | None = None,
+    *,
+    live_seconds: Seconds | None = None,
+) -> pd.DataFrame:
+    """The cache of both servers in the window, by kind of access.
 
-    def __init__(self, postgres: PostgresStore, mongodb: MongoStore, history: History) -> None:
-        self._postgres = postgres
-        self._mongodb = mongodb
-        self._history = history
-
-    def window(self, database: str, since: datetime, until: datetime | None) -> Measure:
-        """From the first stored reading of the window to now, or to the last before `until`."""
-        if unable := self._unable(database):
-            return unable
-        end = until or datetime.now(UTC)
-        if absence := self._history.absence():
-            return none(database, "no_data", absence, (since, end))
-        edges = self._history.edges(since, end, ["light", "full"])
-        found = [stored(self._history, database, edge.reading_id) for edge in edges]
-        readings = [one for one in found if one is not None]
-        if until is None and readings and (now := self._now(database)):
-            readings = [readings[0], now]
-        if len(readings) < 2:
-            reason = (
-                f"{'one reading' if readings else 'no reading'} was stored in this window; run "
-                "'fwdb monitor', or sample with live_seconds"
-            )
-            return none(database, "no_data", reason, (since, end))
-        return ratio(database, readings[0], readings[1])
-
-    def live(self, database: str, seconds: float) -> Measure:
-        """Within the next `seconds`."""
-        if unable := self._unable(database):
-            return unable
-        first = self._now(database)
-        time.sleep(seconds)
-        second = self._now(database)
-        assert first is not None
-        assert second is not None
-        return ratio(database, first, second)
-
-    def window_both(self, since: datetime, until: datetime | None) -> list[Measure]:
-        """The ratio of PostgreSQL and that of MongoDB, which may not answer."""
-        found = [self.window("postgres", since, until)]
+    The rows ``this database`` are `cache_hit_ratio()`. PostgreSQL 16 and later have further
+    rows for ``all databases`` together: ordinary reads (``normal``) apart from large scans
+    (``bulkread``), loads (``bulkwrite``) and ``vacuum``, which are not meant to be found in
+    memory. `hit_ratio` is bytes found in shared buffers ÷ bytes asked for, 0 to 1,
+    `read_ms_per_block` the time of a block that was not found, missing when reads are not
+    timed: near 0 it came from the system's cache. Source: differences of pg_stat_io. A
+    MongoDB that cannot be asked is a row that says why; the error of PostgreSQL is raised.
+    """
+    if live_seconds is not None:
+        begin = _io_now(self.postgres)
+        ratios = _live(self, live_seconds, "postgres", "mongodb")
+        edges = [*begin, *_io_now(self.postgres)]
+    else:
+        start, end = window(since, until)
+        ratios = [_past(self, "postgres", start, end)]
         try:
-            found.append(self.window("mongodb", since, until))
+            ratios.append(_past(self, "mongodb", start, end))
         except FwdbError as error:
-            found.append(none("mongodb", "not_available", str(error)))
-        return found
+            ratios.append(_none("mongodb", "not_available", str(error)))
+        edges = []
+        if not self.history.absence():
+            last = end or datetime.now(UTC)
+            edges = self.history.window("postgres", "io", start, last, "light", "full")
+            edges = [*edges[:1], *_io_now(self.postgres)] if end is None else edges
+    rows = [
+        {
+            "database": ratio.database,
+            "counted": "this database",
+            "access": "all",
+            "hit_ratio": ratio.value,
+            "status": ratio.status,
+            "reason": ratio.reason,
+        }
+        for ratio in ratios
+    ]
+    if len(edges) == 2:
+        rows[1:1] = by_access(*edges)
+    return frame(COLUMNS, rows)
 
-    def live_both(self, seconds: float) -> list[Measure]:
-        """The same within the next `seconds`, which both are watched for."""
-        try:
-            unable = self._unable("mongodb")
-            begun = None if unable else self._now("mongodb")
-        except FwdbError as error:
-            unable, begun = none("mongodb", "not_available", str(error)), None
-        found = [self.live("postgres", seconds)]
-        try:
-            ended = self._now("mongodb") if begun else None
-        except FwdbError as error:
-            unable, ended = none("mongodb", "not_available", str(error)), None
-        if begun and ended:
-            return [*found, ratio("mongodb", begun, ended)]
-        assert unable is not None
-        return [*found, unable]
 
-    def _unable(self, database: str) -> Measure | None:
-        """A `Measure` that says so when the server has no counters of its cache."""
-        if database == "mongodb" and self._now(database) is None:
-            kind = "SecantusDB" if self._mongodb.is_secantus else "this server"
-            return none(database, "not_available", f"{kind} tells nothing about its cache")
-        return None
+def now(store: PostgresStore | MongoStore) -> Reading | None:
+    """The counters of this moment, or None from a server that counts no blocks."""
+    if isinstance(store, PostgresStore):
+        return readings.parsed(readings.database_counters(store))
+    found = readings.parsed(readings.mongodb_counters(store))
+    return found if "hit_blocks" in found.row else None
 
-    def _now(self, database: str) -> CacheReading | None:
-        counters = (
-            postgres_counters(self._postgres)
-            if database == "postgres"
-            else mongodb_counters(self._mongodb)
+
+def ratio(database: str, first: Reading, second: Reading) -> Measure:
+    """Found in memory ÷ asked for, between two readings."""
+    between = delta(first, second, BLOCKS)
+    found, read, spent = (between.row[name] for name in BLOCKS)
+    since = first.read_at
+    if between.anew:
+        since = max(since, second.reset_at or second.started_at or since)
+    asked, edges = found + read, (since, second.read_at)
+    if asked < LEAST_BLOCKS:
+        reason = (
+            f"{asked or 'no'} block{'' if asked == 1 else 's'} were asked for in the window; a "
+            f"ratio needs {LEAST_BLOCKS:,}"
         )
-        return reading(database, counters)
+        return _none(database, "no_data", reason, edges)
+    remark = f"{read:,} of {asked:,} blocks read"
+    if database == "postgres" and read:
+        timed = first.state["io_timed"] and second.state["io_timed"]
+        remark += f", {spent / read:.3f} ms each" if timed else f", their time {_UNTIMED}"
+    if between.anew:
+        remark += f"; {_ANEW}"
+    elif readings.restarted(first, second):
+        remark += "; the server was restarted within the window"
+    return measured(
+        found / asked, "ratio", database, SOURCES[database], remark=remark, window=edges
+    )
+
+
+def by_access(first: Reading, second: Reading) -> Rows:
+    """One row per kind of access with what happened between two readings of pg_stat_io."""
+    between = delta(first, second, readings.IO)
+    block = int(second.state["block_bytes"])
+    rows = []
+    for access, counted in between.rows.items():
+        found, read = counted["found_bytes"], counted["read_bytes"]
+        reasons = [_ANEW] if access in between.anew else []
+        row: dict[str, Any] = {
+            "database": "postgres",
+            "counted": "all databases",
+            "access": access,
+            **counted,
+            "status": "ok",
+        }
+        if found + read >= LEAST_BLOCKS * block:
+            row["hit_ratio"] = found / (found + read)
+        else:
+            row["status"] = "no_data"
+            reasons.append(f"fewer than {LEAST_BLOCKS:,} blocks were asked for")
+        if read and first.state["io_timed"] and second.state["io_timed"]:
+            row["read_ms_per_block"] = counted["read_ms"] / (read / block)
+        elif read:
+            reasons.append("reads are not timed (track_io_timing is off)")
+        rows.append(row | {"reason": "; ".join(reasons)})
+    return rows
+
+
+def _past(self: Context, database: str, since: datetime, until: datetime | None) -> Measure:
+    """From the first stored reading of the window to now, or to the last before `until`."""
+    current = _now(self, database) if until is None or database == "mongodb" else None
+    if isinstance(current, Measure):
+        return current
+    end = until or datetime.now(UTC)
+    if absence := self.history.absence():
+        return _none(database, "no_data", absence, (since, end))
+    found = self.history.window(database, SUBJECTS[database], since, end, "light", "full")
+    found = [reading for reading in found if "hit_blocks" in reading.row]
+    if until is None and found and current:
+        found = [found[0], current]
+    if len(found) < 2:
+        reason = (
+            f"{'one reading' if found else 'no reading'} was stored in this window; run "
+            "'fwdb monitor', or sample with live_seconds"
+        )
+        return _none(database, "no_data", reason, (since, end))
+    return ratio(database, *found)
+
+
+def _live(self: Context, seconds: float, *databases: str) -> list[Measure]:
+    """The ratios of databases that are watched at the same time for the next `seconds`."""
+    ask = _or_reason if len(databases) > 1 else _now
+    begun = {database: ask(self, database) for database in databases}
+    time.sleep(seconds)
+    found = []
+    for database, first in begun.items():
+        end = first if isinstance(first, Measure) else ask(self, database)
+        if isinstance(first, Reading) and isinstance(end, Reading):
+            end = ratio(database, first, end)
+        assert isinstance(end, Measure)
+        found.append(end)
+    return found
+
+
+def _or_reason(self: Context, database: str) -> Reading | Measure:
+    """As `_now`; a MongoDB that cannot be asked is a reason."""
+    try:
+        return _now(self, database)
+    except FwdbError as error:
+        if database == "postgres":
+            raise
+        return _none(database, "not_available", str(error))
+
+
+def _now(self: Context, database: str) -> Reading | Measure:
+    store = self.postgres if database == "postgres" else self.mongodb
+    if found := now(store):
+        return found
+    kind = "SecantusDB" if self.mongodb.is_secantus else "this server"
+    return _none(database, "not_available", f"{kind} tells nothing about its cache")
+
+
+def _io_now(store: PostgresStore) -> list[Reading]:
+    if store.server_version < readings.IO_MINIMUM:
+        return []
+    return [readings.parsed(readings.io_counters(store))]
+
+
+def _none(database: str, status: Status, reason: str, edges: Window | None = None) -> Measure:
+    return unmeasured(status, reason, "ratio", database, SOURCES[database], window=edges)

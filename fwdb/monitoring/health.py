@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import sqlalchemy as sa
 
 from fwdb import queries
+from fwdb.arguments import Seconds
 from fwdb.config import Thresholds
 from fwdb.errors import (
     AuthenticationFailed,
@@ -22,8 +23,11 @@ from fwdb.errors import (
     QueryTimeout,
     StoreUnavailable,
 )
-from fwdb.stores import MongoStore, PoolStats, PostgresStore
+from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.timings import OWN
+
+if TYPE_CHECKING:
+    from fwdb.monitoring.context import Context
 
 T = TypeVar("T")
 
@@ -44,9 +48,24 @@ Cause = Literal[
 
 _ORDER: tuple[State, ...] = ("up", "degraded", "down")
 
+# The first that fits. The pool here is that of the kept connection: it is taken by a question
+# that is still open.
+_CAUSES: tuple[tuple[type[FwdbError], Cause], ...] = (
+    (PoolExhausted, "no_answer"),
+    (QueryTimeout, "no_answer"),
+    (AuthenticationFailed, "login_refused"),
+    (StoreUnavailable, "unreachable"),
+    (PermissionDenied, "not_allowed"),
+    (FeatureUnavailable, "too_old"),
+    (FwdbError, "error"),
+)
+
 # Longer than a busy server needs to answer the least question, and short enough that callers
 # who allow a second and a half for both stores get their answer.
 DEADLINE_SECONDS = 1.0
+
+# Why the schema of a store is not the one that this release wants; empty when it is.
+Behind = Callable[[PostgresStore | MongoStore], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +98,8 @@ class Health:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a server said of itself: `remarks`, each with its cause, when it is not fully well."""
-
-    latency_ms: float
-    version: str
-    remarks: tuple[tuple[Cause, str], ...] = ()
+# Milliseconds, version, and remarks by their cause when a server is not fully well.
+Answer = tuple[float, str, dict[Cause, str]]
 
 
 class Question(Future[T]):
@@ -139,12 +153,17 @@ class Probe(Generic[T]):
             return question
 
 
-# Why the schema of a store is not the one that this release wants; empty when it is.
-Behind = Callable[[PostgresStore | MongoStore], str]
+def probes(
+    postgres: PostgresStore, mongodb: MongoStore, behind: Behind
+) -> dict[str, Probe[Answer]]:
+    """One small question to each store, and whether its schema fits."""
+    return {
+        "postgres": Probe("health-postgres", lambda: _ask_postgres(postgres, behind)),
+        "mongodb": Probe("health-mongodb", lambda: _ask_mongodb(mongodb, behind)),
+    }
 
 
-def ask_postgres(store: PostgresStore, behind: Behind) -> Answer:
-    """One small question on the connection that is kept for it, and whether the schema fits."""
+def _ask_postgres(store: PostgresStore, behind: Behind) -> Answer:
     body = queries.load("server_state").text.rstrip().rstrip(";")
     question = sa.text(f"{body}\n{OWN}")
     # A transaction, so that all of it takes one connection out of the pool and tests it once.
@@ -153,8 +172,10 @@ def ask_postgres(store: PostgresStore, behind: Behind) -> Answer:
         started = time.perf_counter()
         version, in_recovery, read_only = connection.execute(question).one()
         latency = 1000 * (time.perf_counter() - started)
-        remark = "it is a replica or still recovers, and takes no writes" if in_recovery else ""
-        if read_only and not remark:
+        remark = ""
+        if in_recovery:
+            remark = "it is a replica or still recovers, and takes no writes"
+        elif read_only:
             remark = (
                 "its database takes no writes unless a session asks for them "
                 "(default_transaction_read_only is on)"
@@ -162,8 +183,7 @@ def ask_postgres(store: PostgresStore, behind: Behind) -> Answer:
         return _answer(latency, str(version), remark, store, behind)
 
 
-def ask_mongodb(store: MongoStore, behind: Behind) -> Answer:
-    """One small question on the connection that is kept for it, and whether the schema fits."""
+def _ask_mongodb(store: MongoStore, behind: Behind) -> Answer:
     version = str(store.build_info["version"])
     with store.errors():
         started = time.perf_counter()
@@ -180,88 +200,52 @@ def _answer(
         schema = behind(store).rstrip(".")
     except PermissionDenied:
         schema = ""  # a role that may not see the revision can still do its own work
-    remarks: tuple[tuple[Cause, str], ...] = (("read_only", remark), ("schema_behind", schema))
-    return Answer(latency, version, tuple(one for one in remarks if one[1]))
+    remarks: dict[Cause, str] = {"read_only": remark, "schema_behind": schema}
+    return latency, version, {cause: text for cause, text in remarks.items() if text}
 
 
-def ask_all(
-    probes: Mapping[str, Probe[Answer]],
-    pools: Mapping[str, Callable[[], PoolStats]],
-    addresses: Mapping[str, str],
-    thresholds: Thresholds,
-    seconds: float,
-) -> Health:
-    """Ask all stores at the same time; see `Monitor.health`."""
-    questions = {name: probe.start() for name, probe in probes.items()}
-    wait(questions.values(), timeout=seconds)
+def health(self: Context, *, timeout_seconds: Seconds = DEADLINE_SECONDS) -> Health:
+    """Whether each store is up, degraded or down, with the reason; never raises for a store.
+
+    Each is asked on a connection kept for this, so that a full pool shows as ``degraded``
+    and not as a dead server; one that does not answer within `timeout_seconds` is ``down``.
+    ``degraded`` is also a server that answers slowly, takes no writes, or has a schema that
+    'fwdb migrate' was not run on.
+    """
+    watched: tuple[PostgresStore | MongoStore, ...] = self.watched
+    questions = [probe.start() for probe in self.probes.values()]
+    wait(questions, timeout=timeout_seconds)
     stores = tuple(
-        _judge(
-            name,
-            _outcome(question),
-            pools[name](),
-            addresses[name],
-            thresholds,
-            seconds,
-        )
-        for name, question in questions.items()
+        _judge(store, question, self.thresholds, timeout_seconds)
+        for store, question in zip(watched, questions, strict=True)
     )
     return Health(max((s.status for s in stores), key=_ORDER.index), stores)
 
 
-def _outcome(question: Question[Answer]) -> Answer | FwdbError | None:
-    """The answer, or the store's error; None while there is neither."""
-    if not question.done():
-        return None
-    error = question.exception()
-    return error if isinstance(error, FwdbError) else question.result()
-
-
 def _judge(
-    database: str,
-    answer: Answer | FwdbError | None,
-    pool: PoolStats,
-    address: str,
+    store: PostgresStore | MongoStore,
+    question: Question[Answer],
     thresholds: Thresholds,
     seconds: float,
 ) -> StoreHealth:
-    if answer is None:
-        reason = f"no answer from {database} at {address} within {seconds:g} s"
+    database = store.name
+    if not question.done():
+        reason = f"no answer from {database} at {store.address} within {seconds:g} s"
         return StoreHealth(database, "down", None, reason, None, ("no_answer",))
-    if isinstance(answer, FwdbError):
-        return StoreHealth(database, "down", None, str(answer), None, (_cause(answer),))
-    found: dict[Cause, str] = dict(answer.remarks)
-    if answer.latency_ms > thresholds.health_timeout_ms:
-        found["slow"] = (
-            f"it took {answer.latency_ms:.0f} ms to answer, "
-            f"more than {thresholds.health_timeout_ms:g} ms"
-        )
+    error = question.exception()
+    if isinstance(error, FwdbError):
+        cause = next(cause for kind, cause in _CAUSES if isinstance(error, kind))
+        return StoreHealth(database, "down", None, str(error), None, (cause,))
+    latency, version, remarks = question.result()
+    found, pool, limit = dict(remarks), store.pool(), thresholds.health_timeout_ms
+    if latency > limit:
+        found["slow"] = f"it took {latency:.0f} ms to answer, more than {limit:g} ms"
     if pool.capacity is not None and pool.in_use >= pool.capacity:
         waiting = f" and {pool.waiting} callers wait" if pool.waiting else ""
         found["pool_full"] = (
             f"the server answers, but all {pool.capacity} connections of this process's pool "
             f"are in use{waiting}"
         )
-    return StoreHealth(
-        database,
-        "degraded" if found else "up",
-        answer.latency_ms,
-        "; ".join(found.values()),
-        answer.version,
-        tuple(found),
-    )
-
-
-# The first that fits. The pool here is that of the kept connection: it is taken by a question
-# that is still open.
-_CAUSES: tuple[tuple[type[FwdbError], Cause], ...] = (
-    (PoolExhausted, "no_answer"),
-    (QueryTimeout, "no_answer"),
-    (AuthenticationFailed, "login_refused"),
-    (StoreUnavailable, "unreachable"),
-    (PermissionDenied, "not_allowed"),
-    (FeatureUnavailable, "too_old"),
-)
-
-
-def _cause(error: FwdbError) -> Cause:
-    return next((cause for kind, cause in _CAUSES if isinstance(error, kind)), "error")
+    status: State = "degraded" if found else "up"
+    reason = "; ".join(found.values())
+    return StoreHealth(database, status, latency, reason, version, tuple(found))

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from fwdb.errors import FwdbError
-from fwdb.monitoring.history import History
-from fwdb.stores import MongoStore, PostgresStore, frames
+from fwdb import queries
+from fwdb.monitoring.context import Context, Rows, both_stores
+from fwdb.monitoring.history import window
+from fwdb.stores import MongoStore, PostgresStore
+from fwdb.timespan import Time
 
+_STATES = queries.load("table_states").columns
 TABLES = {
-    "database": "string",
-    "table": "string",
-    "total_bytes": "Int64",
-    "index_bytes": "Int64",
+    **{name: _STATES[name] for name in ("database", "table", "total_bytes", "index_bytes")},
     "growth_bytes": "Int64",
     "growth_since_at": "timestamp",
-    "live_rows": "Int64",
-    "dead_rows": "Int64",
-    "dead_percent": "float64",
-    "vacuum_age_seconds": "float64",
-    "analyze_age_seconds": "float64",
-    "transaction_age": "Int64",
-    "scans": "Int64",
+    **_STATES,
 }
-INDEXES = {
-    "database": "string",
-    "table": "string",
-    "index": "string",
-    "index_bytes": "Int64",
-    "scans": "Int64",
-    "used_at": "timestamp",
-    "counted_since_at": "timestamp",
-    "is_needed": "boolean",
-    "is_valid": "boolean",
-    "duplicate_of": "string",
-    "unused": "boolean",
-}
+INDEXES = {**queries.load("index_states").columns, "unused": "boolean"}
 
 # A job that runs once a week must have had its turn before its index is called unused.
 UNUSED_DAYS = 7
@@ -53,115 +34,69 @@ SECANTUS_SIZES = "SecantusDB reads every document to tell a size, so it is not a
 SECANTUS_SCANS = "SecantusDB does not count the use of its indexes"
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Sizes that a reading left behind, by name: total bytes, live and dead rows."""
-
-    read_at: datetime
-    sizes: Mapping[str, list[Any]]
+def sizes(rows: Rows) -> dict[str, list[Any]]:
+    """What a reading keeps of tables or collections, by name: total bytes, live and dead rows."""
+    return {r["table"]: [r["total_bytes"], r["live_rows"], r.get("dead_rows")] for r in rows}
 
 
-def postgres_sizes(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """What a reading keeps of `table_states.sql`."""
-    return {r["table_name"]: [r["total_bytes"], r["live_rows"], r["dead_rows"]] for r in rows}
+def tables(self: Context, since: Time = "24h") -> pd.DataFrame:
+    """Tables and collections, now, the largest first of each store.
+
+    `total_bytes` is the rows with indexes and out-of-line values, `growth_bytes` how much it
+    grew since `growth_since_at`, the first full reading stored since `since`; missing
+    without one. `dead_percent` are row versions nobody needs of all there are. The ages of
+    the last vacuum and analyze are missing when there was none since the counters began;
+    `transaction_age` counts transactions since the oldest row was frozen. SecantusDB has no
+    sizes. ``attrs["missing"]``: per store what could not be told, and why. Raises the error
+    of PostgreSQL when neither store can be asked.
+    """
+    start, _ = window(since, None)
+    edges = []
+    if not self.history.absence():
+        edges = self.history.edges(start, datetime.now(UTC), "full")[:1]
+
+    def grown(database: str, rows: Rows) -> Rows:
+        for edge in edges:
+            kept = self.history.stored(edge.reading_id, database, "tables")
+            rows = [row | growth(row, kept, edge.read_at) for row in rows]
+        return rows
+
+    def ask_postgres() -> tuple[Rows, dict[str, str]]:
+        rows = grown("postgres", self.postgres.rows("table_states"))
+        return rows, {"missing": "" if rows else "there is no table"}
+
+    def ask_mongodb() -> tuple[Rows, dict[str, str]]:
+        rows = grown("mongodb", mongodb_tables(self.mongodb))
+        sized = SECANTUS_SIZES if self.mongodb.is_secantus else ""
+        return rows, {"missing": sized if rows else "there is no collection"}
+
+    return both_stores(TABLES, {"postgres": ask_postgres, "mongodb": ask_mongodb})
 
 
-def mongodb_sizes(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """What a reading keeps of the collections."""
-    return {r["table"]: [r["total_bytes"], r["live_rows"], None] for r in rows}
-
-
-def stored(history: History, database: str, reading_id: int, read_at: datetime) -> Stored | None:
-    """The sizes in a stored reading, or None when it has none."""
-    for row in history.rows("stored_counters", reading_id=reading_id):
-        if row["database"] == database and row["subject"] == "tables":
-            return Stored(read_at, json.loads(row["counters"]))
-    return None
-
-
-def tables(
-    postgres: PostgresStore, mongodb: MongoStore, before: Mapping[str, Stored | None]
-) -> tuple[pd.DataFrame, list[FwdbError]]:
-    """All tables and collections now, grown since `before`; and errors of a store that has none."""
-    missing: dict[str, str] = {}
-    problems: list[FwdbError] = []
-    rows: list[dict[str, Any]] = []
-    asked: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "postgres": lambda: _postgres_tables(postgres),
-        "mongodb": lambda: mongodb_tables(mongodb),
-    }
-    for name, ask in asked.items():
-        try:
-            found = ask()
-        except FwdbError as error:
-            missing[name] = str(error)
-            problems.append(error)
-            continue
-        earlier = before.get(name)
-        rows += [row | _growth(row, earlier) for row in found]
-        if not found:
-            missing[name] = "there is no table" if name == "postgres" else "there is no collection"
-    if "mongodb" not in missing and mongodb.is_secantus:
-        missing["mongodb"] = SECANTUS_SIZES
-    frame = frames.from_rows(list(TABLES), [[row.get(n) for n in TABLES] for row in rows], TABLES)
-    frame.attrs["missing"] = missing
-    return frame, problems
-
-
-def _growth(row: Mapping[str, Any], earlier: Stored | None) -> dict[str, Any]:
-    """Bytes since the earlier reading; a table that it did not have grew from nothing."""
-    if earlier is None or row.get("total_bytes") is None:
+def growth(row: Mapping[str, Any], kept: Any, read_at: datetime) -> dict[str, Any]:
+    """Bytes since a reading that kept `sizes`; a table that it did not have grew from nothing."""
+    known = None if kept is None else kept.get(row["table"], [0])[0]
+    if known is None or row.get("total_bytes") is None:
         return {}
-    known = earlier.sizes.get(row["table"], [0])[0]
-    if known is None:
-        return {}
-    return {"growth_bytes": row["total_bytes"] - known, "growth_since_at": earlier.read_at}
+    return {"growth_bytes": row["total_bytes"] - known, "growth_since_at": read_at}
 
 
-def _postgres_tables(store: PostgresStore) -> list[dict[str, Any]]:
-    now = datetime.now(UTC)
-    found = []
-    for row in store.rows("table_states"):
-        versions = row["live_rows"] + row["dead_rows"]
-        found.append(
-            {
-                **row,
-                "database": "postgres",
-                "table": row["table_name"],
-                "dead_percent": 100 * row["dead_rows"] / versions if versions else None,
-                "vacuum_age_seconds": _age(row["vacuumed_at"], now),
-                "analyze_age_seconds": _age(row["analyzed_at"], now),
-            }
-        )
-    return found
-
-
-def _age(moment: datetime | None, now: datetime) -> float | None:
-    return None if moment is None else max(0.0, (now - moment).total_seconds())
-
-
-def mongodb_tables(store: MongoStore) -> list[dict[str, Any]]:
+def mongodb_tables(store: MongoStore) -> Rows:
     """The collections; on SecantusDB without sizes."""
-    names = _collections(store)
-    with store.errors():
-        if store.is_secantus:
-            counts = {n: store.collection(n).estimated_document_count() for n in names}
-            return [{"database": "mongodb", "table": n, "live_rows": counts[n]} for n in names]
-        found = []
-        for name in names:
-            # size counts documents as they are in memory, storageSize is what they take on disk.
-            statistics = _statistics(store, name)
-            indexes = int(statistics["totalIndexSize"])
-            found.append(
-                {
-                    "database": "mongodb",
-                    "table": name,
-                    "total_bytes": int(statistics["storageSize"]) + indexes,
-                    "index_bytes": indexes,
-                    "live_rows": int(statistics["count"]),
-                }
-            )
-    return sorted(found, key=lambda row: -row["total_bytes"])
+    rows = []
+    for name in _collections(store):
+        row: dict[str, Any] = {"database": "mongodb", "table": name}
+        with store.errors():
+            if store.is_secantus:
+                row["live_rows"] = store.collection(name).estimated_document_count()
+            else:
+                # storageSize is what documents take on disk, size what they would in memory.
+                statistics = _statistics(store, name)
+                row["index_bytes"] = int(statistics["totalIndexSize"])
+                row["total_bytes"] = int(statistics["storageSize"]) + row["index_bytes"]
+                row["live_rows"] = int(statistics["count"])
+        rows.append(row)
+    return sorted(rows, key=lambda row: -row.get("total_bytes", 0))
 
 
 def _statistics(store: MongoStore, collection: str) -> Mapping[str, Any]:
@@ -177,44 +112,37 @@ def _collections(store: MongoStore) -> list[str]:
     return kept[:MOST_COLLECTIONS]
 
 
-# -- indexes ------------------------------------------------------------------------------------
+def indexes(self: Context) -> pd.DataFrame:
+    """Indexes of both stores, now, the largest first of each store.
+
+    `scans` count since `counted_since_at`, on this server. `unused` is true only when that
+    can be known: no scan for 7 days and more, not needed to keep rows unique, and no replica
+    that may use it; missing otherwise, with the reason in ``attrs["unjudged"]``.
+    `duplicate_of` names an index that answers the same questions. An index that is not valid
+    costs writes and answers nothing. SecantusDB counts no use. Raises the error of
+    PostgreSQL when neither store can be asked.
+    """
+    questions = {
+        "postgres": partial(_postgres_indexes, self.postgres),
+        "mongodb": partial(_mongodb_indexes, self.mongodb),
+    }
+    return both_stores(INDEXES, questions, "unjudged")
 
 
-def indexes(postgres: PostgresStore, mongodb: MongoStore) -> tuple[pd.DataFrame, list[FwdbError]]:
-    """All indexes now, and the errors of a store that could not be asked."""
-    missing: dict[str, str] = {}
-    unjudged: dict[str, str] = {}
-    problems: list[FwdbError] = []
-    rows: list[dict[str, Any]] = []
-    try:
-        replicas = any(row["slot_type"] != "logical" for row in postgres.rows("replicas"))
-        found = postgres.rows("index_states")
-        now = datetime.now(UTC)
-        rows += [_postgres_index(row, now, replicas=replicas) for row in found]
-        if reason := unjudgeable(found, now, replicas=replicas):
-            unjudged["postgres"] = reason
-    except FwdbError as error:
-        missing["postgres"] = str(error)
-        problems.append(error)
-    try:
-        rows += mongodb_indexes(mongodb)
-        if mongodb.is_secantus:
-            unjudged["mongodb"] = SECANTUS_SCANS
-    except FwdbError as error:
-        missing["mongodb"] = str(error)
-        problems.append(error)
-    frame = frames.from_rows(
-        list(INDEXES), [[row.get(n) for n in INDEXES] for row in rows], INDEXES
-    )
-    frame.attrs.update(missing=missing, unjudged=unjudged)
-    return frame, problems
+def _postgres_indexes(store: PostgresStore) -> tuple[Rows, dict[str, str]]:
+    replicas = any(row["slot_type"] != "logical" for row in store.rows("replicas"))
+    rows, now = store.rows("index_states"), datetime.now(UTC)
+    reason = unjudgeable(rows, now, replicas=replicas)
+    for row in rows:
+        row["unused"] = unused(row, known=row["is_valid"] and not reason)
+    return rows, {"unjudged": reason}
 
 
-def unjudgeable(rows: list[dict[str, Any]], now: datetime, *, replicas: bool) -> str:
+def unjudgeable(rows: Rows, now: datetime, *, replicas: bool) -> str:
     """Why no index of PostgreSQL can be called unused; empty when they can be judged."""
     if replicas:
         return "a replica counts its own scans, so an index without scans here may be in use there"
-    since = rows[0]["counted_since"] if rows else None
+    since = rows[0]["counted_since_at"] if rows else None
     if since is not None and now - since < timedelta(days=UNUSED_DAYS):
         return (
             f"scans are counted since {since:%Y-%m-%d %H:%M} UTC, and an index that is not used "
@@ -225,61 +153,51 @@ def unjudgeable(rows: list[dict[str, Any]], now: datetime, *, replicas: bool) ->
     return ""
 
 
-def _postgres_index(row: Mapping[str, Any], now: datetime, *, replicas: bool) -> dict[str, Any]:
-    judged = not unjudgeable([dict(row)], now, replicas=replicas)
-    return {
-        **row,
-        "database": "postgres",
-        "table": row["table_name"],
-        "index": row["index_name"],
-        "counted_since_at": row["counted_since"],
-        # An index that was scanned is used, whoever else counts; the contrary must be known.
-        "unused": False
-        if row["scans"] or row["is_needed"]
-        else True
-        if judged and row["is_valid"]
-        else None,
-    }
+def unused(row: Mapping[str, Any], *, known: bool) -> bool | None:
+    """An index that was scanned is used, whoever else counts; the contrary must be known."""
+    if row["scans"] or row["is_needed"]:
+        return False
+    return True if known else None
 
 
-def mongodb_indexes(store: MongoStore) -> list[dict[str, Any]]:
-    """The indexes of all collections. SecantusDB tells of no use: its counters are constants."""
-    found = []
+def _mongodb_indexes(store: MongoStore) -> tuple[Rows, dict[str, str]]:
+    """SecantusDB tells of no use: its counters are constants."""
+    rows, now, secantus = [], datetime.now(UTC), store.is_secantus
     for name in _collections(store):
+        collection = store.collection(name)
         with store.errors():
-            listed = list(store.collection(name).list_indexes())
-            used = (
-                {}
-                if store.is_secantus
-                else {s["name"]: s for s in store.collection(name).aggregate([{"$indexStats": {}}])}
-            )
-            sizes: Mapping[str, int] = {}
-            if not store.is_secantus:
+            listed, used, sizes = list(collection.list_indexes()), {}, {}
+            if not secantus:
+                used = {
+                    s["name"]: s["accesses"] for s in collection.aggregate([{"$indexStats": {}}])
+                }
                 sizes = _statistics(store, name)["indexSizes"]
-        found += [_mongodb_index(name, index, used, sizes) for index in listed]
-    return found
+        for index in listed:
+            kept = index["name"] == "_id_" or index.get("unique") or "expireAfterSeconds" in index
+            row = {
+                "database": "mongodb",
+                "table": name,
+                "index": index["name"],
+                "index_bytes": sizes.get(index["name"]),
+                "is_needed": bool(kept),
+                "is_valid": True,
+            }
+            if accesses := used.get(index["name"]):
+                since = accesses["since"].replace(tzinfo=UTC)
+                row |= {"scans": int(accesses["ops"]), "counted_since_at": since}
+                row["unused"] = unused(row, known=now - since >= timedelta(days=UNUSED_DAYS))
+            rows.append(row)
+    return rows, {"unjudged": SECANTUS_SCANS if secantus else ""}
 
 
-def _mongodb_index(
-    collection: str,
-    index: Mapping[str, Any],
-    used: Mapping[str, Mapping[str, Any]],
-    sizes: Mapping[str, int],
-) -> dict[str, Any]:
-    accesses = used.get(index["name"], {}).get("accesses")
-    needed = index["name"] == "_id_" or bool(index.get("unique"))
-    row: dict[str, Any] = {
-        "database": "mongodb",
-        "table": collection,
-        "index": index["name"],
-        "index_bytes": sizes.get(index["name"]),
-        "is_needed": needed or "expireAfterSeconds" in index,
-        "is_valid": True,
-    }
-    if accesses is None:
-        return row
-    since = accesses["since"].replace(tzinfo=UTC)
-    ops = int(accesses["ops"])
-    long_enough = datetime.now(UTC) - since >= timedelta(days=UNUSED_DAYS)
-    unused = False if ops or row["is_needed"] else True if long_enough else None
-    return row | {"scans": ops, "counted_since_at": since, "unused": unused}
+def vacuum_holders(self: Context) -> pd.DataFrame:
+    """Sessions, prepared transactions, slots and replicas that keep vacuum from removing dead
+    rows, now; the one that keeps most first. `transaction_age` is how many transactions ago
+    its view of the data began, `seconds` how long ago, missing where the server does not tell.
+    """
+    return self.postgres.frame("vacuum_holders")
+
+
+def disabled_triggers(self: Context) -> pd.DataFrame:
+    """Triggers of this database that somebody has switched off, now."""
+    return self.postgres.frame("disabled_triggers")

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fwdb.errors import (
-    FeatureUnavailable,
-    FwdbError,
-    ParameterError,
-    PermissionDenied,
-)
+from fwdb.arguments import Days, Seconds
+from fwdb.errors import FeatureUnavailable, FwdbError, ParameterError, PermissionDenied
 from fwdb.models import monitoring as tables
-from fwdb.monitoring import cache, elsewhere, retention, server_readings, sessions, statements
-from fwdb.monitoring.commands import Checkpoint, CommandLedger
-from fwdb.monitoring.history import History
-from fwdb.stores import MongoStore, PoolStats, PostgresStore
+from fwdb.monitoring import readings, relations, servers, statements
+from fwdb.monitoring.context import Context
+from fwdb.stores import MongoStore, PoolStats
 from fwdb.stores.timings import OWN
 
 logger = logging.getLogger(__name__)
@@ -64,283 +58,198 @@ class Sample:
         return f"{self.kind} reading {self.reading_id}: {stored}{said}"
 
 
-class Sampler:
-    """Stores readings of both servers and of this process in the history.
+# -- questions ------------------------------------------------------------------------------------
 
-    `store` is the monitor's own, on the database that is watched; the history may be in another.
-    Readings older than `detail_days` are thinned to one per hour, and those older than the
-    history keeps are removed, by the sampler itself.
+
+def sample(self: Context, kind: Kind = "light") -> Sample:
+    """Store one reading: the pools and commands of this process, and of the servers
+    sessions and counters (``light``), and every statement's counters too (``full``).
+
+    While another sampler reads the servers, only this process's part is stored. Raises
+    `FeatureUnavailable` when the database has no schema for it or takes no writes,
+    `PermissionDenied` when the role may not.
     """
+    return _take(self, kind, {"light": 0.0, "full": 0.0})
 
-    def __init__(
-        self,
-        store: PostgresStore,
-        mongodb: MongoStore,
-        pools: Callable[[], list[PoolStats]],
-        ledger: CommandLedger,
-        history: History,
-        *,
-        process: str,
-        detail_days: float = 7,
-    ) -> None:
-        self._store = store
-        self._detail_days = detail_days
-        self._tidy_at = time.monotonic()
-        self._mongodb = mongodb
-        self._pools = pools
-        self._ledger = ledger
-        self._history = history
-        self.process = process
 
-    def sample(self, kind: Kind = "light", *, spacing: Mapping[str, float] | None = None) -> Sample:
-        """Store one reading; see `Monitor.sample`.
+@contextmanager
+def sampling(self: Context, *, every: Seconds = 30, full_every: Seconds = 300) -> Iterator[None]:
+    """Store readings in the background while the block runs.
 
-        The servers are left out while another sampler reads them, and when the last reading of
-        this kind is younger than `spacing` has for it, in seconds.
-        """
-        self._history.require_writable()
-        checkpoint = self._ledger.checkpoint()
-        rows: dict[str, int] = {}
-        missing: dict[str, str] = {}
-        details: dict[str, Any] = {"commands_since": checkpoint.since.isoformat()}
-        # Before the transaction: a MongoDB that does not answer must not hold it open.
-        mongodb = self._mongodb_counters(missing, full=self._full_is_due(kind, spacing or {}))
-        with self._history.store.transaction() as connection:
-            reading_id, read_at = self._begin(connection, details)
-            rows["pools"] = self._store_pools(connection, reading_id)
-            rows["commands"] = _store_commands(connection, reading_id, checkpoint)
-            stored = self._turn(connection, kind, spacing or {}, read_at)
-            if stored != "process":
-                rows["sessions"] = self._store_sessions(connection, reading_id)
-                rows["counters"] = self._store_counters(
-                    connection, reading_id, mongodb, missing, full=stored == "full"
-                )
-            if stored == "full":
-                stored, rows["statements"] = self._store_statements(reading_id, details, missing)
-            connection.execute(
-                sa.update(tables.readings)
-                .where(tables.readings.c.reading_id == reading_id)
-                .values(kind=stored, details=details | {"missing": missing})
-                .prefix_with(OWN)
-            )
-        self._ledger.settle(checkpoint)
-        if stored != "process" and time.monotonic() >= self._tidy_at:
-            self._tidy()
-        return Sample(reading_id, read_at, stored, rows, missing)
+    A full reading first and last, a light one every `every` seconds and a full one every
+    `full_every`. Samplers of several processes take turns with the servers' part.
+    """
+    sample(self, "full")
+    stop = threading.Event()
 
-    def _begin(self, connection: Connection, details: dict[str, Any]) -> tuple[int, datetime]:
-        row = connection.execute(
+    def work() -> None:
+        if not stop.wait(every):
+            try:
+                run(self, every, full_every=full_every, stop=stop)
+            except FwdbError as error:
+                logger.warning("sampling has ended: %s", error)
+
+    thread = threading.Thread(target=work, name="fwdb-sampling", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        try:
+            sample(self, "full")
+        except FwdbError as error:
+            # The block's own result or error matters more than its last reading.
+            logger.warning("the last reading was not stored: %s", error)
+
+
+def run(
+    self: Context,
+    interval: Seconds = 30,
+    *,
+    full_every: Seconds | None = None,
+    stop: threading.Event | None = None,
+    progress: Callable[[Sample], object] | None = None,
+) -> None:
+    """Store readings every `interval` seconds until `stop` is set, or for ever.
+
+    Full ones every 5 minutes, or every `full_every` seconds. A store that does not answer is
+    tried again at the next turn.
+    """
+    full_every = max(300.0, interval) if full_every is None else full_every
+    stop = stop or threading.Event()
+    if full_every < interval:
+        raise ParameterError(
+            f"readings every {interval:g} s and full ones every {full_every:g} s cannot be: "
+            "the second must not be smaller.",
+            name="interval",
+        )
+    spacing = {"light": _EARLY * interval, "full": _EARLY * full_every}
+    turn, trouble = time.monotonic(), ""
+    while not stop.is_set():
+        try:
+            # Whether a full one is due is seen from the history, for all samplers alike.
+            taken = _take(self, "full", spacing)
+            if progress is not None:
+                progress(taken)
+            trouble = ""
+        except (FeatureUnavailable, PermissionDenied):
+            raise
+        except FwdbError as error:
+            if str(error) != trouble:
+                logger.warning("no reading was stored: %s", error)
+            trouble = str(error)
+        # Turns that were missed are not made up for.
+        turn = max(turn + interval, time.monotonic())
+        stop.wait(turn - time.monotonic())
+
+
+def prune(self: Context, days: Days = 30) -> int:
+    """Remove readings older than `days` now; how many. Sampling does so by itself."""
+    self.history.require_writable()
+    with self.history.store.transaction() as connection:
+        return expire(connection, days)
+
+
+# -- one reading ----------------------------------------------------------------------------------
+
+
+def _take(self: Context, kind: Kind, spacing: Mapping[str, float]) -> Sample:
+    """Store one reading.
+
+    The servers are left out while another sampler reads them, and when the last reading of
+    this kind is younger than `spacing` has for it, in seconds.
+    """
+    self.history.require_writable()
+    checkpoint = self.ledger.checkpoint()
+    rows: dict[str, int] = {}
+    missing: dict[str, str] = {}
+    details: dict[str, Any] = {"commands_since": checkpoint.since.isoformat()}
+    # Before the transaction, in which a MongoDB that does not answer would hold it open. Another
+    # sampler may still be first, and then it is asked in vain.
+    with self.history.store.connection() as connection:
+        full = _due(connection, kind, spacing) == "full"
+    counters = _mongodb(self.mongodb, missing, full=full)
+    with self.history.store.transaction() as connection:
+        reading_id, read_at = connection.execute(
             sa.insert(tables.readings)
             .values(kind="process", process=self.process, details=details)
             .returning(tables.readings.c.reading_id, tables.readings.c.read_at)
             .prefix_with(OWN)
         ).one()
-        return int(row.reading_id), row.read_at
 
-    def _turn(
-        self, connection: Connection, kind: Kind, spacing: Mapping[str, float], at: datetime
-    ) -> str:
-        """What the reading of `at` is to have of the servers: ``full``, ``light``, ``process``."""
-        if not _locked(connection):
-            return "process"
-        if kind == "full" and not self._young(connection, ["full"], spacing.get("full", 0), at):
-            return "full"
-        if not self._young(connection, ["light", "full"], spacing.get("light", 0), at):
-            return "light"
-        return "process"
+        def insert(table: str, found: Iterable[Mapping[str, Any]]) -> int:
+            kept = [{"reading_id": reading_id, **row} for row in found]
+            return readings.insert(connection, table, kept)
 
-    def _full_is_due(self, kind: Kind, spacing: Mapping[str, float]) -> bool:
-        """Seen before its turn, so another sampler may be first: then MongoDB is asked in vain."""
-        with self._history.store.connection() as connection:
-            return kind == "full" and not self._young(connection, ["full"], spacing.get("full", 0))
-
-    def _young(
-        self, connection: Connection, kinds: list[str], seconds: float, at: datetime | None = None
-    ) -> bool:
-        """Whether one of `kinds` was read within the `seconds` before `at`, or before now.
-
-        By the times of the readings alone: between the time of one and this question lies the
-        time that the server took for what came between.
-        """
-        if not seconds:
-            return False
-        found = connection.execute(
-            sa.text(
-                "SELECT EXISTS (SELECT FROM monitoring.readings WHERE kind = ANY(:kinds) AND "
-                "read_at > coalesce(CAST(:at AS timestamptz), clock_timestamp()) "
-                f"- make_interval(secs => :seconds)) {OWN}"
-            ),
-            {"kinds": kinds, "seconds": seconds, "at": at},
-        )
-        return bool(found.scalar_one())
-
-    def _store_pools(self, connection: Connection, reading_id: int) -> int:
         # A pool that was never used tells nothing about the work of this process.
-        rows = [
-            {
-                "reading_id": reading_id,
-                **{name: getattr(pool, name) for name in _POOL_FIELDS},
-                "wait_counts": list(pool.wait.counts),
-                "hold_counts": list(pool.hold.counts),
-                "hold_ms": pool.hold.total_ms,
-                "dial_counts": list(pool.dial.counts),
-                "dial_ms": pool.dial.total_ms,
-            }
-            for pool in self._pools()
-            if pool.opened
-        ]
-        return _insert(connection, tables.pool_samples, rows)
-
-    def _store_sessions(self, connection: Connection, reading_id: int) -> int:
-        rows = [
-            {"reading_id": reading_id, **row} for row in sessions.postgres_sessions(self._store)
-        ]
-        return _insert(connection, tables.session_samples, rows)
-
-    def _store_counters(
-        self,
-        connection: Connection,
-        reading_id: int,
-        mongodb: dict[str, dict[str, Any]],
-        missing: dict[str, str],
-        *,
-        full: bool,
-    ) -> int:
-        rows = [
-            {
-                "reading_id": reading_id,
-                "database": "postgres",
-                "subject": "database",
-                "counters": cache.postgres_counters(self._store),
-            }
-        ]
-        rows += [
-            {"reading_id": reading_id, "database": "mongodb", "subject": s, "counters": c}
-            for s, c in mongodb.items()
-        ]
-        found = server_readings.postgres(self._store, self._history, missing, full=full)
-        rows += [
-            {"reading_id": reading_id, "database": "postgres", "subject": s, "counters": c}
-            for s, c in found
-        ]
-        return _insert(connection, tables.counter_samples, rows)
-
-    def _mongodb_counters(
-        self, missing: dict[str, str], *, full: bool
-    ) -> dict[str, dict[str, Any]]:
-        """Counters of MongoDB by subject; none when it does not answer."""
-        try:
-            return server_readings.mongodb(self._mongodb, full=full)
-        except FwdbError as error:
-            missing["mongodb"] = str(error)
-            return {}
-
-    def _store_statements(
-        self, reading_id: int, details: dict[str, Any], missing: dict[str, str]
-    ) -> tuple[str, int]:
-        """A server that records no statements still gives a light reading."""
-        target = self._history.store
-        try:
-            if target is self._store:
-                with target.transaction() as savepoint:
-                    found = statements.recorder(target)
-                    count = statements.store_reading(target, savepoint, reading_id)
-            else:
-                with self._store.transaction(), target.transaction() as savepoint:
-                    found = statements.recorder(self._store)
-                    count = elsewhere.copy_statements(self._store, savepoint, reading_id)
-        except (FeatureUnavailable, PermissionDenied) as error:
-            missing["statements"] = str(error)
-            return "light", 0
-        details["statements"] = found.details
-        return "full", count
-
-    def _tidy(self) -> None:
-        """Thin and remove old readings, a part of them each time, unless another sampler does."""
-        try:
-            with self._history.store.transaction() as connection:
-                if not _locked(connection):
-                    return
-                removed = retention.expire(connection, self._history.days, most=retention.MOST)
-                removed += retention.thin(connection, self._detail_days, most=retention.MOST)
-        except FwdbError as error:
-            # The reading is stored; what is old can be dealt with in an hour.
-            logger.warning("old readings were not thinned out: %s", error)
-            removed = 0
-        pause = 0 if removed >= retention.MOST else _TIDY_SECONDS
-        self._tidy_at = time.monotonic() + pause
-
-    # -- in the background ------------------------------------------------------------------------
-
-    def run(
-        self,
-        *,
-        interval: float,
-        full_every: float,
-        stop: threading.Event,
-        said: Callable[[Sample], object] | None = None,
-    ) -> None:
-        """Take readings until `stop` is set.
-
-        A store that does not answer is tried again at the next turn, and logged once. Raises
-        `FeatureUnavailable` or `PermissionDenied` when readings can never be stored here.
-        """
-        if full_every < interval:
-            raise ParameterError(
-                f"readings every {interval:g} s and full ones every {full_every:g} s cannot be: "
-                "the second must not be smaller.",
-                name="interval",
-            )
-        spacing = {"light": _EARLY * interval, "full": _EARLY * full_every}
-        turn, trouble = time.monotonic(), ""
-        while not stop.is_set():
+        pools = [pool for pool in (store.pool() for store in self.watched) if pool.opened]
+        rows["pools"] = insert("pool_samples", map(_pool, pools))
+        rows["commands"] = insert("command_samples", map(asdict, checkpoint.commands))
+        stored = _due(connection, kind, spacing, read_at) if _locked(connection) else "process"
+        if stored != "process":
+            rows["sessions"] = insert("session_samples", self.postgres.rows("sessions"))
+            counters = [*_postgres(self, missing, full=stored == "full"), *counters]
+            rows["counters"] = insert("counter_samples", counters)
+        if stored == "full":
+            # A server that records no statements still gives a light reading.
             try:
-                # Whether a full one is due is seen from the history, for all samplers alike.
-                taken = self.sample("full", spacing=spacing)
-                if said is not None:
-                    said(taken)
-                trouble = ""
-            except (FeatureUnavailable, PermissionDenied):
-                raise
-            except FwdbError as error:
-                if str(error) != trouble:
-                    logger.warning("no reading was stored: %s", error)
-                trouble = str(error)
-            # Turns that were missed are not made up for.
-            turn = max(turn + interval, time.monotonic())
-            stop.wait(turn - time.monotonic())
+                with self.postgres.transaction(), self.history.store.transaction() as savepoint:
+                    details["statements"] = statements.kept(statements.recorder(self.postgres))
+                    count = statements.store_reading(self.postgres, savepoint, reading_id)
+            except (FeatureUnavailable, PermissionDenied) as error:
+                details.pop("statements", None)
+                missing["statements"] = str(error)
+                stored, count = "light", 0
+            rows["statements"] = count
+        connection.execute(
+            sa.update(tables.readings)
+            .where(tables.readings.c.reading_id == reading_id)
+            .values(kind=stored, details=details | {"missing": missing})
+            .prefix_with(OWN)
+        )
+    self.ledger.settle(checkpoint)
+    if stored != "process" and time.monotonic() >= self.tidy_at:
+        tidy(self)
+    return Sample(int(reading_id), read_at, stored, rows, missing)
 
-    @contextmanager
-    def sampling(self, *, every: float, full_every: float) -> Iterator[None]:
-        """Readings from a thread while the block runs: a full one first and last."""
-        self.sample("full")
-        stop = threading.Event()
 
-        def work() -> None:
-            if not stop.wait(every):
-                try:
-                    self.run(interval=every, full_every=full_every, stop=stop)
-                except FwdbError as error:
-                    logger.warning("sampling has ended: %s", error)
-
-        thread = threading.Thread(target=work, name="fwdb-sampling", daemon=True)
-        thread.start()
+def _postgres(self: Context, missing: dict[str, str], *, full: bool) -> list[dict[str, Any]]:
+    """Counters of PostgreSQL by subject; `missing` gets why one could not be read."""
+    store = self.postgres
+    asked: dict[str, Callable[[], dict[str, Any]]] = {}
+    if store.server_version >= readings.IO_MINIMUM:
+        asked["io"] = lambda: readings.io_counters(store)
+    if full:
+        asked["server"] = lambda: readings.server_facts(store)
+        asked["settings"] = lambda: servers.settings_reading(store, self.history)
+        asked["tables"] = lambda: relations.sizes(store.rows("table_states"))
+    found = [_counters("postgres", "database", readings.database_counters(store))]
+    for subject, ask in asked.items():
         try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-            try:
-                self.sample("full")
-            except FwdbError as error:
-                # The block's own result or error matters more than its last reading.
-                logger.warning("the last reading was not stored: %s", error)
+            with store.transaction():  # a refusal ends the savepoint and not the reading
+                found.append(_counters("postgres", subject, ask()))
+        except FwdbError as error:
+            missing[subject] = str(error)
+    return found
 
-    def prune(self, days: float) -> int:
-        """Remove readings older than `days`, and texts nobody refers to; readings removed."""
-        self._history.require_writable()
-        with self._history.store.transaction() as connection:
-            return retention.expire(connection, days)
+
+def _mongodb(store: MongoStore, missing: dict[str, str], *, full: bool) -> list[dict[str, Any]]:
+    """Those of MongoDB; none when it does not answer. Sizes of collections only where telling
+    them reads no document."""
+    try:
+        found = [_counters("mongodb", "server", readings.mongodb_counters(store))]
+        if full and not store.is_secantus:
+            sizes = relations.sizes(relations.mongodb_tables(store))
+            found.append(_counters("mongodb", "tables", sizes))
+    except FwdbError as error:
+        missing["mongodb"] = str(error)
+        return []
+    return found
+
+
+def _counters(database: str, subject: str, counters: dict[str, Any]) -> dict[str, Any]:
+    return {"database": database, "subject": subject, "counters": counters}
 
 
 _POOL_FIELDS = tuple(
@@ -348,9 +257,35 @@ _POOL_FIELDS = tuple(
 )
 
 
-def process_name(application: str) -> str:
-    """Who takes the readings: application, host and pid."""
-    return f"{application}@{socket.gethostname()}:{os.getpid()}"
+def _pool(pool: PoolStats) -> dict[str, Any]:
+    durations = {name: getattr(pool, name) for name in ("wait", "hold", "dial")}
+    return {
+        **{name: getattr(pool, name) for name in _POOL_FIELDS},
+        **{f"{name}_counts": list(one.counts) for name, one in durations.items()},
+        **{f"{name}_ms": one.total_ms for name, one in durations.items()},
+    }
+
+
+def _due(
+    connection: Connection, kind: Kind, spacing: Mapping[str, float], at: datetime | None = None
+) -> str:
+    """What a reading of `at`, or of now, has of the servers: ``full``, ``light``, ``process``.
+
+    By the times of the readings alone: between the time of one and this question lies the
+    time that the server took for what came between.
+    """
+    last = "extract(epoch FROM n.at - (SELECT max(read_at) FROM monitoring.readings WHERE kind = "
+    ages = connection.execute(
+        sa.text(
+            f"SELECT {last} 'full')), {last} 'light')) "
+            f"FROM (SELECT coalesce(CAST(:at AS timestamptz), clock_timestamp()) AS at) AS n {OWN}"
+        ),
+        {"at": at},
+    ).one()
+    full, light = (math.inf if age is None else float(age) for age in ages)
+    if kind == "full" and (not spacing["full"] or full >= spacing["full"]):
+        return "full"
+    return "light" if not spacing["light"] or min(full, light) >= spacing["light"] else "process"
 
 
 def _locked(connection: Connection) -> bool:
@@ -362,20 +297,138 @@ def _locked(connection: Connection) -> bool:
     return bool(found.scalar_one())
 
 
-def _store_commands(connection: Connection, reading_id: int, checkpoint: Checkpoint) -> int:
-    names = [c.name for c in tables.command_samples.columns if c.name != "reading_id"]
-    rows = [
-        {
-            "reading_id": reading_id,
-            **{name: getattr(command, name) for name in names},
-            "histogram": list(command.histogram),
-        }
-        for command in checkpoint.commands
-    ]
-    return _insert(connection, tables.command_samples, rows)
+def tidy(self: Context) -> None:
+    """Thin and remove old readings, a part of them each time, unless another sampler does."""
+    try:
+        with self.history.store.transaction() as connection:
+            if not _locked(connection):
+                return
+            removed = expire(connection, self.history.days, most=MOST)
+            removed += thin(connection, self.detail_days, most=MOST)
+    except FwdbError as error:
+        # The reading is stored; what is old can be dealt with in an hour.
+        logger.warning("old readings were not thinned out: %s", error)
+        removed = 0
+    pause = 0 if removed >= MOST else _TIDY_SECONDS
+    self.tidy_at = time.monotonic() + pause
 
 
-def _insert(connection: Connection, table: sa.Table, rows: list[dict[str, Any]]) -> int:
-    if rows:
-        connection.execute(sa.insert(table).prefix_with(OWN), rows)
-    return len(rows)
+# Readings that one turn deals with: some seconds of work at most, on a history that was left
+# alone for months. What is left waits for the next turn.
+MOST = 1000
+
+_EXPIRED = f"""
+    DELETE FROM monitoring.readings WHERE reading_id IN (
+        SELECT reading_id FROM monitoring.readings
+        WHERE read_at < clock_timestamp() - make_interval(secs => :age)
+        ORDER BY reading_id LIMIT :most
+    ) {OWN}
+"""
+
+_UNUSED_TEXTS = f"""
+    DELETE FROM monitoring.statement_texts AS t WHERE NOT EXISTS (
+        SELECT FROM monitoring.statement_samples AS s
+        WHERE s.query_id = t.query_id AND s.database_id = t.database_id
+    ) {OWN}
+"""
+
+# Of each process and kind the last reading of an hour stays: counters are since their beginning,
+# so differences across the removed ones stay what they were.
+_SUPERFLUOUS = f"""
+    SELECT reading_id, kept FROM (
+        SELECT reading_id, last_value(reading_id) OVER (
+            PARTITION BY process, kind, date_trunc('hour', read_at, 'UTC')
+            ORDER BY read_at, reading_id
+            ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+        ) AS kept
+        FROM monitoring.readings
+        WHERE read_at < date_trunc(
+            'hour', clock_timestamp() - make_interval(secs => :age), 'UTC'
+        )
+    ) AS r
+    WHERE reading_id <> kept
+    ORDER BY reading_id LIMIT :most {OWN}
+"""
+
+_REMOVED = "unnest(CAST(:removed AS bigint[]), CAST(:kept AS bigint[])) AS r (reading_id, kept)"
+
+# A pool's state is that of a moment: the kept one gets the fullest moment of the hour.
+_PEAKS = f"""
+    UPDATE monitoring.pool_samples AS p SET
+        in_use = greatest(p.in_use, m.in_use),
+        overflow = greatest(p.overflow, m.overflow),
+        waiting = greatest(p.waiting, m.waiting)
+    FROM (
+        SELECT r.kept, s.database, max(s.in_use) AS in_use, max(s.overflow) AS overflow,
+            max(s.waiting) AS waiting
+        FROM {_REMOVED} JOIN monitoring.pool_samples AS s USING (reading_id)
+        GROUP BY r.kept, s.database
+    ) AS m
+    WHERE p.reading_id = m.kept AND p.database = m.database {OWN}
+"""
+
+
+# The kept reading stands for the time of all of them.
+_BEGINNINGS = f"""
+    UPDATE monitoring.readings AS k SET
+        details = k.details || jsonb_build_object('commands_since', m.commands_since)
+    FROM (
+        SELECT r.kept, min(s.details ->> 'commands_since') AS commands_since
+        FROM {_REMOVED} JOIN monitoring.readings AS s USING (reading_id)
+        GROUP BY r.kept
+    ) AS m
+    WHERE k.reading_id = m.kept AND m.commands_since < k.details ->> 'commands_since' {OWN}
+"""
+
+
+# Commands are stored as what came since the reading before: those of removed ones are added.
+_COMMANDS = f"""
+    WITH moved AS (
+        DELETE FROM monitoring.command_samples AS s
+        USING (SELECT * FROM {_REMOVED} UNION SELECT kept, kept FROM {_REMOVED}) AS r
+        WHERE s.reading_id = r.reading_id
+        RETURNING r.kept, s.*
+    )
+    INSERT INTO monitoring.command_samples (
+        reading_id, command, namespace, shape, calls, errors, total_ms, squares_ms2, max_ms,
+        documents, histogram
+    )
+    SELECT kept, command, namespace, shape, calls, errors, total_ms, squares_ms2, max_ms,
+        documents, ARRAY(
+            SELECT sum(n) FROM unnest(histograms) WITH ORDINALITY AS cell (n, place)
+            GROUP BY (place - 1) % width ORDER BY (place - 1) % width
+        )
+    FROM (
+        SELECT kept, command, namespace, shape, sum(calls) AS calls, sum(errors) AS errors,
+            sum(total_ms) AS total_ms, sum(squares_ms2) AS squares_ms2, max(max_ms) AS max_ms,
+            sum(documents) AS documents, array_agg(histogram) AS histograms,
+            min(cardinality(histogram)) AS width
+        FROM moved GROUP BY kept, command, namespace, shape
+    ) AS summed {OWN}
+"""
+
+
+def expire(connection: Connection, days: float, *, most: int | None = None) -> int:
+    """Remove readings older than `days`, and texts nobody refers to; readings removed."""
+    removed = connection.execute(sa.text(_EXPIRED), {"age": 86400 * days, "most": most}).rowcount
+    if removed:
+        connection.execute(sa.text(_UNUSED_TEXTS))
+    return int(removed)
+
+
+def thin(connection: Connection, days: float, *, most: int | None = None) -> int:
+    """Leave one reading per hour, process and kind of those older than `days`; readings removed.
+
+    Counters since a beginning lose nothing. Commands, which are stored as what came since the
+    reading before, are added to those of the kept reading.
+    """
+    found = connection.execute(sa.text(_SUPERFLUOUS), {"age": 86400 * days, "most": most}).all()
+    if not found:
+        return 0
+    pairs = {"removed": [row.reading_id for row in found], "kept": [row.kept for row in found]}
+    for statement in (_PEAKS, _BEGINNINGS, _COMMANDS):
+        connection.execute(sa.text(statement), pairs)
+    connection.execute(
+        sa.text(f"DELETE FROM monitoring.readings WHERE reading_id = ANY(:removed) {OWN}"), pairs
+    )
+    return len(found)

@@ -18,7 +18,7 @@ from fwdb.errors import ParameterError, UnknownName
 
 _FOLDER = Path(__file__).parent / "postgres"
 _NEEDS = re.compile(r"-- Needs PostgreSQL (?P<major>\d+)\.")
-_COLUMN = re.compile(r"--   (?P<name>[a-z_][a-z0-9_]*)\s+(?P<type>\S+)")
+_COLUMN = re.compile(r"--   (?P<name>[a-z_][a-z0-9_]*)\s+(?P<type>\S+)(?P<counter>\s+counter,)?")
 # The same rule as sqlalchemy.text(): a colon that no colon or word character precedes.
 _PARAMETER = re.compile(r"(?<![:\w\\]):(?P<name>[a-zA-Z_]\w*)(?!:)")
 
@@ -27,7 +27,9 @@ _PARAMETER = re.compile(r"(?<![:\w\\]):(?P<name>[a-zA-Z_]\w*)(?!:)")
 class Query:
     """A query file: its `text`, the `columns` it promises (name to type) and its `parameters`.
 
-    `minimum` is the oldest major version of PostgreSQL that has what it asks for, 0 for all.
+    `counters` are the columns that only grow until they begin anew: two readings of them are
+    subtracted. `minimum` is the oldest major version of PostgreSQL that has what it asks for, 0
+    for all.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Query:
     columns: dict[str, str]
     parameters: frozenset[str]
     minimum: int = 0
+    counters: tuple[str, ...] = ()
 
     @property
     def statement(self) -> str:
@@ -67,11 +70,13 @@ def load(name: str) -> Query:
     body = "\n".join(line for line in lines if not line.startswith("--"))
     start = next((n for n, line in enumerate(header) if line.strip() == "-- Columns"), len(header))
     needs = next((m for line in header if (m := _NEEDS.fullmatch(line))), None)
+    found = [m for line in header[start + 1 :] if (m := _COLUMN.match(line))]
     return Query(
         name=name,
         about=header[0].removeprefix("--").strip() if header else "",
         text=text,
-        columns={m["name"]: m["type"] for line in header[start:] if (m := _COLUMN.match(line))},
+        columns={m["name"]: m["type"] for m in found},
         parameters=frozenset(m["name"] for m in _PARAMETER.finditer(body)),
         minimum=int(needs["major"]) if needs else 0,
+        counters=tuple(m["name"] for m in found if m["counter"]),
     )

@@ -12,8 +12,9 @@ import pandas as pd
 from fwdb import charts, migrating
 from fwdb.charts import share
 from fwdb.charts.canvas import DATABASES, plural
-from fwdb.monitoring import accesses, relations, replicas
-from fwdb.monitoring import facts as figures
+from fwdb.monitoring import cache as caches
+from fwdb.monitoring import relations, replication
+from fwdb.monitoring import servers as figures
 from fwdb.reports import servers
 from fwdb.reports.check import Facts, Finding, Found, Limits, Rule, check, empty, measured, run
 from fwdb.reports.parameters import parameter, since, until
@@ -57,7 +58,7 @@ def build(facts: Facts) -> Result:
     facts.take("changes", within(monitor.changes), empty({}))
     run(facts, CHECKS)
     trends = facts.take("trends", within(monitor.trends), empty(figures.TRENDS))
-    cache = facts.take("access", within(monitor.cache), empty(accesses.COLUMNS))
+    cache = facts.take("access", within(monitor.cache), empty(caches.COLUMNS))
     return facts.result(
         kpis=_kpis(facts),
         tables=(
@@ -133,7 +134,7 @@ def _now(facts: Facts) -> None:
     take = partial(facts.take, live=True)
     first = up[0] if up else "postgres"
     tables = partial(monitor.tables, facts.window.since)
-    take("replicas", monitor.replicas, empty(replicas.COLUMNS), first)
+    take("replicas", monitor.replicas, empty(replication.COLUMNS), first)
     take("dead_rows", tables, empty(relations.TABLES), first)
     take("indexes", monitor.indexes, empty(relations.INDEXES), first)
     take("vacuum_held", monitor.vacuum_holders, empty("vacuum_holders"))

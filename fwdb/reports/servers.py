@@ -12,7 +12,7 @@ import pandas as pd
 from fwdb.audit.coverage import Standing, as_frame
 from fwdb.charts import share
 from fwdb.charts.canvas import DATABASES, plural
-from fwdb.monitoring import replicas as standby
+from fwdb.monitoring import replication as standby
 from fwdb.reports.check import Facts, Finding, Found, Limits, check, empty, key_figure, measured
 from fwdb.reports.results import JUDGED, Kpi, Status
 from fwdb.reports.words import figure, quoted, sentence, times

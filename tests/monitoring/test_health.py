@@ -10,12 +10,15 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import sqlalchemy as sa
+from support.monitoring import url_of, wire
 
 from fwdb import config, migrating
 from fwdb.database import Database
 from fwdb.errors import FwdbError
 from fwdb.monitoring import Health, Monitor, StoreHealth
 from fwdb.stores import MongoStore, PostgresStore
+
+Watch = Callable[..., Monitor]
 
 
 def store_health(health: Health, database: str) -> StoreHealth:
@@ -27,15 +30,6 @@ def silent_server() -> Iterator[int]:
     """The port of a server that takes connections and never says a word."""
     with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
         yield listener.getsockname()[1]
-
-
-@contextmanager
-def watching(postgres: PostgresStore, mongodb: MongoStore) -> Iterator[Monitor]:
-    monitor = Monitor(postgres, mongodb)
-    try:
-        yield monitor
-    finally:
-        monitor.close()
 
 
 def test_both_stores_are_up(db: Database) -> None:
@@ -51,13 +45,12 @@ def test_both_stores_are_up(db: Database) -> None:
         assert 0 < store.latency_ms < 100
 
 
-def test_a_full_pool_is_not_a_dead_database(db: Database) -> None:
+def test_a_full_pool_is_not_a_dead_database(db: Database, watch: Watch) -> None:
     """The server answers; what is full is the pool of this process."""
     settings = config.settings().model_copy(update={"pool_size": 1, "pool_max_overflow": 1})
-    url = db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    small = PostgresStore(url, settings=settings)
+    small = PostgresStore(url_of(db.postgres), settings=settings)
+    monitor = watch(small, db.mongodb)
     with ExitStack() as stack:
-        monitor = stack.enter_context(watching(small, db.mongodb))
         for _ in range(2):
             stack.enter_context(small.connection())
         postgres = store_health(monitor.health(), "postgres")
@@ -68,11 +61,10 @@ def test_a_full_pool_is_not_a_dead_database(db: Database) -> None:
     assert "all 2 connections" in postgres.reason
 
 
-def test_a_stopped_server_is_down_and_the_other_is_up(db: Database) -> None:
+def test_a_stopped_server_is_down_and_the_other_is_up(db: Database, watch: Watch) -> None:
     """Nobody listens: said at once, with the reason."""
     down = PostgresStore("postgresql://nobody:secret@127.0.0.1:1/nothing")
-    with watching(down, db.mongodb) as monitor:
-        health = monitor.health()
+    health = watch(down, db.mongodb).health()
     postgres = store_health(health, "postgres")
 
     assert health.status == postgres.status == "down"
@@ -82,103 +74,54 @@ def test_a_stopped_server_is_down_and_the_other_is_up(db: Database) -> None:
     assert store_health(health, "mongodb").status == "up"
 
 
-def test_a_frozen_server_is_down_within_the_deadline() -> None:
+def test_a_frozen_server_is_down_within_the_deadline(watch: Watch) -> None:
     """Both stores at once, and again: one thread per store, however often they are asked."""
     with silent_server() as port:
         postgres = PostgresStore(f"postgresql://nobody@127.0.0.1:{port}/nothing")
         mongodb = MongoStore(f"mongodb://127.0.0.1:{port}/nothing")
-        with watching(postgres, mongodb) as monitor:
-            for _ in range(3):
-                started = time.monotonic()
-                health = monitor.health()
-                took = time.monotonic() - started
+        monitor = watch(postgres, mongodb)
+        for _ in range(3):
+            started = time.monotonic()
+            health = monitor.health()
+            took = time.monotonic() - started
 
-                assert [store.status for store in health.stores] == ["down", "down"]
-                assert took < 1.5
-            asking = [t for t in threading.enumerate() if t.name.startswith("fwdb-health-")]
-            assert len(asking) <= 2
+            assert [store.status for store in health.stores] == ["down", "down"]
+            assert took < 1.5
+        asking = [t for t in threading.enumerate() if t.name.startswith("fwdb-health-")]
+        assert len(asking) <= 2
 
 
 def test_a_server_that_freezes_after_it_was_well(
-    db: Database, wait_until: Callable[..., None]
+    db: Database, watch: Watch, wait_until: Callable[..., None]
 ) -> None:
     """The kept connection is there and silent; when the server goes on, it is up again."""
-    with forwarded(db.postgres) as (store, freeze):
-        with watching(store, db.mongodb) as monitor:
-            assert store_health(monitor.health(), "postgres").status == "up"
-            freeze.set()
-            postgres = store_health(monitor.health(timeout_seconds=0.3), "postgres")
-            assert postgres.status == "down"
-            assert "within 0.3 s" in postgres.reason
-            freeze.clear()
-            wait_until(lambda: store_health(monitor.health(), "postgres").status == "up")
+    with wire(db.postgres) as (url, freeze):
+        store = PostgresStore(url)
+        monitor = watch(store, db.mongodb)
+        assert store_health(monitor.health(), "postgres").status == "up"
+        freeze.set()
+        postgres = store_health(monitor.health(timeout_seconds=0.3), "postgres")
+        assert postgres.status == "down"
+        assert "within 0.3 s" in postgres.reason
+        freeze.clear()
+        wait_until(lambda: store_health(monitor.health(), "postgres").status == "up")
         store.close()
 
 
-@contextmanager
-def forwarded(store: PostgresStore) -> Iterator[tuple[PostgresStore, threading.Event]]:
-    """The same database through a wire that is silent while the event is set."""
-    frozen, ended = threading.Event(), threading.Event()
-    target = (store.url.host, store.url.port or 5432)
-    open_sockets: list[socket.socket] = []
-
-    def copy(source: socket.socket, sink: socket.socket) -> None:
-        while not ended.is_set():
-            try:
-                block = source.recv(65536)
-                while frozen.is_set() and not ended.is_set():
-                    ended.wait(0.01)
-                if not block:
-                    break
-                sink.sendall(block)
-            except OSError:
-                break
-        for one in (source, sink):
-            one.close()
-
-    def serve() -> None:
-        while True:
-            try:
-                near, _ = listener.accept()
-            except OSError:
-                return
-            far = socket.create_connection(target)
-            open_sockets.extend((near, far))
-            for pair in ((near, far), (far, near)):
-                threading.Thread(target=copy, args=pair, daemon=True).start()
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=serve, daemon=True).start()
-    url = store.url.set(drivername="postgresql", host="127.0.0.1", port=listener.getsockname()[1])
-    try:
-        yield PostgresStore(url.render_as_string(hide_password=False)), frozen
-    finally:
-        ended.set()
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        for one in open_sockets:
-            one.close()
-
-
-def test_a_slow_answer_is_degraded(db: Database) -> None:
+def test_a_slow_answer_is_degraded(db: Database, watch: Watch) -> None:
     """Slower than the system promises, with both figures."""
     thresholds = config.settings().thresholds.model_copy(update={"health_timeout_ms": 0.001})
-    monitor = Monitor(db.postgres, db.mongodb, thresholds=thresholds)
-    health = monitor.health()
-    monitor.close()
+    health = watch(db.postgres, db.mongodb, thresholds=thresholds).health()
 
     assert health.status == "degraded"
     assert "more than 0.001 ms" in health.stores[0].reason
 
 
-def test_a_refused_login_is_down_with_the_reason(db: Database) -> None:
+def test_a_refused_login_is_down_with_the_reason(db: Database, watch: Watch) -> None:
     """A role that does not exist; the password is not shown."""
-    url = db.postgres.url.set(
-        drivername="postgresql", username="test_no_such_role", password="sesame"
-    )
-    refused = PostgresStore(url.render_as_string(hide_password=False))
-    with watching(refused, db.mongodb) as monitor:
-        postgres = store_health(monitor.health(), "postgres")
+    login = {"username": "test_no_such_role", "password": "sesame"}
+    refused = PostgresStore(url_of(db.postgres, **login))
+    postgres = store_health(watch(refused, db.mongodb).health(), "postgres")
     refused.close()
 
     assert postgres.status == "down"
@@ -201,45 +144,24 @@ def test_health_keeps_its_connections(db: Database) -> None:
     assert {row["pid"] for row in db.postgres.rows(question)} == first
 
 
-def test_a_mistake_of_ours_is_not_a_dead_database(db: Database) -> None:
+def test_a_mistake_of_ours_is_not_a_dead_database(db: Database, watch: Watch) -> None:
     """Only errors of a store make it down; others are raised where health was asked."""
-    monitor = Monitor(db.postgres, db.mongodb)
-    probes, _ = monitor._probes
+    monitor = watch(db.postgres, db.mongodb)
 
     def broken() -> None:
         raise ZeroDivisionError
 
-    probes["postgres"]._ask = broken  # type: ignore[assignment]
+    monitor.probes["postgres"]._ask = broken  # type: ignore[assignment]
     with pytest.raises(ZeroDivisionError):
         monitor.health()
     assert not issubclass(ZeroDivisionError, FwdbError)
-    monitor.close()
 
 
-def test_health_is_not_among_the_statements_of_the_work(db: Database) -> None:
-    """Its questions are marked, or a check every few seconds would lead the list of statements."""
-    db.monitor.sample("full")
-    for _ in range(5):
-        db.health()
-    frame = db.monitor.slow_queries(since="1h", min_ms=0.0001, top=1000)
-    texts = frame["statement"].str.cat(sep="\n") if len(frame) else ""
-
-    assert "version_num" not in texts
-    assert "pg_is_in_recovery" not in texts
-
-
-def test_a_role_that_may_not_see_the_revision_is_not_degraded(db: Database) -> None:
+def test_a_role_that_may_not_see_the_revision_is_not_degraded(
+    db: Database, role: Callable[..., PostgresStore], watch: Watch
+) -> None:
     """It can do its own work; what it cannot see is no fault of the store."""
-    role = f"test_blind_{time.time_ns()}"
-    db.postgres.execute(sa.text(f"CREATE ROLE {role} LOGIN PASSWORD 'x'"))
-    url = db.postgres.url.set(drivername="postgresql", username=role, password="x")
-    blind = PostgresStore(url.render_as_string(hide_password=False))
-    monitor = Monitor(blind, db.mongodb, behind=migrating.behind)
-    try:
-        states = [store_health(monitor.health(), "postgres") for _ in range(2)]
-    finally:
-        monitor.close()
-        blind.close()
-        db.postgres.execute(sa.text(f"DROP ROLE {role}"))
+    monitor = watch(role(db.postgres), db.mongodb, behind=migrating.behind)
+    states = [store_health(monitor.health(), "postgres") for _ in range(2)]
 
     assert [state.status for state in states] == ["up", "up"], states

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,12 +9,12 @@ import pandas as pd
 import psycopg
 import pytest
 import sqlalchemy as sa
-from test_slow_queries import mongodb, monitor, watched  # noqa: F401 fixtures
+from support.monitoring import ask, do, url_of
 
 from fwdb.embedded.postgres_setup import LOGGED_PLANS
 from fwdb.errors import ParameterError
 from fwdb.monitoring import Monitor
-from fwdb.monitoring.logged_plans import COLUMNS, MOST_BYTES, _entry
+from fwdb.monitoring.plans import COLUMNS, MOST_BYTES, entry
 from fwdb.monitoring.redaction import plan_redacted, texts_redacted
 from fwdb.stores import MongoStore, PostgresStore
 
@@ -28,54 +27,37 @@ SLOW = (
 
 
 @pytest.fixture
-def permitted(watched: PostgresStore) -> Iterator[PostgresStore]:  # noqa: F811
+def permitted(watched: PostgresStore) -> Iterator[PostgresStore]:
     """`watched` with the function, as a superuser would make it."""
-    watched.execute(sa.text("CREATE TABLE logged (owner text, age int)"))
-    watched.execute(sa.text(f"INSERT INTO logged VALUES ('{ADDRESS}', 4711)"))
-    _script(watched)
+    do(watched, "CREATE TABLE logged (owner text, age int)")
+    do(watched, f"INSERT INTO logged VALUES ('{ADDRESS}', 4711)")
+    with psycopg.connect(url_of(watched)) as connection:
+        connection.execute(LOGGED_PLANS.read_bytes())
     yield watched
-    watched.execute(sa.text("DROP TABLE logged"))
-    watched.execute(sa.text("DROP FUNCTION fwdb_logged_plans"))
+    do(watched, "DROP TABLE logged", "DROP FUNCTION fwdb_logged_plans")
 
 
 @pytest.fixture
-def role(watched: PostgresStore, mongodb: MongoStore) -> Iterator[Callable[..., Any]]:  # noqa: F811
-    """``role(granted)`` is the monitor of a new role that is a member of `granted`."""
-    name, word = f"reader_{secrets.token_hex(4)}", secrets.token_hex(8)
-    watched.execute(sa.text(f"CREATE ROLE {name} LOGIN PASSWORD '{word}'"))
-    made: list[tuple[PostgresStore, Monitor]] = []
-
-    def make(granted: str = "") -> Monitor:
-        if granted:
-            watched.execute(sa.text(f"GRANT {granted} TO {name}"))
-        url = watched.url.set(username=name, password=word, drivername="postgresql")
-        store = PostgresStore(url.render_as_string(hide_password=False))
-        made.append((store, Monitor(store, mongodb)))
-        return made[-1][1]
-
-    yield make
-    for store, found in made:
-        found.close()
-        store.close()
-    watched.execute(sa.text(f"DROP ROLE {name}"))
-
-
-def _script(store: PostgresStore) -> None:
-    url = store.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(url) as connection:
-        connection.execute(LOGGED_PLANS.read_bytes())
+def reader(
+    watched: PostgresStore,
+    mongodb: MongoStore,
+    role: Callable[..., PostgresStore],
+    watch: Callable[..., Monitor],
+) -> Callable[..., Monitor]:
+    """``reader(granted)`` is the monitor of a new role that is a member of `granted`."""
+    return lambda granted="": watch(role(watched, granted), mongodb)
 
 
 def test_a_logged_plan_has_its_time_and_no_value(
-    permitted: PostgresStore, role: Callable[..., Monitor], wait_until: Callable[..., None]
+    permitted: PostgresStore, reader: Callable[..., Monitor], wait_until: Callable[..., None]
 ) -> None:
     """Read by a role that is no superuser; its id is that of the statement statistics."""
-    reader = role("pg_monitor")
-    permitted.rows(sa.text(SLOW), a=ADDRESS)
+    monitor = reader("pg_monitor")
+    ask(permitted, SLOW, a=ADDRESS)
     found: list[pd.DataFrame] = []
 
     def logged() -> bool:
-        found.append(reader.logged_plans("10m"))
+        found.append(monitor.logged_plans("10m"))
         return found[-1].attrs["status"] == "ok"
 
     wait_until(logged, what="the plan is in the log")
@@ -91,15 +73,14 @@ def test_a_logged_plan_has_its_time_and_no_value(
     for said in ("ana", "example.com", "4711", "0.6"):
         assert said not in frame[["statement", "plan"]].to_csv(), said
     assert len(frame) == 1
-    known = permitted.rows(
-        sa.text("SELECT queryid FROM pg_stat_statements WHERE query LIKE '%FROM logged WHERE%'")
-    )
+    text = "SELECT queryid FROM pg_stat_statements WHERE query LIKE '%FROM logged WHERE%'"
+    known = ask(permitted, text)
     assert row["query_id"] in {str(r["queryid"]) for r in known}
-    assert len(reader.logged_plans("10m", query_id=row["query_id"])) == 1
-    other = reader.logged_plans("10m", query_id="1")
+    assert len(monitor.logged_plans("10m", query_id=row["query_id"])) == 1
+    other = monitor.logged_plans("10m", query_id="1")
     assert other.attrs["status"] == "no_data"
     assert len(other) == 0
-    assert reader.logged_plans("20m", "10m").attrs["status"] == "no_data"
+    assert monitor.logged_plans("20m", "10m").attrs["status"] == "no_data"
 
 
 def test_a_long_log_is_read_from_its_end_in_whole_lines(
@@ -119,55 +100,42 @@ def test_a_long_log_is_read_from_its_end_in_whole_lines(
     assert all(row["message"].startswith("duration: ") for rows in read for row in rows)
 
 
-def test_what_was_not_read_of_a_long_log_is_said(
-    permitted: PostgresStore,
-    monitor: Monitor,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+def test_what_cannot_be_read_is_said_with_what_helps(
+    permitted: PostgresStore, reader: Callable[..., Monitor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No plan found is then not the same as no plan logged."""
-    monkeypatch.setattr("fwdb.monitoring.logged_plans.MOST_BYTES", 10)
-    frame = monitor.logged_plans()
+    """A log too long to be read whole, a role without the right, no function, explain that is off:
+    none of it is the same as a window in which nothing was slow."""
+    monitor = reader("pg_monitor")
 
-    assert frame.attrs["status"] == "no_data"
-    assert "older plans are missing" in frame.attrs["reason"]
-    assert "older plans are missing" in frame.attrs["remark"]
+    def told(status: str, words: str, by: Monitor = monitor) -> None:
+        frame = by.logged_plans()
+        assert frame.attrs["status"] == status
+        assert words in frame.attrs["reason"]
+        assert list(frame.columns) == list(COLUMNS)
 
-
-def test_a_role_without_the_right_is_told_what_helps(
-    permitted: PostgresStore, role: Callable[..., Monitor]
-) -> None:
-    """And may not read the log another way."""
-    frame = role().logged_plans()
-
-    assert frame.attrs["status"] == "not_measured"
-    assert "GRANT pg_monitor TO reader_" in frame.attrs["reason"]
-    assert list(frame.columns) == list(COLUMNS)
-
-
-def test_without_the_function_the_script_is_named(role: Callable[..., Monitor]) -> None:
-    """As in a home or on a server where no superuser has run it."""
-    frame = role("pg_monitor").logged_plans()
-
-    assert frame.attrs["status"] == "not_measured"
-    assert str(LOGGED_PLANS) in frame.attrs["reason"]
-
-
-def test_an_explain_that_is_off_is_not_available(
-    watched: PostgresStore,  # noqa: F811
-    role: Callable[..., Monitor],
-) -> None:
-    """Not the same as a window in which nothing was slow."""
-    name = watched.url.database
-    for setting, value, said in (
+    with monkeypatch.context() as patch:
+        patch.setattr("fwdb.monitoring.plans.MOST_BYTES", 10)
+        told("no_data", "older plans are missing")
+        assert "older plans are missing" in monitor.logged_plans().attrs["remark"]
+    told("not_measured", "GRANT pg_monitor TO test_role_", reader())
+    name = permitted.url.database
+    for setting, value, words in (
         ("auto_explain.log_min_duration", "-1", "auto_explain logs nothing"),
         ("auto_explain.log_format", "json", "'json'"),
     ):
-        watched.execute(sa.text(f"ALTER DATABASE {name} SET {setting} = '{value}'"))
-        frame = role("pg_monitor").logged_plans()
-        watched.execute(sa.text(f"ALTER DATABASE {name} RESET {setting}"))
+        do(permitted, f"ALTER DATABASE {name} SET {setting} = '{value}'")
+        told("not_available", words, reader("pg_monitor"))
+        do(permitted, f"ALTER DATABASE {name} RESET {setting}")
+    with pytest.raises(ParameterError, match="'top' is 0"):
+        monitor.logged_plans(top=0)
 
-        assert frame.attrs["status"] == "not_available"
-        assert said in frame.attrs["reason"]
+
+def test_without_the_function_the_script_is_named(reader: Callable[..., Monitor]) -> None:
+    """As in a home or on a server where no superuser has run it."""
+    frame = reader("pg_monitor").logged_plans()
+
+    assert frame.attrs["status"] == "not_measured"
+    assert str(LOGGED_PLANS) in frame.attrs["reason"]
 
 
 def test_the_built_in_server_lets_its_roles_read_plans_and_no_file(servers: Any) -> None:
@@ -201,16 +169,5 @@ Limit  (cost=0.42..8.44 rows=1 width=4) (actual time=0.020..0.021 rows=1 loops=1
         assert kept in found
     for gone in ("4711", "Hara", "4712", "4713"):
         assert gone not in found
-
-
-def test_a_plan_in_another_form_is_left_out() -> None:
-    """A log may hold JSON plans of before the setting was changed."""
-    row = {"message": 'duration: 600.1 ms  plan:\n{"Query Text": "SELECT 1"}'}
-
-    assert _entry(row) is None
-
-
-def test_a_top_of_nothing_is_refused(monitor: Monitor) -> None:  # noqa: F811
-    """As by the other lists."""
-    with pytest.raises(ParameterError, match="'top' is 0"):
-        monitor.logged_plans(top=0)
+    # A log may hold JSON plans of before the setting was changed.
+    assert entry({"message": 'duration: 600.1 ms  plan:\n{"Query Text": "SELECT 1"}'}) is None

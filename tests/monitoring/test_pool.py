@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import math
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 
 import pandas as pd
@@ -16,6 +15,7 @@ import pymongo
 import pytest
 import sqlalchemy as sa
 from pymongo import monitoring as events
+from support.monitoring import url_of, wire
 
 from fwdb import config
 from fwdb.database import Database
@@ -32,8 +32,7 @@ SMALL = {"pool_size": 2, "pool_max_overflow": 2, "pool_timeout_seconds": 0.3}
 def small(db: Database) -> Iterator[Database]:
     """The same databases through a pool of 2 connections and 2 beyond."""
     settings = config.settings().model_copy(update=SMALL)
-    url = db.postgres.url.render_as_string(hide_password=False)
-    postgres = PostgresStore(url, settings=settings)
+    postgres = PostgresStore(url_of(db.postgres), settings=settings)
     mongodb = MongoStore(db.mongodb._given.get_secret_value(), settings=settings)
     with Database(postgres, mongodb, settings=settings) as database:
         yield database
@@ -50,23 +49,21 @@ def hold(store: PostgresStore, connections: int, held: ExitStack) -> None:
 
 
 def test_utilisation_is_in_use_of_capacity(small: Database) -> None:
-    """Not of the connections that happen to be open: 3 of 3 open is 75 % when 4 may be."""
+    """Not of the connections that happen to be open: 3 of 3 open is 75 % when 4 may be. An idle
+    connection waits for nobody, and a pool in which nobody waited has no wait of 0 ms."""
     with ExitStack() as held:
         hold(small.postgres, 3, held)
         pool = row(small.monitor, "postgres")
+    after = row(small.monitor, "postgres")
 
-        assert (pool["capacity"], pool["in_use"], pool["overflow"]) == (4, 3, 1)
-        assert pool["utilisation_percent"] == 75.0
-
-
-def test_an_idle_connection_waits_for_nobody(small: Database) -> None:
-    """The server shows it as waiting for its client; it is free to be used."""
-    with ExitStack() as held:
-        hold(small.postgres, 2, held)
-    pool = row(small.monitor, "postgres")
-
-    assert (pool["in_use"], pool["idle"]) == (0, 2)
-    assert (pool["waiting"], pool["waiting_peak"], pool["waits"]) == (0, 0, 0)
+    assert (pool["capacity"], pool["in_use"], pool["overflow"]) == (4, 3, 1)
+    assert pool["utilisation_percent"] == 75.0
+    assert (after["in_use"], after["idle"]) == (0, 2)
+    assert (after["waiting"], after["waiting_peak"], after["waits"]) == (0, 0, 0)
+    assert pd.isna(after["wait_p99_ms"])
+    assert after["hold_p50_ms"] <= after["hold_p99_ms"]
+    assert after["dial_p99_ms"] > 0
+    assert after["hold_mean_ms"] > 0
 
 
 def test_callers_without_a_connection_are_counted_while_they_wait(
@@ -99,15 +96,13 @@ def test_callers_without_a_connection_are_counted_while_they_wait(
     assert pool["wait_ms"] >= 3 * 250
 
 
-def test_an_unlimited_pool_has_no_utilisation(db: Database) -> None:
+def test_an_unlimited_pool_has_no_utilisation(db: Database, watch: Callable[..., Monitor]) -> None:
     """A share of no limit is nothing, neither 0 nor 100."""
     url = db.mongodb._given.get_secret_value()
     url += ("&" if "?" in url else "?") + "maxPoolSize=0"
     mongodb = MongoStore(url)
-    monitor = Monitor(db.postgres, mongodb)
     mongodb.ping()
-    pool = row(monitor, "mongodb")
-    monitor.close()
+    pool = row(watch(db.postgres, mongodb), "mongodb")
     mongodb.close()
 
     assert pd.isna(pool["capacity"])
@@ -116,92 +111,39 @@ def test_an_unlimited_pool_has_no_utilisation(db: Database) -> None:
     assert "no upper limit" in pool["reason"]
 
 
-def test_the_monitor_takes_no_connection_of_the_pool_it_watches(small: Database) -> None:
-    """It can ask the server while every connection is taken."""
-    with ExitStack() as held:
-        hold(small.postgres, 4, held)
-        small.monitor.sessions("postgres")
-        small.monitor.replication_lag()
-        small.monitor.sample()
-
-        assert row(small.monitor, "postgres")["waits"] == 0
-
-
 def test_history_tells_what_each_sample_saw(small: Database) -> None:
-    """A sample is the pool at that moment, under the name of its process."""
-    with ExitStack() as held:
-        hold(small.postgres, 3, held)
-        small.monitor.sample()
-    small.monitor.sample()
-    frame = small.monitor.pool_history(since="1h")
-    postgres = frame[frame["database"] == "postgres"]
-
-    assert postgres["in_use"].tolist() == [3, 0]
-    assert postgres["utilisation_percent"].tolist() == [75.0, 0.0]
-    assert postgres["process"].nunique() == 1
-    assert postgres["sampled_at"].is_monotonic_increasing
-    assert frame.attrs["status"] == "ok"
-
-
-def test_history_counts_waits_since_the_sample_before(small: Database) -> None:
-    """The pool counts since it was made; a sum over samples must not count twice."""
+    """The pool at that moment, under the name of its process; waits are those since the sample
+    before, so that a sum must not count twice. The monitor takes no connection of the pool it
+    watches: it can ask while every one is taken."""
     for rounds in (1, 0, 2):
         with ExitStack() as held:
             hold(small.postgres, 4, held)
             for _ in range(rounds):
                 with pytest.raises(PoolExhausted), small.postgres.connection():
                     pass
-        small.monitor.sample()
+            small.monitor.sessions("postgres")
+            small.monitor.replication_lag()
+            small.monitor.sample()
+    small.monitor.sample()
     frame = small.monitor.pool_history(since="1h")
     postgres = frame[frame["database"] == "postgres"]
 
-    assert postgres["timeouts"].tolist() == [1, 0, 2]
-    assert postgres["waits"].tolist() == [1, 0, 2]
-
-
-def test_a_pool_that_was_never_used_is_not_stored(db: Database) -> None:
-    """A process that only samples says nothing about the pools of those that work."""
-    store = db.postgres.twin(application_name="sampler")
-    mongodb = db.mongodb.twin(application_name="sampler")
-    monitor = Monitor(store, mongodb)
-    sample = monitor.sample()
-    monitor.close()
-
-    assert sample.rows["pools"] == 0
-
-
-def test_a_window_without_samples_keeps_columns_and_types(small: Database) -> None:
-    """And says what would make samples."""
-    empty = small.monitor.pool_history(since="1h")
-    with small.postgres.connection():
-        small.monitor.sample()
-    full = small.monitor.pool_history(since="1h")
-
-    assert empty.attrs["status"] == "no_data"
-    assert "fwdb monitor" in empty.attrs["reason"]
-    assert empty.dtypes.to_dict() == full.dtypes.to_dict()
-    assert len(full) >= 1
-
-
-def test_a_database_without_the_schema_has_no_history(
-    postgres_database: Callable[..., str], db: Database
-) -> None:
-    """An answer without rows that names the command, not an error about a missing table."""
-    store = PostgresStore(postgres_database())
-    monitor = Monitor(store, db.mongodb)
-    frame = monitor.pool_history()
-    monitor.close()
-    store.close()
-
-    assert frame.empty
-    assert "fwdb migrate" in frame.attrs["reason"]
+    assert postgres["in_use"].tolist() == [4, 4, 4, 0]
+    assert postgres["utilisation_percent"].tolist() == [100.0, 100.0, 100.0, 0.0]
+    assert postgres["timeouts"].tolist() == [1, 0, 2, 0]
+    assert postgres["waits"].tolist() == [1, 0, 2, 0]
+    assert postgres["process"].nunique() == 1
+    assert postgres["sampled_at"].is_monotonic_increasing
+    assert frame.attrs["status"] == "ok"
 
 
 # -- durations ------------------------------------------------------------------------------------
 
 
 def test_a_percentile_is_the_bound_of_a_bucket() -> None:
-    """An upper bound that is true, and no point between two bounds that nobody measured."""
+    """An upper bound that is true, and no point between two bounds that nobody measured; without
+    durations neither 0 nor the first bound. The buckets hold those of the existing service, so
+    that its dashboards can be drawn from ours."""
     counting = Counting()
     for milliseconds in [0.05] * 50 + [3.0] * 49 + [400.0]:
         counting.add(milliseconds / 1000)
@@ -210,25 +152,11 @@ def test_a_percentile_is_the_bound_of_a_bucket() -> None:
     assert found.count == 100
     assert found.total_ms == pytest.approx(50 * 0.05 + 49 * 3 + 400)
     assert [found.percentile_ms(p) for p in (50, 51, 99, 99.5)] == [0.1, 5, 5, 500]
-
-
-@pytest.mark.parametrize(("seconds", "bound"), [(0.001, 1), (0.0010001, 2.5), (3600, math.inf)])
-def test_a_bound_belongs_to_its_bucket(seconds: float, bound: float) -> None:
-    """And what is beyond the last bound is said to be so."""
-    counting = Counting()
-    counting.add(seconds)
-
-    assert counting.read().percentile_ms(50) == bound
-
-
-def test_no_durations_have_no_percentile() -> None:
-    """Neither 0 nor the first bound."""
-    assert Durations().percentile_ms(99) is None
-    assert Durations().mean_ms is None
-
-
-def test_the_buckets_hold_those_of_the_existing_service() -> None:
-    """So that its dashboards can be drawn from ours."""
+    for seconds, bound in ((0.001, 1), (0.0010001, 2.5), (3600, math.inf)):
+        counting = Counting()
+        counting.add(seconds)
+        assert counting.read().percentile_ms(50) == bound
+    assert Durations().percentile_ms(99) is Durations().mean_ms is None
     assert {1, 10, 50, 100, 500, 1000, 5000, 10000} <= set(BOUNDS_MS)
     assert list(BOUNDS_MS) == sorted(BOUNDS_MS)
 
@@ -289,7 +217,7 @@ def test_dialling_is_neither_waiting_nor_holding(small: Database) -> None:
 def test_a_slow_dial_is_no_wait(db: Database) -> None:
     """The connection is a dead end for a while; nor is it a hold when a broken one is replaced."""
     settings = config.settings().model_copy(update=SMALL)
-    with slow_wire(db.postgres, seconds=0.2) as url:
+    with wire(db.postgres, delay=0.2) as (url, _):
         store = PostgresStore(url, settings=settings)
         with store.connection() as connection:
             pool = store.pool()
@@ -330,43 +258,6 @@ def test_a_mongodb_caller_that_dials_after_the_queue_waited_for_the_queue_only()
     assert 30 <= pool.wait_ms < 300
     assert pool.dial.total_ms >= 300
     assert (pool.opened, pool.closed, pool.invalidated, pool.in_use) == (2, 1, 1, 1)
-
-
-@contextmanager
-def slow_wire(store: PostgresStore, *, seconds: float) -> Iterator[str]:
-    """The URL of the same database through a wire whose first word takes so long."""
-    target = (store.url.host, store.url.port or 5432)
-    listener = socket.create_server(("127.0.0.1", 0))
-    pairs: list[socket.socket] = []
-
-    def copy(source: socket.socket, sink: socket.socket, pause: float) -> None:
-        time.sleep(pause)
-        with suppress(OSError):
-            while block := source.recv(65536):
-                sink.sendall(block)
-        with suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
-
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = listener.accept()
-                far = socket.create_connection(target)
-                pairs.extend((near, far))
-                for ends, pause in (((near, far), seconds), ((far, near), 0.0)):
-                    threading.Thread(target=copy, args=(*ends, pause), daemon=True).start()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    url = store.url.set(drivername="postgresql", host="127.0.0.1", port=listener.getsockname()[1])
-    try:
-        yield url.render_as_string(hide_password=False)
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
-        for one in pairs:
-            one.close()
 
 
 @pytest.mark.parametrize("name", ["postgres", "mongodb"])
@@ -432,7 +323,7 @@ def test_closed_and_invalidated_connections_are_counted(small: Database) -> None
     small.postgres.ping()
     before = small.postgres.pool()
     killed = small.postgres.rows(sa.text("SELECT pg_backend_pid() AS pid"))[0]["pid"]
-    small.monitor._store.rows(sa.text("SELECT pg_terminate_backend(:pid)"), pid=killed)
+    small.monitor.postgres.rows(sa.text("SELECT pg_terminate_backend(:pid)"), pid=killed)
     small.postgres.ping()
     after = small.postgres.pool()
 
@@ -477,39 +368,36 @@ def test_a_holder_is_shown_with_its_thread_and_age(small: Database) -> None:
 def test_a_leak_is_shown_with_the_place_where_its_thread_is(
     small: Database, wait_until: Callable[..., None]
 ) -> None:
-    """In the program's own code: not in a library, nor in Python."""
-    stop = threading.Event()
+    """In the program's own code, not in a library, nor in Python; of a thread that ended nobody is
+    left who could return it."""
+    stop, lost = threading.Event(), []
 
     def forgetful_worker() -> None:
         with small.postgres.connection():
             stop.wait()
 
-    thread = threading.Thread(target=forgetful_worker, name="worker 7", daemon=True)
-    thread.start()
-    wait_until(lambda: len(small.postgres.holds()) == 1)
-    leak = small.monitor.holders(leak_seconds=0.001).iloc[0]
-    stop.set()
-    thread.join()
+    for name, work in (
+        ("worker 7", forgetful_worker),
+        ("", lambda: lost.append(small.postgres.engine.connect())),
+    ):
+        thread = threading.Thread(target=work, name=name or None, daemon=True)
+        thread.start()
+        wait_until(lambda: len(small.postgres.holds()) == 1)
+        if not name:
+            thread.join()
+        leak = small.monitor.holders(leak_seconds=0.0001).iloc[0]
+        stop.set()
+        thread.join()
+        wait_until(lambda: len(small.postgres.holds()) == len(lost))
 
-    assert leak["is_leak"]
-    assert leak["thread"] == "worker 7"
-    assert leak["call_site"].endswith("in forgetful_worker")
-    assert __file__ in leak["call_site"]
-
-
-def test_a_leak_of_a_thread_that_ended_is_named_as_such(small: Database) -> None:
-    """Nobody is left who could return it."""
-    lost: list[object] = []
-    thread = threading.Thread(
-        target=lambda: lost.append(small.postgres.engine.connect()), daemon=True
-    )
-    thread.start()
-    thread.join()
-    leak = small.monitor.holders(leak_seconds=0.0001).iloc[0]
-    lost[0].close()  # type: ignore[attr-defined]
-
-    assert leak["thread"] == ""
-    assert "did not return" in leak["call_site"]
+        assert leak["is_leak"]
+        assert leak["thread"] == name
+        if name:
+            assert leak["call_site"].endswith("in forgetful_worker")
+            assert __file__ in leak["call_site"]
+        else:
+            assert "did not return" in leak["call_site"]
+    lost[0].close()
 
 
 # -- history of durations -------------------------------------------------------------------------
@@ -534,14 +422,3 @@ def test_the_history_of_durations_is_that_of_the_window(small: Database) -> None
     assert row["holds"] == 1
     assert row["hold_ms"] >= 19
     assert row["seconds"] > 0
-
-
-def test_pool_percentiles_come_with_the_pool(small: Database) -> None:
-    """Missing where nothing happened: a pool in which nobody waited has no wait of 0 ms."""
-    small.postgres.ping()
-    pool = row(small.monitor, "postgres")
-
-    assert pd.isna(pool["wait_p99_ms"])
-    assert pool["hold_p50_ms"] <= pool["hold_p99_ms"]
-    assert pool["dial_p99_ms"] > 0
-    assert pool["hold_mean_ms"] > 0

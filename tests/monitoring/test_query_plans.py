@@ -7,13 +7,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import sqlalchemy as sa
-from test_slow_queries import mongodb, monitor, watched  # noqa: F401 fixtures
+from support.monitoring import ask, do
 
 from fwdb.errors import FeatureUnavailable, InvalidData, ParameterError
 from fwdb.monitoring import Monitor
+from fwdb.monitoring.commands import profiled, summed
 from fwdb.monitoring.plans import Plan
-from fwdb.monitoring.profiler import _counted, profiled
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.commands import shape
 from fwdb.stores.plans import generic_plan
@@ -21,7 +20,7 @@ from fwdb.stores.plans import generic_plan
 OLD = 160000  # the first version with EXPLAIN (GENERIC_PLAN)
 
 
-def query_id(monitor: Monitor, text: str) -> str:  # noqa: F811
+def query_id(monitor: Monitor, text: str) -> str:
     frame = monitor.slow_queries(min_ms=0, top=1000)
     rows = frame[frame["statement"].str.contains(text, regex=False)]
     assert len(rows) == 1, frame["statement"].tolist()
@@ -29,15 +28,14 @@ def query_id(monitor: Monitor, text: str) -> str:  # noqa: F811
 
 
 def test_a_recorded_statement_has_a_plan_without_its_values(
-    watched: PostgresStore,  # noqa: F811
-    monitor: Monitor,  # noqa: F811
+    watched: PostgresStore, monitor: Monitor
 ) -> None:
     """With the table that is read from end to end, and the index that would spare it."""
-    watched.execute(sa.text("CREATE TABLE planned (id int, owner text)"))
+    do(watched, "CREATE TABLE planned (id int, owner text)")
     monitor.sample("full")
-    watched.rows(sa.text("SELECT id FROM planned WHERE owner = 'a' AND id > 3"))
+    ask(watched, "SELECT id FROM planned WHERE owner = 'a' AND id > 3")
     found = monitor.plan(query_id(monitor, "WHERE owner = $1 AND id > $2"))
-    watched.execute(sa.text("DROP TABLE planned"))
+    do(watched, "DROP TABLE planned")
 
     if watched.server_version < OLD:
         assert found.status == "not_available"
@@ -49,13 +47,13 @@ def test_a_recorded_statement_has_a_plan_without_its_values(
     assert [scan.table for scan in found.scans] == ["planned"]
 
 
-def test_a_statement_is_planned_and_never_run(watched: PostgresStore) -> None:  # noqa: F811
+def test_a_statement_is_planned_and_never_run(watched: PostgresStore) -> None:
     """Not even one that only writes; and no second command is let in behind it."""
     if watched.server_version < OLD:
         with pytest.raises(FeatureUnavailable, match="16 or newer"):
             generic_plan(watched, "SELECT 1")
         return
-    watched.execute(sa.text("CREATE TABLE kept AS SELECT 1 AS n"))
+    do(watched, "CREATE TABLE kept AS SELECT 1 AS n")
     assert "Delete on kept" in generic_plan(watched, "DELETE FROM kept WHERE n = $1")
     for text in (
         "SELECT 1; DELETE FROM kept",
@@ -70,8 +68,8 @@ def test_a_statement_is_planned_and_never_run(watched: PostgresStore) -> None:  
         with pytest.raises(InvalidData):
             generic_plan(watched, text)
 
-    assert watched.rows(sa.text("SELECT n FROM kept")) == [{"n": 1}]
-    watched.execute(sa.text("DROP TABLE kept"))
+    assert ask(watched, "SELECT n FROM kept") == [{"n": 1}]
+    do(watched, "DROP TABLE kept")
 
 
 @pytest.mark.parametrize(
@@ -85,22 +83,19 @@ def test_a_statement_is_planned_and_never_run(watched: PostgresStore) -> None:  
         "SELECT 1 -- no line end",
     ],
 )
-def test_what_people_write_can_be_planned(watched: PostgresStore, text: str) -> None:  # noqa: F811
+def test_what_people_write_can_be_planned(watched: PostgresStore, text: str) -> None:
     """Percent signs, comments, parentheses and squashed lists are all in recorded texts."""
     if watched.server_version >= OLD:
         assert "cost=" in generic_plan(watched, text)
 
 
-def test_what_cannot_be_planned_says_why(
-    watched: PostgresStore,  # noqa: F811
-    monitor: Monitor,  # noqa: F811
-) -> None:
+def test_what_cannot_be_planned_says_why(watched: PostgresStore, monitor: Monitor) -> None:
     """A table that is gone, a command without a plan, an id that nobody knows, MongoDB's."""
-    watched.execute(sa.text("CREATE TABLE gone ()"))
+    do(watched, "CREATE TABLE gone ()")
     monitor.sample("full")
-    watched.rows(sa.text("SELECT count(*) FROM gone"))
+    ask(watched, "SELECT count(*) FROM gone")
     gone, command = query_id(monitor, "FROM gone"), None
-    watched.execute(sa.text("DROP TABLE gone"))
+    do(watched, "DROP TABLE gone")
     command = query_id(monitor, "DROP TABLE gone")
 
     assert monitor.plan(gone).status == "not_available"
@@ -128,10 +123,6 @@ def test_an_index_is_proposed_for_a_plain_comparison_only(filter: str, index: st
     plan = Plan("1", "", "ok", text=f"Seq Scan on things  (cost=0..9 rows=1)\n  Filter: {filter}")
 
     assert [scan.index for scan in plan.scans] == [index]
-
-
-def test_a_statement_without_a_plan_reads_no_table() -> None:
-    """A report about it says what it can."""
     assert Plan("1", "CREATE TABLE t ()", "not_available", "has no plan").scans == ()
 
 
@@ -139,7 +130,7 @@ def test_a_statement_without_a_plan_reads_no_table() -> None:
 
 
 @pytest.fixture
-def profiling(mongodb: MongoStore) -> Iterator[MongoStore]:  # noqa: F811
+def profiling(mongodb: MongoStore) -> Iterator[MongoStore]:
     """A database whose profiler records every command; switched on by the test, not by fwdb."""
     mongodb.database.command("profile", 2)
     yield mongodb
@@ -147,9 +138,9 @@ def profiling(mongodb: MongoStore) -> Iterator[MongoStore]:  # noqa: F811
 
 
 def test_the_profiler_tells_what_no_client_of_ours_sent(
-    watched: PostgresStore,  # noqa: F811
+    watched: PostgresStore,
     profiling: MongoStore,
-    wait_until: Callable[..., None],
+    watch: Callable[..., Monitor],
 ) -> None:
     """In the same shapes as the clients' timings; what the server lacks is missing."""
     other = profiling.twin(application_name="somebody")
@@ -158,9 +149,8 @@ def test_the_profiler_tells_what_no_client_of_ours_sent(
     list(things.find({"kind": "a"}).sort("n", -1))
     things.update_one({"kind": "a"}, {"$set": {"n": 0}})
     things.delete_many({"kind": "b"})
-    monitor = Monitor(watched, MongoStore(profiling._given.get_secret_value()))  # noqa: F811
+    monitor = watch(watched, MongoStore(profiling._given.get_secret_value()))
     frame = monitor.slow_queries(since="5m", min_ms=0, top=1000)
-    monitor.close()
     other.close()
     mine = frame[frame["database"] == "mongodb"]
 
@@ -180,24 +170,21 @@ def test_the_profiler_tells_what_no_client_of_ours_sent(
         assert "SecantusDB does not record" in reason
 
 
-def test_the_clients_come_first(profiling: MongoStore, watched: PostgresStore) -> None:  # noqa: F811
+def test_the_clients_come_first(
+    profiling: MongoStore, watched: PostgresStore, watch: Callable[..., Monitor]
+) -> None:
     """They see every command, and the profiler only some; both together would count twice."""
     things = profiling.collection("things")
     for _ in range(3):
         things.insert_one({"n": 1})
-    monitor = Monitor(watched, profiling)  # noqa: F811
-    frame = monitor.slow_queries(since="5m", min_ms=0)
-    monitor.close()
+    frame = watch(watched, profiling).slow_queries(since="5m", min_ms=0)
     mine = frame[frame["statement"] == "things.insert(?)"]
 
     assert mine["calls"].tolist() == [3]
     assert "clients" in frame.attrs["source"]["mongodb"]
 
 
-def test_fwdb_never_switches_the_profiler_on(
-    mongodb: MongoStore,  # noqa: F811
-    monitor: Monitor,  # noqa: F811
-) -> None:
+def test_fwdb_never_switches_the_profiler_on(mongodb: MongoStore, monitor: Monitor) -> None:
     """It says how somebody could."""
     frame = monitor.slow_queries(since="5m", min_ms=0)
 
@@ -231,18 +218,17 @@ def test_documents_examined_come_from_a_server_that_records_them() -> None:
         {"op": "query", "ns": "shop.system.profile", "command": {"find": "system.profile"}},
         {"op": "query", "ns": "shop.things", "command": asked | {"comment": "fwdb"}},
     ]
-    commands, examined, counted = _counted(entries)
-    found = {command.shape: command for command in commands}
+    found = {key[2]: sums for key, sums in summed(entries).items()}
+    asked_for = found["things.find({kind: ?})"]
 
     assert set(found) == {"things.find({kind: ?})", "things.update({_id: ?}, {$set})"}
     assert shape("find", asked) in found
-    assert (found["things.find({kind: ?})"].calls, found["things.find({kind: ?})"].total_ms) == (
-        2,
-        70,
-    )
-    assert examined["find", "shop.things", "things.find({kind: ?})"] == 1000
-    assert found["things.update({_id: ?}, {$set})"].documents == 1
-    assert {key[2] for key in counted} == {"things.update({_id: ?}, {$set})"}
+    assert (asked_for["calls"], asked_for["total_ms"]) == (2, 70)
+    assert asked_for["examined"] / asked_for["told"] == 1000
+    assert found["things.update({_id: ?}, {$set})"]["documents"] == 1
+    assert [name for name, row in found.items() if row["counted"]] == [
+        "things.update({_id: ?}, {$set})"
+    ]
 
 
 def test_the_profilers_limits_are_said(profiling: MongoStore) -> None:

@@ -18,17 +18,23 @@ import pytest
 import sqlalchemy as sa
 from support.embedded import DEBIAN_15, ask, pid, record, servers_over, store, up, watchers_of
 from support.faults import judge
+from support.monitoring import NOON
 
 from fwdb import config, embedded
 from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.monitoring import Monitor
-from fwdb.monitoring.replicas import _postgres_row, mongodb_rows
-from fwdb.monitoring.replication import lost
+from fwdb.monitoring.replication import (
+    lost,
+    members_lag,
+    mongodb_rows,
+    postgres_row,
+    primary_lag,
+    replica_lag,
+)
 from fwdb.reports import servers
 from fwdb.reports.results import Check
 from fwdb.stores import MongoStore, PostgresStore
 
-NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 SLOT = "fwdb_replica"
 
 
@@ -62,12 +68,8 @@ def primary(pair: tuple[Path, embedded.Servers]) -> Iterator[PostgresStore]:
 
 
 @pytest.fixture
-def monitor(primary: PostgresStore, servers: Any) -> Iterator[Monitor]:
-    mongodb = MongoStore(servers.mongodb)
-    found = Monitor(primary, mongodb)
-    yield found
-    found.close()
-    mongodb.close()
+def monitor(primary: PostgresStore, mongodb: MongoStore, watch: Callable[..., Monitor]) -> Monitor:
+    return watch(primary, mongodb)
 
 
 def write(store: PostgresStore, rows: int = 2000) -> None:
@@ -190,22 +192,20 @@ def test_a_frozen_receiver_grows_silent_whatever_its_last_lag_was(
 
 
 def test_a_replica_tells_of_itself(
-    pair: tuple[Path, embedded.Servers], servers: Any, wait_until: Callable[..., None]
+    pair: tuple[Path, embedded.Servers],
+    mongodb: MongoStore,
+    watch: Callable[..., Monitor],
+    wait_until: Callable[..., None],
 ) -> None:
     """Its receiver, when it last heard its primary, and what it has still to replay."""
-    standby, mongodb = PostgresStore(replica_url(pair)), MongoStore(servers.mongodb)
-    monitor = Monitor(standby, mongodb)
-    try:
-        wait_until(lambda: behind(monitor) == 0)
-        row = the_replica(monitor)
-        lag = monitor.replication_lag()
-        settings = {r["name"]: r["value"] for r in standby.rows("server_settings")}
-        figures = monitor.server_facts()
-        monitor.tables(), monitor.indexes(), monitor.vacuum_holders()
-    finally:
-        monitor.close()
-        standby.close()
-        mongodb.close()
+    standby = PostgresStore(replica_url(pair))
+    monitor = watch(standby, mongodb)
+    wait_until(lambda: behind(monitor) == 0)
+    row, lag = the_replica(monitor), monitor.replication_lag()
+    settings = {r["name"]: r["value"] for r in standby.rows("server_settings")}
+    figures = monitor.server_facts()
+    monitor.tables(), monitor.indexes(), monitor.vacuum_holders()
+    standby.close()
 
     assert bool(row["is_self"])
     assert figures["wraparound_percent"].status == "ok"
@@ -277,36 +277,150 @@ def test_a_lost_replica_is_told_from_none(
     assert bool(lost(rows, expected=expected)) == bool(sentence)
 
 
-def test_a_replica_that_has_just_connected_is_there_without_figures() -> None:
-    """Not lost, not up to date: it has not answered yet."""
-    new = row(slot="s", slot_type="physical", state="startup", behind_bytes=None)
-
-    assert lost([new], expected=1) == ""
-    assert _postgres_row(new)["status"] == "no_data"
-
-
-def test_expected_replicas_come_from_the_environment(
-    db: Any, monkeypatch: pytest.MonkeyPatch
+def test_no_replica_is_not_the_same_as_a_replica_without_lag(
+    db: Any, fifteen: PostgresStore, monkeypatch: pytest.MonkeyPatch, watch: Callable[..., Monitor]
 ) -> None:
-    """Without the setting no replica is no lost replica."""
-    monkeypatch.setenv("FWDB_EXPECTED_REPLICAS", "1")
-    monitor = Monitor(db.postgres, db.mongodb, thresholds=config.Thresholds())
-    lag, frame = monitor.replication_lag(), monitor.replicas()
-    monitor.close()
+    """Neither server of a test run has one; nor one that is lost, unless FWDB_EXPECTED_REPLICAS
+    says how many there should be, or a slot tells that there was one."""
+    for found in (db.monitor, watch(fifteen, db.mongodb)):
+        lag = found.replication_lag()
+        assert (lag.status, lag.value) == ("not_applicable", None)
+    frame = db.monitor.replicas()
+    assert frame.empty
+    assert frame.attrs["missing"]["postgres"] == "no replica is connected"
+    assert "one member" in frame.attrs["missing"]["mongodb"]
+    assert frame.attrs["lost"] == {}
+    assert db.monitor.replication_lag("mongodb").status == "not_applicable"
 
+    monkeypatch.setenv("FWDB_EXPECTED_REPLICAS", "1")
+    expecting = watch(db.postgres, db.mongodb, thresholds=config.Thresholds())
+    lag = expecting.replication_lag()
     assert lag.status == "not_available"
     assert "0 of 1 replicas" in lag.reason
-    assert "0 of 1" in frame.attrs["lost"]["postgres"]
-    assert "lost" not in db.monitor.replicas().attrs.get("missing", {}).get("postgres", "")
+    assert "0 of 1" in expecting.replicas().attrs["lost"]["postgres"]
+
+    slot = f"test_{time.time_ns()}"
+    answer = "SELECT pg_create_physical_replication_slot(:slot, true)"
+    db.postgres.rows(sa.text(answer), slot=slot)
+    try:
+        lag = db.monitor.replication_lag()
+    finally:
+        db.postgres.rows(sa.text("SELECT pg_drop_replication_slot(:slot)"), slot=slot)
+    assert lag.status == "not_available"
+    assert slot in lag.reason
 
 
-# -- MongoDB in the same columns -------------------------------------------------------------------
+# -- the lag by hand ------------------------------------------------------------------------------
+
+
+def replica(**changed: Any) -> dict[str, Any]:
+    return {
+        "replica": "standby",
+        "slot": None,
+        "slot_type": None,
+        "is_self": False,
+        "state": "streaming",
+        "sync_state": "async",
+        "behind_bytes": 0,
+        "replay_lag_seconds": None,
+        "reply_age_seconds": 0.1,
+        **changed,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "seconds"),
+    [
+        ({"reply_age_seconds": 9.0}, 0.0),  # idle: it answers every 10 s only
+        ({"replay_lag_seconds": 1.07}, 0.0),  # idle: the last figure stays for a while
+        ({"behind_bytes": 4_300_000, "replay_lag_seconds": 2.15}, 2.15),  # replay paused
+        (
+            {"behind_bytes": 4_300_000, "replay_lag_seconds": 1.07, "reply_age_seconds": 4.1},
+            4.1,  # receiver frozen: the last figure is stale
+        ),
+    ],
+)
+def test_the_lag_of_a_replica(changed: dict[str, Any], seconds: float) -> None:
+    """Nothing left to replay is no lag; a silent replica is as late as it is silent."""
+    lag = primary_lag([replica(), replica(**changed)])
+
+    assert lag.value == pytest.approx(seconds)
+
+
+def test_a_replica_without_figures_has_no_lag() -> None:
+    """One that has just connected is neither lost nor up to date, and beside another one that is
+    known it is left out; a role that may not see it gets nulls, which is not 0."""
+    new = replica(state="startup", behind_bytes=None, reply_age_seconds=None)
+    hidden = primary_lag([new | {"state": None}])
+
+    assert lost([new], expected=1) == ""
+    assert postgres_row(new)["status"] == "no_data"
+    assert primary_lag([new]).status == "not_available"
+    assert "just connected" in primary_lag([new]).reason
+    assert primary_lag([new, replica(behind_bytes=9, replay_lag_seconds=2.0)]).value == 2.0
+    assert hidden.status == "not_measured"
+    assert "GRANT pg_monitor" in hidden.reason
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "value"),
+    [
+        ({}, "ok", 0.0),
+        ({"is_replayed": False, "replay_age_seconds": 3.5}, "ok", 3.5),
+        ({"replay_age_seconds": 900.0}, "ok", 0.0),  # all replayed on an idle primary
+        ({"receiver_status": None, "receiver_age_seconds": None}, "not_available", None),
+        ({"receiver_age_seconds": 120.0}, "not_available", None),
+        ({"is_replayed": False, "replay_age_seconds": None}, "no_data", None),
+    ],
+)
+def test_a_replica_that_is_asked_itself(
+    changed: dict[str, Any], status: str, value: float | None
+) -> None:
+    """That it has replayed all it received means something while it hears the primary."""
+    state = {
+        "is_replica": True,
+        "is_replayed": True,
+        "replay_age_seconds": 0.2,
+        "receiver_status": "streaming",
+        "receiver_age_seconds": 2.0,
+        **changed,
+    }
+    lag = replica_lag(state)
+
+    assert (lag.status, lag.value) == (status, value)
 
 
 def member(name: str, state: int, seconds: float | None = 0, **more: Any) -> dict[str, Any]:
     at = datetime(1970, 1, 1, tzinfo=UTC) if seconds is None else NOON + timedelta(seconds=seconds)
     states = {1: "PRIMARY", 2: "SECONDARY", 7: "ARBITER", 8: "(not reachable/healthy)"}
     return {"name": name, "state": state, "stateStr": states[state], "optimeDate": at, **more}
+
+
+@pytest.mark.parametrize(
+    ("members", "status", "value"),
+    [
+        ([member("a", 1, 0)], "not_applicable", None),
+        ([member("a", 1, 0), member("b", 2, -3)], "ok", 3.0),
+        ([member("a", 1, 0), member("b", 2, 2)], "ok", 0.0),  # never abs()
+        ([member("a", 1, 0), member("b", 2, -3), member("c", 2, -8)], "ok", 8.0),
+        ([member("a", 1, 0), member("late", 2, -3602)], "ok", 2.0),  # told to stay an hour behind
+        ([member("a", 1, 0), member("late", 2, -9)], "ok", 0.0),
+        ([member("a", 2, 0), member("b", 2, -3)], "not_available", None),  # no primary
+        ([member("a", 1, 0), member("b", 8, None)], "not_available", None),  # down
+        ([member("a", 1, 0), member("b", 2, None)], "not_available", None),  # never heard
+        ([member("a", 1, 0), member("b", 7, None)], "not_applicable", None),  # an arbiter
+    ],
+)
+def test_the_lag_of_a_replica_set(
+    members: list[dict[str, Any]], status: str, value: float | None
+) -> None:
+    """Primary less secondary, and only where both are known."""
+    lag = members_lag({"members": members}, {"late": 3600.0})
+
+    assert (lag.status, lag.value) == (status, value)
+
+
+# -- MongoDB in the same columns -------------------------------------------------------------------
 
 
 def test_members_of_a_replica_set_are_rows_of_the_same_kind() -> None:
@@ -349,15 +463,6 @@ def test_without_a_primary_no_member_has_a_lag() -> None:
 def test_a_set_with_one_member_that_has_data_has_no_replica(members: list[Any]) -> None:
     """An arbiter votes and holds nothing."""
     assert mongodb_rows({"members": members, "date": NOON}, {}) == []
-
-
-def test_a_frame_without_replicas_says_why(db: Any) -> None:
-    """Neither server of a test run has one."""
-    frame = db.monitor.replicas()
-
-    assert frame.empty
-    assert frame.attrs["missing"]["postgres"] == "no replica is connected"
-    assert "one member" in frame.attrs["missing"]["mongodb"]
 
 
 # -- the built-in replica --------------------------------------------------------------------------

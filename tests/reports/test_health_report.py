@@ -12,7 +12,7 @@ from support.faults import judge
 
 from fwdb import charts, config, reports
 from fwdb.database import Database
-from fwdb.monitoring import Measure, replicas
+from fwdb.monitoring import Measure, replication
 from fwdb.reports import health, servers
 from fwdb.reports.results import Check
 from fwdb.stores import MongoStore, PostgresStore
@@ -68,7 +68,7 @@ def test_a_small_duplicate_index_is_no_fault(db: Database) -> None:
 
 def replica(**changed: Any) -> dict[str, Any]:
     return {
-        **dict.fromkeys(replicas.COLUMNS),
+        **dict.fromkeys(replication.COLUMNS),
         "database": "postgres",
         "replica": "standby",
         "slot": "s",
@@ -84,7 +84,7 @@ def replica(**changed: Any) -> dict[str, Any]:
 
 
 def frame(rows: list[dict[str, Any]], **attrs: Any) -> pd.DataFrame:
-    found = pd.DataFrame(rows, columns=list(replicas.COLUMNS))
+    found = pd.DataFrame(rows, columns=list(replication.COLUMNS))
     found.attrs.update({"missing": {}, "lost": {}, **attrs})
     return found
 
@@ -129,7 +129,7 @@ def test_a_lost_replica_is_critical_and_none_is_not_applicable() -> None:
     away = replica(replica=None, status="not_available", reason="no replica uses this slot")
     told = frame([away], lost={"postgres": "the replica of slot s is not connected"})
     (lost,) = replicated(told)
-    missing = {"postgres": replicas.NO_REPLICA, "mongodb": replicas.ONE_MEMBER}
+    missing = {"postgres": replication.NO_REPLICA, "mongodb": replication.ONE_MEMBER}
     none = replicated(frame([], missing=missing))
 
     assert lost.status == "critical"

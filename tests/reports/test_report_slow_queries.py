@@ -16,7 +16,7 @@ from fwdb import charts, reports
 from fwdb.database import Database
 from fwdb.embedded.postgres_setup import LOGGED_PLANS
 from fwdb.errors import ParameterError, UnknownName
-from fwdb.monitoring.coverage import Coverage
+from fwdb.monitoring.statements import coverage as covered
 from fwdb.reports import statements
 from fwdb.reports.results import Check
 
@@ -164,7 +164,7 @@ def coverage_frame(**more: Any) -> pd.DataFrame:
     frame = pd.DataFrame()
     now = datetime.now(UTC)
     frame.attrs.update(
-        coverage={"postgres": Coverage(max_entries=5000, **more).as_dict()},
+        coverage={"postgres": covered(max_entries=5000, **more)},
         windows={"postgres": (now - timedelta(hours=1), now)},
         totals={"postgres": {"statements": 3, "calls": 248, "total_ms": 1.0}},
         missing={"mongodb": "nobody timed it"},

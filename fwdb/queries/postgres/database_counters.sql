@@ -7,13 +7,13 @@
 --   server_started_at  timestamp  start of the server
 --   stats_reset        timestamp  begin of the counters; null if they were never reset
 --   io_timed           boolean    track_io_timing is on
---   hit_blocks         int64      blocks found in shared buffers
---   read_blocks        int64      blocks read from outside them, maybe from the system's cache
---   read_ms            float64    time of these reads; 0 also when track_io_timing is off
---   commits            int64      transactions committed
---   rollbacks          int64      transactions rolled back
---   deadlocks          int64      deadlocks found
---   temp_bytes         int64      bytes written to temporary files
+--   hit_blocks         int64      counter, blocks found in shared buffers
+--   read_blocks        int64      counter, blocks read from outside them, maybe from the system's cache
+--   read_ms            float64    counter, time of these reads; 0 also when track_io_timing is off
+--   commits            int64      counter, transactions committed
+--   rollbacks          int64      counter, transactions rolled back
+--   deadlocks          int64      counter, deadlocks found
+--   temp_bytes         int64      counter, bytes written to temporary files
 SELECT
     clock_timestamp() AS read_at,
     pg_postmaster_start_time() AS server_started_at,

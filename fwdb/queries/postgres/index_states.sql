@@ -5,15 +5,16 @@
 --   psql "$FWDB_POSTGRES_URL" -f index_states.sql
 --
 -- Columns
---   table_name     string     schema and name of its table
---   index_name     string     its name, in the schema of the table
---   index_bytes    Int64      size; null while the table is locked exclusively
---   scans          int64      scans since the counters began
---   used_at        timestamp  last scan; null before PostgreSQL 16, and if there was none
---   is_valid       boolean    false after CREATE INDEX CONCURRENTLY has failed
---   is_needed      boolean    it keeps rows unique or identifies them: its scans do not matter
---   duplicate_of   string     a valid index that serves the same questions; null if none
---   counted_since  timestamp  begin of the counters
+--   database          string     postgres
+--   table             string     schema and name of its table
+--   index             string     its name, in the schema of the table
+--   index_bytes       Int64      size; null while the table is locked exclusively
+--   scans             Int64      scans since the counters began
+--   used_at           timestamp  last scan; null before PostgreSQL 16, and if there was none
+--   counted_since_at  timestamp  begin of the counters
+--   is_needed         boolean    it keeps rows unique or identifies them: its scans do not matter
+--   is_valid          boolean    false after CREATE INDEX CONCURRENTLY has failed
+--   duplicate_of      string     a valid index that serves the same questions; null if none
 WITH locked AS (
     SELECT relation
     FROM pg_locks
@@ -63,16 +64,22 @@ indexes AS (
 )
 
 SELECT
-    format('%I.%I', n.nspname, t.relname) AS table_name,
-    i.relname AS index_name,
+    'postgres' AS database,
+    format('%I.%I', n.nspname, t.relname) AS "table",
+    i.relname AS "index",
     CASE
         WHEN NOT EXISTS (SELECT FROM locked WHERE relation IN (i.indexrelid, i.indrelid))
             THEN pg_relation_size(i.indexrelid)
     END AS index_bytes,
     coalesce(u.idx_scan, 0) AS scans,
     u.last_idx_scan AS used_at,
-    i.indisvalid AS is_valid,
+    greatest(
+        -- Never reset: they began with the statistics of the server, which a crash empties.
+        (SELECT stats_reset FROM pg_stat_database WHERE datname = current_database()),
+        (SELECT stats_reset FROM pg_stat_bgwriter)
+    ) AS counted_since_at,
     i.is_needed,
+    i.indisvalid AS is_valid,
     (
         SELECT min(o.relname)
         FROM indexes AS o
@@ -101,12 +108,7 @@ SELECT
                     AND concat_ws(' ', o.indoption) LIKE concat_ws(' ', i.indoption) || ' %'
                 )
             )
-    ) AS duplicate_of,
-    greatest(
-        -- Never reset: they began with the statistics of the server, which a crash empties.
-        (SELECT stats_reset FROM pg_stat_database WHERE datname = current_database()),
-        (SELECT stats_reset FROM pg_stat_bgwriter)
-    ) AS counted_since
+    ) AS duplicate_of
 FROM indexes AS i
 JOIN pg_class AS t ON t.oid = i.indrelid
 JOIN pg_namespace AS n ON n.oid = t.relnamespace
@@ -116,4 +118,4 @@ WHERE
     AND n.nspname NOT LIKE 'pg\_%'
     AND t.relpersistence <> 't'
     AND t.relkind IN ('r', 'm')
-ORDER BY index_bytes DESC NULLS LAST, table_name, index_name;
+ORDER BY index_bytes DESC NULLS LAST, "table", "index";

@@ -8,10 +8,9 @@
 --
 -- Columns
 --   access       string     normal, bulkread (large scans), bulkwrite or vacuum
---   found_bytes  int64      found in shared buffers
---   read_bytes   int64      read from outside them, maybe from the system's cache
---   reads        int64      read operations
---   read_ms      float64    time of these reads; 0 also when track_io_timing is off
+--   found_bytes  int64      counter, found in shared buffers
+--   read_bytes   int64      counter, read from outside them, maybe from the system's cache
+--   read_ms      float64    counter, time of these reads; 0 also when track_io_timing is off
 --   block_bytes  int64      size of a block
 --   io_timed     boolean    track_io_timing is on
 --   stats_reset  timestamp  begin of the counters
@@ -19,7 +18,6 @@ SELECT
     io.access,
     CAST(sum(io.hits) * io.block_bytes AS bigint) AS found_bytes,
     CAST(sum(coalesce(io.read_bytes, io.reads * io.op_bytes)) AS bigint) AS read_bytes,
-    CAST(sum(io.reads) AS bigint) AS reads,
     coalesce(sum(io.read_time), 0) AS read_ms,
     io.block_bytes,
     CAST(current_setting('track_io_timing') AS boolean) AS io_timed,

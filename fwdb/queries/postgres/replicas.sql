@@ -7,16 +7,15 @@
 -- Columns
 --   replica             string   application_name of the replica; null for a slot nobody uses
 --   slot                string   its replication slot; null if it has none
---   slot_type           string   physical or logical
---   is_self             boolean  the row is about this server as a replica
 --   state               string   startup, catchup, streaming; null without permission or replica
 --   sync_state          string   async, sync, quorum, potential
+--   is_self             boolean  the row is about this server as a replica
 --   behind_bytes        Int64    write-ahead log that it has not replayed; null until it answers
---   replay_lag_seconds  float64  last measured delay; missing when there was nothing to replay
 --   reply_age_seconds   float64  time since it last answered
+--   replay_lag_seconds  float64  last measured delay; missing when there was nothing to replay
 --   retained_bytes      Int64    write-ahead log that the slot keeps
---   wal_status          string   of the slot; lost is one whose log is gone
 --   unused_seconds      float64  time since the slot was last used; null before PostgreSQL 17
+--   slot_type           string   physical or logical
 WITH position AS (
     SELECT
         CASE
@@ -45,7 +44,7 @@ slots AS (
     SELECT kept.*
     FROM (SELECT CAST(NULL AS timestamptz) AS inactive_since) AS absent
     CROSS JOIN LATERAL (
-        SELECT slot_name, slot_type, active_pid, restart_lsn, wal_status, inactive_since
+        SELECT slot_name, slot_type, active_pid, restart_lsn, inactive_since
         FROM pg_replication_slots
         WHERE NOT temporary
     ) AS kept
@@ -54,18 +53,17 @@ slots AS (
 SELECT
     w.application_name AS replica,
     s.slot_name AS slot,
-    s.slot_type,
-    false AS is_self,
     w.state,
     w.sync_state,
+    false AS is_self,
     CAST(pg_wal_lsn_diff(p.lsn, w.replay_lsn) AS bigint) AS behind_bytes,
-    CAST(extract(EPOCH FROM w.replay_lag) AS double precision) AS replay_lag_seconds,
     CAST(extract(EPOCH FROM clock_timestamp() - w.reply_time) AS double precision)
         AS reply_age_seconds,
+    CAST(extract(EPOCH FROM w.replay_lag) AS double precision) AS replay_lag_seconds,
     CAST(pg_wal_lsn_diff(p.lsn, s.restart_lsn) AS bigint) AS retained_bytes,
-    s.wal_status,
     CAST(extract(EPOCH FROM clock_timestamp() - s.inactive_since) AS double precision)
-        AS unused_seconds
+        AS unused_seconds,
+    s.slot_type
 FROM senders AS w
 FULL JOIN slots AS s ON s.active_pid = w.pid
 CROSS JOIN position AS p
@@ -75,11 +73,11 @@ UNION ALL
 SELECT
     NULL,
     r.slot_name,
-    CASE WHEN r.slot_name IS NOT NULL THEN 'physical' END,
-    true,
     r.status,
     NULL,
+    true,
     CAST(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) AS bigint),
+    CAST(extract(EPOCH FROM clock_timestamp() - r.last_msg_receipt_time) AS double precision),
     -- The age of the last transaction says how late this server is only while one is waiting.
     CASE
         WHEN pg_last_wal_receive_lsn() <> pg_last_wal_replay_lsn()
@@ -88,11 +86,10 @@ SELECT
                 AS double precision
             )
     END,
-    CAST(extract(EPOCH FROM clock_timestamp() - r.last_msg_receipt_time) AS double precision),
     NULL,
     NULL,
-    NULL
+    CASE WHEN r.slot_name IS NOT NULL THEN 'physical' END
 FROM (SELECT pg_is_in_recovery() AS is_replica) AS self
 LEFT JOIN pg_stat_wal_receiver AS r ON true
 WHERE self.is_replica
-ORDER BY 4, 1, 2;
+ORDER BY 5, 1, 2;

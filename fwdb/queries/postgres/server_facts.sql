@@ -12,8 +12,8 @@
 --   transaction_age        int64      transactions since the oldest row of all databases was frozen
 --   transaction_database   string     the database that holds it
 --   multixact_age          int64      the same for locks shared by several transactions
---   checkpoints_timed      Int64      checkpoints at their time; null from PostgreSQL 17 on
---   checkpoints_requested  Int64      those that were asked for, mostly by much writing; likewise
+--   checkpoints_timed      Int64      counter, checkpoints at their time; null from PostgreSQL 17 on
+--   checkpoints_requested  Int64      counter, those that were asked for, mostly by much writing; likewise
 --   checkpoints_reset      timestamp  begin of these two
 --   archiving              boolean    archive_mode is on
 --   archived_at            timestamp  when a file of the log was last archived

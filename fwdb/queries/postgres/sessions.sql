@@ -13,8 +13,8 @@
 --   state           string   active, idle, idle in transaction, …; hidden without permission
 --   sessions        int64    sessions
 --   oldest_seconds  float64  longest time that one of them is in this state
---   waiting         int64    of these, active and waiting inside the server
---   blocked         int64    of these, waiting for a lock that another session holds
+--   waiting         Int64    of these, active and waiting inside the server
+--   blocked         Int64    of these, waiting for a lock that another session holds
 SELECT
     'postgres' AS database,
     coalesce(datname, '') AS database_name,

@@ -10,16 +10,16 @@
 --   database_id  int64      this database
 --   toplevel     boolean    sent by a client; false inside a function
 --   query_id     int64      identity of the statement without its constants
---   calls        int64      executions
---   total_ms     float64    time in the server, without the network
---   squares_ms2  float64    sum of the squared times
---   row_count    int64      rows returned or changed
---   hit_blocks   int64      blocks found in shared buffers
---   read_blocks  int64      blocks read from outside shared buffers
---   read_ms      float64    time of these reads; 0 also when track_io_timing is off
---   temp_blocks  int64      blocks written to temporary files
---   wal_bytes    int64      bytes of write-ahead log
---   plan_ms      float64    time to plan; 0 also when pg_stat_statements.track_planning is off
+--   calls        int64      counter, executions
+--   total_ms     float64    counter, time in the server, without the network
+--   squares_ms2  float64    counter, sum of the squared times
+--   row_count    int64      counter, rows returned or changed
+--   hit_blocks   int64      counter, blocks found in shared buffers
+--   read_blocks  int64      counter, blocks read from outside shared buffers
+--   read_ms      float64    counter, time of these reads; 0 also when track_io_timing is off
+--   temp_blocks  int64      counter, blocks written to temporary files
+--   wal_bytes    int64      counter, bytes of write-ahead log
+--   plan_ms      float64    counter, time to plan; 0 also when pg_stat_statements.track_planning is off
 --   stats_since  timestamp  begin of the entry; null before PostgreSQL 17
 SELECT
     entry.user_id,

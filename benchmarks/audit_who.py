@@ -79,7 +79,7 @@ def transactions(store: PostgresStore, rounds: int) -> None:
 
 
 def readings(store: PostgresStore, rounds: int) -> None:
-    items = PostgresRepository(store, models.catalog_items, models.CatalogItem)
+    items = PostgresRepository(store, models.CATALOG_ITEMS)
     items.create_many({"name": f"Item {n}", "type": "fabric"} for n in range(1_000))
     read = items.with_read_audit()
     one = items.first().id  # type: ignore[union-attr]

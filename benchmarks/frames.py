@@ -23,7 +23,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from fwdb import embedded, migrating, queries
-from fwdb.models import AuditLog, audit_logs
+from fwdb.models import AUDIT_LOGS, audit_logs
 from fwdb.repositories import PostgresRepository
 from fwdb.stores import PostgresStore, frames
 
@@ -101,7 +101,7 @@ def main() -> int:
         store.rows(sa.text(months))
         store.execute(sa.text("TRUNCATE audit.audit_logs"))
         store.execute(FILL, {"rows": ROWS})
-        logs = PostgresRepository(store, audit_logs, AuditLog)
+        logs = PostgresRepository(store, AUDIT_LOGS)
         newest = sa.select(audit_logs).order_by(audit_logs.c.created_at.desc())
 
         def read_sql() -> pd.DataFrame:

@@ -141,7 +141,7 @@ class _Signature:
             if parameter.kind is parameter.VAR_KEYWORD:
                 self._open = True
                 continue
-            kind = _kind(hints[name]) if name in hints else None
+            kind = _kind(hints[name]) if name in hints and name != "self" else None
             take = None
             if kind is not None:
                 self._kinds[name] = kind

@@ -6,26 +6,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import pandas as pd
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from fwdb import config
+from fwdb import config, models
 from fwdb.arguments import checks_arguments
 from fwdb.stores import MongoStore, PostgresStore
 
 if TYPE_CHECKING:
     from fwdb.audit import Audit
     from fwdb.metrics import Metrics
-    from fwdb.models import AuditLog, Avatar, CatalogItem, User
     from fwdb.monitoring import Health, Monitor
     from fwdb.repositories import MongoRepository, PostgresRepository
     from fwdb.seeding import Seeder
 
 Role = Literal["app", "owner", "report"]
 STORES = (PostgresStore.name, MongoStore.name)
+E = TypeVar("E", bound=models.Record)
 
 
 @checks_arguments
@@ -78,6 +78,27 @@ def connect(
     )
 
 
+@overload
+def _repository(
+    entity: models.TableEntity[E],
+) -> cached_property[PostgresRepository[E]]: ...
+@overload
+def _repository(entity: models.DocumentEntity[E]) -> cached_property[MongoRepository[E]]: ...
+def _repository(entity: models.Entity[Any]) -> Any:
+    """The attribute of `Database` with what is stored of `entity`."""
+
+    def made(db: Database) -> object:
+        from fwdb.repositories import MongoRepository, PostgresRepository
+
+        if isinstance(entity, models.DocumentEntity):
+            return MongoRepository(db.mongodb, entity, trail=db.postgres)
+        assert isinstance(entity, models.TableEntity)
+        return PostgresRepository(db.postgres, entity)
+
+    made.__doc__ = f"{entity.about} `{entity.stored_in}`."
+    return cached_property(made)
+
+
 @checks_arguments
 class Database:
     """Both stores and every part of fwdb over them. Close it, or use it in a ``with``.
@@ -95,44 +116,11 @@ class Database:
 
     # -- the data -----------------------------------------------------------------------------
 
-    @cached_property
-    def users(self) -> PostgresRepository[User]:
-        """Accounts, `shared.users`."""
-        from fwdb import models
-        from fwdb.repositories import PostgresRepository
-
-        return PostgresRepository(self.postgres, models.users, models.User)
-
-    @cached_property
-    def avatars(self) -> PostgresRepository[Avatar]:
-        """Body models, `avatar.avatars`."""
-        from fwdb import models
-        from fwdb.repositories import PostgresRepository
-
-        return PostgresRepository(self.postgres, models.avatars, models.Avatar)
-
-    @cached_property
-    def catalog_items(self) -> PostgresRepository[CatalogItem]:
-        """What designs are built from, `catalog.catalog_items`."""
-        from fwdb import models
-        from fwdb.repositories import PostgresRepository
-
-        return PostgresRepository(self.postgres, models.catalog_items, models.CatalogItem)
-
-    @cached_property
-    def audit_logs(self) -> PostgresRepository[AuditLog]:
-        """The rows of the audit trail, `audit.audit_logs`; ask `audit` for their meaning."""
-        from fwdb import models
-        from fwdb.repositories import PostgresRepository
-
-        return PostgresRepository(self.postgres, models.audit_logs, models.AuditLog)
-
-    @cached_property
-    def designs(self) -> MongoRepository:
-        """Designs, the collection `designs`."""
-        from fwdb.repositories import MongoRepository
-
-        return MongoRepository(self.mongodb, trail=self.postgres)
+    users = _repository(models.USERS)
+    avatars = _repository(models.AVATARS)
+    catalog_items = _repository(models.CATALOG_ITEMS)
+    designs = _repository(models.DESIGNS)
+    audit_logs = _repository(models.AUDIT_LOGS)
 
     def frame(self, sql: str, /, **parameters: Any) -> pd.DataFrame:
         """The answer of PostgreSQL to `sql`, with ``:name`` parameters, as a DataFrame."""

@@ -8,65 +8,63 @@ from typing import Any
 import pandas as pd
 
 from fwdb.audit import checks
-from fwdb.audit.questions import Moment, Questions
+from fwdb.audit.context import Context
+from fwdb.audit.questions import Moment
 
-__all__ = ["Anomalies"]
+__all__ = ["anomalies"]
 
 _QUERIES = ("audit_odd_hours", "audit_first_times", "audit_mass_deletes", "audit_strangers")
 
 
-class Anomalies(Questions):
-    """What is unusual; see `Audit`."""
+def anomalies(self: Context, since: Moment = "7d", until: Moment = "now") -> pd.DataFrame:
+    """What stands out in a window, newest first; the weeks before it say what is usual.
 
-    def anomalies(self, since: Moment = "7d", until: Moment = "now") -> pd.DataFrame:
-        """What stands out in a window, newest first; the weeks before it say what is usual.
-
-        `kind`, `started_at`, `ended_at`, `user_id` (missing: nobody or not known), `db_user`,
-        `entity_type`, `action`, `transaction_id` (all missing where it is no matter), `events`
-        (the figure that is odd), `usual`, `times_usual` (missing when nothing is usual) and a
-        `sentence`. Kinds: ``burst`` (an hour of `bursts`,
-        not of removals, at least half by one user), ``odd_hour``, ``new_kind`` and
-        ``new_actor`` (the first time), ``mass_delete``, ``unknown_actor``, ``new_login``,
-        ``other_login`` and ``missing_actor``. The query files `audit_bursts`, `audit_odd_hours`,
-        `audit_first_times`, `audit_mass_deletes` and `audit_strangers` have the thresholds and
-        their reasons. Raises `ParameterError` for times that do not make a window.
-        """
-        start, end = checks.closed_window(since, until)
-        found = [self._frame(query, since=start, until=end) for query in _QUERIES]
-        bursts = self._frame(
-            "audit_bursts", since=start, until=end, entity_type=None, user_id=None, action=None
-        )
-        # By one user for the most part, as a script is and a busy day is not; what was removed is
-        # judged by itself.
-        by_one = 2 * bursts["top_user_events"] >= bursts["events"]
-        bursts = bursts[by_one & (bursts["action"] != "DELETE")]
-        burst = bursts.rename(columns={"top_user_id": "user_id"}).assign(
-            kind="burst",
-            started_at=bursts["bucket_at"],
-            ended_at=bursts["bucket_at"] + pd.Timedelta(hours=1),
-            top=bursts["top_user_events"],
-        )
-        both = pd.concat([*found, burst.reindex(columns=[*found[0].columns, "top"])])
-        # In one order whatever way the server took.
-        order = [
-            "kind",
-            "user_id",
-            "db_user",
-            "entity_type",
-            "action",
-            "transaction_id",
-            "ended_at",
-        ]
-        frame = both.sort_values(["started_at", *order], ascending=[False] + [True] * len(order))
-        frame = frame.reset_index(drop=True).astype(
-            {name: found[0][name].dtype for name in found[0].columns}
-        )
-        sentences = [_sentence(row) for row in frame.to_dict("records")]
-        usual = frame["usual"]
-        return frame.drop(columns="top").assign(
-            times_usual=(frame["events"] / usual.where(usual > 0)).astype("float64"),
-            sentence=pd.Series(sentences, index=frame.index, dtype="str"),
-        )
+    `kind`, `started_at`, `ended_at`, `user_id` (missing: nobody or not known), `db_user`,
+    `entity_type`, `action`, `transaction_id` (all missing where it is no matter), `events`
+    (the figure that is odd), `usual`, `times_usual` (missing when nothing is usual) and a
+    `sentence`. Kinds: ``burst`` (an hour of `bursts`,
+    not of removals, at least half by one user), ``odd_hour``, ``new_kind`` and
+    ``new_actor`` (the first time), ``mass_delete``, ``unknown_actor``, ``new_login``,
+    ``other_login`` and ``missing_actor``. The query files `audit_bursts`, `audit_odd_hours`,
+    `audit_first_times`, `audit_mass_deletes` and `audit_strangers` have the thresholds and
+    their reasons. Raises `ParameterError` for times that do not make a window.
+    """
+    start, end = checks.closed_window(since, until)
+    found = [self.source.frame(query, since=start, until=end) for query in _QUERIES]
+    bursts = self.source.frame(
+        "audit_bursts", since=start, until=end, entity_type=None, user_id=None, action=None
+    )
+    # By one user for the most part, as a script is and a busy day is not; what was removed is
+    # judged by itself.
+    by_one = 2 * bursts["top_user_events"] >= bursts["events"]
+    bursts = bursts[by_one & (bursts["action"] != "DELETE")]
+    burst = bursts.rename(columns={"top_user_id": "user_id"}).assign(
+        kind="burst",
+        started_at=bursts["bucket_at"],
+        ended_at=bursts["bucket_at"] + pd.Timedelta(hours=1),
+        top=bursts["top_user_events"],
+    )
+    both = pd.concat([*found, burst.reindex(columns=[*found[0].columns, "top"])])
+    # In one order whatever way the server took.
+    order = [
+        "kind",
+        "user_id",
+        "db_user",
+        "entity_type",
+        "action",
+        "transaction_id",
+        "ended_at",
+    ]
+    frame = both.sort_values(["started_at", *order], ascending=[False] + [True] * len(order))
+    frame = frame.reset_index(drop=True).astype(
+        {name: found[0][name].dtype for name in found[0].columns}
+    )
+    sentences = [_sentence(row) for row in frame.to_dict("records")]
+    usual = frame["usual"]
+    return frame.drop(columns="top").assign(
+        times_usual=(frame["events"] / usual.where(usual > 0)).astype("float64"),
+        sentence=pd.Series(sentences, index=frame.index, dtype="str"),
+    )
 
 
 def _sentence(row: Mapping[Any, Any]) -> str:

@@ -12,9 +12,10 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pandas as pd
@@ -26,11 +27,12 @@ import sqlalchemy as sa
 from fwdb import queries
 from fwdb.audit import archives, partitions
 from fwdb.audit.archives import Archive
-from fwdb.audit.base import TABLE, AuditBase, Bounds, Past
+from fwdb.audit.context import TABLE, Bounds, Context, Past
+from fwdb.config import Settings
 from fwdb.errors import FeatureUnavailable, ParameterError
-from fwdb.stores import frames
+from fwdb.stores import PostgresStore, frames
 
-__all__ = ["Archived"]
+__all__ = ["TableAndArchives", "with_archives"]
 
 # Questions for rows, with whether their answer is in order of time or against it: the answers of
 # table and files are merged.
@@ -88,62 +90,37 @@ CREATE MACRO cardinality(list) AS len(list);
 _PARAMETER = re.compile(r"(?<![:\w\\]):(?=[a-zA-Z_])")
 
 
-class Archived(AuditBase):
-    """The trail with the months that left it; see `Audit`."""
+C = TypeVar("C", bound=Context)
 
-    _reads_archives = False
 
-    def with_archives(self) -> Self:
-        """The same trail with its archived months: ``db.audit.with_archives().history(…)``.
+def with_archives(self: C) -> C:
+    """The same trail with its archived months: ``db.audit.with_archives().history(…)``.
 
-        `history`, `search`, `by_user`, `recent`, `totals`, `activity` and `actors` then read the
-        table and the files in FWDB_AUDIT_ARCHIVE as one, with the columns, types and order that
-        they have without; so do `timeline`, `who_changed`, `diff` and `as_of`, for which the
-        server is handed the archived changes. Each file is compared with its checksum before its
-        first use. Raises, when asked, `ArchiveError` for a file that is missing or damaged,
-        `FeatureUnavailable` for another question, and for the first seven without DuckDB (the
-        extra ``archive``), `ParameterError` for more changes than can be handed over.
-        """
-        other = copy.copy(self)
-        other._reads_archives = True
-        return other
+    `history`, `search`, `by_user`, `recent`, `totals`, `activity` and `actors` then read the
+    table and the files in FWDB_AUDIT_ARCHIVE as one, with the columns, types and order that
+    they have without; so do `timeline`, `who_changed`, `diff` and `as_of`, for which the
+    server is handed the archived changes. Each file is compared with its checksum before its
+    first use. Raises, when asked, `ArchiveError` for a file that is missing or damaged,
+    `FeatureUnavailable` for another question, and for the first seven without DuckDB (the
+    extra ``archive``), `ParameterError` for more changes than can be handed over.
+    """
+    other = copy.copy(self)
+    other.source = TableAndArchives(self.postgres, self.settings)
+    return other
 
-    @contextmanager
-    def _past(
-        self, entity_type: str | None, id: UUID | None, window: Bounds = (None, None)
-    ) -> Iterator[Past]:
-        """With the archived changes beside the table, handed to the server with the question."""
-        if not self._reads_archives or not partitions.recorded(self._postgres):
-            with super()._past(entity_type, id) as past:
-                yield past
-            return
-        with self._settled():
-            rows, begins = _changes(self._files(*window), entity_type, id)
-            live = _LIVE.format(self._instead.get(TABLE, TABLE))
-            both = f"({live} UNION ALL {_HANDED}) AS trail"
-            yield Past({TABLE: both}, {"archived": rows}, begins=begins)
 
-    def _within_reach(self, at: datetime, name: str, remedy: str = "") -> None:
-        if not self._reads_archives:
-            super()._within_reach(at, name, remedy)
+@dataclass(frozen=True)
+class TableAndArchives:
+    """The rows that are in the table, and those of months that left it."""
 
-    @contextmanager
-    def _settled(self) -> Iterator[None]:
-        """Months and rows of one moment: no month is read twice, or not at all.
+    store: PostgresStore
+    settings: Settings
 
-        A month that is detached meanwhile waits for this lock.
-        """
-        with self._postgres.transaction(isolation="repeatable read", read_only=True) as connection:
-            connection.execute(sa.text(f"LOCK TABLE {TABLE} IN ACCESS SHARE MODE /* fwdb */"))
-            yield
-
-    def _frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
-        if not self._reads_archives or not partitions.recorded(self._postgres):
-            return super()._frame(query, **parameters)
+    def frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
         if query in _CHANGES:
             window = (parameters.get("since"), parameters.get("until"))
-            with self._past(parameters["entity_type"], parameters["entity_id"], window) as past:
-                return self._postgres.frame(
+            with self.past(parameters["entity_type"], parameters["entity_id"], window) as past:
+                return self.store.frame(
                     query, instead=past.instead, **parameters, **past.parameters
                 )
         if query not in _ROWS and query not in _FIGURES:
@@ -154,18 +131,43 @@ class Archived(AuditBase):
         with self._settled():
             files = self._files(parameters.get("since"), parameters.get("until"))
             if not files:
-                return super()._frame(query, **parameters)
+                return self.store.frame(query, **parameters)
             if query in _FIGURES:
                 live = self._looked_at(parameters, before=_FIGURES[query])
                 return _ask(query, parameters, files, live)
-            table = super()._frame(query, **parameters)
+            table = self.store.frame(query, **parameters)
         return _merged(query, parameters, files, table)
+
+    @contextmanager
+    def past(
+        self, entity_type: str | None, id: UUID | None, window: Bounds = (None, None)
+    ) -> Iterator[Past]:
+        """With the archived changes beside the table, handed to the server with the question."""
+        with self._settled():
+            rows, begins = _changes(self._files(*window), entity_type, id)
+            both = f"({_LIVE.format(TABLE)} UNION ALL {_HANDED}) AS trail"
+            yield Past({TABLE: both}, {"archived": rows}, begins=begins)
+
+    def require(self, at: datetime, name: str, remedy: str = "") -> None:
+        """All that ever was is within reach."""
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Months and rows of one moment: no month is read twice, or not at all.
+
+        A month that is detached meanwhile waits for this lock.
+        """
+        with self.store.transaction(isolation="repeatable read", read_only=True) as connection:
+            connection.execute(sa.text(f"LOCK TABLE {TABLE} IN ACCESS SHARE MODE /* fwdb */"))
+            yield
 
     def _files(self, since: datetime | None, until: datetime | None) -> list[Path]:
         """The files of months that are not in the table, as far as they touch the window."""
         found = []
         folder = None
-        for month in partitions.months(self._postgres):
+        if not partitions.recorded(self.store):
+            return []
+        for month in partitions.months(self.store):
             # A month that was made again after it was dropped is in both.
             if month.path is None or (month.state == "live" and month.dropped_at is None):
                 continue
@@ -173,12 +175,12 @@ class Archived(AuditBase):
             assert month.until is not None
             if (until and month.since >= until) or (since and month.until <= since):
                 continue
-            folder = folder or archives.folder(self._settings)
+            folder = folder or archives.folder(self.settings)
             found.append(archives.check(folder, self._archive(month.day)))
         return found
 
     def _archive(self, day: date) -> Archive:
-        row = self._postgres.rows(
+        row = self.store.rows(
             sa.text(
                 "SELECT to_char(month, 'YYYY-MM') AS month, path, rows, bytes, sha256"
                 " FROM audit.archives WHERE month = :day /* fwdb */"
@@ -190,10 +192,10 @@ class Archived(AuditBase):
     def _looked_at(self, parameters: Mapping[str, Any], before: timedelta) -> pa.Table:
         """The columns of the window that figures need, from the table."""
         parts: list[pa.Table] = []
-        self._postgres.stream(
+        self.store.stream(
             sa.text(
                 f"SELECT {_LOOKED_AT}, CAST(user_id AS text) AS user_id"
-                f" FROM {self._instead.get(TABLE, TABLE)}"
+                f" FROM {TABLE}"
                 " WHERE created_at >= :since AND created_at < :until"
             ),
             parts.append,

@@ -11,12 +11,12 @@ import sqlalchemy as sa
 
 from fwdb.audit import checks
 from fwdb.audit import coverage_findings as findings
-from fwdb.audit.base import AuditBase
+from fwdb.audit.context import Context
 from fwdb.audit.coverage_findings import STATUSES, Finding, Kind
 from fwdb.audit.questions import Moment
 from fwdb.errors import FwdbError
 
-__all__ = ["Coverage", "Standing", "as_frame"]
+__all__ = ["Standing", "as_frame", "coverage", "standing"]
 
 COLLECTION = "designs"
 
@@ -72,99 +72,101 @@ def as_frame(found: Iterable[Finding]) -> pd.DataFrame:
     return pd.DataFrame([astuple(f) for f in order], columns=names, dtype="str")
 
 
-class Coverage(AuditBase):
-    """What is captured and what is not; see `Audit`."""
+def coverage(self: Context) -> pd.DataFrame:
+    """Everything whose changes belong into the trail, what is not captured first.
 
-    def coverage(self) -> pd.DataFrame:
-        """Everything whose changes belong into the trail, what is not captured first.
+    `database`, `object`, `kind`, `status`, `sentence`, `remedy`. `kind` is table, column,
+    partition, trigger, right, partition_ahead, journal, collection, follower or gap;
+    `status` is ``uncovered`` (changes are lost, or soon will be), ``gap`` (changes of some
+    time in the past are not known), ``behind`` (captured, but late or by an older trigger),
+    ``exposed`` (somebody else than the owner may write to the trail), ``not_known``,
+    ``redacted`` (left out on purpose) or ``covered``. fwdb's own tables and those of
+    migrations are not listed. Without MongoDB its rows say so. Raises `StoreUnavailable`
+    without PostgreSQL.
+    """
+    found = list(standing(self).findings)
+    if self.mongodb is not None:
+        found += following_standing(self).findings
+        try:
+            found.append(images(self))
+        except FwdbError as error:
+            found.append(Finding("mongodb", COLLECTION, "collection", "not_known", str(error)))
+    return as_frame(found)
 
-        `database`, `object`, `kind`, `status`, `sentence`, `remedy`. `kind` is table, column,
-        partition, trigger, right, partition_ahead, journal, collection, follower or gap;
-        `status` is ``uncovered`` (changes are lost, or soon will be), ``gap`` (changes of some
-        time in the past are not known), ``behind`` (captured, but late or by an older trigger),
-        ``exposed`` (somebody else than the owner may write to the trail), ``not_known``,
-        ``redacted`` (left out on purpose) or ``covered``. fwdb's own tables and those of
-        migrations are not listed. Without MongoDB its rows say so. Raises `StoreUnavailable`
-        without PostgreSQL.
-        """
-        found = list(self.standing().findings)
-        if self._mongodb is not None:
-            found += self.following_standing().findings
-            try:
-                found.append(self.images())
-            except FwdbError as error:
-                found.append(Finding("mongodb", COLLECTION, "collection", "not_known", str(error)))
-        return as_frame(found)
 
-    def standing(self) -> Standing:
-        """Of PostgreSQL: its tables and the trail itself."""
-        store = self._postgres
-        months = store.rows("audit_coverage_months", months=findings.MONTHS_MADE)
-        ahead = findings.ahead(months)
-        captured = (
-            {row["table_name"]: row for row in store.rows("audit_coverage_captured")}
-            if self._has("audit.captured")
-            else {}
-        )
-        journals = {
-            name: store.rows(_waiting(row["journal"]))[0]
-            for name, row in captured.items()
-            if row["journal"] is not None
-        }
-        return Standing(
-            (
-                *findings.tables(
-                    store.rows("audit_coverage_columns"),
-                    captured,
-                    store.rows("audit_coverage_triggers"),
-                ),
-                *(findings.journal(name, r["rows"], r["age"]) for name, r in journals.items()),
-                *([] if self._has("audit.audit_logs") else [findings.NO_TRAIL]),
-                *findings.rights(store.rows("audit_coverage_rights")),
-                *findings.functions(store.rows("audit_coverage_functions")),
-                *findings.trail(store.rows("audit_coverage_trail")),
-                *findings.months(months, ahead),
+def standing(self: Context) -> Standing:
+    """Of PostgreSQL: its tables and the trail itself."""
+    store = self.postgres
+    months = store.rows("audit_coverage_months", months=findings.MONTHS_MADE)
+    ahead = findings.ahead(months)
+    captured = (
+        {row["table_name"]: row for row in store.rows("audit_coverage_captured")}
+        if _has(self, "audit.captured")
+        else {}
+    )
+    journals = {
+        name: store.rows(_waiting(row["journal"]))[0]
+        for name, row in captured.items()
+        if row["journal"] is not None
+    }
+    return Standing(
+        (
+            *findings.tables(
+                store.rows("audit_coverage_columns"),
+                captured,
+                store.rows("audit_coverage_triggers"),
             ),
-            is_on=bool(captured),
-            months_ahead=ahead,
-            journal_rows=sum(r["rows"] for r in journals.values()) if journals else None,
-            journal_age_seconds=max(
-                (r["age"] for r in journals.values() if r["age"] is not None), default=None
-            ),
-        )
+            *(findings.journal(name, r["rows"], r["age"]) for name, r in journals.items()),
+            *([] if _has(self, "audit.audit_logs") else [findings.NO_TRAIL]),
+            *findings.rights(store.rows("audit_coverage_rights")),
+            *findings.functions(store.rows("audit_coverage_functions")),
+            *findings.trail(store.rows("audit_coverage_trail")),
+            *findings.months(months, ahead),
+        ),
+        is_on=bool(captured),
+        months_ahead=ahead,
+        journal_rows=sum(r["rows"] for r in journals.values()) if journals else None,
+        journal_age_seconds=max(
+            (r["age"] for r in journals.values() if r["age"] is not None), default=None
+        ),
+    )
 
-    def without_actor(self, since: Moment) -> int | None:
-        """Changes from `since` on of which nobody said who made them; None without a trail."""
-        if not self._has("audit.audit_logs"):
-            return None
-        start, end = checks.closed_window(since, "now")
-        rows = self._frame(
-            "audit_totals", since=start, until=end, entity_type=None, user_id=None, action=None
-        )
-        return int(rows.loc[rows["action"] != "READ", "without_actor"].sum())
 
-    def following_standing(self) -> Standing:
-        """Of MongoDB, as PostgreSQL knows it: whether its changes are read, and how far."""
-        if not self._has("audit.runs"):
-            return Standing((findings.follower(COLLECTION, None),), is_on=False)
-        rows = self._postgres.rows("audit_followers")
-        gaps = self._postgres.rows(_GAPS, name=COLLECTION)
-        found = next((one for one in rows if one["name"] == COLLECTION), None)
-        return Standing(
-            (findings.follower(COLLECTION, found), *findings.gaps(gaps)),
-            is_on=found is not None,
-            behind_seconds=None if found is None else found["behind_seconds"],
-            gaps=tuple((g["since"], g["until"]) for g in gaps) if found else None,
-        )
+def without_actor(self: Context, since: Moment) -> int | None:
+    """Changes from `since` on of which nobody said who made them; None without a trail."""
+    if not _has(self, "audit.audit_logs"):
+        return None
+    start, end = checks.closed_window(since, "now")
+    rows = self.source.frame(
+        "audit_totals", since=start, until=end, entity_type=None, user_id=None, action=None
+    )
+    return int(rows.loc[rows["action"] != "READ", "without_actor"].sum())
 
-    def images(self) -> Finding:
-        """Whether MongoDB keeps what a follower needs to know of a change."""
-        assert self._mongodb is not None
-        with self._mongodb.errors():
-            listed = [*self._mongodb.database.list_collections(filter={"name": COLLECTION})]
-        return findings.collection(COLLECTION, listed)
 
-    def _has(self, table: str) -> bool:
-        """Whether there is this table; a database that nobody migrated has none of ours."""
-        asked = sa.text("SELECT to_regclass(:name) IS NOT NULL AS there /* fwdb */")
-        return bool(self._postgres.rows(asked, name=table)[0]["there"])
+def following_standing(self: Context) -> Standing:
+    """Of MongoDB, as PostgreSQL knows it: whether its changes are read, and how far."""
+    if not _has(self, "audit.runs"):
+        return Standing((findings.follower(COLLECTION, None),), is_on=False)
+    rows = self.postgres.rows("audit_followers")
+    gaps = self.postgres.rows(_GAPS, name=COLLECTION)
+    found = next((one for one in rows if one["name"] == COLLECTION), None)
+    return Standing(
+        (findings.follower(COLLECTION, found), *findings.gaps(gaps)),
+        is_on=found is not None,
+        behind_seconds=None if found is None else found["behind_seconds"],
+        gaps=tuple((g["since"], g["until"]) for g in gaps) if found else None,
+    )
+
+
+def images(self: Context) -> Finding:
+    """Whether MongoDB keeps what a follower needs to know of a change."""
+    assert self.mongodb is not None
+    with self.mongodb.errors():
+        listed = [*self.mongodb.database.list_collections(filter={"name": COLLECTION})]
+    return findings.collection(COLLECTION, listed)
+
+
+def _has(self: Context, table: str) -> bool:
+    """Whether there is this table; a database that nobody migrated has none of ours."""
+    asked = sa.text("SELECT to_regclass(:name) IS NOT NULL AS there /* fwdb */")
+    return bool(self.postgres.rows(asked, name=table)[0]["there"])

@@ -8,7 +8,7 @@ from typing import Any
 from fwdb.audit import values
 from fwdb.audit.undoing import Blocked, Step
 from fwdb.errors import DuplicateKey, FeatureUnavailable
-from fwdb.models import DESIGN_FIELDS, document_id
+from fwdb.models import DESIGNS, document_id
 from fwdb.stores import MongoStore, actor
 
 __all__ = ["Designs"]
@@ -27,7 +27,7 @@ class Designs:
     @staticmethod
     def stored(name: str) -> str:
         """The name that a field of a design has in the document."""
-        return DESIGN_FIELDS.get(name, name)
+        return DESIGNS.stored.get(name, name)
 
     @property
     def _store(self) -> MongoStore:

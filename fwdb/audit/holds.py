@@ -8,7 +8,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from fwdb.audit import partitions
-from fwdb.audit.base import AuditBase
+from fwdb.audit.context import Context
 from fwdb.errors import (
     Conflict,
     DuplicateKey,
@@ -19,67 +19,64 @@ from fwdb.errors import (
 )
 from fwdb.stores import PostgresStore
 
-__all__ = ["Holds", "active"]
+__all__ = ["active", "hold", "holds", "release"]
 
 
-class Holds(AuditBase):
-    """Months that must be kept; see `Audit`."""
+def hold(self: Context, month: str, *, reason: str | None = None) -> None:
+    """Keep `month` (2025-10) in the trail until `release`, whatever the retention.
 
-    def hold(self, month: str, *, reason: str | None = None) -> None:
-        """Keep `month` (2025-10) in the trail until `release`, whatever the retention.
-
-        The hold keeps who set it, when, and `reason`. A month that was archived before stays in
-        its file, which fwdb never removes. Raises `ParameterError` for a month that is to come
-        or of which the trail has nothing, so that a slip does not leave the right one
-        unprotected, and `Conflict` for one that is held.
-        """
-        require(self._postgres)
-        day = parse(month)
-        if day > datetime.now(UTC).date():
-            raise ParameterError(
-                f"'month' is '{month}', which is to come; give a month up to now.", name="month"
-            )
-        if not _there(self._postgres, day):
-            raise ParameterError(
-                f"'month' is '{month}', of which the audit trail has nothing; "
-                "'fwdb audit partitions' lists its months.",
-                name="month",
-            )
-        try:
-            self._postgres.execute(
-                sa.text("INSERT INTO audit.holds (month, reason) VALUES (:month, :reason)"),
-                {"month": day, "reason": reason},
-            )
-        except DuplicateKey:
-            raise Conflict(
-                f"{month} is held already; 'fwdb audit holds' says since when."
-            ) from None
-
-    def release(self, month: str) -> None:
-        """End the hold of `month`; that it was held, by whom it was released, stays on record.
-
-        Raises `UnknownName` for a month that is not held.
-        """
-        require(self._postgres)
-        released = self._postgres.execute(
-            sa.text(
-                "UPDATE audit.holds SET released_at = clock_timestamp(), released_by = session_user"
-                " WHERE month = :month AND released_at IS NULL"
-            ),
-            {"month": parse(month)},
+    The hold keeps who set it, when, and `reason`. A month that was archived before stays in
+    its file, which fwdb never removes. Raises `ParameterError` for a month that is to come
+    or of which the trail has nothing, so that a slip does not leave the right one
+    unprotected, and `Conflict` for one that is held.
+    """
+    require(self.postgres)
+    day = parse(month)
+    if day > datetime.now(UTC).date():
+        raise ParameterError(
+            f"'month' is '{month}', which is to come; give a month up to now.", name="month"
         )
-        if not released.rowcount:
-            held = [f"{day:%Y-%m}" for day in active(self._postgres)]
-            raise UnknownName("held month", month, held)
+    if not _there(self.postgres, day):
+        raise ParameterError(
+            f"'month' is '{month}', of which the audit trail has nothing; "
+            "'fwdb audit partitions' lists its months.",
+            name="month",
+        )
+    try:
+        self.postgres.execute(
+            sa.text("INSERT INTO audit.holds (month, reason) VALUES (:month, :reason)"),
+            {"month": day, "reason": reason},
+        )
+    except DuplicateKey:
+        raise Conflict(f"{month} is held already; 'fwdb audit holds' says since when.") from None
 
-    def holds(self, *, released: bool = False) -> pd.DataFrame:
-        """Months that are held, oldest first; with `released` those that were held, too.
 
-        `month` (2025-10), `held_at`, `held_by`, `reason`, `released_at` and `released_by`
-        (missing while held).
-        """
-        require(self._postgres)
-        return self._postgres.frame("audit_holds", released=released)
+def release(self: Context, month: str) -> None:
+    """End the hold of `month`; that it was held, by whom it was released, stays on record.
+
+    Raises `UnknownName` for a month that is not held.
+    """
+    require(self.postgres)
+    released = self.postgres.execute(
+        sa.text(
+            "UPDATE audit.holds SET released_at = clock_timestamp(), released_by = session_user"
+            " WHERE month = :month AND released_at IS NULL"
+        ),
+        {"month": parse(month)},
+    )
+    if not released.rowcount:
+        held = [f"{day:%Y-%m}" for day in active(self.postgres)]
+        raise UnknownName("held month", month, held)
+
+
+def holds(self: Context, *, released: bool = False) -> pd.DataFrame:
+    """Months that are held, oldest first; with `released` those that were held, too.
+
+    `month` (2025-10), `held_at`, `held_by`, `reason`, `released_at` and `released_by`
+    (missing while held).
+    """
+    require(self.postgres)
+    return self.postgres.frame("audit_holds", released=released)
 
 
 def parse(month: str) -> date:

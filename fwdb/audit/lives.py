@@ -12,71 +12,69 @@ import pandas as pd
 
 from fwdb.arguments import Count
 from fwdb.audit import checks
-from fwdb.audit.base import AuditBase
+from fwdb.audit.context import Context
 from fwdb.audit.questions import Moment
 from fwdb.audit.values import REDACTED, REDACTED_CHANGED
 from fwdb.models import Id, entity_uuid
 
-__all__ = ["Break", "FieldChange", "Lives", "breaks", "field_changes"]
+__all__ = ["Break", "FieldChange", "breaks", "field_changes", "most_changed", "unclaimed"]
 
 # They follow every update and tell nothing by themselves.
 FOLLOWERS = frozenset({"updated_at", "updatedAt", "version", "_audit"})
 
 
-class Lives(AuditBase):
-    """Which entities have a life worth reading; see `Audit`."""
+def most_changed(
+    self: Context,
+    since: Moment = "7d",
+    until: Moment = "now",
+    *,
+    entity_type: str | None = None,
+    entity_id: Id | None = None,
+    top: Count = 10,
+) -> pd.DataFrame:
+    """The `top` entities by creations, updates and deletions in the window.
 
-    def most_changed(
-        self,
-        since: Moment = "7d",
-        until: Moment = "now",
-        *,
-        entity_type: str | None = None,
-        entity_id: Id | None = None,
-        top: Count = 10,
-    ) -> pd.DataFrame:
-        """The `top` entities by creations, updates and deletions in the window.
+    `entity_type`, `entity_id`, `changes`, `actors` (users who made them), `last_at`; most
+    changes first. With `entity_id` it tells of what type that entity is.
+    """
+    start, end = checks.closed_window(since, until)
+    if entity_type is not None:
+        checks.askable(self.postgres, entity_type)
+    return self.source.frame(
+        "audit_most_changed",
+        since=start,
+        until=end,
+        entity_type=entity_type,
+        entity_id=None if entity_id is None else str(entity_uuid(entity_id)),
+        row_limit=top,
+    )
 
-        `entity_type`, `entity_id`, `changes`, `actors` (users who made them), `last_at`; most
-        changes first. With `entity_id` it tells of what type that entity is.
-        """
-        start, end = checks.closed_window(since, until)
-        if entity_type is not None:
-            checks.askable(self._postgres, entity_type)
-        return self._frame(
-            "audit_most_changed",
-            since=start,
-            until=end,
-            entity_type=entity_type,
-            entity_id=None if entity_id is None else str(entity_uuid(entity_id)),
-            row_limit=top,
-        )
 
-    def unclaimed(
-        self,
-        since: Moment = "7d",
-        until: Moment = "now",
-        *,
-        entity_type: str | None = None,
-        action: str | None = None,
-        top: Count = 20,
-    ) -> pd.DataFrame:
-        """Changes of which nobody said who made them, by what the server knew of the session.
+def unclaimed(
+    self: Context,
+    since: Moment = "7d",
+    until: Moment = "now",
+    *,
+    entity_type: str | None = None,
+    action: str | None = None,
+    top: Count = 20,
+) -> pd.DataFrame:
+    """Changes of which nobody said who made them, by what the server knew of the session.
 
-        `db_user`, `application_name`, `origin`, `entity_type`, `action`, `changes`, `last_at`;
-        the `top` groups with most changes. In rows from before fwdb the first three are missing.
-        """
-        start, end = checks.closed_window(since, until)
-        if entity_type is not None:
-            checks.askable(self._postgres, entity_type)
-        return self._frame(
-            "audit_unclaimed",
-            since=start,
-            until=end,
-            entity_type=entity_type,
-            action=checks.action(action),
-            row_limit=top,
-        )
+    `db_user`, `application_name`, `origin`, `entity_type`, `action`, `changes`, `last_at`;
+    the `top` groups with most changes. In rows from before fwdb the first three are missing.
+    """
+    start, end = checks.closed_window(since, until)
+    if entity_type is not None:
+        checks.askable(self.postgres, entity_type)
+    return self.source.frame(
+        "audit_unclaimed",
+        since=start,
+        until=end,
+        entity_type=entity_type,
+        action=checks.action(action),
+        row_limit=top,
+    )
 
 
 @dataclass(frozen=True, slots=True)

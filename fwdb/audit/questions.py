@@ -10,12 +10,12 @@ import pandas as pd
 
 from fwdb.arguments import Count
 from fwdb.audit import checks, values
-from fwdb.audit.base import AuditBase
+from fwdb.audit.context import Context
 from fwdb.errors import ParameterError
 from fwdb.models import Id, entity_uuid
 from fwdb.timespan import Time
 
-__all__ = ["Id", "Moment", "Questions"]
+__all__ = ["Id", "Moment"]
 
 Moment = Time
 Names = str | Sequence[str]
@@ -25,280 +25,291 @@ _HOURLY_UP_TO = timedelta(days=7)
 Bucket = Annotated[str, ("minute", "hour", "day", "week", "month")]
 
 
-class Questions(AuditBase):
-    """What can be asked of the trail; see `Audit`."""
+def history(self: Context, entity_type: str, id: Id) -> pd.DataFrame:
+    """The life of one entity, oldest first; no rows when nothing is known of it.
 
-    # -- asking for rows ----------------------------------------------------------------------
+    Columns, here as in all questions for rows: `id`, `created_at`, `action`, `entity_type`,
+    `entity_id` (as it was given, a UUID or an ObjectId), `user_id`, `changed_fields` (names
+    with commas), `old_values` and `new_values` (JSON text), `metadata`, `ip_address`,
+    `user_agent`; and what the server knew: `transaction_id`, `origin` (``trigger``,
+    ``follower`` or ``application``), `reason` (as the caller said), `db_user`,
+    `application_name`, `client_address`. These are missing in rows from before fwdb.
+    """
+    _askable(self, entity_type)
+    return _rows(self, "audit_history", entity_type=entity_type, entity_id=entity_uuid(id))
 
-    def history(self, entity_type: str, id: Id) -> pd.DataFrame:
-        """The life of one entity, oldest first; no rows when nothing is known of it.
 
-        Columns, here as in all questions for rows: `id`, `created_at`, `action`, `entity_type`,
-        `entity_id` (as it was given, a UUID or an ObjectId), `user_id`, `changed_fields` (names
-        with commas), `old_values` and `new_values` (JSON text), `metadata`, `ip_address`,
-        `user_agent`; and what the server knew: `transaction_id`, `origin` (``trigger``,
-        ``follower`` or ``application``), `reason` (as the caller said), `db_user`,
-        `application_name`, `client_address`. These are missing in rows from before fwdb.
-        """
-        self._askable(entity_type)
-        return self._rows("audit_history", entity_type=entity_type, entity_id=entity_uuid(id))
+def by_user(
+    self: Context,
+    user_id: Id,
+    *,
+    since: Moment | None = None,
+    until: Moment | None = None,
+    limit: Count | None = None,
+) -> pd.DataFrame:
+    """What one user did, newest first; everything without `limit`."""
+    return search(self, since=since, until=until, user_id=user_id, limit=limit)
 
-    def by_user(
+
+def recent(self: Context, limit: Count = 100) -> pd.DataFrame:
+    """The newest `limit` rows, newest first."""
+    return search(self, limit=limit)
+
+
+def search(
+    self: Context,
+    *,
+    since: Moment | None = None,
+    until: Moment | None = None,
+    actions: Names | None = None,
+    entity_types: Names | None = None,
+    users: Id | Sequence[Id] | None = None,
+    changed_field: str | None = None,
+    limit: Count | None = 1000,
+    action: str | None = None,
+    entity_type: str | None = None,
+    user_id: Id | None = None,
+) -> pd.DataFrame:
+    """Rows that fit all that is given, newest first, at most `limit` (None: all).
+
+    `actions`, `entity_types` and `users` let through what they list; `action`, `entity_type`
+    and `user_id` are the same filters for one value. `changed_field` finds rows in which that
+    field differs before and after, in the spelling of Python or of the service (`first_name`,
+    `firstName`); a creation or deletion touches all fields it holds. Raises `UnknownName` for
+    an entity type, action or field that there is not, `ParameterError` for times that do not
+    make a window.
+    """
+    start, end = checks.window(since, until)
+    types = checks.listed(
+        "entity_types", entity_types, entity_type, lambda name: _known(self, name)
+    )
+    if changed_field is not None:
+        checks.field(self.postgres, changed_field, types)
+    return _rows(
         self,
-        user_id: Id,
-        *,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        limit: Count | None = None,
-    ) -> pd.DataFrame:
-        """What one user did, newest first; everything without `limit`."""
-        return self.search(since=since, until=until, user_id=user_id, limit=limit)
+        "audit_search",
+        since=start,
+        until=end,
+        entity_types=types,
+        users=checks.listed("users", users, user_id, checks.user),
+        actions=checks.listed("actions", actions, action, checks.action),
+        changed_field=changed_field,
+        changed_field_too=checks.other_spelling(changed_field),
+        row_limit=limit,
+    )
 
-    def recent(self, limit: Count = 100) -> pd.DataFrame:
-        """The newest `limit` rows, newest first."""
-        return self.search(limit=limit)
 
-    def search(
-        self,
-        *,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        actions: Names | None = None,
-        entity_types: Names | None = None,
-        users: Id | Sequence[Id] | None = None,
-        changed_field: str | None = None,
-        limit: Count | None = 1000,
-        action: str | None = None,
-        entity_type: str | None = None,
-        user_id: Id | None = None,
-    ) -> pd.DataFrame:
-        """Rows that fit all that is given, newest first, at most `limit` (None: all).
+def timeline(self: Context, entity_type: str, id: Id) -> pd.DataFrame:
+    """The life of one entity to be read from top to bottom: one row per changed field.
 
-        `actions`, `entity_types` and `users` let through what they list; `action`, `entity_type`
-        and `user_id` are the same filters for one value. `changed_field` finds rows in which that
-        field differs before and after, in the spelling of Python or of the service (`first_name`,
-        `firstName`); a creation or deletion touches all fields it holds. Raises `UnknownName` for
-        an entity type, action or field that there is not, `ParameterError` for times that do not
-        make a window.
-        """
-        start, end = checks.window(since, until)
-        types = checks.listed("entity_types", entity_types, entity_type, self._known)
-        if changed_field is not None:
-            checks.field(self._postgres, changed_field, types)
-        return self._rows(
-            "audit_search",
-            since=start,
-            until=end,
-            entity_types=types,
-            users=checks.listed("users", users, user_id, checks.user),
-            actions=checks.listed("actions", actions, action, checks.action),
-            changed_field=changed_field,
-            changed_field_too=checks.other_spelling(changed_field),
-            row_limit=limit,
-        )
+    `changed_at`, `entity_type`, `entity_id`, `action`, `field`, `before` and `after` (JSON
+    text; missing where the field was not there), `user_id`, `reason`, `origin`,
+    `transaction_id`, `db_user`, `application_name`, `client_address`, `log_id` (the row of
+    the trail). Oldest first. Readings are left out, and what follows every update
+    (`updated_at`, `version`) is left out of updates.
+    """
+    _askable(self, entity_type)
+    return _shown(_changes(self, entity_type, id).iloc[::-1].reset_index(drop=True))
 
-    def timeline(self, entity_type: str, id: Id) -> pd.DataFrame:
-        """The life of one entity to be read from top to bottom: one row per changed field.
 
-        `changed_at`, `entity_type`, `entity_id`, `action`, `field`, `before` and `after` (JSON
-        text; missing where the field was not there), `user_id`, `reason`, `origin`,
-        `transaction_id`, `db_user`, `application_name`, `client_address`, `log_id` (the row of
-        the trail). Oldest first. Readings are left out, and what follows every update
-        (`updated_at`, `version`) is left out of updates.
-        """
-        self._askable(entity_type)
-        return _shown(self._changes(entity_type, id).iloc[::-1].reset_index(drop=True))
+def who_changed(
+    self: Context,
+    field: str,
+    *,
+    entity_type: str | None = None,
+    id: Id | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
+    limit: Count | None = 1000,
+) -> pd.DataFrame:
+    """Each change of a field, newest first, at most `limit` (None: all): columns of `timeline`.
 
-    def who_changed(
-        self,
-        field: str,
-        *,
-        entity_type: str | None = None,
-        id: Id | None = None,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        limit: Count | None = 1000,
-    ) -> pd.DataFrame:
-        """Each change of a field, newest first, at most `limit` (None: all): columns of `timeline`.
+    `field` is found in both spellings, `first_name` and `firstName`. Raises `UnknownName`
+    with the nearest right name, `ParameterError` for an `id` without its `entity_type`.
+    """
+    start, end = checks.window(since, until)
+    _askable(self, entity_type)
+    if id is not None and entity_type is None:
+        raise ParameterError("'id' needs 'entity_type' too.", name="entity_type")
+    checks.field(self.postgres, field, None if entity_type is None else [entity_type])
+    return _shown(_changes(self, entity_type, id, field=field, since=start, until=end, limit=limit))
 
-        `field` is found in both spellings, `first_name` and `firstName`. Raises `UnknownName`
-        with the nearest right name, `ParameterError` for an `id` without its `entity_type`.
-        """
-        start, end = checks.window(since, until)
-        self._askable(entity_type)
-        if id is not None and entity_type is None:
-            raise ParameterError("'id' needs 'entity_type' too.", name="entity_type")
-        checks.field(self._postgres, field, None if entity_type is None else [entity_type])
-        return _shown(
-            self._changes(entity_type, id, field=field, since=start, until=end, limit=limit)
-        )
 
-    def diff(self, entity_type: str, id: Id, since: Moment, until: Moment = "now") -> pd.DataFrame:
-        """What is different of one entity at `until` from what it was at `since`.
+def diff(
+    self: Context, entity_type: str, id: Id, since: Moment, until: Moment = "now"
+) -> pd.DataFrame:
+    """What is different of one entity at `until` from what it was at `since`.
 
-        One row per field, by name: `field`, `before`, `after` (JSON text; missing where the
-        entity or the field was not there), `changes` (how often it changed in between),
-        `changed_at` and `user_id` of the last one, and `reason`, `db_user`, `log_id` of it. A
-        field that came back to its value has no row. Raises as `who_changed`, and
-        `ParameterError` for a `since` from when on changes are in archives.
-        """
-        start, end = checks.closed_window(since, until)
-        self._askable(entity_type)
-        self._within_reach(start, "since", ", or ask with_archives()")
-        changes = self._changes(entity_type, id, since=start, until=end)
-        counts = changes.groupby("field")["field"].transform("size").astype("int64")
-        last = changes.assign(changes=counts).drop_duplicates("field", keep="first")
-        first = changes.drop_duplicates("field", keep="last").set_index("field")["before"]
-        found = last.assign(before=last["field"].map(first).astype("str"))
-        same = found["before"].eq(found["after"]).fillna(False) | (
-            found["before"].isna() & found["after"].isna()
-        )
-        columns = ["field", "before", "after", "changes", "changed_at", "user_id", "reason",
-                   "db_user", "log_id"]  # fmt: skip
-        different = found.loc[~same.astype(bool), columns]
-        return _shown(different.sort_values("field", ignore_index=True))
+    One row per field, by name: `field`, `before`, `after` (JSON text; missing where the
+    entity or the field was not there), `changes` (how often it changed in between),
+    `changed_at` and `user_id` of the last one, and `reason`, `db_user`, `log_id` of it. A
+    field that came back to its value has no row. Raises as `who_changed`, and
+    `ParameterError` for a `since` from when on changes are in archives.
+    """
+    start, end = checks.closed_window(since, until)
+    _askable(self, entity_type)
+    self.source.require(start, "since", ", or ask with_archives()")
+    changes = _changes(self, entity_type, id, since=start, until=end)
+    counts = changes.groupby("field")["field"].transform("size").astype("int64")
+    last = changes.assign(changes=counts).drop_duplicates("field", keep="first")
+    first = changes.drop_duplicates("field", keep="last").set_index("field")["before"]
+    found = last.assign(before=last["field"].map(first).astype("str"))
+    same = found["before"].eq(found["after"]).fillna(False) | (
+        found["before"].isna() & found["after"].isna()
+    )
+    columns = ["field", "before", "after", "changes", "changed_at", "user_id", "reason",
+               "db_user", "log_id"]  # fmt: skip
+    different = found.loc[~same.astype(bool), columns]
+    return _shown(different.sort_values("field", ignore_index=True))
 
-    def _changes(
-        self,
-        entity_type: str | None,
-        id: Id | None,
-        *,
-        field: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: Count | None = None,
-    ) -> pd.DataFrame:
-        return self._frame(
-            "audit_changes",
-            entity_type=entity_type,
-            entity_id=None if id is None else entity_uuid(id),
-            field=field,
-            field_too=checks.other_spelling(field),
-            since=since,
-            until=until,
-            row_limit=limit,
-        )
 
-    def _rows(self, query: str, **parameters: Any) -> pd.DataFrame:
-        frame = self._frame(query, **parameters)
-        for column in ("old_values", "new_values", "metadata"):
-            stored = frame[column].tolist()
-            if not values.may_hold_secret("\n".join(v for v in stored if isinstance(v, str))):
-                continue
-            shown = [values.redact_json(v) if isinstance(v, str) else v for v in stored]
-            if any(one is not other for one, other in zip(shown, stored, strict=True)):
-                frame[column] = pd.Series(shown, index=frame.index, dtype="str")
-        return frame
+def _changes(
+    self: Context,
+    entity_type: str | None,
+    id: Id | None,
+    *,
+    field: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: Count | None = None,
+) -> pd.DataFrame:
+    return self.source.frame(
+        "audit_changes",
+        entity_type=entity_type,
+        entity_id=None if id is None else entity_uuid(id),
+        field=field,
+        field_too=checks.other_spelling(field),
+        since=since,
+        until=until,
+        row_limit=limit,
+    )
 
-    # -- asking for figures -------------------------------------------------------------------
 
-    def activity(
-        self,
-        since: Moment = "7d",
-        until: Moment = "now",
-        bucket: Bucket | None = None,
-        *,
-        entity_type: str | None = None,
-        user_id: Id | None = None,
-        action: str | None = None,
-    ) -> pd.DataFrame:
-        """How much was recorded: `bucket_at`, `entity_type`, `action`, `events`.
+def _rows(self: Context, query: str, **parameters: Any) -> pd.DataFrame:
+    frame = self.source.frame(query, **parameters)
+    for column in ("old_values", "new_values", "metadata"):
+        stored = frame[column].tolist()
+        if not values.may_hold_secret("\n".join(v for v in stored if isinstance(v, str))):
+            continue
+        shown = [values.redact_json(v) if isinstance(v, str) else v for v in stored]
+        if any(one is not other for one, other in zip(shown, stored, strict=True)):
+            frame[column] = pd.Series(shown, index=frame.index, dtype="str")
+    return frame
 
-        `bucket` is ``minute``, ``hour``, ``day``, ``week`` (from Monday) or ``month``, in UTC; by
-        default hours for a window of up to a week, else days. What did not happen has no row.
-        """
-        start, end = checks.closed_window(since, until)
-        if bucket is None:
-            bucket = "hour" if end - start <= _HOURLY_UP_TO else "day"
-        return self._figures(
-            "audit_activity", start, end, entity_type, user_id, action,
-            bucket=bucket,
-        )  # fmt: skip
 
-    def actors(
-        self,
-        since: Moment = "7d",
-        until: Moment = "now",
-        *,
-        top: Count = 10,
-        entity_type: str | None = None,
-        user_id: Id | None = None,
-        action: str | None = None,
-    ) -> pd.DataFrame:
-        """The `top` users by recorded events, most active first.
+def activity(
+    self: Context,
+    since: Moment = "7d",
+    until: Moment = "now",
+    bucket: Bucket | None = None,
+    *,
+    entity_type: str | None = None,
+    user_id: Id | None = None,
+    action: str | None = None,
+) -> pd.DataFrame:
+    """How much was recorded: `bucket_at`, `entity_type`, `action`, `events`.
 
-        `user_id` (missing: rows that do not say who), `events`, `creates`, `updates`, `reads`,
-        `deletes`, `first_at`, `last_at`, `share_percent` (0 to 100, of all events that fit).
-        """
-        start, end = checks.closed_window(since, until)
-        return self._figures(
-            "audit_actors", start, end, entity_type, user_id, action,
-            row_limit=top,
-        )  # fmt: skip
+    `bucket` is ``minute``, ``hour``, ``day``, ``week`` (from Monday) or ``month``, in UTC; by
+    default hours for a window of up to a week, else days. What did not happen has no row.
+    """
+    start, end = checks.closed_window(since, until)
+    if bucket is None:
+        bucket = "hour" if end - start <= _HOURLY_UP_TO else "day"
+    return _figures(self,
+        "audit_activity", start, end, entity_type, user_id, action,
+        bucket=bucket,
+    )  # fmt: skip
 
-    def totals(
-        self,
-        since: Moment = "7d",
-        until: Moment = "now",
-        *,
-        entity_type: str | None = None,
-        user_id: Id | None = None,
-        action: str | None = None,
-    ) -> pd.DataFrame:
-        """Events per action: `action`, `events`, `without_actor`, `first_at`, `last_at`.
 
-        Always four rows, CREATE, UPDATE, DELETE and READ, also when there are none of one.
-        """
-        start, end = checks.closed_window(since, until)
-        return self._figures("audit_totals", start, end, entity_type, user_id, action)
+def actors(
+    self: Context,
+    since: Moment = "7d",
+    until: Moment = "now",
+    *,
+    top: Count = 10,
+    entity_type: str | None = None,
+    user_id: Id | None = None,
+    action: str | None = None,
+) -> pd.DataFrame:
+    """The `top` users by recorded events, most active first.
 
-    def bursts(
-        self,
-        since: Moment = "7d",
-        until: Moment = "now",
-        *,
-        entity_type: str | None = None,
-        user_id: Id | None = None,
-        action: str | None = None,
-    ) -> pd.DataFrame:
-        """Hours with far more events of one kind than is usual at that hour, oddest first.
+    `user_id` (missing: rows that do not say who), `events`, `creates`, `updates`, `reads`,
+    `deletes`, `first_at`, `last_at`, `share_percent` (0 to 100, of all events that fit).
+    """
+    start, end = checks.closed_window(since, until)
+    return _figures(self,
+        "audit_actors", start, end, entity_type, user_id, action,
+        row_limit=top,
+    )  # fmt: skip
 
-        `bucket_at`, `entity_type`, `action`, `events`, `usual`, `times_usual` (missing when
-        nothing is usual), `top_user_id`, `top_user_events`. Usual is the median of the same hour
-        on the days up to 28 before and after, working days and weekends apart, as far as `until`.
-        An hour is listed with at least 10 events, 3 times the usual and 6 robust standard
-        deviations above it; the query file `audit_bursts` has the formula.
-        """
-        start, end = checks.closed_window(since, until)
-        return self._figures("audit_bursts", start, end, entity_type, user_id, action)
 
-    def _figures(
-        self,
-        query: str,
-        since: datetime,
-        until: datetime,
-        entity_type: str | None,
-        user_id: Id | None,
-        action: str | None,
-        **parameters: Any,
-    ) -> pd.DataFrame:
-        self._askable(entity_type)
-        return self._frame(
-            query,
-            since=since,
-            until=until,
-            entity_type=entity_type,
-            user_id=checks.user(user_id),
-            action=checks.action(action),
-            **parameters,
-        )
+def totals(
+    self: Context,
+    since: Moment = "7d",
+    until: Moment = "now",
+    *,
+    entity_type: str | None = None,
+    user_id: Id | None = None,
+    action: str | None = None,
+) -> pd.DataFrame:
+    """Events per action: `action`, `events`, `without_actor`, `first_at`, `last_at`.
 
-    def _askable(self, entity_type: str | None) -> None:
-        if entity_type is not None:
-            self._known(entity_type)
+    Always four rows, CREATE, UPDATE, DELETE and READ, also when there are none of one.
+    """
+    start, end = checks.closed_window(since, until)
+    return _figures(self, "audit_totals", start, end, entity_type, user_id, action)
 
-    def _known(self, entity_type: str) -> str:
-        return checks.askable(self._postgres, entity_type)
+
+def bursts(
+    self: Context,
+    since: Moment = "7d",
+    until: Moment = "now",
+    *,
+    entity_type: str | None = None,
+    user_id: Id | None = None,
+    action: str | None = None,
+) -> pd.DataFrame:
+    """Hours with far more events of one kind than is usual at that hour, oddest first.
+
+    `bucket_at`, `entity_type`, `action`, `events`, `usual`, `times_usual` (missing when
+    nothing is usual), `top_user_id`, `top_user_events`. Usual is the median of the same hour
+    on the days up to 28 before and after, working days and weekends apart, as far as `until`.
+    An hour is listed with at least 10 events, 3 times the usual and 6 robust standard
+    deviations above it; the query file `audit_bursts` has the formula.
+    """
+    start, end = checks.closed_window(since, until)
+    return _figures(self, "audit_bursts", start, end, entity_type, user_id, action)
+
+
+def _figures(
+    self: Context,
+    query: str,
+    since: datetime,
+    until: datetime,
+    entity_type: str | None,
+    user_id: Id | None,
+    action: str | None,
+    **parameters: Any,
+) -> pd.DataFrame:
+    _askable(self, entity_type)
+    return self.source.frame(
+        query,
+        since=since,
+        until=until,
+        entity_type=entity_type,
+        user_id=checks.user(user_id),
+        action=checks.action(action),
+        **parameters,
+    )
+
+
+def _askable(self: Context, entity_type: str | None) -> None:
+    if entity_type is not None:
+        _known(self, entity_type)
+
+
+def _known(self: Context, entity_type: str) -> str:
+    return checks.askable(self.postgres, entity_type)
 
 
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:

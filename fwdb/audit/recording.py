@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from fwdb.audit import checks, values
-from fwdb.audit.base import AuditBase
+from fwdb.audit.context import Context
 from fwdb.errors import FwdbError, ParameterError
-from fwdb.models import ACTIONS, AuditLog, Id, audit_logs, entity_uuid
+from fwdb.models import AuditLog, Id, audit_logs, entity_uuid
 from fwdb.stores import actor
 
-__all__ = ["Recording"]
+__all__ = ["context", "counts", "log_create", "log_delete", "log_read", "log_update"]
 
 # To the function, the way in for those who may not change the table.
 _RECORD = (
@@ -49,194 +48,191 @@ def _plain(row: dict[str, Any], reason: str | None) -> sa.Executable:
     )
 
 
-class Recording(AuditBase):
-    """What callers record; see `Audit`."""
+@contextmanager
+def context(
+    self: Context,
+    *,
+    user_id: Id | None = None,
+    ip_address: checks.Address | None = None,
+    user_agent: str | None = None,
+    reason: str | None = None,
+) -> Iterator[None]:
+    """While the block runs, what this thread changes in either store is done by that user.
 
-    def __init__(self, *stores: Any, **options: Any) -> None:
-        super().__init__(*stores, **options)
-        self._lock = threading.Lock()
-        self._written = dict.fromkeys(ACTIONS, 0)
-        self._failed = 0
+    Each transaction of PostgreSQL that is begun in the block names them, in the same round
+    trip as BEGIN; one that is open hears of them at once, and of who acted before at the
+    end. A statement outside of a transaction gets a short one of its own; a plain selection
+    does not. Changes of designs carry them in the field ``_audit``. The `log_…` methods and
+    reads that are recorded take what they are not given from here.
 
-    @contextmanager
-    def context(
-        self,
-        *,
-        user_id: Id | None = None,
-        ip_address: checks.Address | None = None,
-        user_agent: str | None = None,
-        reason: str | None = None,
-    ) -> Iterator[None]:
-        """While the block runs, what this thread changes in either store is done by that user.
-
-        Each transaction of PostgreSQL that is begun in the block names them, in the same round
-        trip as BEGIN; one that is open hears of them at once, and of who acted before at the
-        end. A statement outside of a transaction gets a short one of its own; a plain selection
-        does not. Changes of designs carry them in the field ``_audit``. The `log_…` methods and
-        reads that are recorded take what they are not given from here.
-
-        What a context within another does not say is as in the outer one. Other threads, also
-        those started in the block, begin with nobody. No connection keeps anything after the
-        transaction. Raises `ParameterError` for an id or address that is none, or for nothing.
-        """
-        said = self._said(user_id, ip_address, user_agent, reason)
-        if said == actor.Actor():
-            raise ParameterError(
-                "context() says nothing; give user_id, ip_address, user_agent or reason."
-            )
-        with actor.acting(said):
-            yield
-
-    def log_create(
-        self,
-        entity_type: str,
-        id: Id,
-        new: object,
-        *,
-        user_id: Id | None = None,
-        ip_address: checks.Address | None = None,
-        user_agent: str | None = None,
-        metadata: str | Mapping[str, Any] | None = None,
-    ) -> AuditLog:
-        """Record that `entity_type` `id` was made with the values `new`.
-
-        `new` is an entity or a mapping; its secrets are not stored. `user_id` is who did it; what
-        is not given comes from `context`. If a trigger has recorded this in the transaction
-        already, there is no second row: that one gets what it lacks of actor, address, agent and
-        metadata, and is returned.
-
-        Raises `UnknownName` for an entity type fwdb does not have and `ParameterError` for an id
-        that is neither a UUID nor an ObjectId. Any user id is taken, except where a table of the
-        service has a foreign key: `ForeignKeyViolation`.
-        """
-        return self._log(
-            "CREATE", entity_type, id, None, values.image(new),
-            user_id, ip_address, user_agent, metadata,
-        )  # fmt: skip
-
-    def log_update(
-        self,
-        entity_type: str,
-        id: Id,
-        old: object,
-        new: object,
-        *,
-        user_id: Id | None = None,
-        ip_address: checks.Address | None = None,
-        user_agent: str | None = None,
-        metadata: str | Mapping[str, Any] | None = None,
-    ) -> AuditLog | None:
-        """Record that `entity_type` `id` changed from `old` to `new`: the fields that differ.
-
-        Nothing is written, and None returned, when nothing but `updated_at` and `version`
-        differs. The two values of each changed field are all that a history, a difference and
-        going back in time need, at a fraction of two whole images. Raises as `log_create`.
-        """
-        checks.recordable(entity_type)
-        differing = values.changes(old, new)
-        if differing is None:
-            return None
-        return self._log(
-            "UPDATE", entity_type, id, *differing, user_id, ip_address, user_agent, metadata
+    What a context within another does not say is as in the outer one. Other threads, also
+    those started in the block, begin with nobody. No connection keeps anything after the
+    transaction. Raises `ParameterError` for an id or address that is none, or for nothing.
+    """
+    said = _said(user_id, ip_address, user_agent, reason)
+    if said == actor.Actor():
+        raise ParameterError(
+            "context() says nothing; give user_id, ip_address, user_agent or reason."
         )
+    with actor.acting(said):
+        yield
 
-    def log_delete(
-        self,
-        entity_type: str,
-        id: Id,
-        old: object,
-        *,
-        user_id: Id | None = None,
-        ip_address: checks.Address | None = None,
-        user_agent: str | None = None,
-        metadata: str | Mapping[str, Any] | None = None,
-    ) -> AuditLog:
-        """Record that `entity_type` `id`, whose values were `old`, was deleted, softly or not.
 
-        Call it after the change, as the others: what a trigger records later would be a second
-        row. Raises as `log_create`.
-        """
-        return self._log(
-            "DELETE", entity_type, id, values.image(old), None,
-            user_id, ip_address, user_agent, metadata,
-        )  # fmt: skip
+def log_create(
+    self: Context,
+    entity_type: str,
+    id: Id,
+    new: object,
+    *,
+    user_id: Id | None = None,
+    ip_address: checks.Address | None = None,
+    user_agent: str | None = None,
+    metadata: str | Mapping[str, Any] | None = None,
+) -> AuditLog:
+    """Record that `entity_type` `id` was made with the values `new`.
 
-    def log_read(
-        self,
-        entity_type: str,
-        id: Id,
-        *,
-        user_id: Id | None = None,
-        ip_address: checks.Address | None = None,
-        user_agent: str | None = None,
-        metadata: str | Mapping[str, Any] | None = None,
-    ) -> AuditLog:
-        """Record that `entity_type` `id` was read; no values are stored. Raises as `log_create`."""
-        return self._log(
-            "READ", entity_type, id, None, None, user_id, ip_address, user_agent, metadata
-        )
+    `new` is an entity or a mapping; its secrets are not stored. `user_id` is who did it; what
+    is not given comes from `context`. If a trigger has recorded this in the transaction
+    already, there is no second row: that one gets what it lacks of actor, address, agent and
+    metadata, and is returned.
 
-    def _log(
-        self,
-        action: str,
-        entity_type: str,
-        id: Id,
-        old: values.Values | None,
-        new: values.Values | None,
-        user_id: Id | None,
-        ip_address: checks.Address | None,
-        user_agent: str | None,
-        metadata: str | Mapping[str, Any] | None,
-    ) -> AuditLog:
-        who = self._said(user_id, ip_address, user_agent).within(actor.current())
-        if isinstance(metadata, Mapping):
-            metadata = json.dumps(values.image(metadata), ensure_ascii=False)
-        row: dict[str, Any] = {
-            "entity_type": checks.recordable(entity_type),
-            "entity_id": str(id) if entity_uuid(id) else None,
-            "action": action,
-            "old_values": old,
-            "new_values": new,
-            "metadata": values.text(metadata),
-            "user_id": who.user_id,
-            "ip_address": who.ip_address,
-            "user_agent": who.user_agent,
-        }
-        try:
-            known = self._postgres.has_function("audit.record")
-            # The statement itself says who acts.
-            with self._postgres.connection(naming=False) as connection:
-                if known:
-                    result = connection.execute(_RECORD, {**row, "reason": who.reason})
-                else:
-                    result = connection.execute(_plain(row, who.reason))
-                entry = AuditLog(**result.mappings().one())
-        except FwdbError:
-            with self._lock:
-                self._failed += 1
-            raise
-        with self._lock:
-            self._written[action] += 1
-        return entry
+    Raises `UnknownName` for an entity type fwdb does not have and `ParameterError` for an id
+    that is neither a UUID nor an ObjectId. Any user id is taken, except where a table of the
+    service has a foreign key: `ForeignKeyViolation`.
+    """
+    return _log(self,
+        "CREATE", entity_type, id, None, values.image(new),
+        user_id, ip_address, user_agent, metadata,
+    )  # fmt: skip
 
-    @staticmethod
-    def _said(
-        user_id: Id | None,
-        ip_address: checks.Address | None,
-        user_agent: str | None,
-        reason: str | None = None,
-    ) -> actor.Actor:
-        return actor.Actor(
-            user_id=checks.user(user_id),
-            ip_address=checks.ip_address(ip_address),
-            user_agent=values.text(user_agent),
-            reason=values.text(reason),
-        )
 
-    def counts(self) -> tuple[dict[str, int], int]:
-        """Entries written through this object, by action, and how many could not be.
+def log_update(
+    self: Context,
+    entity_type: str,
+    id: Id,
+    old: object,
+    new: object,
+    *,
+    user_id: Id | None = None,
+    ip_address: checks.Address | None = None,
+    user_agent: str | None = None,
+    metadata: str | Mapping[str, Any] | None = None,
+) -> AuditLog | None:
+    """Record that `entity_type` `id` changed from `old` to `new`: the fields that differ.
 
-        Those of a transaction that was rolled back later are among the written ones.
-        """
-        with self._lock:
-            return dict(self._written), self._failed
+    Nothing is written, and None returned, when nothing but `updated_at` and `version`
+    differs. The two values of each changed field are all that a history, a difference and
+    going back in time need, at a fraction of two whole images. Raises as `log_create`.
+    """
+    checks.recordable(entity_type)
+    differing = values.changes(old, new)
+    if differing is None:
+        return None
+    return _log(
+        self, "UPDATE", entity_type, id, *differing, user_id, ip_address, user_agent, metadata
+    )
+
+
+def log_delete(
+    self: Context,
+    entity_type: str,
+    id: Id,
+    old: object,
+    *,
+    user_id: Id | None = None,
+    ip_address: checks.Address | None = None,
+    user_agent: str | None = None,
+    metadata: str | Mapping[str, Any] | None = None,
+) -> AuditLog:
+    """Record that `entity_type` `id`, whose values were `old`, was deleted, softly or not.
+
+    Call it after the change, as the others: what a trigger records later would be a second
+    row. Raises as `log_create`.
+    """
+    return _log(self,
+        "DELETE", entity_type, id, values.image(old), None,
+        user_id, ip_address, user_agent, metadata,
+    )  # fmt: skip
+
+
+def log_read(
+    self: Context,
+    entity_type: str,
+    id: Id,
+    *,
+    user_id: Id | None = None,
+    ip_address: checks.Address | None = None,
+    user_agent: str | None = None,
+    metadata: str | Mapping[str, Any] | None = None,
+) -> AuditLog:
+    """Record that `entity_type` `id` was read; no values are stored. Raises as `log_create`."""
+    return _log(
+        self, "READ", entity_type, id, None, None, user_id, ip_address, user_agent, metadata
+    )
+
+
+def _log(
+    self: Context,
+    action: str,
+    entity_type: str,
+    id: Id,
+    old: values.Values | None,
+    new: values.Values | None,
+    user_id: Id | None,
+    ip_address: checks.Address | None,
+    user_agent: str | None,
+    metadata: str | Mapping[str, Any] | None,
+) -> AuditLog:
+    who = _said(user_id, ip_address, user_agent).within(actor.current())
+    if isinstance(metadata, Mapping):
+        metadata = json.dumps(values.image(metadata), ensure_ascii=False)
+    row: dict[str, Any] = {
+        "entity_type": checks.recordable(entity_type),
+        "entity_id": str(id) if entity_uuid(id) else None,
+        "action": action,
+        "old_values": old,
+        "new_values": new,
+        "metadata": values.text(metadata),
+        "user_id": who.user_id,
+        "ip_address": who.ip_address,
+        "user_agent": who.user_agent,
+    }
+    try:
+        known = self.postgres.has_function("audit.record")
+        # The statement itself says who acts.
+        with self.postgres.connection(naming=False) as connection:
+            if known:
+                result = connection.execute(_RECORD, {**row, "reason": who.reason})
+            else:
+                result = connection.execute(_plain(row, who.reason))
+            entry = AuditLog(**result.mappings().one())
+    except FwdbError:
+        with self.tally.lock:
+            self.tally.failed += 1
+        raise
+    with self.tally.lock:
+        self.tally.written[action] += 1
+    return entry
+
+
+def _said(
+    user_id: Id | None,
+    ip_address: checks.Address | None,
+    user_agent: str | None,
+    reason: str | None = None,
+) -> actor.Actor:
+    return actor.Actor(
+        user_id=checks.user(user_id),
+        ip_address=checks.ip_address(ip_address),
+        user_agent=values.text(user_agent),
+        reason=values.text(reason),
+    )
+
+
+def counts(self: Context) -> tuple[dict[str, int], int]:
+    """Entries written through this object, by action, and how many could not be.
+
+    Those of a transaction that was rolled back later are among the written ones.
+    """
+    with self.tally.lock:
+        return dict(self.tally.written), self.tally.failed

@@ -17,14 +17,15 @@ import pandas as pd
 import sqlalchemy as sa
 
 from fwdb.arguments import Count, Range
-from fwdb.audit import archives, holds, partitions, rewriting
-from fwdb.audit.base import AuditBase
+from fwdb.audit import archives, holds, rewriting, sealing, seals
+from fwdb.audit import partitions as parts
+from fwdb.audit.context import Context
 from fwdb.audit.partitions import Month, Retired
 from fwdb.errors import ParameterError, PermissionDenied
 from fwdb.models import audit_logs
 from fwdb.stores import PostgresStore
 
-__all__ = ["Keeping", "PartitionsAhead", "Retention"]
+__all__ = ["PartitionsAhead", "Retention"]
 
 MONTHS_AHEAD = 3
 
@@ -71,137 +72,145 @@ class PartitionsAhead:
     until: datetime | None
 
 
-class Keeping(AuditBase):
-    """How long rows are kept; see `Audit`."""
+def retain(
+    self: Context,
+    older_than_days: Annotated[int, Range(1, 36_500)] | None = None,
+    *,
+    batch: Count = 5000,
+    dry_run: bool = False,
+    progress: Say | None = None,
+) -> Retention:
+    """Take rows out of the trail that are past `older_than_days`, by default one year.
 
-    def retain(
-        self,
-        older_than_days: Annotated[int, Range(1, 36_500)] | None = None,
-        *,
-        batch: Count = 5000,
-        dry_run: bool = False,
-        progress: Say | None = None,
-    ) -> Retention:
-        """Take rows out of the trail that are past `older_than_days`, by default one year.
+    A trail by months first gets the months that are to come. Then each month that ended
+    before the retention is written to a Parquet file in FWDB_AUDIT_ARCHIVE, read back,
+    detached and dropped, oldest first; of an existing table in one piece its rows are removed
+    in one transaction. A run that was stopped anywhere is gone on with by the next. A month
+    with a hold stays, and the result says so.
 
-        A trail by months first gets the months that are to come. Then each month that ended
-        before the retention is written to a Parquet file in FWDB_AUDIT_ARCHIVE, read back,
-        detached and dropped, oldest first; of an existing table in one piece its rows are removed
-        in one transaction. A run that was stopped anywhere is gone on with by the next. A month
-        with a hold stays, and the result says so.
+    A table that no migration saw loses its rows, `batch` per short transaction, without a
+    file. `progress` hears of each step. `dry_run` says what would
+    be done and does nothing. Raises `PermissionDenied`, `ArchiveError` when a file cannot be
+    kept, `ConfigError` without a folder for it, `Conflict` while another run is at work.
+    """
+    store = self.postgres
+    if store.in_transaction:
+        raise ParameterError("retain() commits step by step; call it outside a transaction.")
+    days = self.settings.thresholds.audit_retention_days
+    days = days if older_than_days is None else older_than_days
+    say = progress or (lambda _: None)
+    # The server's clock, because it gave the rows their times.
+    cutoff: datetime = store.rows(
+        sa.select((sa.func.now() - sa.func.make_interval(0, 0, 0, days)).label("at"))
+    )[0]["at"]
+    if not dry_run:
+        _require_rights(store)
+    if not parts.recorded(store) and not parts.partitioned(store):
+        return _remove_rows(store, cutoff, batch, dry_run, say)
+    holds.require(store)
+    with nullcontext() if dry_run else parts.alone(store):
+        return _retire(self, cutoff, dry_run, say)
 
-        A table that no migration saw loses its rows, `batch` per short transaction, without a
-        file. `progress` hears of each step. `dry_run` says what would
-        be done and does nothing. Raises `PermissionDenied`, `ArchiveError` when a file cannot be
-        kept, `ConfigError` without a folder for it, `Conflict` while another run is at work.
-        """
-        store = self._postgres
-        if store.in_transaction:
-            raise ParameterError("retain() commits step by step; call it outside a transaction.")
-        days = self._settings.thresholds.audit_retention_days
-        days = days if older_than_days is None else older_than_days
-        say = progress or (lambda _: None)
-        # The server's clock, because it gave the rows their times.
-        cutoff: datetime = store.rows(
-            sa.select((sa.func.now() - sa.func.make_interval(0, 0, 0, days)).label("at"))
-        )[0]["at"]
-        if not dry_run:
-            _require_rights(store)
-        if not partitions.recorded(store) and not partitions.partitioned(store):
-            return _remove_rows(store, cutoff, batch, dry_run, say)
-        holds.require(store)
-        with nullcontext() if dry_run else partitions.alone(store):
-            return self._retire(cutoff, dry_run, say)
 
-    def _retire(self, cutoff: datetime, dry_run: bool, say: Say) -> Retention:
-        store = self._postgres
-        folder = archives.folder(self._settings)
-        made = 0 if dry_run else _make_ahead(store, say)
-        if not dry_run and rewriting.is_ready(store):
-            rewriting.sweep(store, folder)
-        done = []
-        by_months = partitions.partitioned(store)
-        past = partitions.months(store) if by_months else partitions.pieces(store, cutoff)
-        for month in _past(past, cutoff) if by_months else past:
-            stays = self._stays(month)
-            if stays is not None:
-                if not dry_run and month.held and month.state != "live":
-                    partitions.attach(store, month)
-                done.append(_left(store, month, stays))
-                say(f"left {done[-1].month}: {stays}")
-            elif dry_run:
-                done.append(Retired(month=str(month.month), rows=partitions.count(store, month)))
-            else:
-                done.append(partitions.retire(store, folder, month, say))
-        gone = [] if dry_run else [month for month in done if month.left is None]
-        return Retention(
-            older_than=cutoff,
-            expired=sum(month.rows for month in done),
-            removed=sum(month.rows for month in gone),
-            batches=len(gone),
-            oldest_left_at=_oldest(store),
-            dry_run=dry_run,
-            months=tuple(done),
-            held=tuple(m.month for m in done if m.left is not None and m.left.startswith("held")),
-            partitions_made=made,
-        )
+def _retire(self: Context, cutoff: datetime, dry_run: bool, say: Say) -> Retention:
+    store = self.postgres
+    folder = archives.folder(self.settings)
+    made = 0 if dry_run else _make_ahead(store, say)
+    if not dry_run and rewriting.is_ready(store):
+        rewriting.sweep(store, folder)
+    done = []
+    by_months = parts.partitioned(store)
+    past = parts.months(store) if by_months else parts.pieces(store, cutoff)
+    for month in _past(past, cutoff) if by_months else past:
+        stays = _stays(self, month)
+        if stays is not None:
+            if not dry_run and month.held and month.state != "live":
+                parts.attach(store, month)
+            done.append(_left(store, month, stays))
+            say(f"left {done[-1].month}: {stays}")
+        elif dry_run:
+            done.append(Retired(month=str(month.month), rows=parts.count(store, month)))
+        else:
+            done.append(parts.retire(store, folder, month, say))
+    gone = [] if dry_run else [month for month in done if month.left is None]
+    return Retention(
+        older_than=cutoff,
+        expired=sum(month.rows for month in done),
+        removed=sum(month.rows for month in gone),
+        batches=len(gone),
+        oldest_left_at=_oldest(store),
+        dry_run=dry_run,
+        months=tuple(done),
+        held=tuple(m.month for m in done if m.left is not None and m.left.startswith("held")),
+        partitions_made=made,
+    )
 
-    def _stays(self, month: Month) -> str | None:
-        if month.month is None:
-            return "it is not one month in UTC; export and drop it by hand"
-        if month.held:
-            return partitions.hold_sentence(month)
-        return self._may_not_drop(month.day)
 
-    def _may_not_drop(self, month: date) -> str | None:
-        """Why `month` must stay for now, None when it may go; for parts that need its rows."""
+def _stays(self: Context, month: Month) -> str | None:
+    if month.month is None:
+        return "it is not one month in UTC; export and drop it by hand"
+    if month.held:
+        return parts.hold_sentence(month)
+    return _may_not_drop(self, month.day)
+
+
+def _may_not_drop(self: Context, month: date) -> str | None:
+    """A month with rows that no seal covers stays, once anything is sealed."""
+    if sealing.state(self.postgres) is None:
         return None
+    left = sealing.unsealed(self.postgres, seals.last(self.postgres), month=month)
+    if not left:
+        return None
+    return f"{left:,} of its rows are not sealed yet; run 'fwdb audit seal' before"
 
-    def partitions(self) -> pd.DataFrame:
-        """The months of the trail, oldest first: in the table, on their way out, or in a file.
 
-        `month` (2025-10; missing for a partition that is not one month), `state` (``live``,
-        ``leaving``, ``detached``, ``archived``), `partition`, `since`, `until`, `rows` (of a table
-        what the planner thinks, of a file exactly), `bytes`, `held`, `hold_reason`, `path` (the
-        file in the archive folder), `archived_at`, `dropped_at`, `sha256`. Of an existing table
-        in one piece those that left it. Raises `FeatureUnavailable` before the migration.
-        """
-        holds.require(self._postgres)
-        return self._postgres.frame("audit_months")
+def partitions(self: Context) -> pd.DataFrame:
+    """The months of the trail, oldest first: in the table, on their way out, or in a file.
 
-    def complete_since(self) -> datetime | None:
-        """The moment from which on all rows are in the table; None where none went to a file.
+    `month` (2025-10; missing for a partition that is not one month), `state` (``live``,
+    ``leaving``, ``detached``, ``archived``), `partition`, `since`, `until`, `rows` (of a table
+    what the planner thinks, of a file exactly), `bytes`, `held`, `hold_reason`, `path` (the
+    file in the archive folder), `archived_at`, `dropped_at`, `sha256`. Of an existing table
+    in one piece those that left it. Raises `FeatureUnavailable` before the migration.
+    """
+    holds.require(self.postgres)
+    return self.postgres.frame("audit_months")
 
-        Questions about times before need `with_archives`.
-        """
-        return partitions.reach(self._postgres)
 
-    def partitions_ahead(self) -> PartitionsAhead:
-        """For how long rows can be written before a month is missing, by the server's clock."""
-        store = self._postgres
-        if not partitions.partitioned(store):
-            return PartitionsAhead(
-                value=None,
-                unit="months",
-                status="not_applicable",
-                reason="audit.audit_logs is one table, which no month can be missing of",
-                until=None,
-            )
-        holds.require(store)
-        now: datetime = store.rows(sa.text("SELECT clock_timestamp() AS at /* fwdb */"))[0]["at"]
-        until = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        value = -1  # the present month is not ahead
-        there = {month.since for month in partitions.months(store) if month.state == "live"}
-        while until in there:
-            until, value = _next(until), value + 1
-        missing = f"there is no partition for {until:%Y-%m}"
+def complete_since(self: Context) -> datetime | None:
+    """The moment from which on all rows are in the table; None where none went to a file.
+
+    Questions about times before need `with_archives`.
+    """
+    return parts.reach(self.postgres)
+
+
+def partitions_ahead(self: Context) -> PartitionsAhead:
+    """For how long rows can be written before a month is missing, by the server's clock."""
+    store = self.postgres
+    if not parts.partitioned(store):
         return PartitionsAhead(
-            value=max(value, 0),
+            value=None,
             unit="months",
-            status="ok",
-            reason=f"{missing}: writes fail now; run 'fwdb audit retain'" if value < 0 else "",
-            until=until,
+            status="not_applicable",
+            reason="audit.audit_logs is one table, which no month can be missing of",
+            until=None,
         )
+    holds.require(store)
+    now: datetime = store.rows(sa.text("SELECT clock_timestamp() AS at /* fwdb */"))[0]["at"]
+    until = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    value = -1  # the present month is not ahead
+    there = {month.since for month in parts.months(store) if month.state == "live"}
+    while until in there:
+        until, value = _next(until), value + 1
+    missing = f"there is no partition for {until:%Y-%m}"
+    return PartitionsAhead(
+        value=max(value, 0),
+        unit="months",
+        status="ok",
+        reason=f"{missing}: writes fail now; run 'fwdb audit retain'" if value < 0 else "",
+        until=until,
+    )
 
 
 def _past(months: list[Month], cutoff: datetime) -> list[Month]:
@@ -211,7 +220,7 @@ def _past(months: list[Month], cutoff: datetime) -> list[Month]:
 
 def _left(store: PostgresStore, month: Month, why: str) -> Retired:
     name = month.month or str(month.partition)
-    return Retired(month=name, rows=partitions.count(store, month), left=why, archive=month.path)
+    return Retired(month=name, rows=parts.count(store, month), left=why, archive=month.path)
 
 
 def _next(month: datetime) -> datetime:

@@ -12,23 +12,15 @@ import sqlalchemy as sa
 
 from fwdb import queries
 from fwdb.audit import checks, values
-from fwdb.audit.base import AuditBase, Past
+from fwdb.audit.context import Context, Past
 from fwdb.audit.questions import Moment
 from fwdb.audit.relations import DESIGN, KEY, Column, Relation, quoted, relation
-from fwdb.models import (
-    DESIGN_FIELDS,
-    Id,
-    design_cell,
-    document_id,
-    document_uuid,
-    entity_id,
-    entity_uuid,
-)
+from fwdb.models import DESIGNS, Id, document_id, document_uuid, entity_id, entity_uuid
 from fwdb.stores import frames
 
-__all__ = ["TimeTravel"]
+__all__ = ["as_of"]
 
-_DESIGN_TYPES = dict.fromkeys(DESIGN_FIELDS, "string") | {
+_DESIGN_TYPES = dict.fromkeys(DESIGNS.fields, "string") | {
     "version": "Int64",
     "created_at": "timestamp",
     "updated_at": "timestamp",
@@ -36,105 +28,100 @@ _DESIGN_TYPES = dict.fromkeys(DESIGN_FIELDS, "string") | {
     "known_since": "timestamp",
     "changed_at": "timestamp",
 }
-_NAME_OF = {stored: name for name, stored in DESIGN_FIELDS.items()}
+_NAME_OF = DESIGNS.names
 
 
-class TimeTravel(AuditBase):
-    """Going back in time; see `Audit`."""
+def as_of(self: Context, entity_type: str, at: Moment, *, id: Id | None = None) -> pd.DataFrame:
+    """All entities of a type as they were at `at`, or the one of `id`: one row per entity.
 
-    def as_of(self, entity_type: str, at: Moment, *, id: Id | None = None) -> pd.DataFrame:
-        """All entities of a type as they were at `at`, or the one of `id`: one row per entity.
+    The columns of the table in its order and in types that may have gaps (those of
+    `db.users.frame()` otherwise), then `known_since` and `changed_at`. No row means that it
+    did not exist. Soft-deleted rows are rows, with `deleted_at`.
 
-        The columns of the table in its order and in types that may have gaps (those of
-        `db.users.frame()` otherwise), then `known_since` and `changed_at`. No row means that it
-        did not exist. Soft-deleted rows are rows, with `deleted_at`.
+    `changed_at` is the last change up to `at`; missing when the trail has none. `known_since`
+    is from when on the trail tells of the entity: since its table is captured, or since it
+    was made if that is earlier, or, without capture, since its first row in the trail. Where
+    `known_since` is missing or after `at`, the values are the oldest known ones.
 
-        `changed_at` is the last change up to `at`; missing when the trail has none. `known_since`
-        is from when on the trail tells of the entity: since its table is captured, or since it
-        was made if that is earlier, or, without capture, since its first row in the trail. Where
-        `known_since` is missing or after `at`, the values are the oldest known ones.
+    What went to archives is not in the table, so that `known_since` is not before the end of
+    the last archived month; with `with_archives` it is read as well.
 
-        What went to archives is not in the table, so that `known_since` is not before the end of
-        the last archived month; with `with_archives` it is read as well.
+    A captured table is read backwards: its present rows, less the later changes. Designs are
+    read forwards from the trail, and what it does not know of those made before it began is
+    taken from the document; ``attrs["problems"]`` says which values are of another type than
+    a design has, and missing here. Redacted text is ``[redacted]``; other redacted columns and
+    those that are not captured are missing. Raises `UnknownName` for a type without a table,
+    `ParameterError` for a time in the future or without a zone.
+    """
+    moment = checks.at(at)
+    uuid = None if id is None else entity_uuid(id)
+    if entity_type == DESIGN:
+        return _designs_as_of(self, moment, uuid)
+    table = relation(self.postgres, entity_type)
+    with self.source.past(entity_type, uuid) as past:
+        frame = self.postgres.frame(
+            sa.text(_backwards(table, past)),
+            entity_type=entity_type,
+            entity_id=uuid,
+            moment=moment,
+            captured_since=past.since(table.since),
+            **past.parameters,
+        )
+    for column in table.columns:
+        if column.is_json:
+            shown = [values.redact_json(v) if isinstance(v, str) else v for v in frame[column.name]]
+            frame[column.name] = pd.Series(shown, index=frame.index, dtype="str")
+    return frame
 
-        A captured table is read backwards: its present rows, less the later changes. Designs are
-        read forwards from the trail, and what it does not know of those made before it began is
-        taken from the document; ``attrs["problems"]`` says which values are of another type than
-        a design has, and missing here. Redacted text is ``[redacted]``; other redacted columns and
-        those that are not captured are missing. Raises `UnknownName` for a type without a table,
-        `ParameterError` for a time in the future or without a zone.
-        """
-        moment = checks.at(at)
-        uuid = None if id is None else entity_uuid(id)
-        if entity_type == DESIGN:
-            return self._designs_as_of(moment, uuid)
-        table = relation(self._postgres, entity_type)
-        with self._past(entity_type, uuid) as past:
-            frame = self._postgres.frame(
-                sa.text(_backwards(table, past)),
-                entity_type=entity_type,
-                entity_id=uuid,
-                moment=moment,
-                captured_since=past.since(table.since),
-                **past.parameters,
-            )
-        for column in table.columns:
-            if column.is_json:
-                shown = [
-                    values.redact_json(v) if isinstance(v, str) else v for v in frame[column.name]
-                ]
-                frame[column.name] = pd.Series(shown, index=frame.index, dtype="str")
-        return frame
 
-    # -- designs ------------------------------------------------------------------------------
-
-    def _designs_as_of(self, moment: datetime, id: UUID | None) -> pd.DataFrame:
-        told = self._frame("audit_replayed", entity_type=DESIGN, entity_id=id, moment=moment)
-        live = self._documents(id)
-        rows: dict[str, dict[str, Any]] = {}
-        for row in told.to_dict("records"):
-            key = entity_id(str(row["entity_id"]))
-            document = live.pop(key, {})
-            if not row["existed"]:
-                continue
-            state = json.loads(row["state"])
-            state = {_NAME_OF.get(name, name): value for name, value in state.items()}
-            rows[key] = (
-                ({} if row["complete"] else document)
-                | state
-                | {
-                    "id": document.get("id", key),
-                    "known_since": row["known_since"],
-                    "changed_at": row["changed_at"],
-                }
-            )
-        for key, document in live.items():
-            made = document.get("created_at")
-            if not isinstance(made, datetime) or made <= moment:
-                rows[key] = document
-        cells, problems = [], []
-        for key, state in sorted(rows.items()):
-            cells.append([_cell(name, state.get(name)) for name in _DESIGN_TYPES])
-            for name, cell in zip(_DESIGN_TYPES, cells[-1], strict=True):
-                if cell is None and state.get(name) not in (None, pd.NaT):
-                    problems.append(f"{key}: {name} is of another type")
-        frame = frames.from_rows(list(_DESIGN_TYPES), cells, _DESIGN_TYPES)
-        frame.attrs["problems"] = tuple(problems)
-        return frame
-
-    def _documents(self, id: UUID | None) -> dict[str, dict[str, Any]]:
-        """The documents there are now by id, in the names of `Design`; none without a MongoDB."""
-        if self._mongodb is None:
-            return {}
-        wanted = {} if id is None else {"_id": document_id(entity_id(id))}
-        with self._mongodb.errors():
-            found = list(self._mongodb.collection("designs").find(wanted))
-        return {
-            entity_id(document_uuid(document["_id"])[0]): {
-                _NAME_OF[stored]: value for stored, value in document.items() if stored in _NAME_OF
+def _designs_as_of(self: Context, moment: datetime, id: UUID | None) -> pd.DataFrame:
+    told = self.source.frame("audit_replayed", entity_type=DESIGN, entity_id=id, moment=moment)
+    live = _documents(self, id)
+    rows: dict[str, dict[str, Any]] = {}
+    for row in told.to_dict("records"):
+        key = entity_id(str(row["entity_id"]))
+        document = live.pop(key, {})
+        if not row["existed"]:
+            continue
+        state = json.loads(row["state"])
+        state = {_NAME_OF.get(name, name): value for name, value in state.items()}
+        rows[key] = (
+            ({} if row["complete"] else document)
+            | state
+            | {
+                "id": document.get("id", key),
+                "known_since": row["known_since"],
+                "changed_at": row["changed_at"],
             }
-            for document in found
+        )
+    for key, document in live.items():
+        made = document.get("created_at")
+        if not isinstance(made, datetime) or made <= moment:
+            rows[key] = document
+    cells, problems = [], []
+    for key, state in sorted(rows.items()):
+        cells.append([_cell(name, state.get(name)) for name in _DESIGN_TYPES])
+        for name, cell in zip(_DESIGN_TYPES, cells[-1], strict=True):
+            if cell is None and state.get(name) not in (None, pd.NaT):
+                problems.append(f"{key}: {name} is of another type")
+    frame = frames.from_rows(list(_DESIGN_TYPES), cells, _DESIGN_TYPES)
+    frame.attrs["problems"] = tuple(problems)
+    return frame
+
+
+def _documents(self: Context, id: UUID | None) -> dict[str, dict[str, Any]]:
+    """The documents there are now by id, in the names of `Design`; none without a MongoDB."""
+    if self.mongodb is None:
+        return {}
+    wanted = {} if id is None else {"_id": document_id(entity_id(id))}
+    with self.mongodb.errors():
+        found = list(self.mongodb.collection("designs").find(wanted))
+    return {
+        entity_id(document_uuid(document["_id"])[0]): {
+            _NAME_OF[stored]: value for stored, value in document.items() if stored in _NAME_OF
         }
+        for document in found
+    }
 
 
 def _query(name: str, past: Past) -> str:
@@ -208,6 +195,6 @@ def _cell(name: str, value: Any) -> Any:
             return found.astimezone(UTC) if isinstance(found, datetime) else None
         except (ValueError, OverflowError):
             return None
-    shown = design_cell(name, value)
+    shown = DESIGNS.cell(name, value)
     held = isinstance(value, dict | list) and shown is not None
     return values.redact_json(shown, name) if held else shown

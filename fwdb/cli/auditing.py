@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fwdb import errors
 from fwdb.cli.asking import Archives, Csv, trail
 from fwdb.cli.program import (
     FAILED,
@@ -70,27 +69,6 @@ def audit_retain(
         "would remove" if dry_run else "removed",
         {"audit_logs": kept.expired - left if dry_run else kept.removed},
     )
-
-
-@audit_app.command("drain")
-def audit_drain(
-    once: Annotated[bool, typer.Option("--once", help="Drain what is there and end.")] = False,
-    interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 5,
-) -> None:
-    """Move changes from the journals into the trail, until Ctrl-C.
-
-    For tables captured in journal mode; each change is moved once, also when this is killed.
-    """
-    stop = threading.Event()
-    with database(role="owner") as db, ended_by_signals(stop):
-        while not once and not stop.is_set():
-            try:
-                db.audit.drain(progress=say)
-            except (errors.StoreUnavailable, errors.Transient) as error:
-                say(f"waiting: {error}")
-            stop.wait(interval)
-        drained = db.audit.drain(progress=say)
-    print_counts("drained", {"changes": drained.moved, "left": drained.left})
 
 
 @audit_app.command("follow")

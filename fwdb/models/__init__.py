@@ -1,70 +1,91 @@
-"""What the two databases hold: the tables of PostgreSQL, the `designs` documents, the entities.
+"""What the two databases hold.
 
-`tables` has the SQLAlchemy tables, `entities` the frozen dataclasses that repositories give out
-and the one mapping between a `Design` and its document, `ids` the way an id of either store
-fits into the one uuid column of the audit log.
+`entities` declares each entity once, `registry` says what such a declaration means and lists
+them, `monitoring` has the tables of readings, `ids` the way an id of either store fits into the
+one uuid column of the audit log.
 """
 
 from __future__ import annotations
 
 from fwdb.models import monitoring
+from fwdb.models.columns import EntityId, Label, metadata
 from fwdb.models.entities import (
-    DESIGN_FIELDS,
+    ACTIONS,
+    AUDIT_FACTS,
+    AUDIT_LOGS,
+    AVATARS,
+    CATALOG_ITEMS,
+    CATALOG_TYPES,
+    DESIGN_STATUSES,
+    DESIGNS,
+    GENDERS,
+    USERS,
     AuditLog,
     Avatar,
     CatalogItem,
     Design,
     User,
-    design_cell,
-    design_document,
-    design_fields,
-    design_problems,
-    document_id,
-)
-from fwdb.models.ids import Id, document_uuid, entity_id, entity_uuid
-from fwdb.models.tables import (
-    ACTIONS,
-    AUDIT_FACTS,
-    CATALOG_CATEGORIES,
-    CATALOG_TYPES,
-    DESIGN_STATUSES,
-    GENDERS,
-    EntityId,
-    Label,
     audit_logs,
     avatars,
     catalog_items,
-    metadata,
     users,
+)
+from fwdb.models.ids import Id, document_id, document_uuid, entity_id, entity_uuid
+from fwdb.models.registry import (
+    BOOKKEEPING,
+    COLLECTIONS,
+    ENTITIES,
+    MARK,
+    TABLES,
+    DocumentEntity,
+    Entity,
+    Field,
+    Kind,
+    Record,
+    TableEntity,
+    is_person,
+    is_personal,
 )
 
 __all__ = [
     "ACTIONS",
     "AUDIT_FACTS",
-    "CATALOG_CATEGORIES",
+    "AUDIT_LOGS",
+    "AVATARS",
+    "BOOKKEEPING",
+    "CATALOG_ITEMS",
     "CATALOG_TYPES",
-    "DESIGN_FIELDS",
+    "COLLECTIONS",
+    "DESIGNS",
     "DESIGN_STATUSES",
+    "ENTITIES",
     "GENDERS",
+    "MARK",
+    "TABLES",
+    "USERS",
     "AuditLog",
     "Avatar",
     "CatalogItem",
     "Design",
+    "DocumentEntity",
+    "Entity",
     "EntityId",
+    "Field",
     "Id",
+    "Kind",
     "Label",
+    "Record",
+    "TableEntity",
     "User",
     "audit_logs",
     "avatars",
     "catalog_items",
-    "design_cell",
-    "design_document",
-    "design_fields",
-    "design_problems",
     "document_id",
     "document_uuid",
     "entity_id",
     "entity_uuid",
+    "is_person",
+    "is_personal",
     "metadata",
     "monitoring",
     "users",

@@ -1,4 +1,4 @@
-"""The entities that repositories give out, and the one mapping of a `Design` to its document.
+"""The entities: what repositories give out, and how each is stored.
 
 Entities are frozen, speak snake_case in both stores and have ids as text. A row may have columns
 and a document fields that no entity knows; readers leave them out. What something else wrote may
@@ -7,122 +7,138 @@ lack a value or hold another type: the entity shows it as it is stored, and `pro
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import json
-import typing
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from types import MappingProxyType
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
 
-from bson import ObjectId
+from sqlalchemy import Column, Index, String, Uuid, text
 
-from fwdb.errors import ParameterError, UnknownName
-from fwdb.models.ids import entity_uuid
+from fwdb.models.columns import LIVE, EntityId, default, metadata, now, own_id, user_id
+from fwdb.models.registry import PUBLIC, SECRET, DocumentEntity, Labels, Record, TableEntity
 
 __all__ = [
-    "DESIGN_FIELDS",
+    "ACTIONS",
+    "AUDIT_FACTS",
+    "AUDIT_LOGS",
+    "AVATARS",
+    "CATALOG_CATEGORIES",
+    "CATALOG_ITEMS",
+    "CATALOG_TYPES",
+    "DESIGNS",
+    "DESIGN_STATUSES",
+    "GENDERS",
+    "USERS",
     "AuditLog",
     "Avatar",
     "CatalogItem",
     "Design",
     "User",
-    "design_cell",
-    "design_document",
-    "design_fields",
-    "design_problems",
-    "document_id",
+    "audit_logs",
+    "avatars",
+    "catalog_items",
+    "metadata",
+    "users",
 ]
 
-
-class _Entity:
-    """What all entities have."""
-
-    __slots__ = ()
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """What is wrong with the row or document, no values: ``("name is missing",)``."""
-        kind: Any = type(self)
-        return tuple(misfits(kind, {name: getattr(self, name) for name in _expected(kind)}))
+GENDERS = ("male", "female", "unisex")
+CATALOG_TYPES = ("silhouette", "fabric", "pattern")
+CATALOG_CATEGORIES = ("top", "bottom", "dress", "outerwear", "accessory", "other")
+ACTIONS = ("CREATE", "UPDATE", "DELETE", "READ")
+DESIGN_STATUSES = ("draft", "published", "archived")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class User(_Entity):
+class User(Record):
     """An account. `password_hash` is a bcrypt hash and is left out of `repr`."""
 
-    id: str
-    email: str
-    password_hash: str = field(repr=False)
-    first_name: str
-    last_name: str
-    role: str
-    is_active: bool
-    email_verified: bool
-    created_at: datetime
-    updated_at: datetime
+    id: Annotated[str, own_id()]
+    email: Annotated[str, Column(String(255), unique=True)]
+    password_hash: Annotated[str, SECRET, Column(String(255))] = field(repr=False)
+    first_name: Annotated[str, Column(String(100))]
+    last_name: Annotated[str, Column(String(100))]
+    role: Annotated[str, PUBLIC, default("'user'", String(50))]
+    is_active: Annotated[bool, PUBLIC, default("true")]
+    email_verified: Annotated[bool, PUBLIC, default("false")]
+    created_at: Annotated[datetime, now()]
+    updated_at: Annotated[datetime, now()]
     deleted_at: datetime | None = None
-    created_by: str | None = None
-    updated_by: str | None = None
+    created_by: Annotated[str | None, user_id()] = None
+    updated_by: Annotated[str | None, user_id()] = None
+
+
+USERS = TableEntity(
+    record=User,
+    table_name="shared.users",
+    about="Accounts.",
+    key=("email",),
+    person=True,
+    rules=(
+        Index("ix_users_email_live", "email", postgresql_where=LIVE),
+        Index("ix_users_role_live", "role", postgresql_where=LIVE),
+        Index("ix_users_is_active_live", "is_active", postgresql_where=LIVE),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Avatar(_Entity):
+class Avatar(Record):
     """A body model of a user; `measurements` (cm, kg) are personal data."""
 
-    id: str
-    user_id: str
-    name: str
-    gender: str
+    id: Annotated[str, own_id()]
+    user_id: Annotated[str, user_id(ondelete=None)]
+    name: Annotated[str, Column(String(255))]
+    gender: Annotated[str, Labels(GENDERS), default("'unisex'")]
     measurements: dict[str, Any]
     customization: dict[str, Any] | None = None
-    is_default: bool
-    created_at: datetime
-    updated_at: datetime
+    is_default: Annotated[bool, PUBLIC, default("false")]
+    created_at: Annotated[datetime, now()]
+    updated_at: Annotated[datetime, now()]
     deleted_at: datetime | None = None
 
 
+AVATARS = TableEntity(
+    record=Avatar,
+    table_name="avatar.avatars",
+    about="Body models of users; measurements are personal data.",
+    key=("user_id", "name"),
+    person=True,
+    rules=(Index("ix_avatars_user_id_live", "user_id", postgresql_where=LIVE),),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogItem(_Entity):
+class CatalogItem(Record):
     """What designs are built from. `price` is in cents."""
 
-    id: str
-    name: str
+    id: Annotated[str, own_id()]
+    name: Annotated[str, Column(String(255))]
     description: str | None = None
-    type: str
-    category: str | None = None
-    properties: dict[str, Any]
-    asset_url: str | None = None
-    thumbnail_url: str | None = None
-    is_premium: bool
-    is_active: bool
-    price: int
-    created_at: datetime
-    updated_at: datetime
+    type: Annotated[str, Labels(CATALOG_TYPES)]
+    category: Annotated[str | None, Labels(CATALOG_CATEGORIES)] = None
+    properties: Annotated[dict[str, Any], default("'{}'")]
+    asset_url: Annotated[str | None, Column(String)] = None
+    thumbnail_url: Annotated[str | None, Column(String)] = None
+    is_premium: Annotated[bool, default("false")]
+    is_active: Annotated[bool, default("true")]
+    price: Annotated[int, default("0", comment="cents")]
+    created_at: Annotated[datetime, now()]
+    updated_at: Annotated[datetime, now()]
     deleted_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditLog(_Entity):
-    """One change or reading: who did what to what. `entity_id` is the id in the entity's store."""
-
-    id: str
-    user_id: str | None = None
-    entity_type: str
-    entity_id: str
-    action: str
-    old_values: dict[str, Any] | None = None
-    new_values: dict[str, Any] | None = None
-    metadata: str | None = None
-    ip_address: str | None = None
-    user_agent: str | None = None
-    created_at: datetime
+CATALOG_ITEMS = TableEntity(
+    record=CatalogItem,
+    table_name="catalog.catalog_items",
+    about="What designs are built from.",
+    key=("name", "type"),
+    rules=(
+        Index("ix_catalog_items_type_category_live", "type", "category", postgresql_where=LIVE),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Design(_Entity):
+class Design(Record):
     """An outfit: a document of MongoDB. What is inside `layers` and `metadata` stays as stored.
 
     A document that something else wrote may lack any field, the id included, which is then None.
@@ -131,7 +147,7 @@ class Design(_Entity):
     id: str
     user_id: str
     name: str
-    status: str = "draft"
+    status: Annotated[str, Labels(DESIGN_STATUSES)] = "draft"
     layers: list[dict[str, Any]] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
     avatar_id: str | None = None
@@ -142,147 +158,59 @@ class Design(_Entity):
     deleted_at: datetime | None = None
 
 
-# Field of the entity -> field of the document. Nothing else in the package knows these names.
-DESIGN_FIELDS: Mapping[str, str] = MappingProxyType(
-    {
-        "id": "_id",
-        "user_id": "userId",
-        "name": "name",
-        "status": "status",
-        "layers": "layers",
-        "metadata": "metadata",
-        "avatar_id": "avatarId",
-        "catalog_item_ids": "catalogItemIds",
-        "version": "version",
-        "created_at": "createdAt",
-        "updated_at": "updatedAt",
-        "deleted_at": "deletedAt",
-    }
+DESIGNS = DocumentEntity(
+    record=Design, collection="designs", about="Outfits.", key=("user_id", "name")
 )
-_FIELD_OF = {stored: name for name, stored in DESIGN_FIELDS.items()}
 
 
-def design_document(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` of a `Design` under the names of the document; only the top level is renamed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditLog(Record):
+    """One change or reading: who did what to what. `entity_id` is the id in the entity's store."""
 
-    Takes any subset, so it serves a new document, a change and a filter. Raises `UnknownName` for
-    a field that a `Design` does not have.
-    """
-    document: dict[str, Any] = {}
-    for name, value in fields.items():
-        if name not in DESIGN_FIELDS:
-            raise UnknownName("field", name, DESIGN_FIELDS, where="Design")
-        document[DESIGN_FIELDS[name]] = document_id(value) if name == "id" else value
-    return document
-
-
-def design_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `Design` in `document`: ``Design(**design_fields(document))``.
-
-    The id is text, times have their zone (MongoDB stores UTC). Fields that a `Design` does not
-    have are left out, missing ones too; so are nulls where the entity has a default.
-    """
-    fields: dict[str, Any] = {}
-    for stored, value in document.items():
-        name = _FIELD_OF.get(stored)
-        if name is None or value is None:
-            continue
-        if name == "id":
-            fields[name] = str(value)
-        elif isinstance(value, datetime) and value.tzinfo is None:
-            fields[name] = value.replace(tzinfo=UTC)
-        else:
-            fields[name] = value
-    return fields
+    id: Annotated[str, own_id()]
+    # No foreign key: recording must not fail for a user who is gone. A trigger of shared.users
+    # sets it to null when the user is removed.
+    user_id: Annotated[str | None, Column(Uuid(as_uuid=False))] = None
+    entity_type: Annotated[str, Column(String(100))]
+    entity_id: Annotated[str, Column(EntityId)]
+    action: Annotated[str, Labels(ACTIONS)]
+    old_values: dict[str, Any] | None = None
+    new_values: dict[str, Any] | None = None
+    metadata: str | None = None
+    ip_address: Annotated[str | None, Column(String(45))] = None
+    user_agent: str | None = None
+    created_at: Annotated[datetime, now()]
 
 
-def document_id(id: Any) -> Any:
-    """`id` as documents hold it: 24 hexadecimal digits are an ObjectId, other text stays text."""
-    return ObjectId(id) if isinstance(id, str) and ObjectId.is_valid(id) else id
+# Our own table is partitioned by month of `created_at`, which the key therefore includes.
+AUDIT_LOGS = TableEntity(
+    record=AuditLog,
+    table_name="audit.audit_logs",
+    about="Who did what to what, and when.",
+    trailed=False,
+    rules=(
+        Index("ix_audit_logs_user_id_created_at", "user_id", text("created_at DESC")),
+        # The service's own index serves the same questions.
+        Index(
+            "ix_audit_logs_entity_id_created_at",
+            "entity_id",
+            "created_at",
+            info={"or": ("entity_type", "entity_id")},
+        ),
+        Index("ix_audit_logs_created_at", text("created_at DESC")),
+    ),
+)
 
+# What fwdb keeps beside the service's columns; null in rows from before. Questions of `db.audit`
+# show them; they are no columns here, because a database that nobody migrated has none.
+AUDIT_FACTS = (
+    "transaction_id",
+    "origin",
+    "reason",
+    "db_user",
+    "application_name",
+    "client_address",
+)
 
-_WORDS = {
-    str: "text",
-    int: "a whole number",
-    bool: "True or False",
-    datetime: "a time",
-    dict: "a dictionary",
-    list: "a list",
-}
-
-
-@functools.cache
-def _expected(entity: Any) -> dict[str, tuple[type[Any], bool]]:
-    """The type of each field, and whether it may be None."""
-    found = {}
-    for name, hint in typing.get_type_hints(entity).items():
-        kinds = [k for k in typing.get_args(hint) if k is not type(None)]
-        optional = type(None) in typing.get_args(hint)
-        plain = kinds[0] if optional else hint
-        found[name] = (typing.get_origin(plain) or plain, optional)
-    return {f.name: found[f.name] for f in dataclasses.fields(entity)}
-
-
-def misfits(entity: Any, values: Mapping[str, Any]) -> list[str]:
-    """What keeps `values` from being those of an `entity`, a sentence for each field."""
-    found = []
-    for name, value in values.items():
-        kind, optional = _expected(entity)[name]
-        if value is None:
-            if not optional:
-                found.append(f"{name} is missing")
-        elif fitting(kind, value) is None:
-            given = _WORDS.get(type(value)) or f"of type {type(value).__name__}"
-            found.append(f"{name} is {given}, not {_WORDS[kind]}")
-        elif name == "id" and not _is_id(value):
-            found.append("id is neither a UUID nor an ObjectId, so that get() cannot ask for it")
-    return found
-
-
-def fitting(kind: type[Any], value: Any) -> Any:
-    """`value`, if it is of this type or a float that is whole where this is int; else None."""
-    if kind is int:
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        return value if _is_whole(value) and abs(value) < 2**63 else None
-    return value if isinstance(value, kind) else None
-
-
-def design_cell(name: str, value: Any) -> Any:
-    """`value` of a `Design` for a column of a frame: objects as JSON, None for what cannot be.
-
-    Text shows whatever stands in its place.
-    """
-    kind = _expected(Design)[name][0]
-    objects = {dict, list}
-    if value is not None and (kind in objects or (kind is str and type(value) in objects)):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return value if kind is str or value is None else fitting(kind, value)
-
-
-def design_problems(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> tuple[str, ...]:
-    """What is wrong with these `columns` of designs, as ``"65a1…: name is missing"``."""
-    found = []
-    for row in rows:
-        there = [name for name in columns if name in row or name in _REQUIRED]
-        if said := misfits(Design, {name: row.get(name) for name in there}):
-            found.append(f"{row.get('id')}: {'; '.join(said)}")
-    if len(found) > _MOST_PROBLEMS:
-        found[_MOST_PROBLEMS:] = [f"and {len(found) - _MOST_PROBLEMS:,} more"]
-    return tuple(found)
-
-
-_MOST_PROBLEMS = 100
-_REQUIRED = {"id", "user_id", "name"}
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_id(value: Any) -> bool:
-    try:
-        entity_uuid(value)
-    except ParameterError:
-        return False
-    return True
+users, avatars, catalog_items = USERS.table, AVATARS.table, CATALOG_ITEMS.table
+audit_logs = AUDIT_LOGS.table

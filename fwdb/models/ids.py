@@ -22,7 +22,7 @@ from bson import ObjectId, json_util
 
 from fwdb.errors import ParameterError, shown
 
-__all__ = ["Id", "document_uuid", "entity_id", "entity_uuid"]
+__all__ = ["Id", "document_id", "document_uuid", "entity_id", "entity_uuid"]
 
 Id = Annotated[str | UUID | ObjectId, "a UUID or the 24 hexadecimal digits of an ObjectId"]
 
@@ -82,6 +82,11 @@ def document_uuid(key: Any) -> tuple[UUID, str | None]:
             pass  # a uuid that looks like a kept ObjectId
     text = json_util.dumps(key, json_options=json_util.CANONICAL_JSON_OPTIONS)
     return uuid5(_IDS, text), f"document id {text}"
+
+
+def document_id(id: Any) -> Any:
+    """`id` as documents hold it: 24 hexadecimal digits are an ObjectId, other text stays text."""
+    return ObjectId(id) if isinstance(id, str) and ObjectId.is_valid(id) else id
 
 
 def entity_id(value: UUID | str) -> str:

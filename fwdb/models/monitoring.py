@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from fwdb.models.tables import metadata
+from fwdb.models.entities import metadata
 
 __all__ = [
     "command_samples",

@@ -1,7 +1,8 @@
 """Entities in and out of both stores with the same verbs.
 
-``PostgresRepository(store, table, entity)`` serves a table and ``MongoRepository(store)`` the
-designs; `Repository` is what both can do. `fwdb.repositories.filters` has the filters.
+``PostgresRepository(store, models.USERS)`` serves a table, ``MongoRepository(store,
+models.DESIGNS)`` a collection; `Repository` is what both can do. `fwdb.repositories.filters` has
+the filters.
 """
 
 from __future__ import annotations

@@ -20,16 +20,16 @@ from fwdb.errors import (
     UnknownName,
     shown,
 )
-from fwdb.models import Id
+from fwdb.models import Entity, Field, Id, Record
 from fwdb.repositories import paging
-from fwdb.repositories.fields import Field, checked
+from fwdb.repositories.fields import checked
 from fwdb.repositories.filters import Condition, conditions
 from fwdb.repositories.paging import Key, Page, Size, Slice, Total
 from fwdb.repositories.reads import ReadTrail
 from fwdb.stores import PostgresStore
 from fwdb.timespan import Time, moment
 
-E = TypeVar("E")
+E = TypeVar("E", bound=Record)
 Row = dict[str, Any]
 
 _NEWEST_FIRST = "-created_at"
@@ -49,10 +49,10 @@ class Repository(ABC, Generic[E]):
 
     database: ClassVar[str]
 
-    def __init__(self, name: str, entity: type[E], fields: Mapping[str, Field]) -> None:
-        self.name = name
-        self.entity = entity
-        self.fields = fields
+    def __init__(self, entity: Entity[E]) -> None:
+        self.name = entity.attribute
+        self.entity = entity.record
+        self.fields = entity.fields
         self._sees_deleted = False
         self._reads: ReadTrail | None = None
 

@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from numbers import Number
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
-import sqlalchemy as sa
 from bson import ObjectId
-from sqlalchemy.dialects.postgresql import JSONB
 
 from fwdb import errors
 from fwdb.errors import FwdbError, InvalidData, ParameterError
-from fwdb.models import EntityId, Id, Label, entity_uuid
+from fwdb.models import Field, Id, Kind, entity_uuid
 from fwdb.timespan import moment
 
-Kind = Literal["uuid", "entity id", "text", "integer", "boolean", "time", "json", "object", "list"]
-
-_SQL_KINDS: tuple[tuple[type[Any], Kind], ...] = (
-    (EntityId, "entity id"),
-    (sa.Uuid, "uuid"),
-    (Label, "text"),
-    (sa.String, "text"),
-    (sa.Integer, "integer"),
-    (sa.Boolean, "boolean"),
-    (sa.DateTime, "time"),
-    (JSONB, "json"),
-)
-_PYTHON_KINDS: dict[Any, Kind] = {
-    str: "text",
-    int: "integer",
-    bool: "boolean",
-    datetime: "time",
-    dict: "object",
-    list: "list",
-}
 _WANTED: dict[Kind, str] = {
     "uuid": "a UUID",
     "entity id": "a UUID or the 24 hexadecimal digits of an ObjectId",
@@ -53,68 +27,6 @@ _WANTED: dict[Kind, str] = {
     "object": "a dictionary",
     "list": "a list",
 }
-_DTYPES: dict[Kind, tuple[str, str]] = {  # never empty, maybe empty
-    "integer": ("int64", "Int64"),
-    "boolean": ("bool", "boolean"),
-    "time": ("datetime64[us, UTC]", "datetime64[us, UTC]"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field of an entity.
-
-    `nullable` is what the model allows; `may_be_empty` also covers rows that something older or
-    other than fwdb wrote. A `secret` field is in no frame and no sort order unless it is named.
-    """
-
-    name: str
-    kind: Kind
-    nullable: bool
-    may_be_empty: bool
-    secret: bool = False
-
-    @property
-    def ordered(self) -> bool:
-        """Whether one value comes before another, so that rows can be sorted by it."""
-        return self.kind not in {"json", "object", "list"}
-
-    @property
-    def dtype(self) -> str:
-        """The type of its column in a frame, the same with and without empty values."""
-        return _DTYPES[self.kind][self.nullable] if self.kind in _DTYPES else "string"
-
-
-def table_fields(table: sa.Table) -> dict[str, Field]:
-    """The fields of a PostgreSQL table by name."""
-    fields: dict[str, Field] = {}
-    for column in table.columns:
-        kind = next(kind for known, kind in _SQL_KINDS if isinstance(column.type, known))
-        # In tables that the existing service made, most columns with a default may be null.
-        doubtful = column.server_default is not None and kind not in {"uuid", "time"}
-        fields[column.name] = Field(
-            name=column.name,
-            kind=kind,
-            nullable=bool(column.nullable),
-            may_be_empty=bool(column.nullable) or doubtful,
-            secret=bool(column.info.get("secret")),
-        )
-    return fields
-
-
-def entity_fields(entity: type[Any]) -> dict[str, Field]:
-    """The fields of a document entity by name; any but the id may be missing in a document."""
-    hints = typing.get_type_hints(entity)
-    fields: dict[str, Field] = {}
-    for field in dataclasses.fields(entity):
-        hint, nullable = hints[field.name], False
-        if isinstance(hint, types.UnionType):
-            nullable = True
-            hint = next(part for part in typing.get_args(hint) if part is not type(None))
-        is_id = field.name == "id"
-        kind = "entity id" if is_id else _PYTHON_KINDS[typing.get_origin(hint) or hint]
-        fields[field.name] = Field(field.name, kind, nullable, may_be_empty=not is_id)
-    return fields
 
 
 def checked(

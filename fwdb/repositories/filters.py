@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fwdb.errors import ParameterError, UnknownName
-from fwdb.repositories.fields import Field, checked
+from fwdb.models import Field
+from fwdb.repositories.fields import checked
 
 OPERATORS = ("eq", "ne", "gt", "ge", "lt", "le", "in", "like", "null", "contains")
 

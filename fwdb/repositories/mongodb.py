@@ -1,4 +1,4 @@
-"""The repository over the `designs` documents of MongoDB."""
+"""Repositories over collections of MongoDB."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pandas as pd
@@ -35,47 +35,41 @@ from fwdb.errors import (
     StaleVersion,
     Transient,
 )
-from fwdb.models import (
-    DESIGN_FIELDS,
-    DESIGN_STATUSES,
-    Design,
-    Id,
-    design_cell,
-    design_document,
-    design_fields,
-    design_problems,
-    document_id,
-)
+from fwdb.models import DocumentEntity, Id, Record, document_id
 from fwdb.repositories import paging
 from fwdb.repositories.base import Repository, Row
-from fwdb.repositories.fields import checked, entity_fields, written
+from fwdb.repositories.fields import checked, written
 from fwdb.repositories.filters import Condition, like_pattern
 from fwdb.repositories.paging import Key
 from fwdb.stores import MongoStore, PostgresStore, actor, frames
 from fwdb.stores.mongodb import Document
 
+E = TypeVar("E", bound=Record)
+
 _BATCH = 1_000  # documents per insert
-_COLLECTION = "designs"
 _LIVE: Document = {"deletedAt": None}  # absent or null
-_REQUIRED = ("user_id", "name")
 _CANONICAL = json_util.CANONICAL_JSON_OPTIONS
 _REMOVE_ROUNDS = 3  # each further round means that another session wrote the document meanwhile
 _UPSERT_ROUNDS = 3  # each further round means that another session removed the document in between
 
 
 @checks_arguments
-class MongoRepository(Repository[Design]):
-    """The designs. `version` starts at 1 and grows with every change; times have milliseconds.
+class MongoRepository(Repository[E]):
+    """The documents of one collection. `version` starts at 1 and grows with every change; times
+    have milliseconds.
 
-    Fields that a `Design` does not know are left alone and left out. While somebody acts
+    Fields that the entity does not know are left alone and left out. While somebody acts
     (`Audit.context`), each write says so in the field ``_audit``, for whoever follows the changes.
     `trail` is where reads are recorded.
     """
 
     database = MongoStore.name
 
-    def __init__(self, store: MongoStore, *, trail: PostgresStore | None = None) -> None:
-        super().__init__(_COLLECTION, Design, entity_fields(Design))
+    def __init__(
+        self, store: MongoStore, entity: DocumentEntity[E], *, trail: PostgresStore | None = None
+    ) -> None:
+        super().__init__(entity)
+        self._documents = entity
         self._store = store
         self._recorder = trail
 
@@ -100,20 +94,21 @@ class MongoRepository(Repository[Design]):
             query = {"$and": [query, _behind(keys, behind)]}
         names = list(fields if fields is not None else self.fields)
         with self._store.errors():
-            cursor = self._store.collection(_COLLECTION).find(
+            cursor = self._store.collection(self.name).find(
                 query,
-                {"_id": True, **{DESIGN_FIELDS[name]: True for name in names}},
-                sort=[(DESIGN_FIELDS[k.field.name], -1 if k.descending else 1) for k in keys]
-                or None,
+                {"_id": True, **{self.fields[name].stored: True for name in names}},
+                sort=[(k.field.stored, -1 if k.descending else 1) for k in keys] or None,
                 skip=offset,
                 limit=limit or 0,
                 session=self._store.session,
             )
-            return [{**design_fields(document), "_id": document["_id"]} for document in cursor]
+            return [
+                {**self._documents.values(document), "_id": document["_id"]} for document in cursor
+            ]
 
     def _count(self, wanted: Sequence[Condition]) -> int:
         with self._store.errors():
-            return self._store.collection(_COLLECTION).count_documents(
+            return self._store.collection(self.name).count_documents(
                 _query(wanted), session=self._store.session
             )
 
@@ -122,7 +117,7 @@ class MongoRepository(Repository[Design]):
         if any(condition.field.name != "deleted_at" for condition in wanted):
             return self._count(wanted)
         with self._store.errors():
-            return self._store.collection(_COLLECTION).estimated_document_count()
+            return self._store.collection(self.name).estimated_document_count()
 
     def _frame(
         self,
@@ -132,19 +127,19 @@ class MongoRepository(Repository[Design]):
         limit: int | None,
     ) -> pd.DataFrame:
         rows = self._rows(wanted, keys, limit=limit, fields=columns)
-        values = [[design_cell(name, row.get(name)) for name in columns] for row in rows]
+        values = [[self._documents.cell(name, row.get(name)) for name in columns] for row in rows]
         # Any field may be missing in a document, so no column is of a type without a gap.
         types = {
             name: {"int64": "Int64", "bool": "boolean"}.get(field.dtype, field.dtype)
             for name, field in self.fields.items()
         }
         frame = frames.from_rows(columns, values, types)
-        frame.attrs["problems"] = design_problems(rows, columns)
+        frame.attrs["problems"] = self._documents.problems(rows, columns)
         return frame
 
-    def _entity(self, row: Row) -> Design:
+    def _entity(self, row: Row) -> E:
         known = {name: value for name, value in row.items() if name != "_id"}
-        return Design(**{**dict.fromkeys(("id", *_REQUIRED)), **known})
+        return self.entity(**{**dict.fromkeys(("id", *self._documents.required)), **known})
 
     def _identity(self, row: Row) -> Any:
         return row["_id"]
@@ -169,43 +164,41 @@ class MongoRepository(Repository[Design]):
 
     # -- writing ------------------------------------------------------------------------------
 
-    def create(self, **values: Any) -> Design:
+    def create(self, **values: Any) -> E:
         document = self._new(values)
         with self._store.errors():
-            self._store.collection(_COLLECTION).insert_one(document, session=self._store.session)
-        return self._entity(design_fields(document))
+            self._store.collection(self.name).insert_one(document, session=self._store.session)
+        return self._entity(self._documents.values(document))
 
     def create_many(self, rows: Iterable[Mapping[str, Any]]) -> int:
         rest, count = iter(rows), 0
         with self._store.transaction() as session:
             while batch := [self._new(row) for row in islice(rest, _BATCH)]:
-                self._store.collection(_COLLECTION).insert_many(batch, session=session)
+                self._store.collection(self.name).insert_many(batch, session=session)
                 count += len(batch)
         return count
 
-    def update(self, id: Id, *, version: Any = None, **changes: Any) -> Design:
+    def update(self, id: Id, *, version: Any = None, **changes: Any) -> E:
         if not changes:
-            raise ParameterError("update of designs needs at least one field to change.")
+            raise ParameterError(f"update of {self.name} needs at least one field to change.")
         return self._change(id, self._values(changes), self._live(), version)
 
-    def _mark_deleted(self, id: Id, *, deleted: bool, version: Any) -> Design:
+    def _mark_deleted(self, id: Id, *, deleted: bool, version: Any) -> E:
         condition = _LIVE if deleted else {"deletedAt": {"$ne": None}}
         return self._change(id, {"deleted_at": _now() if deleted else None}, condition, version)
 
-    def _change(
-        self, id: Id, values: Mapping[str, Any], condition: Document, version: Any
-    ) -> Design:
+    def _change(self, id: Id, values: Mapping[str, Any], condition: Document, version: Any) -> E:
         here = {"_id": document_id(self._id(id)), **condition}
         held = here
         if version is not None:
             held = {**here, "version": checked(self.fields["version"], version, label="version")}
         with self._store.errors():
-            found = self._store.collection(_COLLECTION).find_one_and_update(
-                held, _change_of(values), return_document=True, session=self._store.session
+            found = self._store.collection(self.name).find_one_and_update(
+                held, self._change_of(values), return_document=True, session=self._store.session
             )
             if found is not None:
-                return self._entity(design_fields(found))
-            stale = version is not None and self._store.collection(_COLLECTION).find_one(
+                return self._entity(self._documents.values(found))
+            stale = version is not None and self._store.collection(self.name).find_one(
                 here, {"_id": True}, session=self._store.session
             )
         if stale:
@@ -214,14 +207,16 @@ class MongoRepository(Repository[Design]):
             )
         raise NotFound(self._noun, id)
 
-    def upsert(self, *, on: str | Sequence[str] = ("id",), **values: Any) -> tuple[Design, bool]:
+    def upsert(self, *, on: str | Sequence[str] = ("id",), **values: Any) -> tuple[E, bool]:
         if (on,) != ("id",) and tuple(on) != ("id",):
             self._known(dict.fromkeys((on,) if isinstance(on, str) else on))
-            raise ParameterError("'on' names no unique key of designs; use id.", name="on")
+            raise ParameterError(f"'on' names no unique key of {self.name}; use id.", name="on")
         if values.get("id") is None:
             raise InvalidData("upsert on id needs a value for id.")
         if "version" in values:
-            raise ParameterError("the version of a design cannot be changed.", name="version")
+            raise ParameterError(
+                f"the version of a {self._word} cannot be changed.", name="version"
+            )
         new = self._values(values)
         id = new.pop("id")
         seeing = self.with_deleted()
@@ -229,7 +224,8 @@ class MongoRepository(Repository[Design]):
             rows = seeing._rows(seeing._conditions({"id": id}), limit=1)
             if rows and not self._sees_deleted and "deleted_at" in rows[0]:
                 raise DuplicateKey(
-                    "a deleted row of designs has the same id; restore it or delete it for good.",
+                    f"a deleted row of {self.name} has the same id; "
+                    "restore it or delete it for good.",
                     fields=("id",),
                 )
             if rows and all(rows[0].get(name) == value for name, value in new.items()):
@@ -241,18 +237,18 @@ class MongoRepository(Repository[Design]):
             except (NotFound, DuplicateKey):
                 if self._store.session is not None:
                     raise
-        raise StaleVersion("the design came and went while it was written; try again.")
+        raise StaleVersion(f"the {self._word} came and went while it was written; try again.")
 
-    def delete(self, id: Id) -> Design:
+    def delete(self, id: Id) -> E:
         here, mark = {"_id": document_id(self._id(id))}, actor.marked(deleting=True)
         found = self._remove_named(here, mark) if mark else self._remove(here)
         if found is None:
             raise NotFound(self._noun, id)
-        return self._entity(design_fields(found))
+        return self._entity(self._documents.values(found))
 
     def _remove(self, here: Document) -> Document | None:
         with self._store.errors():
-            return self._store.collection(_COLLECTION).find_one_and_delete(
+            return self._store.collection(self.name).find_one_and_delete(
                 here, session=self._store.session
             )
 
@@ -264,7 +260,7 @@ class MongoRepository(Repository[Design]):
 
         def work() -> Document | None:
             with self._store.errors():
-                self._store.collection(_COLLECTION).update_one(
+                self._store.collection(self.name).update_one(
                     here, {"$set": mark}, session=self._store.session
                 )
             return self._remove(here)
@@ -282,6 +278,11 @@ class MongoRepository(Repository[Design]):
                     raise
         raise AssertionError("unreachable: the last round returns or raises")
 
+    @property
+    def _word(self) -> str:
+        """What one of them is called in a sentence."""
+        return self._noun.lower()
+
     def _live(self) -> Document:
         return {} if self._sees_deleted else _LIVE
 
@@ -290,40 +291,33 @@ class MongoRepository(Repository[Design]):
         values = {
             name: written(self.fields, name, value, self.name) for name, value in given.items()
         }
-        if values.get("status", "draft") not in DESIGN_STATUSES:
-            raise InvalidData(f"status of designs is one of {', '.join(DESIGN_STATUSES)}.")
+        for name, value in values.items():
+            labels = self.fields[name].labels
+            if labels and value not in (None, *labels):
+                raise InvalidData(f"{name} of {self.name} is one of {', '.join(labels)}.")
         # A date of MongoDB has milliseconds; what is given back must be what is stored.
         return {n: _milliseconds(v) if isinstance(v, datetime) else v for n, v in values.items()}
 
     def _new(self, given: Mapping[str, Any]) -> Document:
-        """The document of a new design, with defaults and times; the driver adds a missing id."""
+        """The document of a new entity, with defaults and times; the driver adds a missing id."""
         known = self._values(given)
-        missing = [name for name in _REQUIRED if given.get(name) is None]
+        missing = [name for name in self._documents.required if given.get(name) is None]
         if missing:
-            raise InvalidData(f"a new design needs {' and '.join(missing)}.")
+            raise InvalidData(f"a new {self._word} needs {' and '.join(missing)}.")
         now = _now()
-        values = {
-            "status": "draft",
-            "layers": [],
-            "metadata": {},
-            "catalog_item_ids": [],
-            "version": 1,
-            "created_at": now,
-            "updated_at": now,
-            **known,
-        }
-        document = design_document({name: v for name, v in values.items() if v is not None})
+        values = {**self._documents.defaults(), "created_at": now, "updated_at": now, **known}
+        document = self._documents.document({n: v for n, v in values.items() if v is not None})
         return document | actor.marked()
 
-
-def _change_of(values: Mapping[str, Any]) -> Document:
-    document = design_document({"updated_at": _now(), **values}) | actor.marked()
-    change: Document = {
-        "$set": {name: value for name, value in document.items() if value is not None},
-        "$inc": {"version": 1},
-    }
-    unset = {name: "" for name, value in document.items() if value is None}
-    return {**change, "$unset": unset} if unset else change
+    def _change_of(self, values: Mapping[str, Any]) -> Document:
+        values = {"updated_at": _now(), **values}
+        document = self._documents.document(values) | actor.marked()
+        change: Document = {
+            "$set": {name: value for name, value in document.items() if value is not None},
+            "$inc": {"version": 1},
+        }
+        unset = {name: "" for name, value in document.items() if value is None}
+        return {**change, "$unset": unset} if unset else change
 
 
 def _query(wanted: Sequence[Condition]) -> Document:
@@ -334,14 +328,14 @@ def _query(wanted: Sequence[Condition]) -> Document:
 def _parts(condition: Condition) -> list[Document]:
     """What must hold of the document; every value stands behind an operator of ours."""
     field = condition.field
-    stored, value = DESIGN_FIELDS[field.name], condition.value
+    stored, value = field.stored, condition.value
     if field.name == "id" and condition.operator not in {"null", "placed", "placeless"}:
         value = (
             [document_id(i) for i in value] if condition.operator == "in" else document_id(value)
         )
     match condition.operator:
         case "placed" | "placeless" as which:
-            lists = [{DESIGN_FIELDS[key.field.name]: {"$type": "array"}} for key in value]
+            lists = [{key.field.stored: {"$type": "array"}} for key in value]
             return [{"$nor" if which == "placed" else "$or": lists}]
         case "null":
             return [{stored: {"$eq" if value else "$ne": None}}]
@@ -377,7 +371,7 @@ def _behind(keys: Sequence[Key], values: Sequence[Any]) -> Document:
     ways: list[Document] = []
     equal: list[Document] = []
     for key, value in zip(keys, values, strict=True):
-        stored = DESIGN_FIELDS[key.field.name]
+        stored = key.field.stored
         ways += [{"$and": [*equal, further]} for further in _further(stored, key, value)]
         equal.append({stored: {"$eq": value}})
     return {"$or": ways} if ways else {"_id": {"$in": []}}

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fwdb.arguments import Range
 from fwdb.errors import ParameterError, UnknownName
-from fwdb.repositories.fields import Field
+from fwdb.models import Field, Record
 
-E = TypeVar("E")
+E = TypeVar("E", bound=Record)
 Total = Literal["exact", "estimate"]
 
 Size = Annotated[int, Range(1, 10_000)]  # of a page; more belong into iterate() or frame()

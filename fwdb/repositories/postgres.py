@@ -17,14 +17,14 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from fwdb.arguments import checks_arguments
 from fwdb.errors import DuplicateKey, InvalidData, NotFound, ParameterError, StaleVersion
-from fwdb.models import EntityId, Id, Label, entity_id
+from fwdb.models import EntityId, Id, Label, Record, TableEntity, entity_id
 from fwdb.repositories.base import Repository, Row
-from fwdb.repositories.fields import checked, table_fields, written
+from fwdb.repositories.fields import checked, written
 from fwdb.repositories.filters import Condition
 from fwdb.repositories.paging import Key
 from fwdb.stores import PostgresStore
 
-E = TypeVar("E")
+E = TypeVar("E", bound=Record)
 
 _BATCH = 1_000  # rows per INSERT
 
@@ -35,11 +35,11 @@ class PostgresRepository(Repository[E]):
 
     database = PostgresStore.name
 
-    def __init__(self, store: PostgresStore, table: sa.Table, entity: type[E]) -> None:
-        super().__init__(table.name, entity, table_fields(table))
+    def __init__(self, store: PostgresStore, entity: TableEntity[E]) -> None:
+        super().__init__(entity)
         self._store = store
-        self._table = table
-        self._columns = list(table.columns)
+        self._table = entity.table
+        self._columns = list(entity.table.columns)
 
     @property
     def _trail(self) -> PostgresStore:

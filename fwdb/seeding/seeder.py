@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from fwdb.arguments import Range, checks_arguments
 from fwdb.errors import ParameterError, PermissionDenied
-from fwdb.models import avatars, catalog_items, design_document, users
+from fwdb.models import DESIGNS, avatars, catalog_items, users
 from fwdb.seeding import data, volume
 from fwdb.stores import MongoStore, PostgresStore, actor, without_capture
 from fwdb.stores.capture import TRIGGERS
@@ -332,7 +332,7 @@ class Seeder:
         self, owner: str, design: dict[str, Any], items: dict[tuple[str, str], str]
     ) -> bool:
         now = datetime.now(UTC)
-        document = design_document(
+        document = DESIGNS.document(
             {
                 "status": design["status"],
                 "layers": [
@@ -346,7 +346,7 @@ class Seeder:
                 "updated_at": now,
             }
         )
-        key = design_document({"user_id": owner, "name": design["name"]})
+        key = DESIGNS.document({"user_id": owner, "name": design["name"]})
         with self.mongodb.errors():
             result = self.mongodb.collection("designs").update_one(
                 key,

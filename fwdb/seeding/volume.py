@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from fwdb.errors import ParameterError
-from fwdb.models import CATALOG_TYPES, DESIGN_STATUSES, GENDERS, design_document, entity_uuid
+from fwdb.models import CATALOG_TYPES, DESIGN_STATUSES, DESIGNS, GENDERS, entity_uuid
 from fwdb.seeding.data import layer
 
 MAX_SCALE = 1_000_000
@@ -409,7 +409,7 @@ class _Model:
                 "version": 1 + int(updates[i]),
             }
             times = {str(n): at.to_pydatetime() for n, at in life.items() if at is not pd.NaT}
-            documents.append(design_document({"id": self.ids[i], **fields, **times}))
+            documents.append(DESIGNS.document({"id": self.ids[i], **fields, **times}))
         return documents
 
 

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from fwdb import errors
 from fwdb.arguments import Range, checks_arguments
-from fwdb.models import avatars, catalog_items, design_document, users
+from fwdb.models import DESIGNS, avatars, catalog_items, users
 from fwdb.seeding.volume import ADDRESSES, COLORS, MOODS, OCCASIONS, USER_AGENTS
 from fwdb.stores import MongoStore, PostgresStore, actor
 
@@ -395,7 +395,7 @@ class Operations:
         designs.find_one({"_id": rng.choice(self._designs)})
 
     def _designs_of_user(self, designs: Any, rng: random.Random) -> None:
-        wanted = design_document({"user_id": rng.choice(self._users), "status": "published"})
+        wanted = DESIGNS.document({"user_id": rng.choice(self._users), "status": "published"})
         list(designs.find(wanted).limit(20))
 
     def _search_designs(self, designs: Any, rng: random.Random) -> None:
@@ -414,7 +414,7 @@ class Operations:
 
     def _edit_design(self, designs: Any, rng: random.Random) -> None:
         status = rng.choice(["draft", "published", "archived"])
-        changed = design_document({"status": status, "updated_at": datetime.now(UTC)})
+        changed = DESIGNS.document({"status": status, "updated_at": datetime.now(UTC)})
         change = {"$set": changed | actor.marked(), "$inc": {"version": 1}}
         designs.update_one({"_id": rng.choice(self._designs)}, change)
 
@@ -430,10 +430,10 @@ class Operations:
             "created_at": now,
             "updated_at": now,
         }
-        designs.insert_one(design_document(fields) | actor.marked())
+        designs.insert_one(DESIGNS.document(fields) | actor.marked())
 
     def _store_design_twice(self, designs: Any, rng: random.Random) -> None:
-        again = design_document({"user_id": self._users[0], "name": "Again", "status": "draft"})
+        again = DESIGNS.document({"user_id": self._users[0], "name": "Again", "status": "draft"})
         designs.insert_one({"_id": self._designs[0], **again})
 
     # -- parts of the above -------------------------------------------------------------------

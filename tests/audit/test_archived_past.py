@@ -41,7 +41,7 @@ def audit(
     Another one was made and removed in months that are in files by now.
     """
     trail = open_trail(postgres_database(template=template))
-    store = trail._postgres
+    store = trail.postgres
     for statement in (
         "ALTER TABLE catalog.catalog_items DISABLE TRIGGER ALL",
         "DELETE FROM catalog.catalog_items",
@@ -214,7 +214,7 @@ def test_the_command_line_goes_back_with_archives(audit, fwdb):
 def test_a_report_says_that_a_part_of_its_window_is_in_archives(audit, servers, report):
     """And nothing of it when the window begins later."""
     more = {"entity_type": "CatalogItem", "entity_id": ITEM} if report == "entity_history" else {}
-    with Database(audit._postgres, MongoStore(servers.mongodb), settings=audit._settings) as db:
+    with Database(audit.postgres, MongoStore(servers.mongodb), settings=audit.settings) as db:
         long, short = (
             reports.open_report(report, db=db, since=since, **more).result.checks
             for since in (f"{BEFORE:%Y-%m-%dT%H:%MZ}", "30d")

@@ -57,9 +57,7 @@ def filled(audit: Audit) -> Audit:
             rows.append({"created_at": max(at, month(ago)), **who, **kind})
     put(audit, *rows)
     # Rows of before have none of what the server knows of a session.
-    audit._postgres.execute(
-        sa.text("UPDATE audit.audit_logs SET origin = NULL WHERE random() < .5")
-    )
+    audit.postgres.execute(sa.text("UPDATE audit.audit_logs SET origin = NULL WHERE random() < .5"))
     return audit
 
 
@@ -100,7 +98,7 @@ def test_an_archived_trail_answers_as_it_did_in_one_piece(filled):
 
 def test_a_file_has_each_value_exactly(filled, archive):
     """jsonb as PostgreSQL writes it, microseconds, nulls that are no empty text; all columns."""
-    names = filled._postgres.rows(
+    names = filled.postgres.rows(
         sa.text(
             "SELECT CAST(attname AS text) AS name FROM pg_attribute WHERE attnum > 0"
             " AND NOT attisdropped AND attrelid = CAST('audit.audit_logs' AS regclass)"
@@ -111,7 +109,7 @@ def test_a_file_has_each_value_exactly(filled, archive):
         row["name"] if row["name"] in exact else f"CAST({row['name']} AS text) AS {row['name']}"
         for row in names
     )
-    before = filled._postgres.rows(
+    before = filled.postgres.rows(
         sa.text(
             f"SELECT {columns} FROM audit.audit_logs WHERE created_at < :until"
             " ORDER BY audit_logs.created_at, audit_logs.id"
@@ -153,7 +151,7 @@ def test_memory_is_bounded_by_the_batches(filled, archive, monkeypatch):
 def test_a_file_from_before_a_column_was_added_is_read_with_the_others(filled):
     """Ten years have seen more than one form of the table."""
     filled.retain()
-    filled._postgres.execute(sa.text("ALTER TABLE audit.audit_logs ADD COLUMN later text"))
+    filled.postgres.execute(sa.text("ALTER TABLE audit.audit_logs ADD COLUMN later text"))
     put(filled, {"created_at": days_into(14, 1), "later": "x"})
     filled.retain()
 
@@ -187,8 +185,8 @@ def test_the_folder_can_be_moved(filled, archive, tmp_path):
     """audit.archives has names, not places."""
     filled.retain()
     moved = archive.rename(tmp_path / "it's elsewhere")
-    settings = filled._settings.model_copy(update={"audit_archive": moved})
-    trail = Audit(filled._postgres, settings=settings).with_archives()
+    settings = filled.settings.model_copy(update={"audit_archive": moved})
+    trail = Audit(filled.postgres, settings=settings).with_archives()
 
     assert len(trail.search(limit=None)) == 5 * 3 * len(KINDS)
 

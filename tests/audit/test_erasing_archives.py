@@ -36,7 +36,7 @@ def audit(
 ) -> Audit:
     """A trail with two months past their retention and one of now, in which USER did some."""
     trail = open_trail(postgres_database(template=template))
-    trail._postgres.execute(sa.text(RESET))
+    trail.postgres.execute(sa.text(RESET))
     rows = []
     for at in (days_into(14, 1), days_into(13, 1), days_into(13, 2), NOW):
         rows += [
@@ -56,7 +56,7 @@ def retired(audit: Audit) -> Audit:
 
 
 def do(audit: Audit, statement: str, **given: Any) -> list[dict[str, Any]]:
-    return audit._postgres.rows(sa.text(statement), **given)
+    return audit.postgres.rows(sa.text(statement), **given)
 
 
 def held(archive: Path, column: str) -> list[Any]:
@@ -132,7 +132,7 @@ def test_an_archived_row_that_was_altered_is_not_erased(retired, archive):
     """Nothing changes then, and what was written anew is gone again."""
     before = files(archive)
     row = do(retired, "SELECT number, leaves FROM audit.seals ORDER BY number LIMIT 1")[0]
-    retired._postgres.execute(
+    retired.postgres.execute(
         sa.text("UPDATE audit.seals SET leaves = :leaves WHERE number = :number"),
         {"leaves": bytes(len(row["leaves"])), "number": row["number"]},
     )
@@ -289,7 +289,7 @@ def test_only_an_older_export_of_that_month_is_ever_removed(retired, archive, na
     paths = [row["path"] for row in do(retired, "SELECT path FROM audit.archives ORDER BY month")]
     said = name_of.format(outside=outside, path=paths[0], next=paths[1])
     value = "ARRAY[CAST(:name AS text)]" if column == "replaced" else ":name"
-    retired._postgres.execute(
+    retired.postgres.execute(
         sa.text(f"UPDATE audit.archives SET {column} = {value} WHERE path = :path"),
         {"name": said, "path": paths[0]},
     )
@@ -308,16 +308,16 @@ def test_only_an_older_export_of_that_month_is_ever_removed(retired, archive, na
 
 def test_an_erasure_waits_for_no_retention_and_says_so(retired, open_trail):
     """Both write files and drop them; they take turns."""
-    url = retired._postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = retired.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with (
-        rewriting.partitions.alone(open_trail(url)._postgres),
+        rewriting.partitions.alone(open_trail(url).postgres),
         pytest.raises(errors.Conflict, match="at work"),
     ):
         retired.erase(user_id=USER, reason="x")
 
 
 def test_before_the_migration_it_says_migrate(retired):
-    retired._postgres.execute(sa.text("ALTER TABLE audit.archives DROP COLUMN replaced"))
+    retired.postgres.execute(sa.text("ALTER TABLE audit.archives DROP COLUMN replaced"))
     with pytest.raises(errors.FeatureUnavailable, match="fwdb migrate"):
         retired.erase(user_id=USER, reason="x")
 

@@ -370,7 +370,7 @@ def test_the_key_is_nowhere_in_database_or_file(keyed, store, put, tmp_path):
     path = keyed.seal_file(tmp_path / "seals.json")
     rows = ask(store, "SELECT CAST(to_jsonb(s) AS text) AS row FROM audit.seals AS s")
 
-    assert KEY not in path.read_text() + rows[0]["row"] + repr(keyed._settings)
+    assert KEY not in path.read_text() + rows[0]["row"] + repr(keyed.settings)
     assert KEY.encode().hex() not in path.read_text() + rows[0]["row"]
 
 

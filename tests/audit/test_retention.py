@@ -31,7 +31,7 @@ from support.retention import (
 )
 
 from fwdb import config, errors, migrating
-from fwdb.audit import Audit, partitions
+from fwdb.audit import Audit, partitions, retention
 from fwdb.audit import archives as files_of
 from fwdb.stores import PostgresStore
 
@@ -62,7 +62,7 @@ def test_a_month_past_its_retention_goes_into_a_file_and_its_table_is_dropped(au
     gone = {m.month: m for m in kept.months}
     assert (gone[name(15)].rows, gone[name(15)].left) == (2, None)
     assert gone[name(15)].drop_ms is not None
-    row = audit._postgres.rows(sa.text("SELECT * FROM audit.archives ORDER BY month"))[0]
+    row = audit.postgres.rows(sa.text("SELECT * FROM audit.archives ORDER BY month"))[0]
     path = archive / row["path"]
     assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert row["bytes"] == path.stat().st_size
@@ -80,14 +80,14 @@ def test_a_month_past_its_retention_goes_into_a_file_and_its_table_is_dropped(au
 
 def test_a_month_begins_and_ends_at_midnight_utc(audit, archive):
     """The row at the boundary belongs to the month that begins, whatever the database's zone."""
-    database = audit._postgres.url.database
-    audit._postgres.execute(sa.text(f"ALTER DATABASE {database} SET timezone = 'America/New_York'"))
-    audit._postgres.close()  # new sessions begin in that zone
+    database = audit.postgres.url.database
+    audit.postgres.execute(sa.text(f"ALTER DATABASE {database} SET timezone = 'America/New_York'"))
+    audit.postgres.close()  # new sessions begin in that zone
     try:
         put(audit, month(15), month(14) - MICROSECOND, month(14), month(15) - MICROSECOND)
         audit.retain()
     finally:
-        audit._postgres.execute(sa.text(f"ALTER DATABASE {database} RESET ALL"))
+        audit.postgres.execute(sa.text(f"ALTER DATABASE {database} RESET ALL"))
 
     found = audit.partitions().set_index("month")["path"]
     held = {m: pq.read_table(archive / found[m])["created_at"].to_pylist() for m in found.index[:3]}
@@ -115,13 +115,13 @@ def test_the_months_ahead_are_made_and_told(audit):
     ahead = audit.partitions_ahead()
     assert (ahead.status, ahead.value, ahead.until) == ("ok", 3, month(-4))
 
-    audit._postgres.execute(sa.text(f"DROP TABLE audit.audit_logs_{month(-2):%Y_%m}"))
+    audit.postgres.execute(sa.text(f"DROP TABLE audit.audit_logs_{month(-2):%Y_%m}"))
     ahead = audit.partitions_ahead()
     assert (ahead.value, ahead.until) == (1, month(-2))
     assert audit.retain().partitions_made == 1
     assert audit.partitions_ahead().value == 3
 
-    audit._postgres.execute(sa.text(f"DROP TABLE audit.audit_logs_{NOW:%Y_%m}"))
+    audit.postgres.execute(sa.text(f"DROP TABLE audit.audit_logs_{NOW:%Y_%m}"))
     ahead = audit.partitions_ahead()
     assert (ahead.value, ahead.until) == (0, month(0))
     assert "writes fail now" in ahead.reason
@@ -195,7 +195,7 @@ def test_a_row_changed_after_the_export_is_exported_again(audit, archive, change
     def progress(sentence: str) -> None:
         if sentence.startswith("exported") and name(15) in sentence and not done["once"]:
             done["once"] = True
-            audit._postgres.execute(sa.text(change.format("audit.audit_logs")))
+            audit.postgres.execute(sa.text(change.format("audit.audit_logs")))
 
     audit.retain(progress=progress)
     path = audit.partitions().set_index("month")["path"][name(15)]
@@ -216,7 +216,7 @@ def test_a_month_that_was_made_again_is_left_with_its_rows_and_its_file(audit):
     assert "added after it was archived" in left
     assert total(audit) == 2
 
-    audit._postgres.execute(sa.text("DELETE FROM audit.audit_logs"))
+    audit.postgres.execute(sa.text("DELETE FROM audit.audit_logs"))
     audit.retain()
     assert states(audit)[name(15)] == "archived"
     assert total(audit) == 1
@@ -244,11 +244,13 @@ def test_an_export_that_the_disk_changes_is_refused_and_the_table_stays(audit, m
     assert audit.retain().removed == 1
 
 
-def test_a_month_that_another_part_needs_is_left_with_its_reason(audit):
+def test_a_month_that_another_part_needs_is_left_with_its_reason(audit, monkeypatch):
     """The proof of the trail has not sealed it yet."""
     put(audit, days_into(15, 1), days_into(14, 1))
     sealed = month(15).date()
-    audit._may_not_drop = lambda day: None if day == sealed else "it is not sealed"
+    monkeypatch.setattr(
+        retention, "_may_not_drop", lambda _, day: None if day == sealed else "it is not sealed"
+    )
     kept = audit.retain()
 
     assert {m.month: m.left for m in kept.months}[name(14)] == "it is not sealed"
@@ -315,8 +317,8 @@ def test_a_run_killed_before_any_step_is_gone_on_with(
         put(trail, *({"created_at": at, **old} for at in rows), NOW)
         spare = sa.text("SELECT to_regclass('audit.audit_logs_' || :month) AS name")
         for ago in range(14, 11, -1):  # only one month is past its retention
-            if trail._postgres.rows(spare, month=f"{month(ago):%Y_%m}")[0]["name"]:
-                trail._postgres.execute(sa.text(f"DROP TABLE audit.audit_logs_{month(ago):%Y_%m}"))
+            if trail.postgres.rows(spare, month=f"{month(ago):%Y_%m}")[0]["name"]:
+                trail.postgres.execute(sa.text(f"DROP TABLE audit.audit_logs_{month(ago):%Y_%m}"))
     given = [str(part) for run in runs.items() for part in run]
     ended = subprocess.run(
         [sys.executable, "-c", STOPPED, str(archive), *given],
@@ -334,7 +336,7 @@ def test_a_run_killed_before_any_step_is_gone_on_with(
         assert states(trail)[name(15)] == "archived", stop
         assert total(trail) == 3, stop
         assert len(trail.search(limit=None)) == seeded + 1, stop
-        rows_said = trail._postgres.rows(sa.text("SELECT rows, dropped_at FROM audit.archives"))
+        rows_said = trail.postgres.rows(sa.text("SELECT rows, dropped_at FROM audit.archives"))
         assert [(r["rows"], r["dropped_at"] is None) for r in rows_said] == [(2, False)], stop
 
 
@@ -355,14 +357,14 @@ def test_a_part_that_a_dead_process_left_is_removed(audit, archive):
 def test_a_detach_that_waited_too_long_is_finished_by_the_next_run(audit, open_trail):
     """An open transaction holds it up; the next one ends it, or puts the month back for a hold."""
     put(audit, days_into(15, 1), NOW)
-    url = audit._postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = audit.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
     hasty = Audit(
-        PostgresStore(url, settings=audit._settings.model_copy(
+        PostgresStore(url, settings=audit.settings.model_copy(
             update={"statement_timeout_seconds": 0.5})),
-        settings=audit._settings,
+        settings=audit.settings,
     )  # fmt: skip
     try:
-        with audit._postgres.transaction() as reader:
+        with audit.postgres.transaction() as reader:
             reader.execute(sa.text("SELECT count(*) FROM audit.audit_logs"))
             with pytest.raises(errors.QueryTimeout, match=rf"{name(15)} could not be detached"):
                 hasty.retain()
@@ -374,7 +376,7 @@ def test_a_detach_that_waited_too_long_is_finished_by_the_next_run(audit, open_t
         hasty.release(name(15))
         assert hasty.retain().removed == 1
     finally:
-        hasty._postgres.close()
+        hasty.postgres.close()
     assert states(audit)[name(15)] == "archived"
 
 
@@ -444,7 +446,7 @@ def test_a_held_month_that_a_stopped_run_detached_is_put_back(audit):
     with pytest.raises(KeyboardInterrupt):
         audit.retain(progress=progress)
     table = f"audit.audit_logs_{month(15):%Y_%m}"
-    audit._postgres.execute(
+    audit.postgres.execute(
         sa.text(f"ALTER TABLE audit.audit_logs DETACH PARTITION {table} CONCURRENTLY")
     )
     assert states(audit)[name(15)] == "detached"
@@ -506,7 +508,7 @@ def test_the_function_of_the_service_is_no_way_around(audit):
     """It says which command knows holds and files."""
     put(audit, days_into(15, 1))
     with pytest.raises(errors.QueryError, match="fwdb audit retain"):
-        audit._postgres.rows(sa.text("SELECT audit.cleanup_old_audit_logs()"))
+        audit.postgres.rows(sa.text("SELECT audit.cleanup_old_audit_logs()"))
     assert len(audit.search(limit=None)) == 1
 
 
@@ -514,13 +516,13 @@ def test_a_role_that_does_not_own_the_trail_is_refused(audit, open_trail):
     """Dropping a month is the owner's; the sentence says so before anything is done."""
     role = f"writer_{os.getpid()}"
     put(audit, days_into(15, 1))
-    audit._postgres.execute(
+    audit.postgres.execute(
         sa.text(
             f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA audit TO {role};"
             f" GRANT SELECT ON ALL TABLES IN SCHEMA audit TO {role}"
         )
     )
-    url = audit._postgres.url.set(drivername="postgresql")
+    url = audit.postgres.url.set(drivername="postgresql")
     limited = open_trail(
         url.update_query_dict({"options": f"-c role={role}"}).render_as_string(hide_password=False)
     )
@@ -531,8 +533,8 @@ def test_a_role_that_does_not_own_the_trail_is_refused(audit, open_trail):
         with pytest.raises(errors.PermissionDenied):
             limited.hold(name(15))
     finally:
-        limited._postgres.close()
-        audit._postgres.execute(sa.text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
+        limited.postgres.close()
+        audit.postgres.execute(sa.text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
 
 
 def test_a_server_of_ones_own_needs_a_folder(audit):
@@ -541,14 +543,14 @@ def test_a_server_of_ones_own_needs_a_folder(audit):
     url = make_url("postgresql://db.example/fashion_wallet").render_as_string()
     own = config.Settings(postgres_url=url)
     with pytest.raises(errors.ConfigError, match="FWDB_AUDIT_ARCHIVE"):
-        Audit(audit._postgres, settings=own).retain()
+        Audit(audit.postgres, settings=own).retain()
     assert files_of.folder(config.Settings()).name == "audit-archive"
 
 
 def test_an_existing_table_keeps_rows_of_held_months(postgres_database, open_trail, existing):
     """In one piece there is no month to drop: rows go in batches, held ones stay."""
     audit = open_trail(postgres_database())
-    audit._postgres.execute(sa.text(existing))
+    audit.postgres.execute(sa.text(existing))
     old = pd.DataFrame(
         {
             "created_at": [days_into(15, 1), days_into(14, 1), days_into(14, 2), NOW],
@@ -557,10 +559,10 @@ def test_an_existing_table_keeps_rows_of_held_months(postgres_database, open_tra
             "entity_id": "0190c1a0-0000-7000-8000-000000000001",
         }
     )
-    audit._postgres.copy("audit.audit_logs", old)
+    audit.postgres.copy("audit.audit_logs", old)
     with pytest.raises(errors.FeatureUnavailable, match="fwdb migrate"):
         audit.hold(name(14))
-    migrating.migrate(audit._postgres, None)
+    migrating.migrate(audit.postgres, None)
     assert audit.partitions_ahead().status == "not_applicable"
     assert audit.partitions().empty
     with pytest.raises(errors.ParameterError, match="has nothing"):
@@ -571,10 +573,10 @@ def test_an_existing_table_keeps_rows_of_held_months(postgres_database, open_tra
     assert (kept.expired, kept.removed, kept.held) == (3, 1, (name(14),))
     assert len(audit.search(limit=None)) == 3
     cleanup = sa.text("SELECT audit.cleanup_old_audit_logs() AS removed")
-    assert audit._postgres.rows(cleanup)[0]["removed"] == 0
+    assert audit.postgres.rows(cleanup)[0]["removed"] == 0
     audit.release(name(14))
     assert audit.retain(dry_run=True).expired == 2
-    assert audit._postgres.rows(cleanup)[0]["removed"] == 2
+    assert audit.postgres.rows(cleanup)[0]["removed"] == 2
     assert len(audit.search(limit=None)) == 1
 
 
@@ -582,9 +584,9 @@ def test_an_existing_table_keeps_rows_of_held_months(postgres_database, open_tra
 def one_piece(postgres_database, open_trail, existing):
     """The service's table, migrated, with rows of three months; what was there is sealed."""
     audit = open_trail(postgres_database())
-    audit._postgres.execute(sa.text(existing))
-    migrating.migrate(audit._postgres, None)
-    audit._postgres.execute(
+    audit.postgres.execute(sa.text(existing))
+    migrating.migrate(audit.postgres, None)
+    audit.postgres.execute(
         sa.text("INSERT INTO shared.users (id, email) VALUES (CAST(:id AS uuid), 'a@example.com')"),
         {"id": ACTOR},
     )
@@ -601,7 +603,7 @@ def test_what_leaves_a_table_in_one_piece_is_in_files_and_the_seals_hold(one_pie
     def progress(sentence: str) -> None:
         if sentence.startswith("exported") and name(15) in sentence and not late["once"]:
             late["once"] = True
-            one_piece._postgres.execute(sa.text("DELETE FROM shared.users WHERE email LIKE 'a@%'"))
+            one_piece.postgres.execute(sa.text("DELETE FROM shared.users WHERE email LIKE 'a@%'"))
 
     one_piece.hold(name(14))
     kept = one_piece.retain(progress=progress)

@@ -85,7 +85,7 @@ def test_a_user_is_shown_without_its_password_hash():
     )
 
     assert "secret" not in repr(user)
-    assert models.users.c.password_hash.info["secret"]
+    assert models.USERS.secret == {"password_hash"}
 
 
 def test_a_design_goes_to_its_document_and_back():
@@ -101,24 +101,24 @@ def test_a_design_goes_to_its_document_and_back():
         created_at=made,
         updated_at=made,
     )
-    fields = {name: getattr(design, name) for name in models.DESIGN_FIELDS}
-    document = models.design_document(fields)
+    fields = {name: getattr(design, name) for name in models.DESIGNS.fields}
+    document = models.DESIGNS.document(fields)
 
     assert document["_id"] == ObjectId("65a1b2c3d4e5f60718293a4b")
     assert document["userId"] == "u"
     assert document["layers"] == [{"id": "l", "itemId": "i", "user_id": "kept"}]
-    assert models.Design(**models.design_fields(document)) == design
+    assert models.Design(**models.DESIGNS.values(document)) == design
 
 
 def test_every_field_of_a_design_has_its_place_in_the_document():
     """The mapping is the only one, so it must be whole."""
-    assert set(models.DESIGN_FIELDS) == set(models.Design.__dataclass_fields__)
+    assert set(models.DESIGNS.fields) == set(models.Design.__dataclass_fields__)
 
 
 def test_a_document_of_another_program_makes_a_design_too():
     """Unknown fields are left out, missing and null ones get the default, times get their zone."""
     found = {"_id": "a-uuid", "userId": "u", "name": "N", "__v": 0, "layers": None}
-    design = models.Design(**models.design_fields({**found, "createdAt": datetime(2026, 1, 1)}))
+    design = models.Design(**models.DESIGNS.values({**found, "createdAt": datetime(2026, 1, 1)}))
 
     assert (design.id, design.status, design.layers, design.version) == ("a-uuid", "draft", [], 1)
     assert design.created_at == datetime(2026, 1, 1, tzinfo=UTC)
@@ -128,7 +128,7 @@ def test_a_document_of_another_program_makes_a_design_too():
 def test_a_field_that_a_design_lacks_is_named_with_the_nearest():
     """A typing error in a filter must not silently find nothing."""
     with pytest.raises(UnknownName, match="did you mean 'user_id'"):
-        models.design_document({"userid": "u"})
+        models.DESIGNS.document({"userid": "u"})
 
 
 @pytest.mark.parametrize(

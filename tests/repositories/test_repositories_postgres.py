@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -18,7 +19,7 @@ from fwdb.errors import (
     InvalidData,
     ParameterError,
 )
-from fwdb.models import Avatar, CatalogItem, avatars, catalog_items
+from fwdb.models import AVATARS, CATALOG_ITEMS, TableEntity
 from fwdb.repositories import PostgresRepository
 
 
@@ -52,6 +53,13 @@ def statements(db: Database, work: Any) -> list[str]:
 
 
 # -- errors -----------------------------------------------------------------------------------
+
+
+def existing(entity: TableEntity) -> TableEntity:
+    """The entity in a table of the schema `existing`."""
+    found = copy.copy(entity)
+    object.__setattr__(found, "table", entity.table.to_metadata(sa.MetaData(), schema="existing"))
+    return found
 
 
 def test_a_second_account_with_the_email_is_refused(db):
@@ -278,8 +286,7 @@ def test_columns_that_are_enums_in_an_existing_table(db):
                 USING type::existing.kind, ALTER is_premium DROP NOT NULL;"""
         )
     )
-    table = catalog_items.to_metadata(sa.MetaData(), schema="existing")
-    items = PostgresRepository(db.postgres, table, CatalogItem)
+    items = PostgresRepository(db.postgres, existing(CATALOG_ITEMS))
     made = items.create(name="one", type="fabric")
     items.create(name="two", type="pattern")
     db.postgres.execute(sa.text("UPDATE existing.catalog_items SET is_premium = NULL"))
@@ -321,8 +328,7 @@ def test_rows_that_fit_no_model_are_read_and_reported(db):
             ) AS odd (name, gender, measurements, created_at);"""
         )
     )
-    table = avatars.to_metadata(sa.MetaData(), schema="existing")
-    rows = PostgresRepository(db.postgres, table, Avatar)
+    rows = PostgresRepository(db.postgres, existing(AVATARS))
     try:
         page = rows.page(size=50, sort="name")
         said = {item.name: item.problems for item in page.items}

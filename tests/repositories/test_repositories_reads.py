@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
+from fwdb import models
 from fwdb.database import Database
 from fwdb.errors import FeatureUnavailable, NotFound, ParameterError, PermissionDenied
 from fwdb.models import entity_id
@@ -165,11 +166,9 @@ def reader(module_db: Database) -> Iterator[PostgresStore]:
 def test_what_cannot_be_recorded_is_not_given_out(module_db, plain, reader):
     """The error of the trail is the answer."""
     if isinstance(plain, MongoRepository):
-        closed: Repository[Any] = MongoRepository(module_db.mongodb, trail=reader)
+        closed: Repository[Any] = MongoRepository(module_db.mongodb, models.DESIGNS, trail=reader)
     else:
-        from fwdb import models
-
-        closed = PostgresRepository(reader, models.catalog_items, models.CatalogItem)
+        closed = PostgresRepository(reader, models.CATALOG_ITEMS)
     for ask in (closed.find, closed.frame, closed.first):
         assert ask() is not None
     recording = closed.with_read_audit()
@@ -199,6 +198,6 @@ def test_a_share_that_is_none_is_refused(plain, sample):
 def test_reads_need_a_trail_and_are_not_of_the_trail(module_db):
     """Said when the repository is made, before anything is read."""
     with pytest.raises(FeatureUnavailable, match="knows no PostgreSQL"):
-        MongoRepository(module_db.mongodb).with_read_audit()
+        MongoRepository(module_db.mongodb, models.DESIGNS).with_read_audit()
     with pytest.raises(FeatureUnavailable, match="not recorded in it"):
         module_db.audit_logs.with_read_audit()

@@ -41,6 +41,7 @@ from fwdb.errors import (
     Transient,
     UnknownName,
 )
+from fwdb.models import DESIGNS
 from fwdb.repositories import MongoRepository
 from fwdb.stores import MongoStore, PostgresStore, frames
 
@@ -157,7 +158,7 @@ def dial(url: str, settings: config.Settings | None = None) -> Store:
 def ask(store: Store) -> object:
     """A question that reads the data."""
     if isinstance(store, MongoStore):
-        return MongoRepository(store).count()
+        return MongoRepository(store, DESIGNS).count()
     return store.rows(sa.text("SELECT count(*) FROM shared.users"))
 
 

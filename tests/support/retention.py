@@ -74,7 +74,7 @@ def open_trail_fixture(settings: config.Settings) -> Iterator[Callable[[str], Au
 
     yield trail
     for audit in opened:
-        audit._postgres.close()
+        audit.postgres.close()
 
 
 @pytest.fixture(name="audit")
@@ -82,7 +82,7 @@ def audit_fixture(module_db: Database, open_trail: Callable[[str], Audit]) -> Au
     """The trail of a migrated database, with the months from now on and no row."""
     url = module_db.postgres.url.set(drivername="postgresql")
     audit = open_trail(url.render_as_string(hide_password=False))
-    audit._postgres.execute(sa.text(RESET))
+    audit.postgres.execute(sa.text(RESET))
     return audit
 
 
@@ -91,9 +91,9 @@ def put(audit: Audit, *rows: dict[str, Any] | datetime) -> None:
     given = [row if isinstance(row, dict) else {"created_at": row} for row in rows]
     first = min(row["created_at"] for row in given)
     asked = sa.text("SELECT audit.add_partitions(CAST(:first AS date), current_date)")
-    audit._postgres.rows(asked, first=first)
+    audit.postgres.rows(asked, first=first)
     usual = {"entity_type": "User", "action": "UPDATE", "user_id": None}
-    audit._postgres.copy(
+    audit.postgres.copy(
         "audit.audit_logs",
         pd.DataFrame([{**usual, "entity_id": str(uuid.uuid4()), **row} for row in given]),
     )
@@ -109,7 +109,7 @@ def fwdb_fixture(
     """Runs ``fwdb audit …`` on the database of a trail: exit code, output, what was said."""
 
     def on(audit: Audit) -> Command:
-        url = audit._postgres.url.set(drivername="postgresql")
+        url = audit.postgres.url.set(drivername="postgresql")
         monkeypatch.setenv("FWDB_POSTGRES_URL", url.render_as_string(hide_password=False))
         monkeypatch.setenv("FWDB_MONGODB_URL", servers.mongodb)
         monkeypatch.setenv("FWDB_AUDIT_ARCHIVE", str(archive))

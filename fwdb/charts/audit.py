@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fwdb.charts import canvas as c
+from fwdb.charts import words as w
 
 ACTIONS = {"CREATE": c.BLUE, "UPDATE": c.SKY, "READ": c.GREY, "DELETE": c.VERMILION}
 # Marker and its size beside the colour: what happened is in both.
@@ -65,16 +66,16 @@ def audit_trail(
     """
     subtitle = f"Audit events per {bucket}, by action"
     if frame.empty or not frame["events"].sum():
-        footer = c.footer(source, c.window_text(since, until), "0 events")
+        footer = c.footer(source, w.window_text(since, until), "0 events")
         return c.empty("The audit trail is empty", subtitle, footer, reason=reason)
-    table = _table(frame.assign(bucket_at=c.utc(frame["bucket_at"])), "bucket_at")
-    start = c.utc(since) if since is not None else table.index[0]
-    end = c.utc(until) if until is not None else table.index[-1]
-    events = c.plural(int(table.to_numpy().sum()), "event")
-    footer = c.footer(source, c.window_text(start, end), events)
+    table = _table(frame.assign(bucket_at=w.utc(frame["bucket_at"])), "bucket_at")
+    start = w.utc(since) if since is not None else table.index[0]
+    end = w.utc(until) if until is not None else table.index[-1]
+    events = w.plural(int(table.to_numpy().sum()), "event")
+    footer = c.footer(source, w.window_text(start, end), events)
     sheet = c.canvas(_trail_finding(table, found), subtitle, footer, drawing=270)
     heights = table.sum(axis=1).to_numpy()
-    left = 20 + c.text_width(c.compact(_round_up(heights.max())), size=10.5)
+    left = 20 + c.text_width(w.compact(_round_up(heights.max())), size=10.5)
     others = dict.fromkeys(map(str, table), c.INK)
     colours = {a: colour for a, colour in ({**ACTIONS, **others, **ACTIONS}).items() if a in table}
     c.legend(sheet, sheet.top - 18, [*colours.items()], left=left)
@@ -97,10 +98,10 @@ def audit_trail(
     top = _cut(heights)
     axes.set_ylim(0, _round_up(top * (1.28 if found or top < heights.max() else 1.04)))
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.set_major_formatter(lambda v, _: c.compact(v))
+    axes.yaxis.set_major_formatter(lambda v, _: w.compact(v))
     c.time_axis(axes, start, end)
     if found:
-        row = int(table.index.searchsorted(c.utc(found.bucket_at), side="right")) - 1
+        row = int(table.index.searchsorted(w.utc(found.bucket_at), side="right")) - 1
         if row >= 0:  # bars may be longer than an hour
             _name_burst(sheet, axes, found, x[row] + days / 2, heights[row])
     _name_cut(sheet, axes, x, days, heights)
@@ -120,7 +121,7 @@ def _name_cut(sheet: c.Canvas, axes: Axes, x: Any, days: float, heights: Any) ->
     tallest, roof = int(np.argmax(heights)), axes.get_ylim()[1]
     if heights[tallest] <= roof:
         return
-    text = f"↑ {c.number(heights[tallest])} events"
+    text = f"↑ {w.number(heights[tallest])} events"
     left, top = c.spot(axes, x[tallest], roof)
     at = left - 6 - c.text_width(text, size=9.5, weight="bold")
     if at < c.spot(axes, axes.get_xlim()[0], 0)[0]:
@@ -139,13 +140,13 @@ def _round_up(value: float) -> float:
 
 def _trail_finding(table: pd.DataFrame, found: Burst | None) -> str:
     if found:
-        moment = c.utc(found.bucket_at)
-        kind = f"{c.clean(found.entity_type)} {found.action.lower()}s"
-        return f"A burst of {c.number(found.events)} {kind} at {moment:%Y-%m-%d %H:%M} stands out"
+        moment = w.utc(found.bucket_at)
+        kind = f"{w.clean(found.entity_type)} {found.action.lower()}s"
+        return f"A burst of {w.number(found.events)} {kind} at {moment:%Y-%m-%d %H:%M} stands out"
     sums = table.sum()
     total, action = float(sums.sum()), str(sums.idxmax())
-    part = c.share(float(sums.max()) / total * 100)
-    return f"{c.plural(int(total), 'event')}, {part} of them {action}"
+    part = w.share(float(sums.max()) / total * 100)
+    return f"{w.plural(int(total), 'event')}, {part} of them {action}"
 
 
 def _name_burst(sheet: c.Canvas, axes: Axes, found: Burst, at: float, height: float) -> None:
@@ -159,7 +160,7 @@ def _name_burst(sheet: c.Canvas, axes: Axes, found: Burst, at: float, height: fl
         textcoords="offset points",
         arrowprops={"arrowstyle": "-", "color": c.VERMILION, "lw": 1.2, "shrinkA": 0, "shrinkB": 2},
     )
-    lines = (f"{c.number(found.events)} {found.action.lower()}s", "in one hour")
+    lines = (f"{w.number(found.events)} {found.action.lower()}s", "in one hour")
     style: dict[str, Any] = {"size": 9.5, "weight": "bold"}
     half = max(c.text_width(line, **style) for line in lines) / 2
     left, right = (c.spot(axes, edge, 0)[0] for edge in axes.get_xlim())
@@ -183,16 +184,16 @@ def audit_matrix(
     """
     subtitle = "Audit events by entity and action, counts"
     total = int(frame["events"].sum()) if len(frame) else 0
-    footer = c.footer(source, window, c.plural(total, "event"))
+    footer = c.footer(source, window, w.plural(total, "event"))
     if not total:
         return c.empty("Nothing was changed or read", subtitle, footer, reason=reason)
-    names = [c.clean(name) or "(no name)" for name in frame["entity_type"].astype(object)]
+    names = [w.clean(name) or "(no name)" for name in frame["entity_type"].astype(object)]
     table = c.ranked(_table(frame.assign(entity_type=names), "entity_type"), MOST_ENTITIES)
     others = sorted({str(action) for action in table} - {*ACTIONS})
     table = table.reindex(columns=[*ACTIONS, *others], fill_value=0.0)
     heaviest = str(table.index[0])
     finding = (
-        f"{heaviest} has {c.share(table.iloc[0].sum() / total * 100)} of the events"
+        f"{heaviest} has {w.share(table.iloc[0].sum() / total * 100)} of the events"
         if len(table) > 1
         else f"All events concern {heaviest}"
     )
@@ -224,7 +225,7 @@ def _cells(sheet: c.Canvas, table: pd.DataFrame) -> None:
             colour, y = BLUES(float(np.sqrt(value / most))), top - (row + 1) * high
             sheet.box(left + column * width, y, width - 1.5, high - 1.5, colour)
             style = {"ha": "center", "color": _ink_on(colour), **c.MIDDLE}
-            sheet.text(x, y + high / 2, c.number(value), size=11, **style)
+            sheet.text(x, y + high / 2, w.number(value), size=11, **style)
     for row, label in enumerate(labels):
         sheet.text(left - 9, top - (row + 0.5) * high, label, size=10.5, ha="right", **c.MIDDLE)
 
@@ -248,7 +249,7 @@ def entity_history(
     commas). The fields that changed most often come first; `entity` is its name for the title.
     """
     subtitle = "Every event in the first lane, then the changes of each field, over time (UTC)"
-    footer = c.footer(source, c.window_text(since, until), c.plural(len(frame), "event"))
+    footer = c.footer(source, w.window_text(since, until), w.plural(len(frame), "event"))
     if frame.empty:
         return c.empty(f"{entity} has no history here", subtitle, footer, reason=reason)
     rows = frame.assign(lane="all events")
@@ -274,7 +275,7 @@ def entity_actors(
     `frame` has a row per event with `created_at`, `action` and `user_id` (missing: nobody said).
     """
     subtitle = "Events of each actor over time (UTC), those with most first"
-    footer = c.footer(source, c.window_text(since, until), c.plural(len(frame), "event"))
+    footer = c.footer(source, w.window_text(since, until), w.plural(len(frame), "event"))
     if frame.empty:
         return c.empty(f"Nobody touched {entity}", subtitle, footer, reason=reason)
     lanes = [f"{str(u)[:13]}…" if pd.notna(u) else NOBODY for u in frame["user_id"]]
@@ -292,11 +293,11 @@ def _by_count(rows: pd.DataFrame) -> list[str]:
 def _history_finding(entity: str, rows: pd.DataFrame, fields: pd.DataFrame) -> str:
     changes = rows["action"].astype(str)[lambda actions: actions != "READ"]
     if changes.empty:
-        return f"{entity} was read {c.plural(len(rows), 'time')} and not changed"
-    text = f"{entity} changed {c.plural(len(changes), 'time')}"
+        return f"{entity} was read {w.plural(len(rows), 'time')} and not changed"
+    text = f"{entity} changed {w.plural(len(changes), 'time')}"
     lanes = _by_count(fields)
     if len(lanes) > 1 and (count := int((fields["lane"] == lanes[0]).sum())) > 1:
-        text += f", most often {c.clean(lanes[0])} ({c.number(count)})"
+        text += f", most often {w.clean(lanes[0])} ({w.number(count)})"
     return f"{text}, and was deleted last" if changes.iloc[-1] == "DELETE" else text
 
 
@@ -304,12 +305,12 @@ def _actors_finding(entity: str, rows: pd.DataFrame) -> str:
     changed = rows[rows["action"].astype(str) != "READ"]
     known = changed[changed["lane"] != NOBODY]
     if changed.empty:
-        return f"{c.plural(rows['lane'].nunique(), 'reader')}, and nobody changed {entity}"
+        return f"{w.plural(rows['lane'].nunique(), 'reader')}, and nobody changed {entity}"
     nobody = len(changed) - len(known)
     if known.empty:
         return f"Nothing says who changed {entity}"
-    text = f"{c.plural(known['lane'].nunique(), 'user')} changed {entity}"
-    return f"{text}; of {c.plural(nobody, 'change')} nothing says who" if nobody else text
+    text = f"{w.plural(known['lane'].nunique(), 'user')} changed {entity}"
+    return f"{text}; of {w.plural(nobody, 'change')} nothing says who" if nobody else text
 
 
 def _lanes(
@@ -321,10 +322,10 @@ def _lanes(
     """The events of `rows` in the `lanes`, from above, with their numbers at the right."""
     title, subtitle, footer = headings
     if (rest := len(lanes) - MOST_LANES) > 0:
-        subtitle += f"; {c.number(rest)} more are not drawn"
+        subtitle += f"; {w.number(rest)} more are not drawn"
     lanes = lanes[:MOST_LANES]
     sheet = c.canvas(title, subtitle, footer, drawing=56 + LANE * len(lanes))
-    counts = [c.number(int((rows["lane"] == name).sum())) for name in lanes]
+    counts = [w.number(int((rows["lane"] == name).sum())) for name in lanes]
     right = c.WIDTH - 16 - max(c.text_width(count, size=10) for count in counts)
     labels = [c.fit(name, 190, size=10, mono=True) for name in lanes]
     axes, heights = sheet.rows(labels, right=right, above=30, size=10)
@@ -353,7 +354,7 @@ def _marks(axes: Axes, action: str, x: Any, y: float) -> None:
 def _places(rows: pd.DataFrame, axes: Axes) -> Any:
     """Where the events stand, without those that would hide behind each other."""
     low, high = axes.get_xlim()
-    at = np.asarray(c.place(c.utc(rows["created_at"])), dtype=np.float64)
+    at = np.asarray(c.place(w.utc(rows["created_at"])), dtype=np.float64)
     _, first = np.unique(np.floor((at - low) / (high - low) * COLUMNS), return_index=True)
     return at[first]
 

@@ -27,6 +27,7 @@ from matplotlib.style import context
 from matplotlib.textpath import text_to_path
 
 from fwdb.arguments import checks_arguments
+from fwdb.charts.words import clean, utc
 
 INK, MUTED, GRID, AXIS = "#1f2933", "#5f6b79", "#e4e7eb", "#9fb3c8"
 BLUE, SKY, ORANGE, VERMILION, GREY = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#B8C2CC"
@@ -37,7 +38,6 @@ WARNING_BAND, CRITICAL_BAND = "#fdf4e3", "#fae9df"
 WIDTH, MARGIN = 750.0, 9.0
 MIDDLE: dict[str, Any] = {"va": "center_baseline"}
 MOST_POINTS = 2000  # per line; more cannot be seen at this width and only make the file larger
-DATABASES = {"postgres": "PostgreSQL", "mongodb": "MongoDB"}
 
 # The user's own matplotlib settings must not change a report: these stand on the defaults.
 STYLE: list[Any] = [
@@ -81,11 +81,6 @@ def text_width(text: str, *, size: float, weight: str = "normal", mono: bool = F
     return float(width)
 
 
-def clean(text: object) -> str:
-    """`text` on one line, without the control characters an SVG cannot hold."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-
-
 def fit(text: str, width: float, **font: Any) -> str:
     """`text`, or as much of its beginning as fits into `width` points, with an ellipsis."""
     text = clean(text)
@@ -109,41 +104,6 @@ def wrap(text: str, width: float, *, most: int = 2, **font: Any) -> list[str]:
         else:
             lines.append(word)
     return [fit(line, width, **font) for line in lines]
-
-
-@checks_arguments
-def number(value: float) -> str:
-    """A count as people read it, with thin spaces: 12 345.
-
-    >>> number(1900).replace("\\u202f", " ")
-    '1 900'
-    """
-    return f"{round(value):,}".replace(",", "\u202f")
-
-
-def compact(value: float, *, most: float = 1e5) -> str:
-    """A count for a narrow place: from `most` on in thousands, millions or billions."""
-    if value < most:
-        return number(value)
-    if value >= 1e14:
-        return f"{value:.0e}"
-    size, unit = next(((s, u) for s, u in ((1e9, "bn"), (1e6, "m")) if value >= s), (1e3, "k"))
-    return f"{number(value / size)} {unit}"
-
-
-@checks_arguments
-def share(value: float) -> str:
-    """A percentage without false precision: under ten with one digit, else whole."""
-    if value == 0:
-        return "0 %"
-    if value < 0.1:
-        return "under 0.1 %"
-    return f"{value:.0f} %" if value >= 9.95 else f"{value:.1f} %"
-
-
-def plural(count: int, one: str, many: str = "") -> str:
-    """`1 sample`, `12 samples`."""
-    return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
 @dataclass(frozen=True)
@@ -291,14 +251,6 @@ def ranked(table: pd.DataFrame, most: int) -> pd.DataFrame:
     return table.loc[order]
 
 
-def utc(times: pd.Series[Any] | pd.Timestamp) -> Any:
-    """Times as matplotlib takes them: UTC without a zone."""
-    if isinstance(times, pd.Timestamp):
-        return times.tz_convert("UTC").tz_localize(None) if times.tzinfo else times
-    times = pd.to_datetime(times, utc=True)
-    return times.dt.tz_localize(None)
-
-
 def place(moments: Any) -> Any:
     """Where a time, or each of an index of times, stands on a time axis."""
     return date2num(moments)  # type: ignore[no-untyped-call]
@@ -358,17 +310,6 @@ def thin(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], most: int = MOST_POIN
             continue
         keep.extend(sorted({int(piece[np.nanargmin(values)]), int(piece[np.nanargmax(values)])}))
     return x[keep], y[keep]
-
-
-@checks_arguments
-def window_text(since: pd.Timestamp | None, until: pd.Timestamp | None) -> str:
-    """`2026-11-17 08:00–12:00 UTC`, with the second date when it is another day; else nothing."""
-    if since is None or until is None:
-        return ""
-    start, end = utc(since), utc(until)
-    clock = "%H:%M:%S" if end - start < pd.Timedelta(minutes=5) else "%H:%M"
-    last = f"{end:{clock}}" if start.date() == end.date() else f"{end:%Y-%m-%d {clock}}"
-    return f"{start:%Y-%m-%d {clock}}–{last} UTC"
 
 
 def footer(*parts: str) -> str:

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fwdb.arguments import checks_arguments
 from fwdb.charts import canvas as c
+from fwdb.charts import words as w
 
 COLOURS = {"postgres": c.BLUE, "mongodb": c.SKY}
 MOST_BARS = 600
@@ -23,7 +23,7 @@ STATES = {"active": c.BLUE, "idle": c.GREY, "idle in transaction": c.ORANGE, "ot
 
 
 def _name(database: object) -> str:
-    return c.DATABASES.get(str(database), str(database))
+    return w.DATABASES.get(str(database), str(database))
 
 
 def _per_database(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -34,7 +34,7 @@ def _per_database(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _fullest(rows: pd.DataFrame) -> pd.DataFrame:
     """For each moment the fullest pool of all processes, and all who waited."""
-    rows = rows.assign(sampled_at=c.utc(rows["sampled_at"]), waiting=rows.get("waiting", 0))
+    rows = rows.assign(sampled_at=w.utc(rows["sampled_at"]), waiting=rows.get("waiting", 0))
     by_moment = rows.groupby("sampled_at", sort=True)
     found = by_moment.agg(
         utilisation_percent=("utilisation_percent", "max"), waiting=("waiting", "sum")
@@ -48,19 +48,19 @@ def _pool_finding(parts: dict[str, pd.DataFrame], warning: float, critical: floa
     use = parts[worst]["utilisation_percent"]
     if any(waits.values()):
         where = max(waits, key=lambda d: waits[d])
-        samples = c.plural(len(parts[where]), "sample")
+        samples = w.plural(len(parts[where]), "sample")
         return (
             f"Callers waited for a {_name(where)} connection "
-            f"in {c.number(waits[where])} of {samples}"
+            f"in {w.number(waits[where])} of {samples}"
         )
     for line, limit in (("critical", critical), ("warning", warning)):
         if over := int((use >= limit).sum()):
-            of = f"{c.number(over)} of {c.plural(len(use), 'sample')}"
+            of = f"{w.number(over)} of {w.plural(len(use), 'sample')}"
             return f"The {_name(worst)} pool was over its {line} line in {of}"
     whose = f"The {_name(worst)} pool" if len(parts) == 1 else "The pools"
     if len(use) == 1:
-        return f"{whose} used {c.share(use.max())} of the capacity at most"
-    return f"{whose} never used more than {c.share(use.max())} of the capacity"
+        return f"{whose} used {w.share(use.max())} of the capacity at most"
+    return f"{whose} never used more than {w.share(use.max())} of the capacity"
 
 
 @c.drawn
@@ -85,29 +85,29 @@ def pool(
     known = frame.dropna(subset=["utilisation_percent"])
     parts = {database: _fullest(rows) for database, rows in _per_database(known).items()}
     if not parts:
-        footer = c.footer(source, c.window_text(since, until), "0 samples")
+        footer = c.footer(source, w.window_text(since, until), "0 samples")
         return c.empty("The pools were not sampled", subtitle, footer, reason=reason)
     times = pd.DatetimeIndex(np.concatenate([p.index.to_numpy() for p in parts.values()]))
-    start = c.utc(since) if since is not None else times.min()
-    end = c.utc(until) if until is not None else times.max()
-    window = c.window_text(start, end)
+    start = w.utc(since) if since is not None else times.min()
+    end = w.utc(until) if until is not None else times.max()
+    window = w.window_text(start, end)
     if times.max() - times.min() < SPARSE * (end - start):
         # A few minutes of a day would be a scratch at the edge: look closer, and say so.
         margin = max((times.max() - times.min()) * 0.02, pd.Timedelta(milliseconds=500))
         start, end = times.min() - margin, times.max() + margin
-        window = f"sampled {c.window_text(start, end)} only, of {window}"
+        window = f"sampled {w.window_text(start, end)} only, of {window}"
     capacity = ""
     if "capacity" in frame and frame["capacity"].notna().any():
         rows_of = _per_database(frame.dropna(subset=["capacity"]))
         sizes = (
-            f"{_name(d)} {c.number(float(rows['capacity'].max()))}" for d, rows in rows_of.items()
+            f"{_name(d)} {w.number(float(rows['capacity'].max()))}" for d, rows in rows_of.items()
         )
         capacity = "capacity " + ", ".join(sizes)
     waited = any((p["waiting"] > 0).any() for p in parts.values())
     sheet = c.canvas(
         _pool_finding(parts, warning_percent, critical_percent),
         subtitle,
-        c.footer(source, window, c.plural(len(times.unique()), "sample"), capacity),
+        c.footer(source, window, w.plural(len(times.unique()), "sample"), capacity),
         drawing=330 if waited else 260,
     )
     left, right = 46, c.WIDTH - 92
@@ -163,7 +163,7 @@ def _peak(axes: Axes, series: pd.Series[Any]) -> None:
     at, (low, high) = float(c.place(moment)), axes.get_xlim()
     side, align = (1, "left") if at < (low + high) / 2 else (-1, "right")
     axes.annotate(
-        f"peak {c.share(value)}\n{date}{clock} UTC",
+        f"peak {w.share(value)}\n{date}{clock} UTC",
         xy=(at, value),
         xytext=(22 * side, 26 if value < 0.8 * axes.get_ylim()[1] else -14),
         textcoords="offset points",
@@ -182,7 +182,7 @@ def _waiting(sheet: c.Canvas, axes: Axes, parts: dict[str, pd.DataFrame]) -> Non
     """The lower panel: how many callers had to wait, at each sample."""
     most = max(float(p["waiting"].max()) for p in parts.values())
     axes.set_ylim(0, most * 1.1)
-    axes.set_yticks([0, most], labels=["0", c.compact(most)])
+    axes.set_yticks([0, most], labels=["0", w.compact(most)])
     for part in parts.values():
         waiting = part["waiting"][part["waiting"] > 0].nlargest(MOST_BARS).sort_index()
         axes.vlines(c.place(waiting.index), 0, waiting, color=c.ORANGE, lw=1.6)
@@ -209,7 +209,7 @@ def sessions(
         return c.empty("No session is open", subtitle, footer, reason=reason)
     state = frame["state"].astype(str)
     state = state.replace({"idle in transaction (aborted)": "idle in transaction"})
-    names = frame["application"].astype(object).fillna("").map(lambda a: c.clean(a) or "(no name)")
+    names = frame["application"].astype(object).fillna("").map(lambda a: w.clean(a) or "(no name)")
     if "database" in frame and frame["database"].nunique() > 1:
         names += " · " + frame["database"].astype(str)
     rows = frame.assign(application=names, state=state.where(state.isin([*STATES]), "other"))
@@ -219,13 +219,13 @@ def sessions(
     total = float(table.to_numpy().sum())
     held = float(table["idle in transaction"].sum()) if "idle in transaction" in table else 0.0
     table = c.ranked(table, MOST_APPLICATIONS)
-    of = f" of {c.number(limit)}" if limit else ""
-    finding = f"{c.number(total)}{of} session{'s' if total != 1 or limit else ''} open; "
-    finding += f"{c.number(held)} {'idles' if held == 1 else 'idle'}" if held else "none idles"
+    of = f" of {w.number(limit)}" if limit else ""
+    finding = f"{w.number(total)}{of} session{'s' if total != 1 or limit else ''} open; "
+    finding += f"{w.number(held)} {'idles' if held == 1 else 'idle'}" if held else "none idles"
     sheet = c.canvas(
         f"{finding} inside a transaction",
         subtitle,
-        c.footer(source, c.plural(int(total), "session")),
+        c.footer(source, w.plural(int(total), "session")),
         drawing=64 + 27 * len(table),
     )
     labels = [c.fit(str(name), 210, size=10) for name in table.index]
@@ -241,7 +241,7 @@ def sessions(
     c.legend(sheet, sheet.top - 16, present, left=c.spot(axes, 0, 0)[0])
     for y, value in zip(heights, edge, strict=True):
         x = c.spot(axes, float(value), 0)[0] + 5
-        sheet.text(x, y, c.number(float(value)), size=9.5, **c.MIDDLE)
+        sheet.text(x, y, w.number(float(value)), size=9.5, **c.MIDDLE)
     return sheet.figure
 
 
@@ -261,18 +261,6 @@ _WORDS = {
     ),
 }
 _FEWEST = 6  # buckets on the axis, so that one bar is not as wide as the sheet
-
-
-@checks_arguments
-def duration(ms: float) -> str:
-    """A bound as people say it: `0.25 ms`, `100 ms`, `2.5 s`, `1 min`.
-
-    >>> [duration(bound) for bound in (0.25, 100, 2500, 60000)]
-    ['0.25 ms', '100 ms', '2.5 s', '1 min']
-    """
-    if ms >= 60_000:
-        return f"{ms / 60_000:g} min"
-    return f"{ms / 1000:g} s" if ms >= 1000 else f"{ms:g} ms"
 
 
 @c.drawn
@@ -305,14 +293,14 @@ def durations(
     worst = max(within, key=lambda d: within[d])
     count = int(parts[worst].sum())
     s, was = ("", "was") if count == 1 else ("s", "were")
-    finding = many.format(store=_name(worst), count=c.number(count), s=s, was=was)
+    finding = many.format(store=_name(worst), count=w.number(count), s=s, was=was)
     bound = within[worst]
     finding += (
-        f", 99 in 100 within {duration(bound)}"
+        f", 99 in 100 within {w.duration(bound)}"
         if math.isfinite(bound)
-        else f", more than 1 in 100 after over {duration(bounds[-1])}"
+        else f", more than 1 in 100 after over {w.duration(bounds[-1])}"
     )
-    counted = ", ".join(f"{_name(d)} {c.plural(int(p.sum()), subject)}" for d, p in parts.items())
+    counted = ", ".join(f"{_name(d)} {w.plural(int(p.sum()), subject)}" for d, p in parts.items())
     sheet = c.canvas(finding, subtitle, c.footer(source, window, counted), drawing=230)
     left, right = 46.0, c.WIDTH - 24
     colours = {database: COLOURS.get(database, c.MUTED) for database in parts}
@@ -339,19 +327,19 @@ def durations(
     top = most * 1.15
     axes.set_ylim(0, top)
     axes.set_xlim(0, len(edges) - 1)
-    counts = [c.compact(n, most=1e4) for _, _, n, _ in bars]
+    counts = [w.compact(n, most=1e4) for _, _, n, _ in bars]
     room = max(c.text_width(text, size=8.5) for text in counts) < width * step
     for (x, percent, _, colour), text in zip(bars, counts, strict=True):
         axes.bar(x, percent, width=width * 0.94, align="edge", color=colour, lw=0, zorder=3)
         if room:
             place = (x + width * 0.47, percent + top * 0.015)
             axes.text(*place, text, ha="center", size=8.5, color=c.MUTED)
-    labels = ["0" if not e else duration(e) if math.isfinite(e) else "more" for e in edges]
+    labels = ["0" if not e else w.duration(e) if math.isfinite(e) else "more" for e in edges]
     every = math.ceil((max(c.text_width(text, size=9) for text in labels) + 6) / step)
     axes.set_xticks(range(0, len(edges), every), labels=labels[::every])
     axes.tick_params(axis="x", labelsize=9)
     ticks = [t for t in (0, 20, 40, 60, 80, 100) if t <= top] if most > 25 else [0, most]
-    axes.set_yticks(ticks, labels=[*(f"{t:g}" for t in ticks[:-1]), c.share(ticks[-1])])
+    axes.set_yticks(ticks, labels=[*(f"{t:g}" for t in ticks[:-1]), w.share(ticks[-1])])
     return sheet.figure
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fwdb.charts import canvas as c
+from fwdb.charts import words as w
 from fwdb.charts.connections import line
 
 # Marker, its colour, colour of the value, background: the meaning is in the shape as well.
@@ -35,16 +36,16 @@ def health(
     ones could not be; an empty cell is a check that the store does not have.
     """
     subtitle = "Dot: within its line; triangle: warning; square: critical; ring: could not be told"
-    footer = c.footer(source, window, c.plural(len(frame), "check"))
+    footer = c.footer(source, window, w.plural(len(frame), "check"))
     if frame.empty:
         return c.empty("Nothing was checked", subtitle, footer, reason=reason)
     checks = frame["check"].astype(str)
     order = list(dict.fromkeys(checks))
     sheet = c.canvas(_finding(frame), subtitle, footer, drawing=44 + _ROW * len(order))
-    wide = (c.WIDTH - c.MARGIN - _LABELS - c.MARGIN) / len(c.DATABASES)
+    wide = (c.WIDTH - c.MARGIN - _LABELS - c.MARGIN) / len(w.DATABASES)
     top = sheet.top - 34
-    lefts = {name: c.MARGIN + _LABELS + i * wide for i, name in enumerate(c.DATABASES)}
-    for name, title in c.DATABASES.items():
+    lefts = {name: c.MARGIN + _LABELS + i * wide for i, name in enumerate(w.DATABASES)}
+    for name, title in w.DATABASES.items():
         sheet.text(lefts[name] + 8, top + 8, title, size=11, weight="bold")
     for number, check in enumerate(order):
         y = top - _ROW * (number + 1)
@@ -124,10 +125,10 @@ def trends(
         rows = frame[(frame["measure"] == measure) & (frame["database"] == database)]
         dull = measure.startswith(("temp", "rollbacks")) and not (rows["value"] > 0).any()
         if len(rows) >= LEAST_POINTS and not dull:
-            at = pd.DatetimeIndex(c.utc(rows["read_at"]))
+            at = pd.DatetimeIndex(w.utc(rows["read_at"]))
             parts.append((title, unit, pd.Series([*rows["value"]], at, dtype=float).sort_index()))
     if not parts:
-        footer = c.footer(source, c.window_text(since, until), "0 readings")
+        footer = c.footer(source, w.window_text(since, until), "0 readings")
         return c.empty("There is no history to draw", subtitle, footer, reason=reason)
     times = pd.DatetimeIndex([time for _, _, series in parts for time in series.index]).unique()
     span = times.min(), times.max()
@@ -136,7 +137,7 @@ def trends(
     sheet = c.canvas(
         f"{title} reached {most}",
         subtitle,
-        c.footer(source, c.window_text(*span), c.plural(len(times), "reading")),
+        c.footer(source, w.window_text(*span), w.plural(len(times), "reading")),
         drawing=8 + _PANEL * ((len(parts) + 1) // 2),
     )
     wide = (c.WIDTH - 2 * c.MARGIN - 24) / 2
@@ -167,4 +168,4 @@ def _amount(value: float, unit: str) -> str:
         return f"{text} {name}{unit.removeprefix('bytes')}"
     if not unit:
         return f"{math.floor(1000 * value) / 1000:.3f}"  # cut: 0.9996 is not all of them
-    return f"{c.compact(value) if value >= 10 else f'{value:.1f}'}{unit}"
+    return f"{w.compact(value) if value >= 10 else f'{value:.1f}'}{unit}"

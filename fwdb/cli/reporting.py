@@ -56,7 +56,7 @@ def report(
 
 def print_checks() -> None:
     """Every line of every check as it is in force, and the variable that moves it."""
-    from fwdb.reports.check import declared
+    from fwdb.reports.catalogue import declared
 
     table = Table("Check", "Database", "Unit", "Warning", "Critical", "Variable", box=None)
     for one in declared():

@@ -11,10 +11,10 @@ import pandas as pd
 
 from fwdb import charts
 from fwdb.audit.checks import ENTITY_TYPES
-from fwdb.charts.words import figure, more, plural, sentence, share
+from fwdb.charts.words import figure, more, plural, share
 from fwdb.reports import servers
-from fwdb.reports.check import Facts, Finding, Found, Limits, Rule, check, run
-from fwdb.reports.facts import empty
+from fwdb.reports.check import Finding, Found, Limits, Rule, check, run
+from fwdb.reports.facts import Facts, empty
 from fwdb.reports.parameters import parameter, since, until
 from fwdb.reports.results import Kpi, Result, Shown, Status
 
@@ -159,10 +159,7 @@ def _ask(facts: Facts, chosen: dict[str, Any], bucket: str) -> None:
     facts.frames["standings"] = {} if down else servers.standings(facts, "coverage")
 
 
-# -- how much --------------------------------------------------------------------------------------
-
-
-@check("events", unit="count", role="news")
+@check("events", "count", role="news")
 def events(facts: Facts, database: str) -> Found:
     """How many events there are, and of which actions."""
     totals = facts["events"]
@@ -183,9 +180,6 @@ def events(facts: Facts, database: str) -> Found:
     return Finding(f"{figure(events)} events were recorded.", events, kpis=tuple(kpis))
 
 
-# -- what stands out -------------------------------------------------------------------------------
-
-
 def striking(bursts: pd.DataFrame, by_one_percent: float) -> pd.DataFrame:
     """The bursts worth a question: deletes first, those by one user before others, by size.
 
@@ -202,14 +196,14 @@ def striking(bursts: pd.DataFrame, by_one_percent: float) -> pd.DataFrame:
 
 def named(bursts: pd.DataFrame, by_one_percent: float) -> charts.Burst | None:
     """The burst to name in the chart."""
-    for first in striking(bursts, by_one_percent).head(1).itertuples():
-        kind, action, moment = str(first.entity_type), str(first.action), first.bucket_at
-        return charts.Burst(pd.Timestamp(moment), kind, action, int(first.events))
+    for _, first in striking(bursts, by_one_percent).head(1).iterrows():
+        kind, action = str(first["entity_type"]), str(first["action"])
+        return charts.Burst(pd.Timestamp(first["bucket_at"]), kind, action, int(first["events"]))
     return None
 
 
 # Of a burst, the share that one user did; the events that it has at least are audit_bursts.sql's.
-@check("bursts", unit="count", limits=Limits(1), by_one=Limits(50, unit="percent"))
+@check("bursts", "count", Limits(1), by_one=Limits(50, unit="percent"))
 def bursts(facts: Facts, database: str) -> Found:
     """Whether any hour stands out; those that do are the checks `burst_of_…`."""
     if not facts["events"]["events"].sum():
@@ -228,7 +222,7 @@ def bursts(facts: Facts, database: str) -> Found:
 def _burst(action: str) -> Rule:
     """The check of hours with far more events of an action than usual."""
 
-    @check(f"burst_of_{action.lower()}s", unit="count")
+    @check(f"burst_of_{action.lower()}s", "count")
     def burst(facts: Facts, database: str) -> Found:
         if facts.refused("bursts", "postgres") or not facts["events"]["events"].sum():
             return None
@@ -255,7 +249,7 @@ def _burst(action: str) -> Rule:
     return burst
 
 
-@check("unusual", unit="count", limits=Limits(1))
+@check("unusual", "count", Limits(1))
 def unusual(facts: Facts, database: str) -> Found:
     """What somebody must be asked about."""
     if not facts["events"]["events"].sum():
@@ -272,7 +266,7 @@ def unusual(facts: Facts, database: str) -> Found:
 
 
 # An actor behind most of many deletes is worth a question, even when the pace is usual.
-@check("deletes_by_one", unit="percent", limits=Limits(50.0), least=Limits(20, unit="deletes"))
+@check("deletes_by_one", "percent", Limits(50.0), least=Limits(20, unit="deletes"))
 def deletes_by_one(facts: Facts, database: str) -> Found:
     """Whether one user is behind most of the deletes."""
     totals, known = facts["events"], facts["actors"].dropna(subset=["user_id"])
@@ -288,10 +282,7 @@ def deletes_by_one(facts: Facts, database: str) -> Found:
     return Finding(f"{text}{part}.", percent, action)
 
 
-# -- is it intact? ---------------------------------------------------------------------------------
-
-
-@check("integrity", unit="count", limits=Limits(None, 1))
+@check("integrity", "count", Limits(None, 1))
 def integrity(facts: Facts, database: str) -> Found:
     """Whether the rows are as they were sealed; what there is not to know is said as that.
 

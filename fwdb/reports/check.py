@@ -1,6 +1,6 @@
 """Checks: a plain function with its line, and the runner that makes results of what they find.
 
-    @check("deadlocks", unit="count", limits=Limits(1), label="Deadlocks")
+    @check("deadlocks", "count", Limits(1), label="Deadlocks")
     def deadlocks(facts: Facts, database: str) -> Found:
         count = facts["counters"]["deadlocks"]
         return Finding(f"{count} deadlocks in the window.", count, "Take locks in one order.")
@@ -71,9 +71,9 @@ class Limits:
 
     warning: float | str | None = None
     critical: float | str | None = None
+    unit: str = ""
     low: bool = False
     times: float | None = None
-    unit: str = ""
 
     def line(
         self, settings: Settings, parameters: object, over: tuple[float | None, float | None]
@@ -143,10 +143,10 @@ class Rule:
 
 def check(
     subject: str,
-    *,
-    per: Literal["database", "postgres", "mongodb"] = "postgres",
     unit: str = "",
     limits: Limits | None = None,
+    *,
+    per: Literal["database", "postgres", "mongodb"] = "postgres",
     label: str = "",
     live: bool = False,
     down: bool = False,

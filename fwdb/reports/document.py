@@ -35,9 +35,6 @@ _COLOURS = {"ok": "#0072B2", "warning": "#E69F00", "critical": "#D55E00", "no_da
 _UNITS = {"ms": "ms", "seconds": "s", "bytes": "bytes", "percent": "%", "at": "UTC"}
 
 
-# -- pages -----------------------------------------------------------------------------------------
-
-
 @functools.cache
 def templates() -> jinja2.Environment:
     """The templates of pages, with the words they use."""
@@ -102,9 +99,6 @@ def part(name: str, **values: Any) -> str:
     """One piece of a page by the name of its macro, for the cells of a notebook."""
     module: Any = templates().get_template("parts.html.j2").module
     return str(getattr(module, name)(**values))
-
-
-# -- pieces of a report ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -245,9 +239,6 @@ def _terms(pairs: Iterable[tuple[str, str]]) -> View:
     """Terms with their explanation."""
     text = "\n".join(f"{term}: {text}" for term, text in pairs)
     return View(text, part("reading_list", pairs=pairs))
-
-
-# -- opening one -----------------------------------------------------------------------------------
 
 
 @checks_arguments

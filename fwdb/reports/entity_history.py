@@ -15,8 +15,8 @@ from fwdb.audit.checks import ENTITY_TYPES
 from fwdb.charts.words import figure, more, plural
 from fwdb.models.registry import is_person, is_personal
 from fwdb.reports import servers
-from fwdb.reports.check import Facts, Finding, Found, Limits, check, run
-from fwdb.reports.facts import empty
+from fwdb.reports.check import Finding, Found, Limits, check, run
+from fwdb.reports.facts import Facts, empty
 from fwdb.reports.parameters import parameter, since, until
 from fwdb.reports.results import Kpi, Result, Shown
 
@@ -142,7 +142,7 @@ def _changes(kind: str, history: pd.DataFrame, *, show: bool) -> pd.DataFrame:
         event, hide = history.iloc[change.event], not show and is_personal(kind, change.field)
         values = (_value(value, hide=hide) for value in (change.before, change.after))
         rows.append((event["created_at"], event["action"], change.field, *values, event["user_id"]))
-    made = pd.DataFrame(rows, columns=CHANGES, dtype="object")
+    made = pd.DataFrame(rows, columns=CHANGES)
     return made.astype({"changed_at": "datetime64[us, UTC]"})
 
 
@@ -163,9 +163,6 @@ def _value(value: Any, *, hide: bool) -> str | None:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-# -- checks ----------------------------------------------------------------------------------------
-
-
 def _when(moment: Any) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
@@ -174,7 +171,7 @@ def _changed(history: pd.DataFrame) -> pd.DataFrame:
     return history[history["action"].astype(str) != "READ"]
 
 
-@check("events", unit="count", role="news")
+@check("events", "count", role="news")
 def events(facts: Facts, database: str) -> Found:
     """What happened to it in the window."""
     history, whole, id, name = (facts[key] for key in ("history", "whole", "id", "name"))
@@ -223,7 +220,7 @@ def origin(facts: Facts, database: str) -> Found:
     return Finding(text, status="not_available")
 
 
-@check("breaks", unit="count", limits=Limits(1))
+@check("breaks", "count", Limits(1))
 def breaks(facts: Facts, database: str) -> Found:
     """Whether each change begins where the one before ended."""
     if facts["history"].empty:

@@ -14,7 +14,8 @@ from fwdb.charts.words import DATABASES, figure, more, plural, sentence, share
 from fwdb.monitoring import accesses, relations, replicas
 from fwdb.monitoring import facts as figures
 from fwdb.reports import servers
-from fwdb.reports.check import Facts, Finding, Found, Limits, Rule, check, measured, run
+from fwdb.reports.check import Finding, Found, Limits, Rule, check, measured, run
+from fwdb.reports.facts import Facts
 from fwdb.reports.parameters import parameter, since, until
 from fwdb.reports.results import JUDGED, WORDS, Check, Kpi, Result, Shown, Status, ranked
 
@@ -210,13 +211,11 @@ def _missing(facts: Facts) -> Iterator[tuple[str, str]]:
             yield f"{DATABASES[database]}, {name}", sentence(reason)
 
 
-# -- answers and sessions --------------------------------------------------------------------------
-
 ANSWER = Limits("health_timeout_ms")
 _ANSWERS: dict[str, Status] = {"up": "ok", "degraded": "warning", "down": "critical"}
 
 
-@check("answer", per="database", unit="ms", limits=ANSWER, label="Answers", live=True, role="main")
+@check("answer", "ms", ANSWER, per="database", label="Answers", live=True, role="main")
 def answer(facts: Facts, database: str) -> Found:
     """Whether a store takes work now, and how quickly it answers."""
     store = next(s for s in facts["answer"] if s.database == database)
@@ -228,7 +227,7 @@ def answer(facts: Facts, database: str) -> Found:
     return Finding(sentence(text), store.latency_ms, remedy, status, limit, "ms")
 
 
-@check("schema", per="database", unit="count", limits=Limits(None, 1), live=True)
+@check("schema", "count", Limits(None, 1), per="database", live=True)
 def schema(facts: Facts, database: str) -> Found:
     """Whether the schema of a store is that of this release."""
     postgres = facts.db.postgres if database == "postgres" else None
@@ -252,8 +251,8 @@ _RELEASE = {
 # A transaction keeps vacuum from its work; one whose age in seconds is not known, by its number.
 @check(
     "vacuum_held",
-    unit="seconds",
-    limits=Limits(300.0, 1800.0),
+    "seconds",
+    Limits(300.0, 1800.0),
     label="Vacuum held back",
     live=True,
     transactions=Limits(1_000_000, unit="transactions"),
@@ -279,13 +278,11 @@ def vacuum_held(facts: Facts, database: str) -> Found:
     return Finding(sentence(text), seconds, action, status=status)
 
 
-# -- the window ------------------------------------------------------------------------------------
-
-
 def _counter(subject: str, name: str, said: str, action: str = "", **declared: Any) -> Rule:
     """The check of one of the figures of the server, by its lines."""
+    declared = {"limits": Limits(), **declared}
 
-    @check(subject, unit=name.rpartition("_")[2], **declared)
+    @check(subject, name.rpartition("_")[2], **declared)
     def counter(facts: Facts, database: str) -> Found:
         found = facts["counters"]
         return None if found is None else measured(found[name], said, action)
@@ -316,11 +313,11 @@ checkpoints = _counter(
     limits=Limits(50.0),
     label="Forced checkpoints",
 )
-log = _counter("log", "wal_bytes", "The write-ahead log takes {}", label="Write-ahead log", limits=Limits())
-archive = _counter("archive", "archive_age_seconds", "The log was last archived {} ago", limits=Limits())
+log = _counter("log", "wal_bytes", "The write-ahead log takes {}", label="Write-ahead log")
+archive = _counter("archive", "archive_age_seconds", "The log was last archived {} ago")
 
 
-@check("deadlocks", unit="count", limits=Limits(1))
+@check("deadlocks", "count", Limits(1))
 def deadlocks(facts: Facts, database: str) -> Found:
     """Deadlocks in the window."""
     if (found := facts["counters"]) is None:
@@ -330,7 +327,7 @@ def deadlocks(facts: Facts, database: str) -> Found:
     return measured(found["deadlocks"], f"{said} in the window", remedy)
 
 
-@check("disk", unit="bytes", limits=Limits(), label="Database size", role="main")
+@check("disk", "bytes", Limits(), label="Database size", role="main")
 def disk(facts: Facts, database: str) -> Found:
     """The size of the database."""
     if (found := facts["counters"]) is None:
@@ -341,7 +338,7 @@ def disk(facts: Facts, database: str) -> Found:
     return measured(found["database_bytes"], f"The database takes {{}}{grown}")
 
 
-@check("backup", per="database", unit="seconds", limits=Limits(), label="Last base backup")
+@check("backup", "seconds", Limits(), per="database", label="Last base backup")
 def backup(facts: Facts, database: str) -> Found:
     """When the last base backup ended."""
     if database == "mongodb":
@@ -355,7 +352,7 @@ def backup(facts: Facts, database: str) -> Found:
 CHANGES_NAMED = 3  # in a sentence; the table has all
 
 
-@check("changes", unit="count")
+@check("changes", "count")
 def changes(facts: Facts, database: str) -> Iterator[Finding]:
     """What changed in the window; none of it is a fault by itself."""
     found = facts["changes"]
@@ -378,16 +375,12 @@ def changes(facts: Facts, database: str) -> Iterator[Finding]:
         yield Finding(sentence(text), len(mine), database=store)
 
 
-# -- tables and indexes ----------------------------------------------------------------------------
-
 LIKE = "; {} more are like it"
 INDEX = Limits(10_000_000, unit="bytes")  # a superfluous index must take to be worth a sentence
 
 
 # Autovacuum begins at 20 percent; a small table is no matter.
-@check(
-    "dead_rows", unit="percent", limits=Limits(20.0), live=True, least=Limits(10_000, unit="rows")
-)
+@check("dead_rows", "percent", Limits(20.0), live=True, least=Limits(10_000, unit="rows"))
 def dead_rows(facts: Facts, database: str) -> Found:
     """Tables full of rows that nobody needs."""
     found, percent, least = facts["dead_rows"], *map(facts.limit, ("dead_rows", "dead_rows.least"))
@@ -424,7 +417,7 @@ def _bad_index(bad: pd.DataFrame, fault: str, fine: str, remedy: str) -> Finding
     return Finding(text, len(bad), action)
 
 
-@check("invalid_indexes", per="database", unit="count", limits=Limits(1), live=True)
+@check("invalid_indexes", "count", Limits(1), per="database", live=True)
 def invalid_indexes(facts: Facts, database: str) -> Found:
     """Indexes that could not be built."""
     found = facts["indexes"]
@@ -436,7 +429,7 @@ def invalid_indexes(facts: Facts, database: str) -> Found:
     return _bad_index(bad, fault, "no index is invalid", ", and make it again.")
 
 
-@check("duplicate_indexes", unit="count", limits=Limits(1), live=True, size=INDEX)
+@check("duplicate_indexes", "count", Limits(1), live=True, size=INDEX)
 def duplicate_indexes(facts: Facts, database: str) -> Found:
     """Indexes that serve what another serves too."""
     found, least = facts["indexes"], facts.limit("duplicate_indexes.size")
@@ -449,7 +442,7 @@ def duplicate_indexes(facts: Facts, database: str) -> Found:
     return _bad_index(bad, fault, fine, ": {} serves the same questions.")
 
 
-@check("unused_indexes", per="database", unit="count", limits=Limits(1), live=True, size=INDEX)
+@check("unused_indexes", "count", Limits(1), per="database", live=True, size=INDEX)
 def unused_indexes(facts: Facts, database: str) -> Found:
     """Indexes that nothing asked, where this server can tell."""
     found, least = facts["indexes"], facts.limit("unused_indexes.size")
@@ -468,7 +461,7 @@ def unused_indexes(facts: Facts, database: str) -> Found:
     return _bad_index(bad, fault, fine, ", if no yearly job needs it.")
 
 
-@check("triggers", unit="count", limits=Limits(1), label="Triggers off", live=True)
+@check("triggers", "count", Limits(1), label="Triggers off", live=True)
 def triggers(facts: Facts, database: str) -> Found:
     """Triggers that somebody switched off and forgot."""
     found = facts["triggers"]
@@ -479,7 +472,7 @@ def triggers(facts: Facts, database: str) -> Found:
     return Finding(text, len(found), f"`ALTER TABLE {table} ENABLE TRIGGER {name}`.")
 
 
-@check("profiler", per="mongodb", limits=Limits(2), live=True)
+@check("profiler", limits=Limits(2), per="mongodb", live=True)
 def profiler(facts: Facts, database: str) -> Found:
     """A profiler that writes down every operation slows each of them."""
     said = "The profiler of MongoDB is at level {}"

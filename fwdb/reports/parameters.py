@@ -110,8 +110,9 @@ class Parameter:
         if self.choices and text not in self.choices:
             raise UnknownName(self.name, text, self.choices)
         try:
-            found = {"uuid": UUID, "entity": lambda t: entity_id(entity_uuid(t))}.get(self.form, str)
-            return str(found(text))
+            if self.form == "uuid":
+                return str(UUID(text))
+            return entity_id(entity_uuid(text)) if self.form == "entity" else text
         except ParameterError:
             raise ValueError from None
 

@@ -13,8 +13,8 @@ import pandas as pd
 from fwdb import charts
 from fwdb.charts.words import DATABASES, clean, duration, figure, more, plural, sentence, share
 from fwdb.reports import servers
-from fwdb.reports.check import Facts, Finding, Found, Limits, check, run
-from fwdb.reports.facts import empty
+from fwdb.reports.check import Finding, Found, Limits, check, run
+from fwdb.reports.facts import Facts, empty
 from fwdb.reports.parameters import since, until
 from fwdb.reports.results import Kpi, Result, Shown, Status
 from fwdb.stores import BOUNDS_MS
@@ -64,9 +64,7 @@ TABLES = (
         "Holders of connections",
         "Connections that the process which made this report has lent, longest first.",
     ),
-    Shown(
-        "samples", "Samples", "The history as it was sampled, oldest first.", frame="history"
-    ),
+    Shown("samples", "Samples", "The history as it was sampled, oldest first.", frame="history"),
     Shown(
         "durations",
         "Waits, holds and dials",
@@ -95,7 +93,7 @@ def build(facts: Facts) -> Result:
     run(facts, CHECKS)
     sessions, limit = facts["sessions"], facts["session_limit"].get("postgres")
     line, reason = facts.lines["utilisation"], _reason(facts, history)
-    drawn = {"source": "monitoring.pool_samples"}
+    drawn: dict[str, Any] = {"source": "monitoring.pool_samples"}
     moments = history["sampled_at"].nunique() if len(history) else 0
     lasting = {
         name: charts.durations(
@@ -168,35 +166,33 @@ def summarise(history: pd.DataFrame) -> pd.DataFrame:
 
     Little's law over the time between samples: rate × mean hold = busy on average.
     """
-    order = ["peak_utilisation_percent", "database", "process"]
-    if history.empty:
-        return pd.DataFrame(columns=TABLES[0].columns.split())
+    rows = []
     keys = ["database", "process"]
-    timed = history[history["seconds"].fillna(0) > 0]
-    found = history.groupby(keys, observed=True, dropna=False).agg(
-        samples=("in_use", "size"),
-        capacity=("capacity", "max"),
-        peak_in_use=("in_use", "max"),
-        peak_utilisation_percent=("utilisation_percent", "max"),
-        mean_utilisation_percent=("utilisation_percent", "mean"),
-        waiting_peak=("waiting", "max"),
-        samples_with_waiting=("waiting", lambda waiting: int((waiting.fillna(0) > 0).sum())),
-        waits=("waits", "sum"),
-        wait_ms=("wait_ms", "sum"),
-        timeouts=("timeouts", "sum"),
-        holds=("holds", "sum"),
-    )
-    sums = timed.groupby(keys, observed=True, dropna=False)[["seconds", "holds", "hold_ms"]].sum()
-    sums = sums.reindex(found.index, fill_value=0)
-    seconds = sums["seconds"].where(sums["seconds"] > 0)
-    holds = sums["holds"].where(sums["holds"] > 0)
-    found = found.assign(
-        timed_holds=sums["holds"],
-        checkouts_per_second=sums["holds"] / seconds,
-        hold_mean_ms=sums["hold_ms"] / holds,
-        mean_busy=sums["hold_ms"] / 1000 / seconds,
-    )
-    return found.reset_index().sort_values(order, ascending=[False, False, True], ignore_index=True)
+    for names, part in history.groupby(keys, observed=True, dropna=False):
+        timed = part[part["seconds"].fillna(0) > 0]
+        seconds, holds = float(timed["seconds"].sum()), int(timed["holds"].sum())
+        held = float(timed["hold_ms"].sum())
+        row: dict[str, Any] = dict(zip(keys, map(str, names), strict=True))
+        row |= {"samples": len(part), "capacity": _most(part["capacity"])}
+        row["peak_in_use"] = _most(part["in_use"])
+        row["peak_utilisation_percent"] = part["utilisation_percent"].max()
+        row["mean_utilisation_percent"] = part["utilisation_percent"].mean()
+        row["waiting_peak"] = _most(part["waiting"])
+        row["samples_with_waiting"] = int((part["waiting"].fillna(0) > 0).sum())
+        row |= {name: part[name].sum() for name in ("waits", "wait_ms", "timeouts", "holds")}
+        row["timed_holds"] = holds
+        row["checkouts_per_second"] = holds / seconds if seconds else None
+        row["hold_mean_ms"] = held / holds if holds else None
+        row["mean_busy"] = held / 1000 / seconds if seconds else None
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=None if rows else TABLES[0].columns.split())
+    order = ["peak_utilisation_percent", *keys]
+    return frame.sort_values(order, ascending=[False, False, True], ignore_index=True)
+
+
+def _most(values: pd.Series[int]) -> int | None:
+    known = values.dropna()
+    return int(known.max()) if len(known) else None
 
 
 def _reason(facts: Facts, history: pd.DataFrame) -> str:
@@ -210,7 +206,6 @@ def _reason(facts: Facts, history: pd.DataFrame) -> str:
     return sentence(history.attrs.get("reason") or none)
 
 
-# -- pools -----------------------------------------------------------------------------------------
 # Lines without a promise of the system behind them are those that work in practice.
 
 
@@ -238,7 +233,7 @@ def _pools(facts: Facts) -> Iterator[tuple[str, str, pd.DataFrame]]:
 USE = Limits("pool_warning_percent", "pool_critical_percent")
 
 
-@check("utilisation", per="database", unit="percent", limits=USE, down=True, role="main")
+@check("utilisation", "percent", USE, per="database", down=True, role="main")
 def utilisation(facts: Facts, database: str) -> Found:
     """How full the fullest pool was at its peak."""
     name, pools = DATABASES[database], facts["pools"]
@@ -268,7 +263,7 @@ def utilisation(facts: Facts, database: str) -> Found:
 
 
 # One sample with a waiter is a moment, three are a pattern.
-@check("waiting", unit="count", limits=Limits(3), share=Limits(1, unit="percent"))
+@check("waiting", "count", Limits(3), share=Limits(1, unit="percent"))
 def waiting(facts: Facts, database: str) -> Iterator[Finding]:
     """How often callers had to wait, and for how long."""
     line = facts.lines["waiting"]
@@ -282,9 +277,7 @@ def waiting(facts: Facts, database: str) -> Iterator[Finding]:
         yield Finding(text, count, remedy, status=status, database=database)
 
 
-def _waited(
-    facts: Facts, database: str, name: str, pools: pd.DataFrame
-) -> tuple[int, float, str]:
+def _waited(facts: Facts, database: str, name: str, pools: pd.DataFrame) -> tuple[int, float, str]:
     """Waits, their part of all checkouts, those in vain included, and both as a sentence."""
     count, samples = int(pools["waits"].sum()), int(pools["samples_with_waiting"].sum())
     checkouts = int(pools["holds"].sum()) + int(pools["timeouts"].sum())
@@ -295,7 +288,11 @@ def _waited(
     ended = f", {bound_sentence(mine, 99)}" if len(mine) else ""
     seen = f"; {plural(samples, 'sample')} saw one waiting" if samples else ""
     text = f"Callers{_whose(pools, 'waits')} had to wait for a {name} connection "
-    return count, percent, f"{text}{plural(count, 'time')}, {share(percent)} of checkouts{ended}{seen}."
+    return (
+        count,
+        percent,
+        f"{text}{plural(count, 'time')}, {share(percent)} of checkouts{ended}{seen}.",
+    )
 
 
 def _lasting(facts: Facts, database: str, subject: str) -> pd.DataFrame:
@@ -303,7 +300,7 @@ def _lasting(facts: Facts, database: str, subject: str) -> pd.DataFrame:
     return found[(found["database"] == database) & (found["subject"] == subject)]
 
 
-@check("timeouts", unit="count", limits=Limits(None, 1))
+@check("timeouts", "count", Limits(None, 1))
 def timeouts(facts: Facts, database: str) -> Iterator[Finding]:
     """How often callers waited in vain."""
     for database, name, part in _pools(facts):
@@ -328,12 +325,7 @@ def bound_sentence(durations: pd.DataFrame, percent: float) -> str:
 
 
 # Fewer holds say nothing about a rate; a transaction of a person's request ends within a second.
-@check(
-    "sizing",
-    unit="connections",
-    fewest=Limits(30, unit="holds"),
-    long_hold=Limits(1000, unit="ms"),
-)
+@check("sizing", "connections", fewest=Limits(30, unit="holds"), long_hold=Limits(1000, unit="ms"))
 def sizing(facts: Facts, database: str) -> Iterator[Finding]:
     """Whether the pools are of the right size, by Little's law.
 
@@ -393,10 +385,7 @@ def _long(facts: Facts, database: str, pools: pd.DataFrame) -> str:
     return f"{text}{duration(limit)}, not from its size"
 
 
-# -- sessions --------------------------------------------------------------------------------------
-
-
-@check("session_limits", unit="percent", limits=servers.SESSIONS, live=True)
+@check("session_limits", "percent", servers.SESSIONS, live=True)
 def session_limits(facts: Facts, database: str) -> Iterator[Finding]:
     """Limits of databases and roles, which can be reached long before the server's."""
     limits = facts["session_limits"]
@@ -412,7 +401,7 @@ def session_limits(facts: Facts, database: str) -> Iterator[Finding]:
         )
 
 
-@check("idle_in_transaction", unit="seconds", limits=Limits(60.0, 300.0), live=True)
+@check("idle_in_transaction", "seconds", Limits(60.0, 300.0), live=True)
 def idle_in_transaction(facts: Facts, database: str) -> Found:
     """The session that has been idle inside a transaction for longest."""
     idle = facts["idle_in_transaction"]
@@ -434,16 +423,16 @@ def idle_in_transaction(facts: Facts, database: str) -> Found:
     )
 
 
-@check("holders", unit="count", limits=Limits(1), live=True, down=True)
+@check("holders", "count", Limits(1), live=True, down=True)
 def holders(facts: Facts, database: str) -> Iterator[Finding]:
     """Connections that this process has lent for longer than a leak takes to show."""
     lent = facts["holders"]
     lost = lent[lent["is_leak"].astype(bool)]
     for store, part in lost.groupby("database", observed=True, sort=True):
         row, name = part.iloc[0], DATABASES[str(store)]
-        were = (f"{name} connection{s} of this process {was}" for s, was in (("", "was"), ("s", "were")))
-        held = figure(float(row["held_seconds"]), "seconds")
-        text = f"{plural(len(part), *were)} not returned, the oldest for {held}: {row['call_site']}."
+        were = f"{name} connection of this process was", f"{name} connections of this process were"
+        text = f"{plural(len(part), *were)} not returned, the oldest for "
+        text += f"{figure(float(row['held_seconds']), 'seconds')}: {row['call_site']}."
         action = "Return it: use `with db.postgres.connection()` or close the cursor there."
         yield Finding(text, len(part), action, database=str(store))
 

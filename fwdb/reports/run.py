@@ -103,7 +103,7 @@ def report(
 
 @checks_arguments
 def suite(
-    names: Sequence[str] = catalogue.names(),  # noqa: B008  never changes
+    names: Sequence[str] = catalogue.names(),
     *,
     out: File | None = None,
     progress: Tell | None = None,
@@ -238,9 +238,6 @@ def _tell(name: str, earlier: Path, folder: Path, seconds: float, *, succeeded: 
         run.push(gateway.get_secret_value())
 
 
-# -- the index -------------------------------------------------------------------------------------
-
-
 def index(folder: Path) -> str:
     """The page over all reports in `folder`, the worst verdict first."""
     order, found = ["failed", "critical", "warning", "no_data", "ok"], []
@@ -269,9 +266,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-# -- one kernel ------------------------------------------------------------------------------------
 
 
 def execute(

@@ -12,14 +12,13 @@ import pandas as pd
 from fwdb.audit.coverage import Standing, as_frame
 from fwdb.charts.words import DATABASES, figure, more, plural, quoted, sentence, share
 from fwdb.monitoring import replicas as standby
-from fwdb.reports.check import Facts, Finding, Found, Limits, check, key_figure, measured
+from fwdb.reports.check import Finding, Found, Limits, check, key_figure, measured
+from fwdb.reports.facts import Facts
 from fwdb.reports.results import JUDGED, Kpi, Status
 
 NAMED = 2  # of what is not covered, in a sentence; `fwdb audit coverage` has all
 COLUMNS = ["status", "database", "kind", "object", "sentence", "remedy"]
 
-
-# -- sessions and locks ----------------------------------------------------------------------------
 
 SESSIONS = Limits(75.0, 90.0)  # percent of what the server, or another limit, allows
 _SESSIONS_REMEDY = {
@@ -28,7 +27,7 @@ _SESSIONS_REMEDY = {
 }
 
 
-@check("sessions", per="database", unit="percent", limits=SESSIONS, live=True)
+@check("sessions", "percent", SESSIONS, per="database", live=True)
 def sessions(facts: Facts, database: str) -> Found:
     """How full a server is, from its `session_limit` and the `taken` sessions of the facts."""
     limit, taken = facts["session_limit"].get(database), facts["taken"].get(database)
@@ -48,13 +47,7 @@ def sessions(facts: Facts, database: str) -> Found:
 
 
 # PostgreSQL itself looks into a wait for a lock after deadlock_timeout, 1 s unless changed.
-@check(
-    "blocked",
-    unit="count",
-    label="Blocked sessions",
-    live=True,
-    seconds=Limits(1, 30, unit="seconds"),
-)
+@check("blocked", "count", label="Blocked sessions", live=True, seconds=Limits(1, 30, "seconds"))
 def blocked(facts: Facts, database: str) -> Found:
     """Who waits for a lock, and the session at the root of it."""
     tree = facts["blocked"]
@@ -87,13 +80,11 @@ def client(application: object, user: object) -> str:
     return name or f"the role {user}"
 
 
-# -- caches and replicas ---------------------------------------------------------------------------
-
 _MEMORY = {"postgres": " (shared_buffers)", "mongodb": " (storage.wiredTiger.engineConfig)"}
 CACHE = Limits("cache_good_ratio", "cache_alert_ratio", low=True)
 
 
-@check("cache", per="database", unit="ratio", limits=CACHE, label="Cache hit ratio")
+@check("cache", "ratio", CACHE, per="database", label="Cache hit ratio")
 def cache(facts: Facts, database: str) -> Found:
     """What was found in memory, of all that was asked for in the window."""
     ratio = facts.db.monitor.cache_hit_ratio(database, facts.window.since, facts.end)
@@ -130,7 +121,7 @@ BEHIND = Limits("lag_warning_bytes", "lag_critical_bytes", unit="bytes")
 SILENT = Limits("reply_warning_seconds", "reply_critical_seconds", unit="seconds")
 
 
-@check("replicas", per="database", unit="count", live=True)
+@check("replicas", "count", per="database", live=True)
 def replicas(facts: Facts, database: str) -> Found:
     """Whether the replicas are there that should be."""
     found = facts["replicas"]
@@ -162,15 +153,7 @@ def replicas(facts: Facts, database: str) -> Found:
     return Finding(text, count, threshold=expected)
 
 
-@check(
-    "replication",
-    per="database",
-    unit="seconds",
-    limits=LAG,
-    live=True,
-    behind=BEHIND,
-    silent=SILENT,
-)
+@check("replication", "seconds", LAG, per="database", live=True, behind=BEHIND, silent=SILENT)
 def replication(facts: Facts, database: str) -> Found:
     """How far replicas are behind: each, where the `replicas` are known, else the slowest."""
     if "replicas" in facts.frames:
@@ -180,7 +163,8 @@ def replication(facts: Facts, database: str) -> Found:
     slowest = facts.db.monitor.replication_lag(database)
     said = f"The slowest replica of {DATABASES[database]} is {{}} behind"
     remedy = "Look at the replica's disk and network, and at long queries."
-    finding = measured(slowest if slowest.value is None else replace(slowest, reason=""), said, remedy)
+    alone = slowest if slowest.value is None else replace(slowest, reason="")
+    finding = measured(alone, said, remedy)
     return replace(finding, kpis=(key_figure(slowest, "{}_lag", "Replication lag, {}"),))
 
 
@@ -215,7 +199,7 @@ def _replica(facts: Facts, row: pd.Series[Any]) -> Finding:
 SLOTS = Limits("lag_critical_bytes", times=16)
 
 
-@check("slots", unit="bytes", limits=SLOTS, label="Log kept for slots", live=True)
+@check("slots", "bytes", SLOTS, label="Log kept for slots", live=True)
 def slots(facts: Facts, database: str) -> Found:
     """Log that slots keep, which a full disk is made of."""
     found = facts["replicas"]
@@ -232,8 +216,6 @@ def slots(facts: Facts, database: str) -> Found:
         threshold=facts.limit("slots"),
     )
 
-
-# -- the trail -------------------------------------------------------------------------------------
 
 _UNCAPTURED = {
     "postgres": ("Changes in PostgreSQL", "Run `fwdb migrate`."),
@@ -272,19 +254,19 @@ def _covered(facts: Facts, off: Status) -> Iterator[Finding]:
         yield Finding(text, len(bad), bad[0].remedy if bad else "", database=database)
 
 
-@check("audit_coverage", unit="count", limits=Limits(1), label="Not in the audit trail", live=True)
+@check("audit_coverage", "count", Limits(1), label="Not in the audit trail", live=True)
 def audit_coverage(facts: Facts, database: str) -> Found:
     """Whether the trail captures everything; a capture that is off is no fault of the servers."""
     return _covered(facts, "not_measured")
 
 
-@check("coverage", unit="count", limits=Limits(1))
+@check("coverage", "count", Limits(1))
 def coverage(facts: Facts, database: str) -> Found:
     """Whether the trail captures everything."""
     return _covered(facts, "warning")
 
 
-@check("gaps", unit="count", limits=Limits(1))
+@check("gaps", "count", Limits(1))
 def gaps(facts: Facts, database: str) -> Found:
     """Times in the window of which changes of MongoDB were missed."""
     standing, window = facts["standings"].get("mongodb"), facts.window

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,8 +27,8 @@ from fwdb.charts.words import (
 )
 from fwdb.monitoring import slow_queries as questions
 from fwdb.reports import servers
-from fwdb.reports.check import Facts, Finding, Found, Limits, check, run
-from fwdb.reports.facts import empty
+from fwdb.reports.check import Finding, Found, Limits, check, run
+from fwdb.reports.facts import Facts, empty
 from fwdb.reports.parameters import Window, iso, parameter, since, until
 from fwdb.reports.results import Kpi, Result, Shown, Status
 
@@ -183,8 +184,8 @@ def _ask(facts: Facts) -> pd.DataFrame:
         facts.take("list", sort, questions.COLUMNS, up[0])
     facts.frames["regression"] = empty(questions.CHANGE_COLUMNS)
     if before is not None:
-        then = {"compare_since": before.since, "compare_until": before.until}
-        compare = partial(monitor.query_changes, *span, **then, top=given.top)
+        edges = {"compare_since": before.since, "compare_until": before.until}
+        compare = partial(monitor.query_changes, *span, **edges, top=given.top)
         facts.take("regression", compare, questions.CHANGE_COLUMNS, up[0])
     facts.frames["slow"] = everything[everything["mean_ms"] >= given.min_ms]
     facts.frames["plans"] = plans(facts)
@@ -208,9 +209,7 @@ def overall(frame: pd.DataFrame) -> pd.DataFrame:
     """`frame` with the share of each statement in the time of both stores together."""
     totals: dict[str, dict[str, float]] = frame.attrs.get("totals") or {}
     everything = sum(total["total_ms"] for total in totals.values())
-    return (
-        frame.assign(share_percent=100 * frame["total_ms"] / everything) if everything else frame
-    )
+    return frame.assign(share_percent=100 * frame["total_ms"] / everything) if everything else frame
 
 
 def _sources(frame: pd.DataFrame) -> Iterator[tuple[str, str]]:
@@ -219,8 +218,9 @@ def _sources(frame: pd.DataFrame) -> Iterator[tuple[str, str]]:
         get = partial(attribute, frame, database=database)
         if window := get("windows"):
             span = window_text(*map(pd.Timestamp, window))
-            said = [f"{get('source')}, {span}", (get("coverage") or {}).get("sentence"), get("hidden")]
-            yield name, "; ".join(str(text) for text in said if text)
+            seen = (get("coverage") or {}).get("sentence")
+            said = filter(None, (f"{get('source')}, {span}", seen, get("hidden")))
+            yield name, "; ".join(map(str, said))
         elif missing := get("missing"):
             yield name, sentence(missing)
 
@@ -243,9 +243,6 @@ def _compared_text(before: Window | None, window: Window) -> str:
     )
 
 
-# -- means -----------------------------------------------------------------------------------------
-
-
 def _of(frame: pd.DataFrame, database: str) -> pd.DataFrame:
     return frame[frame["database"].astype(str) == database]
 
@@ -262,9 +259,9 @@ _EXPLAIN = {
 # for each one returned an index would have spared most, from a hundred on.
 @check(
     "mean",
+    "ms",
+    Limits("min_ms", times=10),
     per="database",
-    unit="ms",
-    limits=Limits("min_ms", times=10),
     role="main",
     examined=Limits(100, unit="documents"),
 )
@@ -308,10 +305,7 @@ def examined(row: pd.Series[Any], least: float) -> str:
     return f", which examines {figure(float(looked))} documents to return {figure(float(returned))}"
 
 
-# -- changes ---------------------------------------------------------------------------------------
-
-
-@check("whole_server", per="database", limits=Limits(1.25))
+@check("whole_server", limits=Limits(1.25), per="database")
 def whole_server(facts: Facts, database: str) -> Found:
     """Whether more than half of the statements of a store slowed alike."""
     changes = facts["regression"]
@@ -327,7 +321,7 @@ def whole_server(facts: Facts, database: str) -> Found:
     )
 
 
-@check("regression", per="database", unit="ms")
+@check("regression", "ms", per="database")
 def regression(facts: Facts, database: str) -> Found:
     """What got slower, and how many statements are new or gone."""
     changes, name = facts["regression"], DATABASES[database]
@@ -376,11 +370,8 @@ def _remedy(remark: str, database: str) -> str:
     return _REMEDIES[cause]
 
 
-# -- spills and repetitions ------------------------------------------------------------------------
-
-
 # As for regressions: what takes less of the time is not worth a search.
-@check("spill", unit="bytes", least=Limits(1, unit="percent"))
+@check("spill", "bytes", least=Limits(1, unit="percent"))
 def spill(facts: Facts, database: str) -> Found:
     """The statement that writes most to temporary files and matters."""
     mine = _of(facts["statements"], database)
@@ -401,8 +392,7 @@ def spill(facts: Facts, database: str) -> Found:
         f"per call, because its memory is too small, and takes "
         f"{share(float(worst['share_percent']))} of the time of PostgreSQL.",
         float(size),
-        "Give the role that runs it more memory: `ALTER ROLE … SET work_mem = "
-        f"'{megabytes}MB';`.",
+        f"Give the role that runs it more memory: `ALTER ROLE … SET work_mem = '{megabytes}MB';`.",
         status="warning",
     )
 
@@ -420,9 +410,9 @@ _FETCH = {
 # Two independent counts seldom agree as closely as that.
 @check(
     "repeated",
+    "count",
+    Limits(1000),
     per="database",
-    unit="count",
-    limits=Limits(1000),
     calls=Limits(30, unit="percent"),
     time=Limits(1, unit="percent"),
     times=Limits(5, unit="per transaction"),
@@ -475,9 +465,6 @@ def _often(
     return ""
 
 
-# -- plans -----------------------------------------------------------------------------------------
-
-
 def plans(facts: Facts) -> dict[str, Plan]:
     """Plans of PostgreSQL's statements that got slower or are slow, costliest first, by id."""
     changes, ids = facts["regression"], list[str]()
@@ -506,14 +493,11 @@ _LOGGED = {"query_id": "str", "logged_at": "datetime64[us, UTC]", "duration_ms":
 def _lines(plans: Any, columns: Mapping[str, str]) -> pd.DataFrame:
     """One row per line of a plan, indented with spaces that a page does not drop."""
     rows = [
-        (*facts, shorten(str(statement)), "\u00a0" * (len(line) - len(line.lstrip())) + line.lstrip())
+        (*facts, shorten(str(statement)), re.sub("^ +", lambda m: "\u00a0" * len(m[0]), line))
         for *facts, statement, plan in plans
         for line in str(plan).splitlines()
     ]
     return pd.DataFrame(rows, columns=list(columns)).astype(dict(columns))
-
-
-# -- coverage --------------------------------------------------------------------------------------
 
 
 @check("coverage", per="database")
@@ -528,7 +512,8 @@ def coverage(facts: Facts, database: str) -> Found:
         note = "At least; planning and sending, which no statement is charged for, are in the rest."
         label = "Time in statements seen, {}"
         kpis = (Kpi("{}_seen", label, float(seconds), "percent", "ok", note=note),)
-    value, status = None, "warning"
+    value: float | None = None
+    status: Status = "warning"
     text = f"{name}: {known.get('sentence') or ''}"
     remedy = "Take a window that begins after the reset before you trust these figures."
     if known.get("dealloc"):

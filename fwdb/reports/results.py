@@ -10,22 +10,20 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from fwdb.charts.words import DATABASES
-from fwdb.reports.parameters import Value, Window, iso
+from fwdb.reports.parameters import Value, Window
 from fwdb.stores.frames import as_csv
 
-SCHEMA = 1
 Status = Literal[
     "ok", "warning", "critical", "not_available", "not_applicable", "not_measured", "no_data"
 ]
-Verdict = Literal["ok", "warning", "critical", "no_data"]
 Judged = Literal["ok", "warning", "critical"]
+Verdict = Literal["ok", "warning", "critical", "no_data"]
 Role = Literal["", "main", "news"]
 JUDGED = ("ok", "warning", "critical")
 
@@ -47,6 +45,7 @@ class Check:
 
     `id` is `report.subject`, `value` is None unless it was measured, `sentence` says the finding
     with its number, `action` what to do about it and is empty when there is nothing to do.
+    `refused` is no finding but a question that was not answered.
     """
 
     id: str
@@ -57,11 +56,7 @@ class Check:
     unit: str = ""
     threshold: float | None = None
     action: str = ""
-    # Not a finding but a question that was not answered.
     refused: bool = field(default=False, repr=False, compare=False)
-
-    def as_dict(self) -> dict[str, Any]:
-        return _chosen(self, "id database status value unit threshold sentence action")
 
 
 @dataclass(frozen=True)
@@ -80,9 +75,6 @@ class Kpi:
         """With the database in id and label, and the status of its check unless it has its own."""
         id, label = self.id.format(database), self.label.format(DATABASES[database])
         return replace(self, id=id, label=label, database=database, status=self.status or status)
-
-    def as_dict(self) -> dict[str, Any]:
-        return _chosen(self, "id label database status value unit note")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +100,6 @@ class Table:
     def file(self) -> str:
         return f"tables/{self.name}.csv"
 
-    def as_dict(self) -> dict[str, Any]:
-        columns = [str(c) for c in self.frame.columns]
-        rows = {"rows": len(self.frame), "columns": columns}
-        return {"name": self.name, "title": self.title, "file": self.file, **rows}
-
     def csv(self) -> str:
         """The rows as CSV: UTC times, no index, and no text that a spreadsheet would run."""
         return as_csv(self.frame)
@@ -120,10 +107,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Shown:
-    """A table as a report declares it; title, about and columns may name texts of the facts.
+    """A table as a report declares it; its texts may name others of the facts, in braces.
 
-    `columns` are those on the page, all when empty. The frame is that of the `frame` of the facts,
-    or of the name of the table.
+    `columns` are those on the page, all when empty; `frame` is the name of the frame of the facts
+    where it is not that of the table.
     """
 
     name: str
@@ -135,9 +122,8 @@ class Shown:
     def of(self, frames: Mapping[str, Any]) -> Table:
         """The table of these facts."""
         rows = frames[self.frame or self.name].reset_index(drop=True)
-        texts = (text.format_map(frames) for text in (self.title, self.about, self.columns))
-        title, about, columns = texts
-        return Table(self.name, title, rows, about, tuple(columns.split()))
+        title, about = self.title.format_map(frames), self.about.format_map(frames)
+        return Table(self.name, title, rows, about, tuple(self.columns.format_map(frames).split()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +152,7 @@ class Result:
         return ranked(self.checks)
 
     @property
-    def missing(self) -> list[Check]:
-        """Of databases that do not answer."""
+    def _missing(self) -> list[Check]:
         reach = [c for c in self.checks if c.id.endswith(".reachable")]
         return [c for c in reach if c.status == "not_available"]
 
@@ -176,51 +161,55 @@ class Result:
         """The worst of all checks that could be judged; `no_data` when none could.
 
         `no_data` also when all is well but the subject of the report itself was not measured.
-
-        That a database answers says nothing about how it does, so it does not count as judged.
-        A database that does not answer is a warning as long as the other one is judged: a report
-        with half of its facts missing must not say that all is well.
+        That a database answers says nothing about how it does, so it does not count as judged. One
+        that does not answer is a warning as long as the other one is judged: a report with half of
+        its facts missing must not say that all is well.
         """
         states = {check.status for check in self.checks if not check.id.endswith(".reachable")}
+        subject = {check.status for check in self.checks if self.roles.get(check.id)} or {"ok"}
         if not states & set(JUDGED):
             return "no_data"
         if "critical" in states:
             return "critical"
-        if "warning" in states or self.missing:
+        if "warning" in states or self._missing:
             return "warning"
-        subject = {check.status for check in self.checks if self.roles.get(check.id)}
-        return "ok" if not subject or subject & set(JUDGED) else "no_data"
+        return "ok" if subject & set(JUDGED) else "no_data"
 
     @property
     def summary(self) -> str:
         """The verdict's reasons in one sentence: at most three findings, and what is missing."""
         if self.verdict == "no_data":
-            reasons = self.missing or [c for c in self.checks if self.roles.get(c.id)]
+            reasons = self._missing or [c for c in self.checks if self.roles.get(c.id)]
             reasons = reasons or [c for c in self.ranked if c.status not in JUDGED]
             return _join(reasons[:2]) if reasons else "Nothing was measured."
-        found = [c for c in self.ranked if c.status in ("critical", "warning")] + self.missing
+        found = [c for c in self.ranked if c.status in ("critical", "warning")] + self._missing
         if found:
             text, more = _join(found[:3]), len(found) - 3
             return text if more <= 0 else f"{text[:-1]}; and {more} more."
         fine = [c for c in self.checks if c.status == "ok"]
         blind = len([c for c in self.checks if c.status not in ("ok", "not_applicable")])
-        unseen = f"; {blind} could not be measured" if blind else ""
         told = "".join(f"{c.sentence} " for c in fine if self.roles.get(c.id) == "news")
-        are = "check is" if len(fine) == 1 else "checks are"
-        return f"{told}{len(fine)} {are} within the lines{unseen}."
+        told += f"{len(fine)} {'check is' if len(fine) == 1 else 'checks are'} within the lines"
+        return f"{told}; {blind} could not be measured." if blind else f"{told}."
 
     def as_dict(self) -> dict[str, Any]:
         """What `results.json` holds."""
+        checks = sorted(self.checks, key=lambda c: (c.id, c.database))
+        check, kpi = "database status value unit threshold sentence action", "label database status"
         return {
-            "schema": SCHEMA,
+            "schema": 1,
             "report": self.report,
             "verdict": self.verdict,
             "summary": self.summary,
             "window": self.window.as_dict(),
-            "parameters": {name: _plain(v) for name, v in self.parameters.items()},
-            "checks": [c.as_dict() for c in sorted(self.checks, key=lambda c: (c.id, c.database))],
-            "kpis": [k.as_dict() for k in self.kpis],
-            "tables": [t.as_dict() for t in self.tables],
+            "parameters": {name: _plain(value) for name, value in self.parameters.items()},
+            "checks": [_chosen(one, f"id {check}") for one in checks],
+            "kpis": [_chosen(one, f"id {kpi} value unit note") for one in self.kpis],
+            "tables": [
+                _chosen(one, "name title file")
+                | {"rows": len(one.frame), "columns": [str(c) for c in one.frame.columns]}
+                for one in self.tables
+            ],
         }
 
     def json(self) -> str:
@@ -237,8 +226,8 @@ def _join(checks: list[Check]) -> str:
     """The sentences as one; after a semicolon names like PostgreSQL keep their capital."""
     first, *others = (c.sentence.rstrip(".") for c in checks)
     for text in others:
-        word = text.partition(" ")[0]
-        first += "; " + (text[:1].lower() + text[1:] if word[1:].islower() else text)
+        ordinary = text.partition(" ")[0][1:].islower()
+        first += "; " + (text[:1].lower() + text[1:] if ordinary else text)
     return f"{first}."
 
 
@@ -246,15 +235,10 @@ def _chosen(of: object, names: str) -> dict[str, Any]:
     return {name: _plain(getattr(of, name)) for name in names.split()}
 
 
-def _plain(value: object) -> Any:
+def _plain(value: Any) -> Any:
     """A value as JSON has it: no NaN, no numpy, no digits that nobody measured."""
-    if value is None or isinstance(value, str | bool):
-        return value
-    if isinstance(value, datetime):
-        return iso(value)
+    if value is None or value is pd.NA or isinstance(value, str | bool):
+        return None if value is pd.NA else value
     if isinstance(value, int | np.integer):
         return int(value)
-    if isinstance(value, float | np.floating):
-        number = float(value)
-        return round(number, 6) if math.isfinite(number) else None
-    return None if value is pd.NA else str(value)
+    return round(float(value), 6) if math.isfinite(value) else None

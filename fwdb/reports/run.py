@@ -154,13 +154,6 @@ def exit_code(results: Iterable[RunResult], *, fail_on: FailOn = "never", failur
     return 4 if "no_data" in verdicts else 0
 
 
-def error_exit_code(error: BaseException) -> int:
-    """The exit code of a run that ended with this error."""
-    if isinstance(error, ParameterError | ConfigError):
-        return 2
-    return 4 if isinstance(error, StoreUnavailable) else 1
-
-
 def _run(
     name: str,
     out: File | None,
@@ -170,33 +163,32 @@ def _run(
 ) -> RunResult:
     catalogue.declared()  # refuses a wrong FWDB_LIMITS
     parent = Path(out) if out is not None else files.default_folder()
-    started, clock = datetime.now(UTC), time.monotonic()
+    started, clock, problem = datetime.now(UTC), time.monotonic(), None
     with files.workspace(parent) as space:
-        executed, built = space / "executed.ipynb", space / name
-        problem: FwdbError | None = None
+        executed, built, target = space / "executed.ipynb", space / name, parent / name
         try:
             execute(catalogue.path(name), executed, chosen, space, cell_seconds, progress)
             if not (built / "results.json").is_file():
                 text = f"report '{name}' ended without saving; run report.save() in it."
-                problem = ReportError(text)
+                raise ReportError(text)
         except (ParameterError, ConfigError):
             raise  # nothing was run, so there is nothing to keep
         except FwdbError as error:
-            problem = error
-        seconds = round(time.monotonic() - clock, 3)
-        target = parent / (f"{name}.failed" if problem else name)
-        if problem:
-            built = space / "failed"
+            problem, built = error, space / "failed"
+        now, seconds = time.time(), round(time.monotonic() - clock, 3)
+        last = batch.last_success(target) if problem else now
+        run = batch.ReportRun(name, not problem, now, seconds, last)
         with files.writing(parent):
             built.mkdir(exist_ok=True)
             if executed.exists():
                 shutil.move(executed, built / "executed.ipynb")
-        _write_run(built, name, started, seconds, error=str(problem or ""))
-        _tell(name, parent / name, built, seconds, succeeded=not problem)
-        files.place(built, target)
+        _describe(built, run, started, str(problem or ""))
+        if problem and target.is_dir():
+            run.write(target)  # the earlier report stays; there is one place to look at
+        failed = parent / f"{name}.failed"
+        files.place(built, failed if problem else target)
         if not problem:
-            shutil.rmtree(parent / f"{name}.failed", ignore_errors=True)
-        # Put into place by one rename.
+            shutil.rmtree(failed, ignore_errors=True)
         with files.writing(parent):
             files.write(space / "index.html", index(parent))
             (space / "index.html").replace(parent / "index.html")
@@ -206,34 +198,21 @@ def _run(
     return RunResult(name, found["verdict"], found["summary"], target, seconds, found)
 
 
-def _write_run(folder: Path, name: str, started: datetime, seconds: float, *, error: str) -> None:
+def _describe(folder: Path, run: batch.ReportRun, started: datetime, error: str) -> None:
     """All that differs from run to run on the same data; beside it only `metrics.prom` does."""
     record = {
         "schema": 1,
-        "report": name,
+        "report": run.report,
         "started_at": parameters.iso(started.replace(microsecond=0)),
         "finished_at": parameters.iso(datetime.now(UTC).replace(microsecond=0)),
-        "seconds": seconds,
+        "seconds": run.seconds,
         "error": error,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {package: metadata.version(package) for package in _PACKAGES},
     }
     files.write(folder / "run.json", json.dumps(record, indent=2) + "\n")
-
-
-def _tell(name: str, earlier: Path, folder: Path, seconds: float, *, succeeded: bool) -> None:
-    """`metrics.prom` into the new `folder`, and to the Pushgateway if there is one.
-
-    The report of an earlier run stays when this one failed; its file says so too, so that there
-    is one place to look at.
-    """
-    now = time.time()
-    last = now if succeeded else batch.last_success(earlier)
-    run = batch.ReportRun(name, succeeded, now, seconds, last)
     run.write(folder)
-    if not succeeded and earlier.is_dir():
-        run.write(earlier)
     if gateway := settings().pushgateway:
         run.push(gateway.get_secret_value())
 
@@ -315,19 +294,16 @@ def execute(
     except PapermillExecutionError as error:
         if error.ename in _TOLD_APART:
             raise _TOLD_APART[error.ename](error.evalue) from error
-        raise ReportError(
-            f"report '{name}' failed in cell '{seen[-1]}': {error.ename}: {error.evalue}"
-        ) from error
+        text = f"report '{name}' failed in cell '{seen[-1]}': {error.ename}: {error.evalue}"
+        raise ReportError(text) from error
     except CellTimeoutError as error:
-        raise ReportError(
-            f"report '{name}' was stopped: cell '{seen[-1]}' took longer than {cell_seconds:g} s. "
-            "Ask for a shorter window, or find out what holds the database up."
-        ) from error
+        text = f"report '{name}' was stopped: cell '{seen[-1]}' took longer than {cell_seconds:g} "
+        text += "s. Ask for a shorter window, or find out what holds the database up."
+        raise ReportError(text) from error
     except DeadKernelError as error:
-        raise ReportError(
-            f"report '{name}' failed in cell '{seen[-1]}': its kernel died, perhaps for want of "
-            "memory. Ask for a shorter window, or run it where there is more."
-        ) from error
+        text = f"report '{name}' failed in cell '{seen[-1]}': its kernel died, perhaps for want of "
+        text += "memory. Ask for a shorter window, or run it where there is more."
+        raise ReportError(text) from error
     except (RuntimeError, OSError) as error:
         raise ReportError(f"report '{name}' could not be run: {error}") from error
     finally:
@@ -369,12 +345,8 @@ def _manager(space: Path) -> type:
         @property
         def kernel_spec(self) -> KernelSpec:
             command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            return KernelSpec(
-                argv=command,
-                display_name="Python 3",
-                language="python",
-                metadata={"supported_encryption": ["curve"]},
-            )
+            told = {"supported_encryption": ["curve"]}
+            return KernelSpec(argv=command, language="python", metadata=told)
 
         async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             await super().start_kernel(**options | {"env": environment})

@@ -15,6 +15,11 @@ DATABASES = {"postgres": "PostgreSQL", "mongodb": "MongoDB"}
 QUOTED = 60  # characters of a statement inside a sentence
 
 
+def named(database: object) -> str:
+    """The name of a database as a reader knows it."""
+    return DATABASES.get(str(database), str(database))
+
+
 def figure(value: Any, unit: str = "") -> str:
     """A value with its unit: `41 %`, `230 ms`, `1 900`, `13.6 MB`; an em dash for none."""
     if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):

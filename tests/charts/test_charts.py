@@ -23,8 +23,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from fwdb import charts
-from fwdb.charts import canvas, statements
-from fwdb.charts.health import PANELS
+from fwdb.charts import canvas, words
+from fwdb.charts.servers import PANELS
 from fwdb.stores import BOUNDS_MS
 
 START = pd.Timestamp("2026-11-16T00:00Z")
@@ -413,7 +413,7 @@ def test_a_burst_is_named_and_a_bar_that_dwarfs_the_others_is_cut() -> None:
 )  # fmt: skip
 def test_durations_are_in_the_unit_people_use(value: float, text: str) -> None:
     """Ticks read 1 ms, 100 ms, 1 s."""
-    assert statements.milliseconds(value) == text
+    assert words.milliseconds(value) == text
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_the_same_data_gives_the_same_bytes(case: str) -> None:
 def test_time_zone_locale_and_settings_of_the_user_change_no_byte() -> None:
     """A report made elsewhere is the same report."""
     code = (
-        "import sys; sys.path.insert(0, 'tests'); import matplotlib as m\n"
+        "import sys; sys.path.insert(0, 'tests/charts'); import matplotlib as m\n"
         "if sys.argv[1:]: m.rcParams.update({'font.size': 20, 'axes.grid': True, "
         "'axes.facecolor': 'red', 'lines.linewidth': 9})\n"
         "from test_charts import CASES; from fwdb import charts\n"

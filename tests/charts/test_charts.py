@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from support.contrast import contrast
 
 from fwdb import charts
 from fwdb.charts import canvas, words
@@ -505,18 +506,6 @@ def test_missing_samples_break_the_line() -> None:
     y = charts.pool(frame).axes[0].lines[0].get_ydata()
 
     assert np.isnan(np.asarray(y)).sum() == 1
-
-
-def contrast(one: str, other: str) -> float:
-    """The ratio of WCAG 2.2 between two colours."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
 
 
 def test_text_colours_stand_out_from_white() -> None:

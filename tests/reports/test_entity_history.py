@@ -14,7 +14,7 @@ from fwdb import charts, config, reports
 from fwdb.audit.lives import breaks, field_changes
 from fwdb.database import Database
 from fwdb.errors import UnknownName
-from fwdb.reports.entity_history import is_personal
+from fwdb.models.registry import is_personal
 from fwdb.reports.results import Check
 from fwdb.stores import PostgresStore
 

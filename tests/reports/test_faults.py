@@ -25,7 +25,7 @@ from support.faults import Facts, Scene, application, lower
 
 from fwdb import config, embedded, migrating, reports
 from fwdb.database import Database
-from fwdb.reports import check as checks
+from fwdb.reports import facts as known
 from fwdb.reports.results import Check
 from fwdb.seeding.workload import Operations
 from fwdb.stores import MongoStore, PostgresStore
@@ -178,7 +178,7 @@ def test_a_frozen_server_does_not_hold_up_a_report(
     wait_until: Callable[..., None],
 ) -> None:
     """It is missing from it, with the reason; the other one is there."""
-    monkeypatch.setattr(checks, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(known, "ANSWER_SECONDS", 0.5)
     reports.open_report("health", db=ailing_db)  # leaves open connections behind
     leader = psutil.Process(pid(ailing[0]))
     processes = [leader, *leader.children(recursive=True)]

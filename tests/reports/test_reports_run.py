@@ -21,8 +21,7 @@ from test_reports import assert_self_contained
 from fwdb import config, reports
 from fwdb.database import Database
 from fwdb.errors import ReportError
-from fwdb.reports import notebook as notebooks
-from fwdb.reports import run
+from fwdb.reports import catalogue, run
 from fwdb.stores import MongoStore, PostgresStore
 
 NOWHERE = "postgresql://nobody:s3cret-canary@127.0.0.1:1/none"
@@ -290,12 +289,12 @@ def test_a_run_that_fails_says_where_and_leaves_its_notebook(
     executed = tmp_path / "executed.ipynb"
 
     with pytest.raises(ReportError, match=re.escape(words)):
-        notebooks.execute(
+        run.execute(
             notebook(tmp_path, "x: int = 1", cell),
             executed,
             {"x": 2},
-            space=tmp_path,
-            cell_seconds=2,
+            tmp_path,
+            2,
         )
 
     assert "injected-parameters" in executed.read_text()
@@ -329,9 +328,7 @@ def test_a_kernel_is_this_python_and_says_nothing_of_its_own(
     code = "import sys, os; print(sys.executable, os.environ['IPYTHONDIR'], sep='\\n')"
     executed = tmp_path / "executed.ipynb"
 
-    notebooks.execute(
-        notebook(tmp_path, "x: int = 1", code), executed, {}, space=tmp_path, cell_seconds=60
-    )
+    run.execute(notebook(tmp_path, "x: int = 1", code), executed, {}, tmp_path, 60)
 
     output = json.loads(executed.read_text())["cells"][-1]["outputs"][0]["text"]
     assert "".join(output).splitlines() == [sys.executable, str(tmp_path / ".ipython")]
@@ -345,7 +342,7 @@ def test_a_failed_run_keeps_the_earlier_report(
     (tmp_path / "out" / "pool").mkdir(parents=True)
     (tmp_path / "out" / "pool" / "report.html").write_text("earlier")
     broken = notebook(tmp_path, "since: str = '24h'", "raise RuntimeError('no such luck')")
-    monkeypatch.setattr(notebooks, "path", lambda name: broken)
+    monkeypatch.setattr(catalogue, "path", lambda name: broken)
 
     with pytest.raises(ReportError, match="no such luck"):
         run.report("pool", out=tmp_path / "out")
@@ -364,8 +361,8 @@ def test_ctrl_c_leaves_no_half_report_and_no_kernel(
     """The whole command is interrupted in the middle of a cell."""
     hanging = notebook(tmp_path, "x: int = 1", "import threading; threading.Event().wait()")
     code = (
-        "import sys, pathlib; from fwdb.reports import notebook, run\n"
-        "notebook.path = lambda name: pathlib.Path(sys.argv[1])\n"
+        "import sys, pathlib; from fwdb.reports import catalogue, run\n"
+        "catalogue.path = lambda name: pathlib.Path(sys.argv[1])\n"
         "run.report('pool', out=sys.argv[2], progress=lambda p: print(p.doing, flush=True))\n"
     )
     with subprocess.Popen(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,19 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fwdb import charts
-from fwdb.charts.words import (
-    DATABASES,
-    figure,
-    milliseconds,
-    more,
-    plural,
-    quoted,
-    sentence,
-    share,
-    shorten,
-    times,
-    window_text,
-)
+from fwdb.charts.words import DATABASES, figure, milliseconds, plural, quoted, sentence, times
 from fwdb.monitoring import slow_queries as questions
 from fwdb.reports import servers
 from fwdb.reports.check import Finding, Found, Limits, check, run
@@ -40,22 +27,19 @@ PLANS = 3  # of the slowest statements: a page of plans is read by nobody
 SHOWN = "database statement calls mean_ms stddev_ms total_ms share_percent"
 # How a table is sorted, and what it shows beside the time then.
 SORTED = {
-    "total": ("heaviest in total first", ""),
-    "mean": ("slowest first", ""),
-    "calls": ("most called first", ""),
-    "io": (
-        "most read first; only those that read",
-        "read_ms read_blocks blocks_per_call hit_ratio",
-    ),
-    "temp": (
-        "most written to temporary files first; only those that spilled",
-        "temp_bytes rows_per_call",
-    ),
-    "wal": ("most write-ahead log first; only those that wrote", "wal_bytes rows_per_call"),
-    "growth": (
-        "what grew most first, against the window before; only those that grew",
-        "growth_ms",
-    ),
+    "total": "heaviest in total first",
+    "mean": "slowest first",
+    "calls": "most called first",
+    "io": "most read first; only those that read",
+    "temp": "most written to temporary files first; only those that spilled",
+    "wal": "most write-ahead log first; only those that wrote",
+    "growth": "what grew most first, against the window before; only those that grew",
+}
+COLUMNS = {
+    "io": "read_ms read_blocks blocks_per_call hit_ratio",
+    "temp": "temp_bytes rows_per_call",
+    "wal": "wal_bytes rows_per_call",
+    "growth": "growth_ms",
 }
 TABLES = (
     Shown(
@@ -129,15 +113,15 @@ def build(facts: Facts) -> Result:
     facts.reach("postgres", "mongodb")
     everything = _ask(facts)
     run(facts, CHECKS)
-    how, columns = SORTED[given.order]
     told = str(frames["logged"].attrs.get("told") or "")
+    none = "" if len(frames["list"]) or not len(everything) else " (none did)"
     frames |= {
         "slowest": frames["slow"].head(given.top),
         "changed": frames["regression"][frames["regression"]["change"] != "similar"],
         "coverage": coverage_frame(everything),
         "limit": milliseconds(given.min_ms),
-        "sorted": how + ("" if len(frames["list"]) or not len(everything) else " (none did)"),
-        "columns": columns,
+        "sorted": SORTED[given.order] + none,
+        "columns": COLUMNS.get(given.order, ""),
         "compared": _compared_text(before, facts.window),
         "logged_remark": f" {sentence(told)}" if told else "",
     }
@@ -154,7 +138,7 @@ def build(facts: Facts) -> Result:
         drawings["query_changes"] = charts.query_changes(
             changes,
             source=source,
-            window=f"compared with {window_text(*edges)}",
+            window=f"compared with {charts.window_text(*edges)}",
             reason=_reason(changes, "no statement ran in both windows"),
         )
     return facts.result(
@@ -217,7 +201,7 @@ def _sources(frame: pd.DataFrame) -> Iterator[tuple[str, str]]:
     for database, name in DATABASES.items():
         get = partial(attribute, frame, database=database)
         if window := get("windows"):
-            span = window_text(*map(pd.Timestamp, window))
+            span = charts.window_text(*map(pd.Timestamp, window))
             seen = (get("coverage") or {}).get("sentence")
             said = filter(None, (f"{get('source')}, {span}", seen, get("hidden")))
             yield name, "; ".join(map(str, said))
@@ -289,7 +273,7 @@ def mean(facts: Facts, database: str) -> Found:
     kpis = [Kpi("{}_slow", "Slow statements, {}", count, note=text)]
     if len(known) and "share_percent" in known:
         taken = float(slow["share_percent"].fillna(0).sum()) if count else 0.0
-        note = f"{share(taken)} of the time in statements is spent in slow ones."
+        note = f"{charts.share(taken)} of the time in statements is spent in slow ones."
         kpis.append(Kpi("{}_slow_share", "Time they take, {}", taken, "percent", "ok", note=note))
     action = advice(facts, row) or _EXPLAIN[database]
     return Finding(text, worst, action, kpis=tuple(kpis))
@@ -340,10 +324,11 @@ def regression(facts: Facts, database: str) -> Found:
     worst = slower.iloc[0]
     statement, remark = quoted(worst["statement"]), str(worst["remark"])
     ratio, low, high = (times(worst[n]) for n in ("ratio", "ratio_low", "ratio_high"))
-    because, others = f": {remark}" if remark else "", more(len(slower) - 1, "; {} more did")
+    because, others = f": {remark}" if remark else "", len(slower) - 1
+    others_too = f"; {others} more did" if others else ""
     return Finding(
         f"{name} takes {ratio} times as long (95 % {low} to {high}) for {statement}, "
-        f"{milliseconds(float(worst['extra_ms']))} more in this window{because}{others}.",
+        f"{milliseconds(float(worst['extra_ms']))} more in this window{because}{others_too}.",
         float(slower["extra_ms"].sum()),
         advice(facts, worst) or _remedy(remark, database).format(statement),
         status="warning",
@@ -390,7 +375,7 @@ def spill(facts: Facts, database: str) -> Found:
     return Finding(
         f"{quoted(worst['statement'])} writes {figure(size / calls, 'bytes')} of temporary files "
         f"per call, because its memory is too small, and takes "
-        f"{share(float(worst['share_percent']))} of the time of PostgreSQL.",
+        f"{charts.share(float(worst['share_percent']))} of the time of PostgreSQL.",
         float(size),
         f"Give the role that runs it more memory: `ALTER ROLE … SET work_mem = '{megabytes}MB';`.",
         status="warning",
@@ -437,8 +422,8 @@ def repeated(facts: Facts, database: str) -> Found:
         if much and part >= line["time"] and why:
             return Finding(
                 f"{quoted(row['statement'])} was called {figure(calls)} times, {why}: "
-                f"{share(100 * calls / everything_called)} of the calls and {share(part)} of the "
-                f"time of {name}.",
+                f"{charts.share(100 * calls / everything_called)} of the calls and "
+                f"{charts.share(part)} of the time of {name}.",
                 calls,
                 f"Fetch all of them at once: {_FETCH[database]}.",
             )
@@ -492,11 +477,12 @@ _LOGGED = {"query_id": "str", "logged_at": "datetime64[us, UTC]", "duration_ms":
 
 def _lines(plans: Any, columns: Mapping[str, str]) -> pd.DataFrame:
     """One row per line of a plan, indented with spaces that a page does not drop."""
-    rows = [
-        (*facts, shorten(str(statement)), re.sub("^ +", lambda m: "\u00a0" * len(m[0]), line))
-        for *facts, statement, plan in plans
-        for line in str(plan).splitlines()
-    ]
+    rows = []
+    for *facts, statement, plan in plans:
+        for line in str(plan).splitlines():
+            text = line.lstrip()
+            space = "\u00a0" * (len(line) - len(text))
+            rows.append((*facts, charts.shorten(str(statement)), space + text))
     return pd.DataFrame(rows, columns=list(columns)).astype(dict(columns))
 
 
@@ -565,9 +551,9 @@ def _facts(known: Mapping[str, Any]) -> dict[str, str]:
     calls, seconds = known.get("calls_percent"), known.get("time_percent")
     found = dict.fromkeys(("calls seen", "time seen"), "")
     if calls is not None:
-        found["calls seen"] = f"about {share(calls)}, by the transactions beside them"
+        found["calls seen"] = f"about {charts.share(calls)}, by the transactions beside them"
     if seconds is not None:
-        found["time seen"] = f"at least {share(seconds)} of the time sessions worked"
+        found["time seen"] = f"at least {charts.share(seconds)} of the time sessions worked"
     found["no estimate"] = str(known.get("estimate") or "")
     if known.get("dealloc"):
         entries, rounds = figure(known["evicted"]), figure(known["dealloc"])

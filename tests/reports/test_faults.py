@@ -37,6 +37,7 @@ WINDOW = {"since": "1h"}
 
 def checks_of(db: Database, said: Said, given: dict[str, Any]) -> list[Check]:
     report = reports.open_report(said.check.partition(".")[0], db=db, **given)
+    assert "b@c.d" not in report.result.json()  # a value in a statement
     return [c for c in report.result.checks if (c.id, c.database) == (said.check, said.database)]
 
 

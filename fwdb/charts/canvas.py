@@ -78,13 +78,17 @@ def text_width(text: str, *, size: float, weight: str = "normal", mono: bool = F
         return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
-def fit(text: object, width: float, **font: Any) -> str:
-    """`text`, or as much of its beginning as fits into `width` points, with an ellipsis."""
-    text = clean(text)
+def fit(whole: object, width: float, **font: Any) -> str:
+    """The text, or as much of its beginning as fits into `width` points, with an ellipsis."""
+    text = clean(whole)
     if text_width(text, **font) <= width:
         return text
-    short = [text[:count].rstrip() + " …" for count in range(len(text))]
-    return short[bisect_right(short, width, lo=1, key=lambda s: text_width(s, **font)) - 1]
+
+    def short(count: int) -> str:
+        return text[:count].rstrip() + " …"
+
+    counts = range(len(text))
+    return short(bisect_right(counts, width, lo=1, key=lambda n: text_width(short(n), **font)) - 1)
 
 
 def wrap(text: str, width: float, *, most: int = 2, **font: Any) -> list[str]:

@@ -62,10 +62,10 @@ def print_checks() -> None:
     for one in declared():
         table.add_row(
             one.id,
-            one.database,
+            ", ".join(one.databases),
             one.unit,
             *(
-                "" if one.line.threshold(status) is None else f"{one.line.threshold(status):.12g}"
+                "" if one.threshold(status) is None else f"{one.threshold(status):.12g}"
                 for status in ("warning", "critical")
             ),
             one.variable,

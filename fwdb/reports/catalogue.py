@@ -7,7 +7,6 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,44 +92,26 @@ def accept(name: str, given: Mapping[str, object]) -> parameters.Accepted:
 
 def gather(report: str, db: Database, asked: parameters.Accepted) -> Facts:
     """Facts to begin with, with the lines in force. Raises as `declared` does."""
-    chosen = module(report).Parameters(**asked.values)
-    lines = {
-        one.id.removeprefix(f"{report}."): one.line
-        for one in declared(db.settings, **{report: chosen})
-        if one.id.startswith(f"{report}.")
-    }
+    chosen, start = module(report).Parameters(**asked.values), f"{report}."
+    every = declared(db.settings, **{report: chosen})
+    lines = {one.id.removeprefix(start): one for one in every if one.id.startswith(start)}
     return Facts(report, db, asked.window, chosen, db.settings, lines, asked.before)
 
 
-@dataclass(frozen=True)
-class Declared:
-    """A line of a check: its id, where it stands, and the variable or parameter that moves it."""
-
-    id: str
-    database: str
-    unit: str
-    line: Line
-    variable: str
-
-
-def declared(settings: Settings | None = None, **given: object) -> list[Declared]:
+def declared(settings: Settings | None = None, **given: object) -> list[Line]:
     """Every line of every check, as it is in force, in the order of the reports.
 
     `given` are the parameters of reports by name, where they are not the default. Raises
     `UnknownName` when FWDB_LIMITS names a line that there is not.
     """
-    settings = settings or config.settings()
-    over, found = settings.limits or {}, list[Declared]()
+    settings, found = settings or config.settings(), list[Line]()
     for report in names():
         chosen = given.get(report) or module(report).Parameters()
         for rule in rules(report):
             for key, limits in rule.lines.items():
-                id = f"{report}.{key}"
-                line = limits.line(settings, chosen, over.get(id, (None, None)))
-                databases = ", ".join(rule.databases)
-                found.append(Declared(id, databases, limits.unit, line, limits.variable(id)))
+                found.append(limits.line(f"{report}.{key}", rule.databases, settings, chosen))
     settable = [one.id for one in found if one.variable.startswith("FWDB_")]
-    for id in over:
+    for id in settings.limits or {}:
         if id not in settable:
             raise UnknownName("limit", id, settable, where="FWDB_LIMITS")
     return found

@@ -39,6 +39,9 @@ class Line:
     critical: float = math.inf
     low: bool = False
     unit: str = ""
+    id: str = ""  # report.subject
+    databases: tuple[str, ...] = ()
+    variable: str = ""  # what moves it: a variable of its own, FWDB_LIMITS, or a parameter
 
     def judge(self, value: float) -> Judged:
         """`ok`, `warning` or `critical`."""
@@ -76,9 +79,10 @@ class Limits:
     times: float | None = None
 
     def line(
-        self, settings: Settings, parameters: object, over: tuple[float | None, float | None]
+        self, id: str, databases: tuple[str, ...], settings: Settings, parameters: object
     ) -> Line:
-        """The numbers in force; those of `over`, from FWDB_LIMITS, come first."""
+        """The line `id` as it is in force; numbers in FWDB_LIMITS come first."""
+        over = (settings.limits or {}).get(id, (None, None))
         none = -math.inf if self.low else math.inf
 
         def number(declared: float | str | None, instead: float | None, without: float) -> float:
@@ -90,15 +94,12 @@ class Limits:
 
         warning = number(self.warning, over[0], none)
         multiple = self.times * warning if self.times else none
-        return Line(warning, number(self.critical, over[1], multiple), self.low, self.unit)
-
-    def variable(self, id: str) -> str:
-        """How the line `id` is moved: by variables of its own, a parameter, or FWDB_LIMITS."""
+        critical = number(self.critical, over[1], multiple)
         names = [name for name in (self.warning, self.critical) if isinstance(name, str)]
         own = [f"FWDB_{n.upper()}" for n in names if n in config.Thresholds.model_fields]
-        if len(own) < len(names):
-            return f"-p {names[0]}"
-        return ", ".join(own) or f"FWDB_LIMITS={id}"
+        variable = ", ".join(own) or f"FWDB_LIMITS={id}"
+        variable = variable if len(own) == len(names) else f"-p {names[0]}"
+        return Line(warning, critical, self.low, self.unit, id, databases, variable)
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ def test_every_line_can_be_listed_and_moved(monkeypatch: pytest.MonkeyPatch) -> 
             settings = config.settings().model_copy(update={"limits": {one.id: (12.0, None)}})
             (moved,) = [m for m in catalogue.declared(settings) if m.id == one.id]
 
-            assert moved.line.warning == 12.0
+            assert moved.warning == 12.0
             assert one.variable.startswith("FWDB_")
     monkeypatch.setenv("FWDB_LIMITS", "pool.sessions=80.5")
     done = CliRunner().invoke(cli.app, ["report", "checks"])

@@ -185,7 +185,7 @@ def _run(
         _describe(built, run, started, str(problem or ""))
         if problem and target.is_dir():
             run.write(target)  # the earlier report stays; there is one place to look at
-        failed = parent / f"{name}.failed"
+        failed, found = parent / f"{name}.failed", _read(built / "results.json")
         files.place(built, failed if problem else target)
         if not problem:
             shutil.rmtree(failed, ignore_errors=True)
@@ -194,7 +194,6 @@ def _run(
             (space / "index.html").replace(parent / "index.html")
     if problem:
         raise problem
-    found = _read(target / "results.json")
     return RunResult(name, found["verdict"], found["summary"], target, seconds, found)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from fwdb import charts
-from fwdb.audit.checks import ENTITY_TYPES
 from fwdb.charts.words import figure, more, plural, share
+from fwdb.models import ENTITIES
 from fwdb.reports import servers
 from fwdb.reports.check import Finding, Found, Limits, Rule, check, run
 from fwdb.reports.facts import Facts, empty
@@ -78,7 +78,7 @@ class Parameters:
 
     since: str = since("7d")
     until: str = until()
-    entity_type: str | None = parameter(None, "only this kind of entity", choices=ENTITY_TYPES)
+    entity_type: str | None = parameter(None, "only this kind of entity", choices=ENTITIES)
     user_id: str | None = parameter(
         None, "only what this user did: the UUID of an account", form="uuid"
     )

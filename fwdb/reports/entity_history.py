@@ -11,8 +11,8 @@ import pandas as pd
 
 from fwdb import charts
 from fwdb.audit import lives
-from fwdb.audit.checks import ENTITY_TYPES
 from fwdb.charts.words import figure, more, plural
+from fwdb.models import ENTITIES
 from fwdb.models.registry import is_person, is_personal
 from fwdb.reports import servers
 from fwdb.reports.check import Finding, Found, Limits, check, run
@@ -67,7 +67,7 @@ class Parameters:
 
     since: str = since("30d")
     until: str = until()
-    entity_type: str | None = parameter(None, "kind of entity (none: any)", choices=ENTITY_TYPES)
+    entity_type: str | None = parameter(None, "kind of entity (none: any)", choices=ENTITIES)
     entity_id: str | None = parameter(
         None,
         "the entity: a UUID or an ObjectId; none: the one that changed most in the window",

@@ -41,7 +41,7 @@ def path(name: str) -> Path:
 
 def source(name: str, cell: str) -> str:
     """What stands in a cell of the notebook of a report."""
-    return _cells(path(name))[cell]
+    return _cells(config.resource("notebooks") / f"{name}.ipynb")[cell]
 
 
 @functools.cache

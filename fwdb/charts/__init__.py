@@ -12,10 +12,10 @@ against green, and no meaning is in the colour alone.
 """
 
 from fwdb.charts.audit import Burst, audit_matrix, audit_trail, entity_actors, entity_history
-from fwdb.charts.canvas import alt_text, empty, number, share, title_of, to_svg, window_text
-from fwdb.charts.connections import duration, durations, pool, sessions
-from fwdb.charts.health import health, trends
-from fwdb.charts.statements import load_split, query_changes, shorten, slow_queries
+from fwdb.charts.canvas import alt_text, empty, title_of, to_svg
+from fwdb.charts.servers import durations, health, pool, sessions, trends
+from fwdb.charts.statements import load_split, query_changes, slow_queries
+from fwdb.charts.words import duration, number, share, shorten, window_text
 
 __all__ = [
     "Burst",

@@ -14,6 +14,7 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal, ParamSpec
 
 import numpy as np
@@ -27,6 +28,7 @@ from matplotlib.style import context
 from matplotlib.textpath import text_to_path
 
 from fwdb.arguments import checks_arguments
+from fwdb.charts.words import clean, utc
 
 INK, MUTED, GRID, AXIS = "#1f2933", "#5f6b79", "#e4e7eb", "#9fb3c8"
 BLUE, SKY, ORANGE, VERMILION, GREY = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#B8C2CC"
@@ -35,9 +37,9 @@ AMBER_TEXT, RED_TEXT = "#8a5a00", "#b34700"
 WARNING_BAND, CRITICAL_BAND = "#fdf4e3", "#fae9df"
 
 WIDTH, MARGIN = 750.0, 9.0
+ROOM = WIDTH - 2 * MARGIN
 MIDDLE: dict[str, Any] = {"va": "center_baseline"}
 MOST_POINTS = 2000  # per line; more cannot be seen at this width and only make the file larger
-DATABASES = {"postgres": "PostgreSQL", "mongodb": "MongoDB"}
 
 # The user's own matplotlib settings must not change a report: these stand on the defaults.
 STYLE: list[Any] = [
@@ -49,12 +51,9 @@ STYLE: list[Any] = [
         "font.size": 10,
         "axes.formatter.use_locale": False,
         "svg.fonttype": "none",  # text stays text: searchable, and read aloud
-        "svg.hashsalt": "fwdb",
         "path.simplify": False,
     },
 ]
-
-
 P = ParamSpec("P")
 
 
@@ -71,24 +70,17 @@ def drawn(chart: Callable[P, Figure]) -> Callable[P, Figure]:
 
 def text_width(text: str, *, size: float, weight: str = "normal", mono: bool = False) -> float:
     """Width of `text` in points."""
-    font = FontProperties(
-        family="DejaVu Sans Mono" if mono else "DejaVu Sans", size=size, weight=weight
-    )
+    family = "DejaVu Sans Mono" if mono else "DejaVu Sans"
+    font = FontProperties(family=family, size=size, weight=weight)
     with warnings.catch_warnings():
         # A glyph this font lacks is drawn by the reader's browser in another one.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return float(width)
+        return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
-def clean(text: object) -> str:
-    """`text` on one line, without the control characters an SVG cannot hold."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-
-
-def fit(text: str, width: float, **font: Any) -> str:
-    """`text`, or as much of its beginning as fits into `width` points, with an ellipsis."""
-    text = clean(text)
+def fit(whole: object, width: float, **font: Any) -> str:
+    """The text, or as much of its beginning as fits into `width` points, with an ellipsis."""
+    text = clean(whole)
     if text_width(text, **font) <= width:
         return text
 
@@ -111,39 +103,9 @@ def wrap(text: str, width: float, *, most: int = 2, **font: Any) -> list[str]:
     return [fit(line, width, **font) for line in lines]
 
 
-@checks_arguments
-def number(value: float) -> str:
-    """A count as people read it, with thin spaces: 12 345.
-
-    >>> number(1900).replace("\\u202f", " ")
-    '1 900'
-    """
-    return f"{round(value):,}".replace(",", "\u202f")
-
-
-def compact(value: float, *, most: float = 1e5) -> str:
-    """A count for a narrow place: from `most` on in thousands, millions or billions."""
-    if value < most:
-        return number(value)
-    if value >= 1e14:
-        return f"{value:.0e}"
-    size, unit = next(((s, u) for s, u in ((1e9, "bn"), (1e6, "m")) if value >= s), (1e3, "k"))
-    return f"{number(value / size)} {unit}"
-
-
-@checks_arguments
-def share(value: float) -> str:
-    """A percentage without false precision: under ten with one digit, else whole."""
-    if value == 0:
-        return "0 %"
-    if value < 0.1:
-        return "under 0.1 %"
-    return f"{value:.0f} %" if value >= 9.95 else f"{value:.1f} %"
-
-
-def plural(count: int, one: str, many: str = "") -> str:
-    """`1 sample`, `12 samples`."""
-    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+def footer(*parts: str) -> str:
+    """Source, window and number of samples, as far as they are known."""
+    return " · ".join(filter(None, parts))
 
 
 @dataclass(frozen=True)
@@ -168,8 +130,7 @@ class Canvas:
         size = (right - left) / WIDTH, (top - bottom) / self.height
         axes = self.figure.add_axes((left / WIDTH, bottom / self.height, *size))
         axes.set_facecolor("none")
-        for side in ("top", "left", "right"):
-            axes.spines[side].set_visible(False)
+        axes.spines[["top", "left", "right"]].set_visible(False)
         axes.spines["bottom"].set_color(AXIS)
         axes.tick_params(colors=MUTED, labelsize=10.5, length=0, pad=5)
         if grid:
@@ -183,6 +144,11 @@ class Canvas:
         """A filled rectangle, in points from the lower left corner."""
         corner, size = (left / WIDTH, bottom / self.height), (width / WIDTH, height / self.height)
         self.figure.add_artist(Rectangle(corner, *size, facecolor=colour, **style))
+
+    def text(self, x: float, y: float, text: object, **style: Any) -> None:
+        """Text at a point of the sheet."""
+        with_defaults: dict[str, Any] = {"size": 10, "color": INK, "parse_math": False} | style
+        self.figure.text(x / WIDTH, y / self.height, clean(text), **with_defaults)
 
     def rows(
         self,
@@ -201,25 +167,35 @@ class Canvas:
         axes.set_yticks([])
         step = (top - bottom) / len(labels)
         heights = [top - (row + 0.5) * step for row in range(len(labels))]
+        family = "monospace" if mono else "sans-serif"
         for label, y in zip(labels, heights, strict=True):
-            family = "monospace" if mono else "sans-serif"
             self.text(left - 10, y, label, size=size, ha="right", family=family, **MIDDLE)
         return axes, heights
 
-    def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Text at a point of the sheet."""
-        with_defaults: dict[str, Any] = {"size": 10, "color": INK, "parse_math": False} | style
-        self.figure.text(x / WIDTH, y / self.height, clean(text), **with_defaults)
+    def legend(self, y: float, entries: Sequence[tuple[str, str]], *, left: float) -> None:
+        """One row of coloured squares with their names, for kinds of things, never thresholds."""
+        for name, colour in entries:
+            self.box(left, y, 9, 7, colour)
+            self.text(left + 13, y + 3, name, size=9.5, **MIDDLE)
+            left += 13 + text_width(name, size=9.5) + 14
+
+    def right_labels(self, axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
+        """Labels (y value, text, colour) at the right edge, moved apart where they meet."""
+        gap = 15.0
+        x, top = spot(axes, axes.get_xlim()[1], axes.get_ylim()[1])
+        places = sorted((spot(axes, 0, value)[1], text, colour) for value, text, colour in labels)
+        up = accumulate((y for y, _, _ in places), lambda before, y: max(y, before + gap))
+        down = accumulate([top + gap, *[*up][::-1]], lambda above, y: min(y, above - gap))
+        for y, (_, text, colour) in zip([*down][:0:-1], places, strict=True):
+            text = fit(text, WIDTH - x - 8, size=9.5)
+            self.text(x + 6, y, text, size=9.5, color=colour, **MIDDLE)
 
 
 def canvas(title: str, subtitle: str, footer: str, *, drawing: float) -> Canvas:
     """A white sheet with headings and footer and `drawing` points of height between them."""
-    room = WIDTH - 2 * MARGIN
-    titles = wrap(title, room, size=15, weight="bold")
-    subtitles = wrap(subtitle, room, size=11)
-    footers = wrap(footer, room, size=8.5)
-    head = 10 + 19 * len(titles) + 3 + 15 * len(subtitles)
-    foot = 8 + 12 * len(footers)
+    titles = wrap(title, ROOM, size=15, weight="bold")
+    subtitles, footers = wrap(subtitle, ROOM, size=11), wrap(footer, ROOM, size=8.5)
+    head, foot = 13 + 19 * len(titles) + 15 * len(subtitles), 8 + 12 * len(footers)
     height = head + drawing + foot
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="white")
     sheet = Canvas(figure, height, height - head, foot)
@@ -236,12 +212,10 @@ def canvas(title: str, subtitle: str, footer: str, *, drawing: float) -> Canvas:
 
 
 @drawn
-@checks_arguments
 def empty(title: str, subtitle: str, footer: str, *, reason: str) -> Figure:
     """A panel that says that, and why, there is nothing to draw."""
     sheet = canvas(title, subtitle, footer, drawing=150)
-    room = WIDTH - 2 * MARGIN
-    sheet.box(MARGIN, sheet.bottom + 12, room, 126, "#f5f7fa", edgecolor=GRID, zorder=-1)
+    sheet.box(MARGIN, sheet.bottom + 12, ROOM, 126, "#f5f7fa", edgecolor=GRID, zorder=-1)
     middle = (sheet.bottom + sheet.top) / 2
     style: dict[str, Any] = {"size": 13, "weight": "bold", "ha": "center"}
     sheet.text(WIDTH / 2, middle + 14, "No data in this window", **style)
@@ -250,35 +224,16 @@ def empty(title: str, subtitle: str, footer: str, *, reason: str) -> Figure:
     return sheet.figure
 
 
-def right_labels(sheet: Canvas, axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Labels (value on the y axis, text, colour) at the right edge, moved apart where they meet."""
-    gap = 15
-    x, top = spot(axes, axes.get_xlim()[1], axes.get_ylim()[1])
-    places = sorted((spot(axes, 0, value)[1], text, colour) for value, text, colour in labels)
-    ys = [y for y, _, _ in places]
-    for i in range(1, len(ys)):
-        ys[i] = max(ys[i], ys[i - 1] + gap)
-    if ys and ys[-1] > top:  # pushed out at the top: take the room from below
-        ys[-1] = top
-        for i in range(len(ys) - 2, -1, -1):
-            ys[i] = min(ys[i], ys[i + 1] - gap)
-    for y, (_, text, colour) in zip(ys, places, strict=True):
-        short = fit(text, WIDTH - x - 8, size=9.5)
-        sheet.text(x + 6, y, short, size=9.5, color=colour, **MIDDLE)
-
-
 def spot(axes: Axes, x: float, y: float) -> tuple[float, float]:
     """Where a point of the drawing is on the sheet."""
     at = axes.transData.transform((x, y))  # pixels, which are points at 72 to the inch
     return float(at[0]), float(at[1])
 
 
-def legend(sheet: Canvas, y: float, entries: Sequence[tuple[str, str]], *, left: float) -> None:
-    """One row of coloured squares with their names, for kinds of things, never for thresholds."""
-    for name, colour in entries:
-        sheet.box(left, y, 9, 7, colour)
-        sheet.text(left + 13, y + 3, name, size=9.5, **MIDDLE)
-        left += 13 + text_width(name, size=9.5) + 14
+def counted(rows: pd.DataFrame, index: str, columns: str, values: str) -> pd.DataFrame:
+    """The sums of `values` by `index` and `columns`, 0 where there are none."""
+    how: dict[str, Any] = {"aggfunc": "sum", "fill_value": 0}
+    return rows.pivot_table(index=index, columns=columns, values=values, **how).astype(float)
 
 
 def ranked(table: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -291,17 +246,30 @@ def ranked(table: pd.DataFrame, most: int) -> pd.DataFrame:
     return table.loc[order]
 
 
-def utc(times: pd.Series[Any] | pd.Timestamp) -> Any:
-    """Times as matplotlib takes them: UTC without a zone."""
-    if isinstance(times, pd.Timestamp):
-        return times.tz_convert("UTC").tz_localize(None) if times.tzinfo else times
-    times = pd.to_datetime(times, utc=True)
-    return times.dt.tz_localize(None)
-
-
 def place(moments: Any) -> Any:
     """Where a time, or each of an index of times, stands on a time axis."""
     return date2num(moments)  # type: ignore[no-untyped-call]
+
+
+_STEPS = [
+    "1s",
+    "5s",
+    "15s",
+    "30s",
+    "1min",
+    "5min",
+    "15min",
+    "30min",
+    "1h",
+    "2h",
+    "4h",
+    "6h",
+    "12h",
+    "1D",
+    "2D",
+    "7D",
+    "14D",
+]
 
 
 def time_axis(
@@ -311,69 +279,56 @@ def time_axis(
 
     The `inset` is that part of the axis at either end in which a label has no room.
     """
-    start, end = utc(since), utc(until)
-    if start >= end:
-        end = start + pd.Timedelta(seconds=1)
+    start, end = utc(since), max(utc(until), utc(since) + pd.Timedelta(seconds=1))
     span = end - start
-    steps = ["1s", "5s", "15s", "30s", "1min", "5min", "15min", "30min", "1h", "2h", "4h", "6h"]
-    steps += ["12h", "1D", "2D", "7D", "14D"]
-    months = span > pd.Timedelta(days=120)
-    if months:
-        every = max(1, round(span.days / 30.4 / most + 0.5))
-        ticks = pd.date_range(start.normalize(), end, freq="MS")[::every]
-    else:
-        step = next((s for s in steps if span / pd.Timedelta(s) <= most), "14D")
-        ticks = pd.date_range(start.ceil(step), end, freq=step)
-    days = span >= pd.Timedelta(days=6)
-
-    def label(moment: pd.Timestamp, before: pd.Timestamp | None) -> str:
-        if months:
-            same_year = before is not None and before.year == moment.year
-            return f"{moment:%b}" if same_year else f"{moment:%b %Y}"
-        if days or moment == moment.normalize():
-            return f"{moment.day} {moment:%b}"
-        return f"{moment:%H:%M:%S}" if span < pd.Timedelta(minutes=3) else f"{moment:%H:%M}"
-
-    inside = [t for t in ticks if start + inset * span <= t <= end - inset * span]
+    step = next((s for s in _STEPS if span / pd.Timedelta(s) <= most), _STEPS[-1])
+    first = start.ceil(step)
+    if months := span > pd.Timedelta(days=120):
+        step, first = f"{max(1, round(span.days / 30.4 / most + 0.5))}MS", start.normalize()
+    clock = "%H:%M:%S" if span < pd.Timedelta(minutes=3) else "%H:%M"
+    labels: dict[float, str] = {}
+    year = None
+    for tick in pd.date_range(first, end, freq=step):
+        if start + inset * span <= tick <= end - inset * span:
+            day = span >= pd.Timedelta(days=6) or tick == tick.normalize()
+            text = f"{tick.day} {tick:%b}" if day else f"{tick:{clock}}"
+            if months:
+                text = f"{tick:%b}" if year == tick.year else f"{tick:%b %Y}"
+            labels[float(place(tick))], year = text, tick.year
     axes.set_xlim(float(place(start)), float(place(end)))
-    axes.set_xticks(
-        [float(place(t)) for t in inside],
-        labels=[label(t, b) for t, b in zip(inside, [None, *inside], strict=False)],
-    )
+    axes.set_xticks([*labels], labels=[*labels.values()])
     axes.tick_params(axis="x", length=4, color=AXIS)
 
 
-def thin(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], most: int = MOST_POINTS) -> Any:
-    """At most `most` points of a line that keep every peak and trough that can be seen.
+def line(axes: Axes, series: pd.Series[Any], colour: str, *, zorder: float = 5) -> None:
+    """A line over time, broken wherever several samples in a row are missing; dots stand alone."""
+    x: Any = np.asarray(place(series.index), dtype=np.float64)
+    y = series.to_numpy(dtype=float)
+    if len(x) > 2:
+        steps = np.diff(x)
+        holes = np.flatnonzero(steps > max(5 * np.median(steps), 1e-9)) + 1
+        x, y = np.insert(x, holes, x[holes - 1]), np.insert(y, holes, np.nan)
+    x, y = _thin(x, y)
+    axes.plot(x, y, color=colour, lw=1.8, zorder=zorder, solid_joinstyle="round")
+    gap = np.concatenate([[True], np.isnan(y), [True]])
+    # So few are points and no course.
+    alone = (gap[:-2] & gap[2:] | (len(x) < 4)) & ~gap[1:-1]
+    axes.plot(x[alone], y[alone], "o", color=colour, ms=4.5, zorder=6, clip_on=False)
+
+
+def _thin(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Any:
+    """At most `MOST_POINTS` points of a line that keep every peak and trough that can be seen.
 
     The line is cut into equal pieces; of each stay its lowest and its highest point, in order.
     """
-    if len(x) <= most:
+    if len(x) <= MOST_POINTS:
         return x, y
-    keep: list[int] = []
-    for piece in np.array_split(np.arange(len(x)), most // 2):
-        values = y[piece]
-        if np.isnan(values).all():
-            keep.append(int(piece[0]))
-            continue
-        keep.extend(sorted({int(piece[np.nanargmin(values)]), int(piece[np.nanargmax(values)])}))
-    return x[keep], y[keep]
-
-
-@checks_arguments
-def window_text(since: pd.Timestamp | None, until: pd.Timestamp | None) -> str:
-    """`2026-11-17 08:00–12:00 UTC`, with the second date when it is another day; else nothing."""
-    if since is None or until is None:
-        return ""
-    start, end = utc(since), utc(until)
-    clock = "%H:%M:%S" if end - start < pd.Timedelta(minutes=5) else "%H:%M"
-    last = f"{end:{clock}}" if start.date() == end.date() else f"{end:%Y-%m-%d {clock}}"
-    return f"{start:%Y-%m-%d {clock}}–{last} UTC"
-
-
-def footer(*parts: str) -> str:
-    """Source, window and number of samples, as far as they are known."""
-    return " · ".join(filter(None, parts))
+    keep = set[int]()
+    for piece in np.array_split(np.arange(len(x)), MOST_POINTS // 2):
+        seen = piece[~np.isnan(y[piece])]
+        ends = (seen[y[seen].argmin()], seen[y[seen].argmax()]) if len(seen) else piece[:1]
+        keep.update(int(end) for end in ends)
+    return x[sorted(keep)], y[sorted(keep)]
 
 
 def _texts(figure: Figure, kind: str) -> str:
@@ -394,6 +349,11 @@ def alt_text(figure: Figure) -> str:
     return ". ".join(part for part in parts if part) + "."
 
 
+# Of a file of its own, not of a piece of a page: the style would reach all of it, and the ids, to
+# which nothing refers, would meet those of other charts.
+_OF_FILES = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>|(?<=<g) id=\"[^\"]*\"", re.DOTALL)
+
+
 @checks_arguments
 def to_svg(figure: Figure, *, name: str = "chart") -> str:
     """The figure as one `<svg>` element, to stand in a page; the same bytes for the same data.
@@ -401,17 +361,12 @@ def to_svg(figure: Figure, *, name: str = "chart") -> str:
     `name` keeps the ids of several charts of one page apart.
     """
     out = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with context([*STYLE, {"svg.hashsalt": name}]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(out, format="svg", facecolor="white", metadata={"Date": None})
-    svg = out.getvalue()
-    # What is only for files of their own goes: metadata, ids nobody refers to, a style rule that
-    # would reach the whole page.
-    own = r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|(?<=<g) id=\"[^\"]*\""
-    svg = re.sub(own, "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    start = (
-        f'<svg role="img" aria-label="{html.escape(alt_text(figure))}" stroke-linejoin="round" '
-        'style="max-width: 100%; height: auto"'
-    )
+        figure.savefig(out, format="svg", facecolor="white", metadata=nothing)
+    svg = _OF_FILES.sub("", out.getvalue())
+    start = f'<svg role="img" aria-label="{html.escape(alt_text(figure))}" stroke-linejoin="round" '
+    start += 'style="max-width: 100%; height: auto"'
     title = f"><title>{html.escape(title_of(figure))}</title>"
-    return svg.replace("<svg", start, 1).replace(">", title, 1)
+    return start + svg.partition("<svg")[2].replace(">", title, 1)

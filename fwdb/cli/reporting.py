@@ -56,16 +56,16 @@ def report(
 
 def print_checks() -> None:
     """Every line of every check as it is in force, and the variable that moves it."""
-    from fwdb.reports.check import declared
+    from fwdb.reports.catalogue import declared
 
     table = Table("Check", "Database", "Unit", "Warning", "Critical", "Variable", box=None)
     for one in declared():
         table.add_row(
             one.id,
-            one.database,
+            ", ".join(one.databases),
             one.unit,
             *(
-                "" if one.line.threshold(status) is None else f"{one.line.threshold(status):.12g}"
+                "" if one.threshold(status) is None else f"{one.threshold(status):.12g}"
                 for status in ("warning", "critical")
             ),
             one.variable,

@@ -7,9 +7,12 @@ report.verdict; report.chart("pool"); report.table("pools").frame; report.save()
 
 from __future__ import annotations
 
-from fwdb.reports.document import NAMES, Report, known_parameters, open_report
+from fwdb.reports.catalogue import known_parameters, names
+from fwdb.reports.document import Report, open_report
 from fwdb.reports.results import Check, Kpi, Result, Table
-from fwdb.reports.run import Progress, RunResult, error_exit_code, exit_code, report, suite
+from fwdb.reports.run import Progress, RunResult, exit_code, report, suite
+
+NAMES = names()
 
 __all__ = [
     "NAMES",
@@ -20,7 +23,6 @@ __all__ = [
     "Result",
     "RunResult",
     "Table",
-    "error_exit_code",
     "exit_code",
     "known_parameters",
     "open_report",

@@ -1,34 +1,104 @@
-"""`Report`: what a notebook holds in its hands."""
+"""`Report`: what a notebook holds in its hands, and the page and folder it is saved to.
+
+A page opens offline, asks no outside address for anything, has no script, and holds nothing that
+changes from run to run on the same data.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 import pandas as pd
+from markupsafe import Markup, escape
 
-from fwdb import charts, config
+from fwdb import charts
 from fwdb.arguments import checks_arguments
+from fwdb.charts.words import figure, plural
 from fwdb.errors import UnknownName
-from fwdb.reports import check, files, notebook, parameters, render, words
-from fwdb.reports.parameters import Parameter, Window
-from fwdb.reports.results import WORDS, Result, Table, ranked
+from fwdb.reports import catalogue, files
+from fwdb.reports.facts import REFUSALS
+from fwdb.reports.parameters import Accepted, spelled
+from fwdb.reports.results import WORDS, Result, Table
 
 if TYPE_CHECKING:
     from fwdb.database import Database
 
-NAMES = notebook.names()
-
-
-def known_parameters(name: str) -> Mapping[str, Parameter]:
-    """The parameters a report takes, by name. Raises `UnknownName`."""
-    notebook.path(name)
-    return parameters.declared(check.module(name).Parameters)
-
-
+ROWS_SHOWN = 20
 _COLOURS = {"ok": "#0072B2", "warning": "#E69F00", "critical": "#D55E00", "no_data": "#6b7785"}
+_UNITS = {"ms": "ms", "seconds": "s", "bytes": "bytes", "percent": "%", "at": "UTC"}
+
+
+@functools.cache
+def templates() -> jinja2.Environment:
+    """The templates of pages, with the words they use."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fwdb.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals.update(
+        figure=figure, heading=heading, words=WORDS, table_rows=table_rows, is_number=is_number
+    )
+    environment.globals["shown"] = ROWS_SHOWN
+    environment.filters["code"] = code
+    environment.filters["utc"] = lambda text: str(text).replace("T", " ").replace("Z", " UTC")
+    return environment
+
+
+def code(text: str) -> Markup:
+    """A sentence with its `names` in backticks set as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704
+
+
+def heading(column: str) -> str:
+    """A column's name for people: `mean_ms` is `mean (ms)`, `sampled_at` is `sampled (UTC)`."""
+    name, _, unit = column.rpartition("_")
+    known = name and unit in _UNITS
+    return f"{name.replace('_', ' ')} ({_UNITS[unit]})" if known else column.replace("_", " ")
+
+
+def table_rows(table: Table, most: int = ROWS_SHOWN) -> list[list[tuple[str, bool]]]:
+    """The first rows as (text, is a number) for each cell."""
+    names = table.columns
+    columns = [[_cell(v) for v in table.frame[c].head(most).astype(object)] for c in names]
+    numeric = [is_number(table, name) for name in names]
+    return [list(zip(row, numeric, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def is_number(table: Table, column: str) -> bool:
+    """Whether a column is set as numbers are."""
+    dtype = table.frame[column].dtype
+    return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
+
+
+def _cell(value: Any) -> str:
+    """A table's cell; missing values are blank, long texts are cut."""
+    if value is None or value is pd.NA or value is pd.NaT:
+        return ""
+    text = "" if isinstance(value, float) and not math.isfinite(value) else figure(value)
+    return text if len(text) <= 160 else text[:159] + "…"
+
+
+def page(result: Result) -> str:
+    """The whole page of a report."""
+    drawn = [(n, Markup(charts.to_svg(f, name=n))) for n, f in result.charts.items()]  # noqa: S704
+    template, parameters = templates().get_template("report.html.j2"), spelled(result.parameters)
+    return template.render(result=result, parameters=parameters, charts=drawn)
+
+
+def part(name: str, **values: Any) -> str:
+    """One piece of a page by the name of its macro, for the cells of a notebook."""
+    module: Any = templates().get_template("parts.html.j2").module
+    return str(getattr(module, name)(**values))
 
 
 @dataclass(frozen=True)
@@ -37,12 +107,6 @@ class View:
 
     text: str
     html: str = field(repr=False)
-
-    @classmethod
-    def of(cls, pairs: tuple[tuple[str, str], ...]) -> View:
-        """Terms with their explanation."""
-        text = "\n".join(f"{term}: {text}" for term, text in pairs)
-        return cls(text, render.part("reading_list", pairs=pairs))
 
     def __repr__(self) -> str:
         return self.text
@@ -76,14 +140,12 @@ class TableView:
         return self.table.frame
 
     def __repr__(self) -> str:
-        count = len(self.frame)
-        return f"{self.table.title} ({count} row{'' if count == 1 else 's'})"
+        return f"{self.table.title} ({plural(len(self.frame), 'row')})"
 
     def _repr_html_(self) -> str:
-        html = render.part("data_table", table=self.table, most=10)
-        if len(self.frame) > 10:
-            html += f"<p>The first 10 of {words.figure(len(self.frame))} rows.</p>"
-        return html
+        html = part("data_table", table=self.table, most=10)
+        rest = f"<p>The first 10 of {figure(len(self.frame))} rows.</p>"
+        return html + rest * (len(self.frame) > 10)
 
 
 @dataclass(frozen=True)
@@ -116,11 +178,10 @@ class Report:
     @property
     def verdict(self) -> View:
         """The verdict, its reasons, and every check."""
-        state, summary = self.result.verdict, self.result.summary
-        shown = ranked(self.result.checks)
+        state, summary, shown = self.result.verdict, self.result.summary, self.result.ranked
         lines = [f"  {WORDS[check.status].lower():15} {check.sentence}" for check in shown]
-        html = render.part("banner", state=state, summary=summary, checks=shown)
-        html += render.part("check_table", checks=shown)
+        html = part("banner", state=state, summary=summary, checks=shown)
+        html += part("check_table", checks=shown)
         style = f"border-left: 6px solid {_COLOURS[state]}; padding-left: 12px"
         text = "\n".join([f"{WORDS[state].upper()}: {summary}", *lines])
         return View(text, f'<div style="{style}">{html}</div>')
@@ -130,36 +191,32 @@ class Report:
         """The key figures."""
         lines = []
         for kpi in self.result.kpis:
-            value = WORDS[kpi.status] if kpi.value is None else words.figure(kpi.value, kpi.unit)
+            value = WORDS[kpi.status] if kpi.value is None else figure(kpi.value, kpi.unit)
             lines.append(f"{kpi.label:42} {value:>14}{'  ' * bool(kpi.note)}{kpi.note}")
-        return View("\n".join(lines), render.part("kpi_table", kpis=self.result.kpis))
+        return View("\n".join(lines), part("kpi_table", kpis=self.result.kpis))
 
     def chart(self, name: str) -> ChartView:
         """The chart of this name. Raises `UnknownName`."""
-        if name not in self.result.charts:
-            raise UnknownName("chart", name, self.result.charts, where=self._where)
-        return ChartView(name, self.result.charts[name])
+        return ChartView(name, self._known("chart", name, self.result.charts))
 
     def table(self, name: str) -> TableView:
         """The table of this name; its `frame` has all rows. Raises `UnknownName`."""
-        found = {table.name: table for table in self.result.tables}
+        return TableView(self._known("table", name, {t.name: t for t in self.result.tables}))
+
+    def _known(self, kind: str, name: str, found: Any) -> Any:
         if name not in found:
-            raise UnknownName("table", name, found, where=self._where)
-        return TableView(found[name])
+            raise UnknownName(kind, name, found, where=f"report '{self.result.report}'")
+        return found[name]
 
     @property
     def how_to_read(self) -> View:
         """What the figures mean and where the lines are."""
-        return View.of(self.result.how_to_read)
+        return _terms(self.result.how_to_read)
 
     @property
     def provenance(self) -> View:
         """Window, parameters, sources and what they could tell."""
-        return View.of(self.result.sources)
-
-    @property
-    def _where(self) -> str:
-        return f"report '{self.result.report}'"
+        return _terms(self.result.sources)
 
     def save(self, out: str | Path | None = None) -> Saved:
         """Writes `report.html`, `results.json` and `tables/*.csv`; returns where they are.
@@ -168,30 +225,20 @@ class Report:
         project. It appears whole, in place of an earlier one. Raises `ReportError` when it
         cannot be written.
         """
-        parent = Path(out) if out is not None else default_folder()
-        target = parent / self.result.report
+        parent, name = Path(out) if out is not None else files.default_folder(), self.result.report
         with files.workspace(parent) as space:
-            built = space / self.result.report
-            write_result(self.result, built)
-            files.place(built, target)
-        return Saved(target, len(self.result.tables))
+            for table in self.result.tables:
+                files.write(space / name / table.file, table.csv())
+            files.write(space / name / "results.json", self.result.json())
+            files.write(space / name / "report.html", page(self.result))
+            files.place(space / name, parent / name)
+        return Saved(parent / name, len(self.result.tables))
 
 
-def write_result(result: Result, folder: Path) -> None:
-    """The artefacts of a result, into `folder`."""
-    for table in result.tables:
-        files.write(folder / table.file, table.csv())
-    files.write(folder / "results.json", result.json())
-    files.write(folder / "report.html", render.page(result))
-
-
-def default_folder() -> Path:
-    """Where reports go: FWDB_REPORT_DIR, else `reports` here, or above when this is `notebooks`."""
-    configured = config.settings().report_dir
-    if configured is not None:
-        return configured
-    here = Path.cwd()
-    return (here.parent if here.name == "notebooks" else here) / "reports"
+def _terms(pairs: Iterable[tuple[str, str]]) -> View:
+    """Terms with their explanation."""
+    text = "\n".join(f"{term}: {text}" for term, text in pairs)
+    return View(text, part("reading_list", pairs=pairs))
 
 
 @checks_arguments
@@ -203,40 +250,40 @@ def open_report(name: str, *, db: Database | None = None, **given: Any) -> Repor
     half of the report, and a check says so.
     Raises `UnknownName` and `ParameterError` before any database is asked.
     """
-    values = parameters.accept(name, known_parameters(name), given)
-    window = parameters.window(str(values["since"]), str(values["until"]))
-    chosen = check.module(name).Parameters(**values)
+    asked = catalogue.accept(name, given)
     if db is not None:
-        return _build(name, db, window, chosen)
-    check.declared()  # refuses a wrong FWDB_LIMITS
+        return _build(name, db, asked)
+    catalogue.declared()  # refuses a wrong FWDB_LIMITS
     from fwdb.database import connect
 
     with connect(role="report", application_name=f"fwdb-report-{name}") as own:
-        return _build(name, own, window, chosen)
+        return _build(name, own, asked)
 
 
-def _build(name: str, db: Database, window: Window, chosen: object) -> Report:
-    facts = check.gather(name, db, window, chosen, db.settings)
-    return Report(_with_seal(db, check.module(name).build(facts)))
+def _build(name: str, db: Database, asked: Accepted) -> Report:
+    facts = catalogue.gather(name, db, asked)
+    found: Result = catalogue.module(name).build(facts)
+    seal = _seal(db) if "postgres" in facts.up else ()
+    return Report(
+        replace(
+            found,
+            sources=(*found.sources, *seal),
+            how_to_read=catalogue.how_to_read(name, lambda line, at: facts.lines[line].text(at)),
+            title=catalogue.title(name),
+            roles={f"{name}.{rule.subject}": rule.role for rule in catalogue.rules(name)},
+        )
+    )
 
 
-def _with_seal(db: Database, result: Result) -> Result:
-    """`result` with the head of the audit seal as a source: a copy that nobody can take back.
-
-    As far as PostgreSQL answers and something was ever sealed.
-    """
-    reached = {(c.id, c.database): c.status for c in result.checks}
-    if reached.get((f"{result.report}.reachable", "postgres")) != "ok":
-        return result
+def _seal(db: Database) -> tuple[tuple[str, str], ...]:
+    """The head of the audit seal as a source: a copy that nobody can take back."""
     try:
         sealed = db.audit.sealed()
-    except check.REFUSALS:
-        return result  # a report about something else does not fail for it
+    except REFUSALS:
+        return ()  # a report about something else does not fail for it
     if sealed is None or sealed.head is None:
-        return result
+        return ()
     key = f"signed with key {sealed.key_id}" if sealed.key_id else "not signed"
-    line = (
-        f"head {sealed.head} of seal {sealed.number}, {words.figure(sealed.total_rows)} rows up to "
-        f"{sealed.sealed_at:%Y-%m-%dT%H:%MZ}, {key}"
-    )
-    return replace(result, sources=(*result.sources, ("Audit seal", line)))
+    rows, at = figure(sealed.total_rows), f"{sealed.sealed_at:%Y-%m-%dT%H:%MZ}"
+    line = f"head {sealed.head} of seal {sealed.number}, {rows} rows up to {at}, {key}"
+    return (("Audit seal", line),)

@@ -10,7 +10,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from fwdb import config
 from fwdb.errors import ReportError
+
+
+def default_folder() -> Path:
+    """Where reports go: FWDB_REPORT_DIR, else `reports` here, or above when this is `notebooks`."""
+    configured = config.settings().report_dir
+    if configured is not None:
+        return configured
+    here = Path.cwd()
+    return (here.parent if here.name == "notebooks" else here) / "reports"
 
 
 @contextlib.contextmanager
@@ -22,8 +32,11 @@ def workspace(parent: Path) -> Iterator[Path]:
     new = not parent.exists()
     with writing(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent)
-        folder = Path(tempfile.mkdtemp(prefix=f".fwdb-{os.getpid()}-", dir=parent))
+        for left in parent.glob(".fwdb-*-*"):  # of runs that were killed
+            owner = left.name.split("-")[1]
+            if owner.isdecimal() and not _alive(int(owner)):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = _beside(parent)
     try:
         yield folder
     finally:
@@ -33,29 +46,41 @@ def workspace(parent: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
+def _beside(parent: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".fwdb-{os.getpid()}-", dir=parent))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
 def place(built: Path, target: Path) -> None:
     """Puts the folder `built` where `target` is or was; the old one stays until that moment."""
     with writing(target.parent):
-        old = Path(tempfile.mkdtemp(prefix=f".fwdb-{os.getpid()}-", dir=target.parent))
+        old = _beside(target.parent) / "old"
         try:
             for _ in range(10):
-                with contextlib.suppress(
-                    FileNotFoundError
-                ):  # there is none, or another run took it
-                    target.rename(old / "old")
+                with contextlib.suppress(FileNotFoundError):  # none, or another run took it
+                    target.rename(old)
                 try:
                     built.rename(target)
                     return
                 except OSError as error:  # another run has put its own there since
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
-                    shutil.rmtree(old / "old", ignore_errors=True)
+                    shutil.rmtree(old, ignore_errors=True)
             raise ReportError(f"{target} is being replaced by other runs all the time; run again.")
         finally:
             # Interrupted between the two renames: the old report goes back.
-            if (old / "old").exists() and not target.exists():
-                (old / "old").rename(target)
-            shutil.rmtree(old, ignore_errors=True)
+            if old.exists() and not target.exists():
+                old.rename(target)
+            shutil.rmtree(old.parent, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -76,21 +101,3 @@ def write(path: Path, text: str) -> None:
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="")
-
-
-def _sweep(parent: Path) -> None:
-    """Removes the workspaces of runs that were killed."""
-    for folder in parent.glob(".fwdb-*-*"):
-        owner = folder.name.split("-")[1]
-        if owner.isdecimal() and int(owner) != os.getpid() and not _alive(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,32 +10,64 @@ from typing import Any
 import pandas as pd
 
 from fwdb import charts, migrating
-from fwdb.charts import share
-from fwdb.charts.canvas import DATABASES, plural
+from fwdb.charts.words import DATABASES, figure, more, plural, sentence, share
 from fwdb.monitoring import cache as caches
 from fwdb.monitoring import relations, replication
 from fwdb.monitoring import servers as figures
 from fwdb.reports import servers
-from fwdb.reports.check import Facts, Finding, Found, Limits, Rule, check, empty, measured, run
+from fwdb.reports.check import Finding, Found, Limits, Rule, check, measured, run
+from fwdb.reports.facts import Facts
 from fwdb.reports.parameters import parameter, since, until
-from fwdb.reports.results import JUDGED, WORDS, Check, Kpi, Result, Status, ranked
-from fwdb.reports.words import figure, sentence
+from fwdb.reports.results import JUDGED, WORDS, Check, Kpi, Result, Shown, Status, ranked
 
 # What stands in the matrix in place of a figure that says less.
 SAID = {"reachable": "yes", "schema": "current", "vacuum_held": "no"}
-# Columns of the pages; the files have every one.
-TABLES_SHOWN = (
-    *("database", "table", "total_bytes", "growth_bytes", "live_rows", "dead_rows"),
-    *("dead_percent", "vacuum_age_seconds", "analyze_age_seconds", "transaction_age"),
-)
-INDEXES_SHOWN = ("table", "index", "index_bytes", "scans", "unused", "duplicate_of", "is_valid")
-REPLICAS_SHOWN = (
-    *("database", "replica", "slot", "state", "behind_bytes", "reply_age_seconds"),
-    *("replay_lag_seconds", "retained_bytes", "reason"),
-)
 ENDED = (
     "Sessions, replicas, tables and indexes are known for this moment only, and this window ended "
     "earlier."
+)
+DOWN = "PostgreSQL, which keeps the history, could not be asked."
+TABLES = (
+    Shown(
+        "changes",
+        "What changed in the window",
+        "Settings, versions and starts, as the stored readings saw them, oldest first; each "
+        "changed between the reading before and this one.",
+    ),
+    Shown(
+        "replicas",
+        "Replicas",
+        "Replicas, and slots without one, with what each has still to replay.",
+        "database replica slot state behind_bytes reply_age_seconds replay_lag_seconds "
+        "retained_bytes reason",
+    ),
+    Shown(
+        "tables",
+        "Tables and collections",
+        "The largest of each store; growth is since the first full reading of the window.",
+        "database table total_bytes growth_bytes live_rows dead_rows dead_percent "
+        "vacuum_age_seconds analyze_age_seconds transaction_age",
+    ),
+    Shown(
+        "indexes",
+        "Indexes",
+        "Invalid, duplicate and unused ones first, then the largest. Scans are those of the "
+        "primary since its counters began.",
+        "table index index_bytes scans unused duplicate_of is_valid",
+        frame="suspect",
+    ),
+    Shown(
+        "holders",
+        "Who holds vacuum back",
+        "Transactions, slots and replicas for which the server must keep old rows.",
+    ),
+    Shown(
+        "cache",
+        "Cache by kind of access",
+        "Ordinary reads apart from large scans, loads and vacuum, which are not meant to be found "
+        "in memory; from PostgreSQL 16 on.",
+        frame="access",
+    ),
 )
 
 
@@ -50,97 +82,49 @@ class Parameters:
 
 def build(facts: Facts) -> Result:
     """The report: from the history, and, when its window ends now, from both servers."""
-    monitor, top = facts.db.monitor, facts.parameters.top
+    monitor, top, span = facts.db.monitor, facts.parameters.top, (facts.window.since, facts.end)
     facts.reach("postgres", "mongodb")
     _now(facts)
-    within = partial(_within, facts)
-    facts.frames["counters"] = facts.ask("facts", within(monitor.server_facts), None)
-    facts.take("changes", within(monitor.changes), empty({}))
+    facts.frames["counters"] = facts.ask("facts", partial(monitor.server_facts, *span))
+    facts.take("changes", partial(monitor.changes, *span), {})
     run(facts, CHECKS)
-    trends = facts.take("trends", within(monitor.trends), empty(figures.TRENDS))
-    cache = facts.take("access", within(monitor.cache), empty(caches.COLUMNS))
+    trends = facts.take("trends", partial(monitor.trends, *span), figures.TRENDS)
+    facts.take("access", partial(monitor.cache, *span), caches.COLUMNS)
+    found, largest = facts["dead_rows"], ["database", "total_bytes"]
+    largest = found.sort_values(largest, ascending=False, kind="stable")
+    facts.frames["tables"] = largest.groupby("database", sort=False).head(top)
+    facts.frames["suspect"] = _suspect(facts["indexes"]).head(2 * top)
+    facts.frames["holders"] = facts["vacuum_held"].head(top)
+    facts.kpis[:] = _kpis(facts)
+    none = trends.attrs.get("reason") or "no reading was stored in this window"
+    reason = DOWN if "postgres" in facts.down else sentence(none)
+    moment = "both servers, asked when the report was made" if facts.live else ENDED
     return facts.result(
-        kpis=_kpis(facts),
-        tables=(
-            facts.table(
-                "changes",
-                "What changed in the window",
-                "Settings, versions and starts, as the stored readings saw them, oldest first; "
-                "each changed between the reading before and this one.",
-            ),
-            facts.table(
-                "replicas",
-                "Replicas",
-                "Replicas, and slots without one, with what each has still to replay.",
-                REPLICAS_SHOWN,
-            ),
-            facts.table(
-                "tables",
-                "Tables and collections",
-                "The largest of each store; growth is since the first full reading of the window.",
-                TABLES_SHOWN,
-                frame=_largest(facts["dead_rows"], "total_bytes", top),
-            ),
-            facts.table(
-                "indexes",
-                "Indexes",
-                "Invalid, duplicate and unused ones first, then the largest. Scans are those of "
-                "the primary since its counters began.",
-                INDEXES_SHOWN,
-                frame=_suspect(facts["indexes"], top),
-            ),
-            facts.table(
-                "holders",
-                "Who holds vacuum back",
-                "Transactions, slots and replicas for which the server must keep old rows.",
-                frame=facts["vacuum_held"].head(top),
-            ),
-            facts.table(
-                "cache",
-                "Cache by kind of access",
-                "Ordinary reads apart from large scans, loads and vacuum, which are not meant to "
-                "be found in memory; from PostgreSQL 16 on.",
-                frame=cache,
-            ),
-        ),
+        TABLES,
         charts={
             "health": charts.health(matrix(facts.checks), source="both servers", window=facts.span),
-            "trends": charts.trends(
-                trends,
-                **facts.edges,
-                reason=_no_trend(facts, trends),
-            ),
+            "trends": charts.trends(trends, **facts.edges, reason=reason),
         },
         sources=(
             ("Window", facts.bounds),
             ("Over the window", "differences of the readings that `fwdb monitor` stored"),
-            (
-                "Of this moment",
-                "both servers, asked when the report was made" if facts.live else ENDED,
-            ),
+            ("Of this moment", moment),
             *_missing(facts),
         ),
     )
 
 
-def _within(facts: Facts, question: Callable[..., Any]) -> Callable[[], Any]:
-    """A question about the window: differences of readings."""
-    return partial(question, facts.window.since, facts.end)
-
-
 def _now(facts: Facts) -> None:
     """What is known of this moment only; empty for a window that ended earlier."""
-    monitor, up = facts.db.monitor, facts.up
-    take = partial(facts.take, live=True)
+    monitor, up, take = facts.db.monitor, facts.up, partial(facts.take, live=True)
     first = up[0] if up else "postgres"
-    tables = partial(monitor.tables, facts.window.since)
-    take("replicas", monitor.replicas, empty(replication.COLUMNS), first)
-    take("dead_rows", tables, empty(relations.TABLES), first)
-    take("indexes", monitor.indexes, empty(relations.INDEXES), first)
-    take("vacuum_held", monitor.vacuum_holders, empty("vacuum_holders"))
+    take("replicas", monitor.replicas, replication.COLUMNS, first)
+    take("dead_rows", partial(monitor.tables, facts.window.since), relations.TABLES, first)
+    take("indexes", monitor.indexes, relations.INDEXES, first)
+    take("vacuum_held", monitor.vacuum_holders, "vacuum_holders")
     take("answer", lambda: monitor.health().stores, (), first)
-    take("blocked", monitor.blocking, empty("blocking"))
-    take("triggers", monitor.disabled_triggers, empty("disabled_triggers"))
+    take("blocked", monitor.blocking, "blocking")
+    take("triggers", monitor.disabled_triggers, "disabled_triggers")
     limits = facts.frames["session_limit"] = {}
     taken = facts.frames["taken"] = {}
     for name in up if facts.live else ():
@@ -153,7 +137,7 @@ def _now(facts: Facts) -> None:
 
 def _worst(found: Iterable[Check]) -> dict[tuple[str, str], Check]:
     """The worst check of each subject and database."""
-    return {(c.id, c.database): c for c in reversed(ranked(tuple(found)))}
+    return {(c.id, c.database): c for c in reversed(ranked(found))}
 
 
 def matrix(found: Iterable[Check]) -> pd.DataFrame:
@@ -161,7 +145,7 @@ def matrix(found: Iterable[Check]) -> pd.DataFrame:
     labels = {"reachable": "Reachable"} | {rule.subject: rule.label for rule in CHECKS}
     worst = _worst(found)
     rows = [
-        (label, database, one.status, _shown(one), _note(one))
+        (label, database, one.status, *_shown(subject, one))
         for subject, label in labels.items()
         for database in DATABASES
         if (one := worst.get((f"health.{subject}", database)))
@@ -169,27 +153,19 @@ def matrix(found: Iterable[Check]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["check", "database", "status", "value", "note"])
 
 
-def _shown(check: Check) -> str:
+def _shown(subject: str, check: Check) -> tuple[str, str]:
+    """Its value, and beside it where the line is; beside none why there is none."""
+    word, line = WORDS[check.status].lower(), check.threshold
     if check.status not in JUDGED:
-        return WORDS[check.status].lower()
-    subject = check.id.partition(".")[2]
-    if check.status == "ok" and subject in SAID:
-        return SAID[subject]
-    if check.value is None:
-        return WORDS[check.status].lower()
+        return word, check.sentence
+    value = word if check.value is None else figure(check.value, check.unit)
     if check.unit == "count" and check.value == 0:
-        return "none"
-    return figure(check.value, check.unit)
-
-
-def _note(check: Check) -> str:
-    """Beside a value where the line is, beside none why there is none."""
-    if check.status not in JUDGED:
-        return check.sentence
-    if check.threshold is None or check.unit == "count":
-        return ""
-    low = check.id.endswith(".cache")
-    return f"{'from' if low else 'line'} {figure(check.threshold, check.unit)}"
+        value = "none"
+    if check.status == "ok":
+        value = SAID.get(subject, value)
+    side = "from" if subject == "cache" else "line"
+    known = line is not None and check.unit != "count"
+    return value, f"{side} {figure(line, check.unit)}" if known else ""
 
 
 KPIS = {
@@ -206,256 +182,209 @@ def _kpis(facts: Facts) -> Iterator[Kpi]:
     """The figures a reader asks for first, each from the check that judged it."""
     worst = _worst(facts.checks)
     for subject, label in KPIS.items():
-        for database, name in DATABASES.items():
+        for database in DATABASES:
             one = worst.get((f"health.{subject}", database))
             if one is None and subject == "replication":  # whether there are replicas at all
                 one = worst.get(("health.replicas", database))
             if one is not None:
-                id, title = f"{database}_{subject}", label.format(name)
-                yield Kpi(id, title, one.value, one.unit, one.status, database, one.sentence)
+                kpi = Kpi(f"{{}}_{subject}", label, one.value, one.unit, note=one.sentence)
+                yield kpi.filled(database, one.status)
 
 
-def _largest(found: pd.DataFrame, column: str, top: int) -> pd.DataFrame:
-    order = ["database", column]
-    return (
-        found.sort_values(order, ascending=[False, False], kind="stable")
-        .groupby("database", sort=False)
-        .head(top)
-        .reset_index(drop=True)
-    )
-
-
-def _suspect(found: pd.DataFrame, top: int) -> pd.DataFrame:
+def _suspect(found: pd.DataFrame) -> pd.DataFrame:
     """Indexes with something against them first, then by size."""
-    bad = (
-        (found["is_valid"] == False)  # noqa: E712  three-valued
-        | found["duplicate_of"].notna()
-        | (found["unused"] == True)  # noqa: E712
-    )
-    order = found.assign(bad=bad.fillna(False).astype(bool)).sort_values(
+    bad = found["duplicate_of"].notna()
+    for column, fault in (("is_valid", False), ("unused", True)):
+        bad |= (found[column] == fault).fillna(False).astype(bool)
+    order = found.assign(bad=bad).sort_values(
         ["bad", "index_bytes"], ascending=False, kind="stable"
     )
-    return order.drop(columns="bad").head(2 * top).reset_index(drop=True)
+    return order.drop(columns="bad")
 
 
-def _missing(facts: Facts) -> list[tuple[str, str]]:
+def _missing(facts: Facts) -> Iterator[tuple[str, str]]:
     """What the tables could not show, and why."""
-    found = []
     for name, subject in (("tables", "dead_rows"), ("indexes", "indexes")):
         told: dict[str, str] = {}
         for key in ("missing", "unjudged"):
             told |= facts[subject].attrs.get(key) or {}
         for database, reason in sorted(told.items()):
-            found.append((f"{DATABASES[database]}, {name}", sentence(str(reason))))
-    return found
+            yield f"{DATABASES[database]}, {name}", sentence(reason)
 
-
-def _no_trend(facts: Facts, trends: pd.DataFrame) -> str:
-    if "postgres" in facts.down:
-        return "PostgreSQL, which keeps the history, could not be asked."
-    return sentence(str(trends.attrs.get("reason") or "no reading was stored in this window"))
-
-
-# -- answers and sessions --------------------------------------------------------------------------
 
 ANSWER = Limits("health_timeout_ms")
+_ANSWERS: dict[str, Status] = {"up": "ok", "degraded": "warning", "down": "critical"}
 
 
-@check("answer", per="database", unit="ms", limits=ANSWER, label="Answers", live=True, role="main")
+@check("answer", "ms", ANSWER, per="database", label="Answers", live=True, role="main")
 def answer(facts: Facts, database: str) -> Found:
     """Whether a store takes work now, and how quickly it answers."""
     store = next(s for s in facts["answer"] if s.database == database)
     text = f"{DATABASES[database]} is {store.status}: {store.reason}"
-    status: Status = "critical"
-    remedy = "Run `fwdb health` again, and `fwdb report pool`."
-    if store.status == "degraded":
-        status = "warning"
     if store.status == "up":
         text = f"{DATABASES[database]} answered in {figure(store.latency_ms, 'ms')}."
-        status, remedy = "ok", ""
-    limit = facts.lines["answer"].warning
+    remedy, limit = "Run `fwdb health` again, and `fwdb report pool`.", facts.limit("answer")
+    status = _ANSWERS[store.status]
     return Finding(sentence(text), store.latency_ms, remedy, status, limit, "ms")
 
 
-@check("schema", per="database", unit="count", limits=Limits(None, 1), live=True)
+@check("schema", "count", Limits(None, 1), per="database", live=True)
 def schema(facts: Facts, database: str) -> Found:
     """Whether the schema of a store is that of this release."""
     postgres = facts.db.postgres if database == "postgres" else None
-    mongodb = facts.db.mongodb if database == "mongodb" else None
-    found = migrating.pending(postgres, mongodb)
+    found = migrating.pending(postgres, None if postgres else facts.db.mongodb)
     bad = [one for one in found if one.severity != "information"]
     if found and not bad:
         return Finding(sentence(found[0].sentence), status="not_measured")
     revision = f", revision {migrating.head()}" if postgres else ""
-    text = sentence(bad[0].sentence) if bad else f"The schema is that of this release{revision}."
-    return Finding(text, len(bad), "Run `fwdb migrate`.", threshold=1)
+    text = bad[0].sentence if bad else f"The schema is that of this release{revision}"
+    return Finding(sentence(text), len(bad), "Run `fwdb migrate`.")
+
+
+_RELEASE = {
+    "prepared transaction": "End it: `COMMIT PREPARED '{name}'` or `ROLLBACK PREPARED '{name}'`.",
+    "slot": "Bring its reader back, or drop it: `SELECT pg_drop_replication_slot('{name}')`.",
+    "replica": "End the long query on the replica, or set hot_standby_feedback = off there.",
+    "transaction": "Let it commit, or end it: `SELECT pg_terminate_backend({pid})`.",
+}
 
 
 # A transaction keeps vacuum from its work; one whose age in seconds is not known, by its number.
 @check(
     "vacuum_held",
-    unit="seconds",
-    limits=Limits(300.0, 1800.0),
+    "seconds",
+    Limits(300.0, 1800.0),
     label="Vacuum held back",
     live=True,
     transactions=Limits(1_000_000, unit="transactions"),
 )
 def vacuum_held(facts: Facts, database: str) -> Found:
     """Who keeps vacuum from removing dead rows."""
-    found, line = facts["vacuum_held"], facts.lines["vacuum_held"]
+    found = facts["vacuum_held"]
     if found.empty:
         return Finding("Nothing keeps vacuum from its work.")
-    timed = found[found["seconds"].notna()]
-    old = timed.sort_values("seconds").iloc[-1] if len(timed) else None
-    seconds = 0.0 if old is None else float(old["seconds"])
-    status, first = line.judge(seconds), found.iloc[0]
-    most = facts.lines["vacuum_held.transactions"].warning
-    if status == "ok" and int(first["transaction_age"]) >= most:
-        status, old = "warning", first
-    worst = first if old is None else old
-    since = f" for {figure(seconds, 'seconds')}" if old is not None and seconds else ""
-    return Finding(
-        sentence(
-            f"{worst['holder']} {worst['name']} has kept vacuum from removing dead rows{since}, "
-            f"{figure(int(worst['transaction_age']))} transactions back"
-        ),
-        seconds,
-        "" if status == "ok" else _release(worst),
-        status=status,
-    )
-
-
-def _release(holder: pd.Series[Any]) -> str:
-    name = str(holder["name"])
-    if holder["holder"] == "prepared transaction":
-        return f"End it: `COMMIT PREPARED '{name}'` or `ROLLBACK PREPARED '{name}'`."
-    if holder["holder"] == "slot":
-        return f"Bring its reader back, or drop it: `SELECT pg_drop_replication_slot('{name}')`."
-    if holder["holder"] == "replica":
-        return "End the long query on the replica, or set hot_standby_feedback = off there."
+    first, timed = found.iloc[0], found.dropna(subset=["seconds"]).sort_values("seconds")
+    worst, seconds = first, 0.0
+    if len(timed):
+        worst, seconds = timed.iloc[-1], float(timed["seconds"].iloc[-1])
+    status: Status = facts.lines["vacuum_held"].judge(seconds)
+    if status == "ok" and first["transaction_age"] >= facts.limit("vacuum_held.transactions"):
+        status, worst = "warning", first
+    since = f" for {figure(seconds, 'seconds')}" if seconds else ""
+    holder, name = worst["holder"], str(worst["name"])
     pid = name.rpartition("process ")[2].rstrip(")")
-    return f"Let it commit, or end it: `SELECT pg_terminate_backend({pid})`."
+    text = f"{holder} {name} has kept vacuum from removing dead rows{since}, "
+    text += f"{figure(int(worst['transaction_age']))} transactions back"
+    action = _RELEASE.get(holder, _RELEASE["transaction"]).format(name=name, pid=pid)
+    return Finding(sentence(text), seconds, action, status=status)
 
 
-# -- the window ------------------------------------------------------------------------------------
-
-
-def _counter(facts: Facts, name: str, said: str, action: str = "", more: str = "") -> Found:
-    found = facts["counters"]
-    return None if found is None else measured(found[name], said, action, more)
-
-
-def _plain(subject: str, figure: str, limits: Limits, label: str, said: str, action: str) -> Rule:
+def _counter(subject: str, name: str, said: str, action: str = "", **declared: Any) -> Rule:
     """The check of one of the figures of the server, by its lines."""
+    declared = {"limits": Limits(), **declared}
 
-    @check(subject, unit=figure.rpartition("_")[2], limits=limits, label=label)
+    @check(subject, name.rpartition("_")[2], **declared)
     def counter(facts: Facts, database: str) -> Found:
-        return _counter(facts, figure, said, action)
+        found = facts["counters"]
+        return None if found is None else measured(found[name], said, action)
 
     return counter
 
 
-rollbacks = _plain(
+rollbacks = _counter(
     "rollbacks",
     "rollback_percent",
-    Limits(10.0, 50.0),
-    "Rollbacks",
     "{} of the transactions were rolled back",
     "Look for the error behind them in the log of the application.",
+    limits=Limits(10.0, 50.0),
 )
-wraparound = _plain(
+wraparound = _counter(
     "wraparound",
     "wraparound_percent",
-    Limits(50.0, 80.0),
-    "Wraparound",
     "The oldest transaction number is {} of the way to wraparound",
     "Find what holds vacuum back in table `holders`, then run `VACUUM (FREEZE)` in that database.",
+    limits=Limits(50.0, 80.0),
 )
 # Most checkpoints should come at their time.
-checkpoints = _plain(
+checkpoints = _counter(
     "checkpoints",
     "checkpoints_requested_percent",
-    Limits(50.0),
-    "Forced checkpoints",
     "{} of the checkpoints were forced by much writing",
     "Raise max_wal_size: `ALTER SYSTEM SET max_wal_size = '4GB'`, then `SELECT pg_reload_conf()`.",
+    limits=Limits(50.0),
+    label="Forced checkpoints",
 )
-log = _plain("log", "wal_bytes", Limits(), "Write-ahead log", "The write-ahead log takes {}", "")
-archive = _plain(
-    "archive", "archive_age_seconds", Limits(), "", "The log was last archived {} ago", ""
-)
+log = _counter("log", "wal_bytes", "The write-ahead log takes {}", label="Write-ahead log")
+archive = _counter("archive", "archive_age_seconds", "The log was last archived {} ago")
 
 
-@check("deadlocks", unit="count", limits=Limits(1))
+@check("deadlocks", "count", Limits(1))
 def deadlocks(facts: Facts, database: str) -> Found:
     """Deadlocks in the window."""
-    count = facts["counters"] and facts["counters"]["deadlocks"].value
-    said = {0: "No deadlock", 1: "1 deadlock"}.get(count, "{} deadlocks") + " in the window"
+    if (found := facts["counters"]) is None:
+        return None
+    said = {0: "No deadlock", 1: "1 deadlock"}.get(found["deadlocks"].value, "{} deadlocks")
     remedy = "Take locks in one order everywhere; the server's log has both statements."
-    return _counter(facts, "deadlocks", said, remedy)
+    return measured(found["deadlocks"], f"{said} in the window", remedy)
 
 
-@check("disk", unit="bytes", limits=Limits(), label="Database size", role="main")
+@check("disk", "bytes", Limits(), label="Database size", role="main")
 def disk(facts: Facts, database: str) -> Found:
     """The size of the database."""
-    growth = facts["counters"] and facts["counters"]["growth_bytes"].value
-    more = "more" if growth and growth > 0 else "less"
-    grown = f", {figure(abs(growth), 'bytes')} {more} than at the start" if growth else ""
-    return _counter(facts, "database_bytes", "The database takes {}", more=grown)
+    if (found := facts["counters"]) is None:
+        return None
+    growth = found["growth_bytes"].value
+    side = "more" if growth and growth > 0 else "less"
+    grown = f", {figure(abs(growth), 'bytes')} {side} than at the start" if growth else ""
+    return measured(found["database_bytes"], f"The database takes {{}}{grown}")
 
 
-@check("backup", per="database", unit="seconds", limits=Limits(), label="Last base backup")
+@check("backup", "seconds", Limits(), per="database", label="Last base backup")
 def backup(facts: Facts, database: str) -> Found:
     """When the last base backup ended."""
-    if database == "postgres":
-        return _counter(facts, "backup_age_seconds", "The last base backup ended {} ago")
-    if not facts.live:
-        return None
-    text = "MongoDB keeps no record of backups; ask the tool that makes them."
-    return Finding(text, status="not_available")
+    if database == "mongodb":
+        text = "MongoDB keeps no record of backups; ask the tool that makes them."
+        return Finding(text, status="not_available") if facts.live else None
+    found = facts["counters"]
+    said = "The last base backup ended {} ago"
+    return None if found is None else measured(found["backup_age_seconds"], said)
 
 
 CHANGES_NAMED = 3  # in a sentence; the table has all
 
 
-@check("changes", unit="count")
+@check("changes", "count")
 def changes(facts: Facts, database: str) -> Iterator[Finding]:
     """What changed in the window; none of it is a fault by itself."""
     found = facts["changes"]
     if found.attrs.get("status") != "ok" and found.empty:
-        reason = str(found.attrs.get("reason") or "no history")
-        yield Finding(sentence(reason), status="no_data")
+        yield Finding(sentence(found.attrs.get("reason") or "no history"), status="no_data")
         return
     for store in DATABASES:
         mine = found[found["database"] == store]
         if mine.empty and store != "postgres":
             continue
-        said = ", ".join(_change(row) for _, row in mine.head(CHANGES_NAMED).iterrows())
-        if len(mine) > CHANGES_NAMED:
-            said += f", and {len(mine) - CHANGES_NAMED} more in table `changes`"
-        text = f"Changed in the window: {said}"
-        if not said:
-            text = "No setting and no version changed, and the server was not started anew"
+        said = ", ".join(
+            f"the server was started anew at {row['after']} UTC"
+            if row["what"] == "start"
+            else f"{row['name']} from {row['before']} to {row['after']}"
+            for _, row in mine.head(CHANGES_NAMED).iterrows()
+        )
+        said += more(len(mine) - CHANGES_NAMED, ", and {} more in table `changes`")
+        none = "No setting and no version changed, and the server was not started anew"
+        text = f"Changed in the window: {said}" if said else none
         yield Finding(sentence(text), len(mine), database=store)
 
 
-def _change(row: pd.Series[Any]) -> str:
-    if row["what"] == "start":
-        return f"the server was started anew at {row['after']} UTC"
-    return f"{row['name']} from {row['before']} to {row['after']}"
-
-
-# -- tables and indexes ----------------------------------------------------------------------------
+LIKE = "; {} more are like it"
+INDEX = Limits(10_000_000, unit="bytes")  # a superfluous index must take to be worth a sentence
 
 
 # Autovacuum begins at 20 percent; a small table is no matter.
-@check(
-    "dead_rows", unit="percent", limits=Limits(20.0), live=True, least=Limits(10_000, unit="rows")
-)
+@check("dead_rows", "percent", Limits(20.0), live=True, least=Limits(10_000, unit="rows"))
 def dead_rows(facts: Facts, database: str) -> Found:
     """Tables full of rows that nobody needs."""
-    found, percent = facts["dead_rows"], facts.lines["dead_rows"].warning
-    least = facts.lines["dead_rows.least"].warning
+    found, percent, least = facts["dead_rows"], *map(facts.limit, ("dead_rows", "dead_rows.least"))
     mine = found[found["database"] == "postgres"]
     if mine.empty:
         return Finding("There is no table.", status="not_applicable")
@@ -466,44 +395,34 @@ def dead_rows(facts: Facts, database: str) -> Found:
         most = float(large["dead_percent"].max() if len(large) else 0.0)
         return Finding(f"{text}{figure(least)} of them.", most)
     worst, value = bad.iloc[0], float(bad["dead_percent"].iloc[0])
-    more = f"; {len(bad) - 1} more tables are like it" if len(bad) > 1 else ""
+    others = more(len(bad) - 1, "; {} more tables are like it")
     return Finding(
         f"{share(value)} of the row versions in {worst['table']} are dead: "
-        f"{figure(int(worst['dead_rows']))}{more}.",
+        f"{figure(int(worst['dead_rows']))}{others}.",
         value,
         f"`VACUUM (ANALYZE) {worst['table']}`; if it comes back, lower "
         "autovacuum_vacuum_scale_factor for this table.",
     )
 
 
-INDEX = Limits(10_000_000, unit="bytes")  # a superfluous index must take to be worth a sentence
-
-
-def _indexes(facts: Facts, database: str) -> pd.DataFrame:
-    found: pd.DataFrame = facts["indexes"]
-    return found[found["database"] == database]
-
-
-def _bad_index(bad: pd.DataFrame, fault: str, fine: str, remedy: str = "") -> Finding:
+def _bad_index(bad: pd.DataFrame, fault: str, fine: str, remedy: str) -> Finding:
     """Of indexes with something against them the first; it is dropped, and `remedy` says more."""
     if bad.empty:
-        return Finding(sentence(fine), 0, threshold=1)
+        return Finding(sentence(fine), 0)
     row = bad.iloc[0]
     schema, dot, _ = str(row["table"]).partition(".")
     name = f"{schema}{dot}{row['index']}" if row["database"] == "postgres" else row["index"]
-    more = f"; {len(bad) - 1} more are like it" if len(bad) > 1 else ""
-    return Finding(
-        f"Index {row['index']} of {row['table']} ({figure(row['index_bytes'], 'bytes')}) "
-        f"{fault}{more}.",
-        len(bad),
-        f"`DROP INDEX CONCURRENTLY {name}`{remedy.format(other=row['duplicate_of'])}",
-    )
+    size = figure(row["index_bytes"], "bytes")
+    text = f"Index {row['index']} of {row['table']} ({size}) {fault}{more(len(bad) - 1, LIKE)}."
+    action = f"`DROP INDEX CONCURRENTLY {name}`{remedy.format(row['duplicate_of'])}"
+    return Finding(text, len(bad), action)
 
 
-@check("invalid_indexes", per="database", unit="count", limits=Limits(1), live=True)
+@check("invalid_indexes", "count", Limits(1), per="database", live=True)
 def invalid_indexes(facts: Facts, database: str) -> Found:
     """Indexes that could not be built."""
-    mine = _indexes(facts, database)
+    found = facts["indexes"]
+    mine = found[found["database"] == database]
     if mine.empty:
         return None
     bad = mine[mine["is_valid"] == False]  # noqa: E712  three-valued
@@ -511,48 +430,50 @@ def invalid_indexes(facts: Facts, database: str) -> Found:
     return _bad_index(bad, fault, "no index is invalid", ", and make it again.")
 
 
-@check("duplicate_indexes", unit="count", limits=Limits(1), live=True, size=INDEX)
+@check("duplicate_indexes", "count", Limits(1), live=True, size=INDEX)
 def duplicate_indexes(facts: Facts, database: str) -> Found:
     """Indexes that serve what another serves too."""
-    mine, least = _indexes(facts, database), facts.lines["duplicate_indexes.size"].warning
+    found, least = facts["indexes"], facts.limit("duplicate_indexes.size")
+    mine = found[found["database"] == database]
     if mine.empty:
         return None
     bad = mine[mine["duplicate_of"].notna() & (mine["index_bytes"] >= least)]
+    fault = "answers nothing that another index does not"
     fine = f"no index of {figure(least, 'bytes')} and more is a duplicate"
-    remedy = ": {other} serves the same questions."
-    return _bad_index(bad, "answers nothing that another index does not", fine, remedy)
+    return _bad_index(bad, fault, fine, ": {} serves the same questions.")
 
 
-@check("unused_indexes", per="database", unit="count", limits=Limits(1), live=True, size=INDEX)
+@check("unused_indexes", "count", Limits(1), per="database", live=True, size=INDEX)
 def unused_indexes(facts: Facts, database: str) -> Found:
     """Indexes that nothing asked, where this server can tell."""
-    mine, least = _indexes(facts, database), facts.lines["unused_indexes.size"].warning
-    if mine.empty:
+    found, least = facts["indexes"], facts.limit("unused_indexes.size")
+    mine, reason = (
+        found[found["database"] == database],
+        (found.attrs.get("unjudged") or {}).get(database),
+    )
+    if mine.empty or (database == "mongodb" and not reason):
         return None
-    reason = str((facts["indexes"].attrs.get("unjudged") or {}).get(database, ""))
-    if database == "mongodb":
-        return Finding(sentence(reason), status="not_available") if reason else None
     bad = mine[(mine["unused"] == True) & (mine["index_bytes"] >= least)]  # noqa: E712
-    if reason and bad.empty:
-        return Finding(sentence(reason), status="no_data")
+    if database == "mongodb" or (reason and bad.empty):
+        status: Status = "not_available" if database == "mongodb" else "no_data"
+        return Finding(sentence(reason), status=status)
+    fault = "was not used since its counters began"
     fine = f"no index of {figure(least, 'bytes')} and more is unused"
-    remedy = ", if no yearly job needs it."
-    return _bad_index(bad, "was not used since its counters began", fine, remedy)
+    return _bad_index(bad, fault, fine, ", if no yearly job needs it.")
 
 
-@check("triggers", unit="count", limits=Limits(1), label="Triggers off", live=True)
+@check("triggers", "count", Limits(1), label="Triggers off", live=True)
 def triggers(facts: Facts, database: str) -> Found:
     """Triggers that somebody switched off and forgot."""
     found = facts["triggers"]
     if found.empty:
-        return Finding("No trigger is switched off.", 0, threshold=1)
-    table, name = (str(found[c].iloc[0]) for c in ("table_name", "trigger_name"))
-    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    text = f"Trigger {name} of {table} is switched off{more}."
+        return Finding("No trigger is switched off.", 0)
+    table, name = found[["table_name", "trigger_name"]].iloc[0]
+    text = f"Trigger {name} of {table} is switched off{more(len(found) - 1, ', and {} more')}."
     return Finding(text, len(found), f"`ALTER TABLE {table} ENABLE TRIGGER {name}`.")
 
 
-@check("profiler", per="mongodb", unit="", limits=Limits(2), live=True)
+@check("profiler", limits=Limits(2), per="mongodb", live=True)
 def profiler(facts: Facts, database: str) -> Found:
     """A profiler that writes down every operation slows each of them."""
     said = "The profiler of MongoDB is at level {}"

@@ -13,7 +13,6 @@ all three are brought to the declared type by the same rules, and refused by the
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -29,12 +28,20 @@ from fwdb.models import entity_id, entity_uuid
 Value = str | int | float | bool | None
 Form = Literal["", "time", "uuid", "entity"]
 
-_EXAMPLES = {"str": "text", "int": "20", "float": "100", "bool": "true"}
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
-_ENTITY = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
-TIMES = ("since", "until")
 COMPARED = "compare_since"
-TIME_FORMS = "an ISO time (2026-11-01T00:00Z) or a span (24h, 7d, 90m)"
+_ENTITY = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
+# Of each type or form: the values it takes, in words, and one that would be right.
+_TAKES = {
+    "str": ("a text", "text"),
+    "int": ("a whole number", "20"),
+    "float": ("a number", "100"),
+    "bool": ("true or false", "true"),
+    "time": ("an ISO time (2026-11-01T00:00Z) or a span (24h, 7d, 90m)", "24h"),
+    "uuid": ("a UUID", _ENTITY),
+    "entity": ("a UUID or the 24 digits of an ObjectId", _ENTITY),
+}
+# Text is held to plain decimal notation: int() and float() also take 1_000 and ' 7 '.
+_PLAIN = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -54,49 +61,24 @@ class Parameter:
     @property
     def help(self) -> str:
         """What it means and what it takes."""
-        if self.low is not None and self.high is not None:
-            return f"{self.about}, {_decimal(self.low)} to {_decimal(self.high)}"
+        if self.low is not None:
+            return f"{self.about}, {self.low:.12g} to {self.high:.12g}"
         return f"{self.about}, one of {', '.join(self.choices)}" if self.choices else self.about
-
-    @property
-    def line(self) -> str:
-        """Its line in the notebook's parameters cell."""
-        kind = f"{self.type} | None" if self.optional else self.type
-        text = isinstance(self.default, str)
-        default = json.dumps(self.default) if text else repr(self.default)
-        return f"{self.name}: {kind} = {default}  # {self.help}"
-
-    @property
-    def wanted(self) -> str:
-        """The values it takes, in words."""
-        if self.form == "time":
-            return TIME_FORMS
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        if self.form:
-            return "a UUID" if self.form == "uuid" else "a UUID or the 24 digits of an ObjectId"
-        if self.low is not None and self.high is not None:
-            return f"{_KINDS[self.type]} from {_decimal(self.low)} to {_decimal(self.high)}"
-        return _KINDS[self.type]
-
-    @property
-    def example(self) -> str:
-        """A value that would be right, as it is typed after `-p name=`."""
-        if self.form == "time":
-            return "48h" if self.name == COMPARED else "24h"
-        if self.default is not None:
-            return str(self.default).lower() if self.type == "bool" else str(self.default)
-        if self.form:
-            return _ENTITY
-        return self.choices[0] if self.choices else _EXAMPLES[self.type]
 
     def refusal(self, value: object) -> ParameterError:
         """The error for a value that it does not take."""
-        return ParameterError(
-            f"'{self.name}' is {shown(value)}; give {self.wanted}, for example "
-            f"{self.name}={self.example}.",
-            name=self.name,
-        )
+        wanted, example = _TAKES[self.form or self.type]
+        if self.choices:
+            wanted, example = f"one of {', '.join(self.choices)}", self.choices[0]
+        elif self.low is not None:
+            wanted += f" from {self.low:.12g} to {self.high:.12g}"
+        if self.name == COMPARED:
+            example = "48h"
+        elif self.default is not None and self.form != "time":
+            text = str(self.default)
+            example = text.lower() if self.type == "bool" else text
+        said = f"'{self.name}' is {shown(value)}; give {wanted}, for example {self.name}={example}."
+        return ParameterError(said, name=self.name)
 
     def value(self, given: object) -> Value:
         """`given` in the type of the parameter. Raises `ParameterError`, `UnknownName`."""
@@ -104,50 +86,46 @@ class Parameter:
             if self.optional:
                 return None
             raise self.refusal("None")
-        if self.form == "time":
-            return self._time(given)
-        if self.type == "bool":
-            text = str(given).lower()
-            if not isinstance(given, bool | str) or text not in ("true", "false"):
-                raise self.refusal(given)
-            return text == "true"
-        return self._text(given) if self.type == "str" else self._number(given)
+        try:
+            if self.form == "time":
+                return self._time(given)
+            if self.type == "bool":
+                word = str(given).lower() if isinstance(given, bool | str) else ""
+                return {"true": True, "false": False}[word]
+            return self._text(given) if self.type == "str" else self._number(given)
+        except (ValueError, KeyError, OverflowError):
+            raise self.refusal(given) from None
 
     def _time(self, given: object) -> str:
         """A time as text; what it means is settled, and refused if need be, by `window`."""
         if not isinstance(given, str | date | timedelta):
-            raise self.refusal(given)
+            raise ValueError
         moment = timespan.moment(given, name=self.name)
         return given.strip() if isinstance(given, str) else iso(moment)
 
     def _text(self, given: object) -> str:
-        if not isinstance(given, str) or not given.strip():
-            raise self.refusal(given)
-        text = given.strip()
+        text = given.strip() if isinstance(given, str) else ""
+        if not text:
+            raise ValueError
         if self.choices and text not in self.choices:
             raise UnknownName(self.name, text, self.choices)
         try:
             if self.form == "uuid":
                 return str(UUID(text))
             return entity_id(entity_uuid(text)) if self.form == "entity" else text
-        except (ValueError, ParameterError):
-            raise self.refusal(given) from None
+        except ParameterError:
+            raise ValueError from None
 
     def _number(self, given: object) -> int | float:
         if isinstance(given, bool) or not isinstance(given, int | float | str):
-            raise self.refusal(given)
-        # Text is held to plain decimal notation: int() and float() also take 1_000 and ' 7 '.
-        plain = r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?"
-        if isinstance(given, str) and not re.fullmatch(plain, given):
-            raise self.refusal(given)
-        try:
-            number = float(given)
-        except OverflowError:
-            raise self.refusal(given) from None
+            raise ValueError
+        if isinstance(given, str) and not _PLAIN.fullmatch(given):
+            raise ValueError
+        number = float(given)
         low, high = (-math.inf if self.low is None else self.low, self.high or math.inf)
         whole = self.type != "int" or number.is_integer()
         if not (math.isfinite(number) and whole and low <= number <= high):
-            raise self.refusal(given)
+            raise ValueError
         return int(number) if self.type == "int" else number
 
 
@@ -179,13 +157,12 @@ def until() -> Any:
 
 def declared(parameters: type) -> dict[str, Parameter]:
     """The parameters that a dataclass declares, by name, in its order."""
-    hints = get_type_hints(parameters)
-    found = {}
+    hints, found = get_type_hints(parameters), {}
     for one in dataclasses.fields(parameters):
         kinds = get_args(hints[one.name]) or (hints[one.name],)
         kind = next(k.__name__ for k in kinds if k is not type(None))
-        optional = type(None) in kinds
         default: Any = one.default
+        optional = type(None) in kinds
         found[one.name] = Parameter(one.name, kind, default, optional=optional, **one.metadata)
     return found
 
@@ -196,10 +173,6 @@ class Window:
 
     since: datetime
     until: datetime
-
-    @property
-    def seconds(self) -> float:
-        return (self.until - self.since).total_seconds()
 
     def as_dict(self) -> dict[str, str]:
         return {"since": iso(self.since), "until": iso(self.until)}
@@ -212,9 +185,16 @@ def iso(moment: datetime) -> str:
     return moment.isoformat(timespec=exact).replace("+00:00", "Z")
 
 
-def accept(
-    report: str, known: Mapping[str, Parameter], given: Mapping[str, object]
-) -> dict[str, Value]:
+@dataclass(frozen=True)
+class Accepted:
+    """Values of all parameters, the window they describe, and the one to compare it with."""
+
+    values: dict[str, Value]
+    window: Window
+    before: Window | None = None
+
+
+def accept(report: str, known: Mapping[str, Parameter], given: Mapping[str, object]) -> Accepted:
     """All parameters of a report, those given brought to their types, the others by default.
 
     Raises `UnknownName` for a name the report has not, and `ParameterError` for a value that
@@ -231,20 +211,12 @@ def accept(
             values[name] = one.value(given[name]) if name in given else one.default
         except ParameterError as error:
             problems.append(error)
-    if not problems and set(TIMES) <= set(known):
-        try:
-            comparison(values.get(COMPARED), window(str(values["since"]), str(values["until"])))
-        except ParameterError as error:
-            problems.append(error)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
+    if len(problems) > 1:
         raise ParameterError(" ".join(str(p) for p in problems), name=problems[0].name)
-    return values
-
-
-def _decimal(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else str(value)
+    if problems:
+        raise problems[0]
+    chosen = window(str(values["since"]), str(values["until"]))
+    return Accepted(values, chosen, _comparison(values.get(COMPARED), chosen))
 
 
 def window(since: str, until: str, *, now: datetime | None = None) -> Window:
@@ -270,23 +242,23 @@ def window(since: str, until: str, *, now: datetime | None = None) -> Window:
     return Window(start, end)
 
 
-def comparison(given: Value, window: Window) -> Window | None:
+def _comparison(given: Value, window: Window) -> Window | None:
     """The window that `compare_since` begins, as long as `window`; None when it is not given.
 
     A span counts back from the end of `window`. Raises `ParameterError` when the two overlap.
     """
     if given is None:
         return None
+    length = window.until - window.since
     start = timespan.moment(str(given), name=COMPARED, now=window.until)
-    end = start + (window.until - window.since)
-    if end > window.since:
+    if start + length > window.since:
         raise ParameterError(
             f"'{COMPARED}' ({iso(start)}) is less than the length of the window before 'since' "
             f"({iso(window.since)}), so that the two would overlap; give an earlier time, for "
-            f"example {COMPARED}={iso(window.since - (window.until - window.since))}.",
+            f"example {COMPARED}={iso(window.since - length)}.",
             name=COMPARED,
         )
-    return Window(start, end)
+    return Window(start, start + length)
 
 
 def spelled(values: Mapping[str, Value]) -> str:

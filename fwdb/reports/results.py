@@ -8,35 +8,34 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from fwdb.reports.parameters import Value, Window, iso
+from fwdb.charts.words import DATABASES
+from fwdb.reports.parameters import Value, Window
 from fwdb.stores.frames import as_csv
 
-SCHEMA = 1
 Status = Literal[
     "ok", "warning", "critical", "not_available", "not_applicable", "not_measured", "no_data"
 ]
-Verdict = Literal["ok", "warning", "critical", "no_data"]
 Judged = Literal["ok", "warning", "critical"]
+Verdict = Literal["ok", "warning", "critical", "no_data"]
 Role = Literal["", "main", "news"]
 JUDGED = ("ok", "warning", "critical")
-NO_ROLES: Mapping[str, Role] = {}
 
+# As a reader wants them: what is wrong first, what could not be seen next.
 WORDS: dict[str, str] = {
-    "ok": "OK",
-    "warning": "Warning",
     "critical": "Critical",
-    "no_data": "No data",
+    "warning": "Warning",
     "not_available": "Not available",
-    "not_applicable": "Not applicable",
+    "no_data": "No data",
     "not_measured": "Not measured",
+    "ok": "OK",
+    "not_applicable": "Not applicable",
 }
 
 
@@ -46,6 +45,7 @@ class Check:
 
     `id` is `report.subject`, `value` is None unless it was measured, `sentence` says the finding
     with its number, `action` what to do about it and is empty when there is nothing to do.
+    `refused` is no finding but a question that was not answered.
     """
 
     id: str
@@ -56,11 +56,7 @@ class Check:
     unit: str = ""
     threshold: float | None = None
     action: str = ""
-    # Not a finding but a question that was not answered.
     refused: bool = field(default=False, repr=False, compare=False)
-
-    def as_dict(self) -> dict[str, Any]:
-        return _chosen(self, "id database status value unit threshold sentence action")
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,14 @@ class Kpi:
     label: str
     value: float | None
     unit: str = ""
-    status: Status = "ok"
+    status: Status | Literal[""] = ""
     database: str = ""
     note: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        return _chosen(self, "id label database status value unit note")
+    def filled(self, database: str, status: Status) -> Kpi:
+        """With the database in id and label, and the status of its check unless it has its own."""
+        id, label = self.id.format(database), self.label.format(DATABASES[database])
+        return replace(self, id=id, label=label, database=database, status=self.status or status)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,18 +100,30 @@ class Table:
     def file(self) -> str:
         return f"tables/{self.name}.csv"
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "title": self.title,
-            "file": self.file,
-            "rows": len(self.frame),
-            "columns": [str(c) for c in self.frame.columns],
-        }
-
     def csv(self) -> str:
         """The rows as CSV: UTC times, no index, and no text that a spreadsheet would run."""
         return as_csv(self.frame)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table as a report declares it; its texts may name others of the facts, in braces.
+
+    `columns` are those on the page, all when empty; `frame` is the name of the frame of the facts
+    where it is not that of the table.
+    """
+
+    name: str
+    title: str
+    about: str
+    columns: str = ""
+    frame: str = ""
+
+    def of(self, frames: Mapping[str, Any]) -> Table:
+        """The table of these facts."""
+        rows = frames[self.frame or self.name].reset_index(drop=True)
+        title, about = self.title.format_map(frames), self.about.format_map(frames)
+        return Table(self.name, title, rows, about, tuple(self.columns.format_map(frames).split()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,111 +147,98 @@ class Result:
     roles: Mapping[str, Role] = field(default_factory=dict)
 
     @property
+    def ranked(self) -> list[Check]:
+        """The checks, what is wrong first."""
+        return ranked(self.checks)
+
+    @property
+    def _missing(self) -> list[Check]:
+        reach = [c for c in self.checks if c.id.endswith(".reachable")]
+        return [c for c in reach if c.status == "not_available"]
+
+    @property
     def verdict(self) -> Verdict:
-        return verdict(self.checks, self.roles)
+        """The worst of all checks that could be judged; `no_data` when none could.
+
+        `no_data` also when all is well but the subject of the report itself was not measured.
+        That a database answers says nothing about how it does, so it does not count as judged. One
+        that does not answer is a warning as long as the other one is judged: a report with half of
+        its facts missing must not say that all is well.
+        """
+        states = {check.status for check in self.checks if not check.id.endswith(".reachable")}
+        subject = {check.status for check in self.checks if self.roles.get(check.id)} or {"ok"}
+        if not states & set(JUDGED):
+            return "no_data"
+        if "critical" in states:
+            return "critical"
+        if "warning" in states or self._missing:
+            return "warning"
+        return "ok" if subject & set(JUDGED) else "no_data"
 
     @property
     def summary(self) -> str:
-        """The verdict's reasons in one sentence."""
-        return summary(self.checks, self.roles)
+        """The verdict's reasons in one sentence: at most three findings, and what is missing."""
+        if self.verdict == "no_data":
+            reasons = self._missing or [c for c in self.checks if self.roles.get(c.id)]
+            reasons = reasons or [c for c in self.ranked if c.status not in JUDGED]
+            return _join(reasons[:2]) if reasons else "Nothing was measured."
+        found = [c for c in self.ranked if c.status in ("critical", "warning")] + self._missing
+        if found:
+            text, more = _join(found[:3]), len(found) - 3
+            return text if more <= 0 else f"{text[:-1]}; and {more} more."
+        fine = [c for c in self.checks if c.status == "ok"]
+        blind = len([c for c in self.checks if c.status not in ("ok", "not_applicable")])
+        told = "".join(f"{c.sentence} " for c in fine if self.roles.get(c.id) == "news")
+        told += f"{len(fine)} {'check is' if len(fine) == 1 else 'checks are'} within the lines"
+        return f"{told}; {blind} could not be measured." if blind else f"{told}."
 
     def as_dict(self) -> dict[str, Any]:
         """What `results.json` holds."""
+        checks = sorted(self.checks, key=lambda c: (c.id, c.database))
+        check, kpi = "database status value unit threshold sentence action", "label database status"
         return {
-            "schema": SCHEMA,
+            "schema": 1,
             "report": self.report,
             "verdict": self.verdict,
             "summary": self.summary,
             "window": self.window.as_dict(),
-            "parameters": {name: _plain(v) for name, v in self.parameters.items()},
-            "checks": [c.as_dict() for c in sorted(self.checks, key=lambda c: (c.id, c.database))],
-            "kpis": [k.as_dict() for k in self.kpis],
-            "tables": [t.as_dict() for t in self.tables],
+            "parameters": {name: _plain(value) for name, value in self.parameters.items()},
+            "checks": [_chosen(one, f"id {check}") for one in checks],
+            "kpis": [_chosen(one, f"id {kpi} value unit note") for one in self.kpis],
+            "tables": [
+                _chosen(one, "name title file")
+                | {"rows": len(one.frame), "columns": [str(c) for c in one.frame.columns]}
+                for one in self.tables
+            ],
         }
 
     def json(self) -> str:
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def verdict(checks: tuple[Check, ...], roles: Mapping[str, Role] = NO_ROLES) -> Verdict:
-    """The worst of all checks that could be judged; `no_data` when none could.
-
-    `no_data` also when all is well but the subject of the report itself was not measured.
-
-    That a database answers says nothing about how it does, so it does not count as judged.
-    A database that does not answer is a warning as long as the other one is judged: a report
-    with half of its facts missing must not say that all is well.
-    """
-    states = {check.status for check in checks if not check.id.endswith(".reachable")}
-    if not states & set(JUDGED):
-        return "no_data"
-    if "critical" in states:
-        return "critical"
-    if "warning" in states or _missing(checks):
-        return "warning"
-    subject = {check.status for check in checks if roles.get(check.id)}
-    return "ok" if not subject or subject & set(JUDGED) else "no_data"
-
-
-def _missing(checks: tuple[Check, ...]) -> list[Check]:
-    return [c for c in checks if c.id.endswith(".reachable") and c.status == "not_available"]
-
-
-def ranked(checks: tuple[Check, ...]) -> list[Check]:
-    """Checks as a reader wants them: what is wrong first, what could not be seen next."""
-    order = ["critical", "warning", "not_available", "no_data", "not_measured"]
-    order += ["ok", "not_applicable"]
+def ranked(checks: Iterable[Check]) -> list[Check]:
+    """Checks in the order of `WORDS`."""
+    order = [*WORDS]
     return sorted(checks, key=lambda c: (order.index(c.status), c.id, c.database))
 
 
-def summary(checks: tuple[Check, ...], roles: Mapping[str, Role] = NO_ROLES) -> str:
-    """One sentence: the findings behind the verdict, at most three of them, and what is missing."""
-    state = verdict(checks, roles)
-    missing = _missing(checks)
-    if state == "no_data":
-        reasons = missing or [c for c in checks if roles.get(c.id)]
-        reasons = reasons or [c for c in ranked(checks) if c.status not in JUDGED]
-        if not reasons:
-            return "Nothing was measured."
-        return _join(reasons[:2])
-    found = [c for c in ranked(checks) if c.status in ("critical", "warning")]
-    if found or missing:
-        text = _join([*found, *missing][:3])
-        more = len(found) + len(missing) - 3
-        return text if more <= 0 else f"{text[:-1]}; and {more} more."
-    fine = [c for c in checks if c.status == "ok"]
-    blind = sum(c.status in ("not_available", "not_measured", "no_data") for c in checks)
-    unseen = f"; {blind} could not be measured" if blind else ""
-    told = "".join(f"{c.sentence} " for c in fine if roles.get(c.id) == "news")
-    return (
-        f"{told}{len(fine)} check{' is' if len(fine) == 1 else 's are'} within the lines{unseen}."
-    )
-
-
 def _join(checks: list[Check]) -> str:
-    parts = [c.sentence.rstrip(".") for c in checks]
-    return "; ".join([*parts[:1], *(_inside(part) for part in parts[1:])]) + "."
-
-
-def _inside(sentence: str) -> str:
-    """A sentence as it goes on after a semicolon; names like PostgreSQL keep their capital."""
-    word = sentence.partition(" ")[0]
-    return sentence[:1].lower() + sentence[1:] if word[1:].islower() else sentence
+    """The sentences as one; after a semicolon names like PostgreSQL keep their capital."""
+    first, *others = (c.sentence.rstrip(".") for c in checks)
+    for text in others:
+        ordinary = text.partition(" ")[0][1:].islower()
+        first += "; " + (text[:1].lower() + text[1:] if ordinary else text)
+    return f"{first}."
 
 
 def _chosen(of: object, names: str) -> dict[str, Any]:
     return {name: _plain(getattr(of, name)) for name in names.split()}
 
 
-def _plain(value: object) -> Any:
+def _plain(value: Any) -> Any:
     """A value as JSON has it: no NaN, no numpy, no digits that nobody measured."""
-    if value is None or isinstance(value, str | bool):
-        return value
-    if isinstance(value, datetime):
-        return iso(value)
+    if value is None or value is pd.NA or isinstance(value, str | bool):
+        return None if value is pd.NA else value
     if isinstance(value, int | np.integer):
         return int(value)
-    if isinstance(value, float | np.floating):
-        number = float(value)
-        return round(number, 6) if math.isfinite(number) else None
-    return None if value is pd.NA else str(value)
+    return round(float(value), 6) if math.isfinite(value) else None

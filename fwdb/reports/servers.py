@@ -10,27 +10,24 @@ from typing import Any
 import pandas as pd
 
 from fwdb.audit.coverage import Standing, as_frame
-from fwdb.charts import share
-from fwdb.charts.canvas import DATABASES, plural
+from fwdb.charts.words import DATABASES, figure, more, plural, quoted, sentence, share
 from fwdb.monitoring import replication as standby
-from fwdb.reports.check import Facts, Finding, Found, Limits, check, empty, key_figure, measured
+from fwdb.reports.check import Finding, Found, Limits, check, key_figure, measured
+from fwdb.reports.facts import Facts
 from fwdb.reports.results import JUDGED, Kpi, Status
-from fwdb.reports.words import figure, quoted, sentence, times
 
 NAMED = 2  # of what is not covered, in a sentence; `fwdb audit coverage` has all
 COLUMNS = ["status", "database", "kind", "object", "sentence", "remedy"]
 
 
-# -- sessions and locks ----------------------------------------------------------------------------
-
 SESSIONS = Limits(75.0, 90.0)  # percent of what the server, or another limit, allows
 _SESSIONS_REMEDY = {
-    "pool": "Close what idles on {name}; see table `sessions`.",
+    "pool": "Close what idles on {}; see table `sessions`.",
     "health": "See who holds them: `fwdb report pool`.",
 }
 
 
-@check("sessions", per="database", unit="percent", limits=SESSIONS, live=True)
+@check("sessions", "percent", SESSIONS, per="database", live=True)
 def sessions(facts: Facts, database: str) -> Found:
     """How full a server is, from its `session_limit` and the `taken` sessions of the facts."""
     limit, taken = facts["session_limit"].get(database), facts["taken"].get(database)
@@ -39,51 +36,41 @@ def sessions(facts: Facts, database: str) -> Found:
     if limit.value is None:
         found = replace(measured(limit), unit="percent")
         return found if facts.report == "health" else None
-    name, percent = DATABASES[database], 100 * taken / limit.value
-    note = f"of {figure(limit.value)} that applications may open, this moment"
-    status = facts.lines["sessions"].judge(percent)
-    label = f"Sessions of {name}"
+    name, percent, most = DATABASES[database], 100 * taken / limit.value, figure(limit.value)
+    note = f"of {most} that applications may open, this moment"
     return Finding(
-        f"{figure(taken)} of {figure(limit.value)} sessions of {name} are taken, {share(percent)}.",
+        f"{figure(taken)} of {most} sessions of {name} are taken, {share(percent)}.",
         percent,
-        _SESSIONS_REMEDY[facts.report].format(name=name),
-        kpis=(Kpi(f"{database}_sessions", label, taken, "", status, database, note),),
+        _SESSIONS_REMEDY[facts.report].format(name),
+        kpis=(Kpi("{}_sessions", "Sessions of {}", taken, note=note),),
     )
 
 
 # PostgreSQL itself looks into a wait for a lock after deadlock_timeout, 1 s unless changed.
-@check(
-    "blocked",
-    unit="count",
-    label="Blocked sessions",
-    live=True,
-    seconds=Limits(1, 30, unit="seconds"),
-)
+@check("blocked", "count", label="Blocked sessions", live=True, seconds=Limits(1, 30, "seconds"))
 def blocked(facts: Facts, database: str) -> Found:
     """Who waits for a lock, and the session at the root of it."""
     tree = facts["blocked"]
     if tree.empty:
         return Finding("No session waits for a lock of another.", 0, threshold=None)
     longest = float(tree["waited_seconds"].max())
-    status = facts.lines["blocked.seconds"].judge(longest)
     root = tree.groupby("root_pid").size().idxmax()
     mine = tree[tree["root_pid"] == root]
-    row, others = mine.iloc[0], len(tree) - len(mine)
-    waiting = times(len(mine), "session waits", "sessions wait")
+    row, waiting = mine.iloc[0], plural(len(mine), "session waits", "sessions wait")
     ended = f"the longest wait is {figure(longest, 'seconds')}"
+    status = facts.lines["blocked.seconds"].judge(longest)
     if pd.isna(row["root_state"]):
         text = f"{waiting} for a prepared transaction; {ended}."
     else:
         since = figure(float(row["root_state_seconds"]), "seconds")
         who = client(row["root_application"], row["root_user_name"])
-        more = f", and {figure(others)} wait for others" if others else ""
+        others = more(len(tree) - len(mine), ", and {} wait for others")
         text = f"{waiting} for session {root} of {who}, {row['root_state']} for {since}; "
-        text += f"{ended}{more}."
+        text += f"{ended}{others}."
     action = f"End the root of the tree: `SELECT pg_terminate_backend({root})`."
     if not root:
         action = "See pg_prepared_xacts, and COMMIT PREPARED or ROLLBACK PREPARED what was "
         action += "forgotten."
-    action = "" if status == "ok" else action
     return Finding(text, len(tree), action, status=status, threshold=1)
 
 
@@ -93,20 +80,17 @@ def client(application: object, user: object) -> str:
     return name or f"the role {user}"
 
 
-# -- caches and replicas ---------------------------------------------------------------------------
-
 _MEMORY = {"postgres": " (shared_buffers)", "mongodb": " (storage.wiredTiger.engineConfig)"}
 CACHE = Limits("cache_good_ratio", "cache_alert_ratio", low=True)
 
 
-@check("cache", per="database", unit="ratio", limits=CACHE, label="Cache hit ratio")
+@check("cache", "ratio", CACHE, per="database", label="Cache hit ratio")
 def cache(facts: Facts, database: str) -> Found:
     """What was found in memory, of all that was asked for in the window."""
     ratio = facts.db.monitor.cache_hit_ratio(database, facts.window.since, facts.end)
-    name = DATABASES[database]
-    kpi = key_figure(ratio, f"{database}_cache", f"Cache hit ratio, {name}")
+    name, kpis = DATABASES[database], (key_figure(ratio, "{}_cache", "Cache hit ratio, {}"),)
     if ratio.value is None:
-        return replace(measured(ratio), kpis=(kpi,))
+        return replace(measured(ratio), kpis=kpis)
     # Cut, not rounded: 99.96 % is not all of them.
     percent = f"{math.floor(1000 * ratio.value) / 10:g}"
     if facts.report == "health":
@@ -119,7 +103,7 @@ def cache(facts: Facts, database: str) -> Found:
         text = f"{percent} % of the pages {name} wanted were in its cache{reader}."
         action = "Look whether an index spares what statements read (table `load` with "
         action += f"`-p order=io`) before giving {name} memory{_MEMORY[database]}."
-    return Finding(text, ratio.value, action, kpis=(kpi,))
+    return Finding(text, ratio.value, action, kpis=kpis)
 
 
 def _reader(statements: pd.DataFrame, database: str) -> str:
@@ -129,7 +113,7 @@ def _reader(statements: pd.DataFrame, database: str) -> str:
         return ""
     worst = mine.sort_values(["read_blocks", "query_id"], na_position="first").iloc[-1]
     part = share(100 * int(worst["read_blocks"]) / total)
-    return f"; {quoted(str(worst['statement']))} read {part} of the others"
+    return f"; {quoted(worst['statement'])} read {part} of the others"
 
 
 LAG = Limits("lag_target_seconds", "lag_alert_seconds")
@@ -137,7 +121,7 @@ BEHIND = Limits("lag_warning_bytes", "lag_critical_bytes", unit="bytes")
 SILENT = Limits("reply_warning_seconds", "reply_critical_seconds", unit="seconds")
 
 
-@check("replicas", per="database", unit="count", live=True)
+@check("replicas", "count", per="database", live=True)
 def replicas(facts: Facts, database: str) -> Found:
     """Whether the replicas are there that should be."""
     found = facts["replicas"]
@@ -148,8 +132,16 @@ def replicas(facts: Facts, database: str) -> Found:
     expected = facts.settings.thresholds.expected_replicas if database == "postgres" else None
     # Of PostgreSQL `lost` counts; a slot for logical readers is no replica.
     told = away if database == "mongodb" else away[away["is_self"].astype(bool)]
-    if text := lost.get(database) or _reasons(told):
-        action = _bring_back(away)
+    reasons = "; ".join(
+        str(row["reason"]) if row["is_self"] else f"{row['replica']}: {row['reason']}"
+        for _, row in told.iterrows()
+    )
+    if text := lost.get(database) or reasons:
+        slots = away["slot"].dropna().astype(str).tolist()
+        action = "Start the replica again, and look at its log."
+        if slots:
+            action = "Start the replica again, or drop its slot for good: `SELECT "
+            action += f"pg_drop_replication_slot('{slots[0]}')`."
         return Finding(sentence(text), count, action, status="critical", threshold=expected)
     if database in missing:
         none = missing[database] in standby.NONE
@@ -157,80 +149,57 @@ def replicas(facts: Facts, database: str) -> Found:
         return Finding(sentence(missing[database]), status=status)
     if not count:
         return None
-    text = f"{plural(count, 'replica')} {'is' if count == 1 else 'are'} connected."
+    text = f"{plural(count, 'replica is', 'replicas are')} connected."
     return Finding(text, count, threshold=expected)
 
 
-def _reasons(away: pd.DataFrame) -> str:
-    return "; ".join(
-        str(row["reason"]) if row["is_self"] else f"{row['replica']}: {row['reason']}"
-        for _, row in away.iterrows()
-    )
-
-
-def _bring_back(away: pd.DataFrame) -> str:
-    slots = away["slot"].dropna().astype(str).tolist()
-    if not slots:
-        return "Start the replica again, and look at its log."
-    return (
-        "Start the replica again, or drop its slot for good: "
-        f"`SELECT pg_drop_replication_slot('{slots[0]}')`."
-    )
-
-
-@check(
-    "replication",
-    per="database",
-    unit="seconds",
-    limits=LAG,
-    live=True,
-    behind=BEHIND,
-    silent=SILENT,
-)
+@check("replication", "seconds", LAG, per="database", live=True, behind=BEHIND, silent=SILENT)
 def replication(facts: Facts, database: str) -> Found:
     """How far replicas are behind: each, where the `replicas` are known, else the slowest."""
     if "replicas" in facts.frames:
         found = facts["replicas"]
         mine = found[(found["database"] == database) & (found["status"] != "not_available")]
         return [_replica(facts, row) for _, row in mine.iterrows()]
-    slowest, name = facts.db.monitor.replication_lag(database), DATABASES[database]
-    finding = measured(slowest)
-    if slowest.value is not None:
-        text = f"The slowest replica of {name} is {figure(slowest.value, 'seconds')} behind."
-        remedy = "Look at the replica's disk and network, and at long queries."
-        finding = Finding(text, slowest.value, remedy)
-    kpi = key_figure(slowest, f"{database}_lag", f"Replication lag, {name}")
-    return replace(finding, kpis=(kpi,))
+    slowest = facts.db.monitor.replication_lag(database)
+    said = f"The slowest replica of {DATABASES[database]} is {{}} behind"
+    remedy = "Look at the replica's disk and network, and at long queries."
+    alone = slowest if slowest.value is None else replace(slowest, reason="")
+    finding = measured(alone, said, remedy)
+    return replace(finding, kpis=(key_figure(slowest, "{}_lag", "Replication lag, {}"),))
+
+
+_PAUSED = (
+    "On the replica look whether replay is paused (`SELECT pg_is_wal_replay_paused()`, `SELECT "
+    "pg_wal_replay_resume()`), then at its disk, its network and its long queries."
+)
 
 
 def _replica(facts: Facts, row: pd.Series[Any]) -> Finding:
     """One replica by its three numbers, the worst of which decides."""
     if row["status"] != "ok":
-        return Finding(sentence(str(row["reason"])), status=row["status"])
+        return Finding(sentence(row["reason"]), status=row["status"])
     behind, silent, lag = (
         None if pd.isna(row[n]) else float(row[n])
         for n in ("behind_bytes", "reply_age_seconds", "replay_lag_seconds")
     )
     # The last measured lag says nothing once all is replayed.
     lag = 0.0 if lag is None or behind == 0 else lag
-    numbers = {"replication": lag, "replication.behind": behind, "replication.silent": silent}
-    states = [facts.lines[name].judge(n) for name, n in numbers.items() if n is not None]
-    status = max(states, key=JUDGED.index)
-    parts = [] if behind is None else [f"{figure(behind, 'bytes')} behind"]
-    parts += [f"{figure(lag, 'seconds')} late"]
-    parts += [] if silent is None else [f"last heard {figure(silent, 'seconds')} ago"]
+    numbers = (
+        ("replication.behind", behind, "{} behind"),
+        ("replication", lag, "{} late"),
+        ("replication.silent", silent, "last heard {} ago"),
+    )
+    known = [(facts.lines[key], n, text) for key, n, text in numbers if n is not None]
+    status = max((line.judge(n) for line, n, _ in known), key=JUDGED.index)
+    said = ", ".join(text.format(figure(n, line.unit)) for line, n, text in known)
     name = "This server" if bool(row["is_self"]) else f"Replica {row['replica']}"
-    remedy = "On the replica look whether replay is paused (`SELECT pg_is_wal_replay_paused()`, "
-    remedy += "`SELECT pg_wal_replay_resume()`), then at its disk, its network and its long "
-    remedy += "queries."
-    text = sentence(f"{name} is {', '.join(parts)}")
-    return Finding(text, lag, "" if status == "ok" else remedy, status=status)
+    return Finding(f"{name} is {said}.", lag, _PAUSED, status=status)
 
 
 SLOTS = Limits("lag_critical_bytes", times=16)
 
 
-@check("slots", unit="bytes", limits=SLOTS, label="Log kept for slots", live=True)
+@check("slots", "bytes", SLOTS, label="Log kept for slots", live=True)
 def slots(facts: Facts, database: str) -> Found:
     """Log that slots keep, which a full disk is made of."""
     found = facts["replicas"]
@@ -244,13 +213,10 @@ def slots(facts: Facts, database: str) -> Found:
         size,
         f"Bring its reader back, or `SELECT pg_drop_replication_slot('{worst['slot']}')`; "
         "max_slot_wal_keep_size bounds it.",
-        threshold=facts.lines["slots"].warning,
+        threshold=facts.limit("slots"),
     )
 
 
-# -- the trail -------------------------------------------------------------------------------------
-
-NOT_COVERED = empty(dict.fromkeys(COLUMNS, "str"))
 _UNCAPTURED = {
     "postgres": ("Changes in PostgreSQL", "Run `fwdb migrate`."),
     "mongodb": ("Changes of designs", "Run `fwdb audit follow`, and keep it running."),
@@ -263,13 +229,13 @@ def standings(facts: Facts, subject: str) -> dict[str, Standing]:
     Of MongoDB also whether they can be followed at all, where this report asks it too.
     """
     audit, found = facts.db.audit, {}
-    if standing := facts.ask(subject, audit.standing, None):
+    if standing := facts.ask(subject, audit.standing):
         found["postgres"] = standing
-    if standing := facts.ask(subject, audit.following_standing, None):
-        found["mongodb"] = standing
+    if standing := facts.ask(subject, audit.following_standing):
+        images = None
         if "mongodb" in facts.up:
             images = facts.ask(subject, audit.images, None, "mongodb")
-            found["mongodb"] = standing if images is None else standing.with_also(images)
+        found["mongodb"] = standing if images is None else standing.with_also(images)
     return found
 
 
@@ -283,38 +249,37 @@ def _covered(facts: Facts, off: Status) -> Iterator[Finding]:
         bad = [f for f in standing.findings if f.status in ("uncovered", "behind")]
         covered = sum(f.status == "covered" for f in standing.findings)
         text = " ".join(f.sentence for f in bad[:NAMED])
-        if (more := len(bad) - NAMED) > 0:
-            text += f" And {more} more, see `fwdb audit coverage`."
+        text += more(len(bad) - NAMED, " And {} more, see `fwdb audit coverage`.")
         text = text or f"{what} are captured, {plural(covered, 'thing')} looked at."
         yield Finding(text, len(bad), bad[0].remedy if bad else "", database=database)
 
 
-@check("audit_coverage", unit="count", limits=Limits(1), label="Not in the audit trail", live=True)
+@check("audit_coverage", "count", Limits(1), label="Not in the audit trail", live=True)
 def audit_coverage(facts: Facts, database: str) -> Found:
     """Whether the trail captures everything; a capture that is off is no fault of the servers."""
     return _covered(facts, "not_measured")
 
 
-@check("coverage", unit="count", limits=Limits(1))
+@check("coverage", "count", Limits(1))
 def coverage(facts: Facts, database: str) -> Found:
     """Whether the trail captures everything."""
     return _covered(facts, "warning")
 
 
-@check("gaps", unit="count", limits=Limits(1))
+@check("gaps", "count", Limits(1))
 def gaps(facts: Facts, database: str) -> Found:
     """Times in the window of which changes of MongoDB were missed."""
     standing, window = facts["standings"].get("mongodb"), facts.window
     if standing is None or standing.gaps is None:
         return None
     inside = [
-        (since, until)
+        until
         for since, until in standing.gaps
         if until >= window.since and (since is None or since < window.until)
     ]
     text = "There is no time of which changes of designs were missed."
     if inside:
-        ends = ", ".join(f"{until:%Y-%m-%d %H:%M}" for _, until in inside[:NAMED])
+        ends = ", ".join(f"{until:%Y-%m-%d %H:%M}" for until in inside[:NAMED])
         text = f"There are {plural(len(inside), 'time')} of which not each change of designs was "
         text += f"seen, up to {ends} UTC."
     remedy = "Nothing brings them back; table `not_covered` has the reasons."

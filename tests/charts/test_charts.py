@@ -21,10 +21,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from support.contrast import contrast
 
 from fwdb import charts
-from fwdb.charts import canvas, statements
-from fwdb.charts.health import PANELS
+from fwdb.charts import canvas, words
+from fwdb.charts.servers import PANELS
 from fwdb.stores import BOUNDS_MS
 
 START = pd.Timestamp("2026-11-16T00:00Z")
@@ -413,7 +414,7 @@ def test_a_burst_is_named_and_a_bar_that_dwarfs_the_others_is_cut() -> None:
 )  # fmt: skip
 def test_durations_are_in_the_unit_people_use(value: float, text: str) -> None:
     """Ticks read 1 ms, 100 ms, 1 s."""
-    assert statements.milliseconds(value) == text
+    assert words.milliseconds(value) == text
 
 
 @pytest.mark.parametrize(
@@ -438,7 +439,7 @@ def test_the_same_data_gives_the_same_bytes(case: str) -> None:
 def test_time_zone_locale_and_settings_of_the_user_change_no_byte() -> None:
     """A report made elsewhere is the same report."""
     code = (
-        "import sys; sys.path.insert(0, 'tests'); import matplotlib as m\n"
+        "import sys; sys.path.insert(0, 'tests/charts'); import matplotlib as m\n"
         "if sys.argv[1:]: m.rcParams.update({'font.size': 20, 'axes.grid': True, "
         "'axes.facecolor': 'red', 'lines.linewidth': 9})\n"
         "from test_charts import CASES; from fwdb import charts\n"
@@ -505,18 +506,6 @@ def test_missing_samples_break_the_line() -> None:
     y = charts.pool(frame).axes[0].lines[0].get_ydata()
 
     assert np.isnan(np.asarray(y)).sum() == 1
-
-
-def contrast(one: str, other: str) -> float:
-    """The ratio of WCAG 2.2 between two colours."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
 
 
 def test_text_colours_stand_out_from_white() -> None:

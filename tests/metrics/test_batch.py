@@ -17,7 +17,7 @@ from fwdb import reports
 from fwdb.errors import ReportError
 from fwdb.metrics import batch
 from fwdb.metrics.series import REPORT_SERIES
-from fwdb.reports import notebook, run
+from fwdb.reports import run
 
 NAMES = {series.name for series in REPORT_SERIES}
 
@@ -54,7 +54,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Exceptio
     """Reports that end at once, in place of a notebook: well, or with the error given."""
     outcome: dict[str, Exception | None] = {"error": None}
 
-    def execute(notebook: Path, executed: Path, *_: object, space: Path, **more: object) -> None:
+    def execute(notebook: Path, executed: Path, given: object, space: Path, *_: object) -> None:
         executed.write_text("{}")
         if outcome["error"] is not None:
             raise outcome["error"]
@@ -63,8 +63,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Exceptio
         (folder / "results.json").write_text(json.dumps({"verdict": "ok", "summary": "Fine."}))
         (folder / "report.html").write_text("")
 
-    monkeypatch.setattr(notebook, "execute", execute)
-    monkeypatch.setattr(run, "_write_index", lambda _: None)
+    monkeypatch.setattr(run, "execute", execute)
+    monkeypatch.setattr(run, "index", lambda _: "")
     return outcome
 
 

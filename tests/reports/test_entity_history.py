@@ -10,13 +10,12 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from fwdb import charts, config, reports
+from fwdb import charts, reports
 from fwdb.audit.history import breaks, field_changes
 from fwdb.database import Database
 from fwdb.errors import UnknownName
-from fwdb.reports.entity_history import is_personal
+from fwdb.models.registry import is_personal
 from fwdb.reports.results import Check
-from fwdb.stores import PostgresStore
 
 ITEM = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
 OTHER = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2c"
@@ -231,17 +230,6 @@ def test_an_entity_without_history_has_no_data(told: Database) -> None:
         drawn = [t.get_text() for t in report.chart("entity_history").figure.texts]
         assert "No data in this window" in drawn
         assert report.table("changes").frame.empty
-
-
-def test_a_store_that_is_down_gives_a_page_that_says_so(told: Database) -> None:
-    """No traceback, no empty praise."""
-    settings = config.settings().model_copy(update={"connect_timeout_seconds": 0.3})
-    down = PostgresStore("postgresql://nobody@127.0.0.1:1/nothing", settings=settings)
-    with Database(down, told.mongodb, settings=settings) as half:
-        report = ask(half)
-
-    assert report.result.verdict == "no_data"
-    assert "PostgreSQL is missing from this report" in report.result.summary
 
 
 def test_most_changed_refuses_what_it_does_not_know(told: Database) -> None:

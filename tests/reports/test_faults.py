@@ -25,7 +25,7 @@ from support.faults import Facts, Scene, application, lower
 
 from fwdb import config, embedded, migrating, reports
 from fwdb.database import Database
-from fwdb.reports import check as checks
+from fwdb.reports import facts as known
 from fwdb.reports.results import Check
 from fwdb.seeding.workload import Operations
 from fwdb.stores import MongoStore, PostgresStore
@@ -37,6 +37,7 @@ WINDOW = {"since": "1h"}
 
 def checks_of(db: Database, said: Said, given: dict[str, Any]) -> list[Check]:
     report = reports.open_report(said.check.partition(".")[0], db=db, **given)
+    assert "b@c.d" not in report.result.json()  # a value in a statement
     return [c for c in report.result.checks if (c.id, c.database) == (said.check, said.database)]
 
 
@@ -178,7 +179,7 @@ def test_a_frozen_server_does_not_hold_up_a_report(
     wait_until: Callable[..., None],
 ) -> None:
     """It is missing from it, with the reason; the other one is there."""
-    monkeypatch.setattr(checks, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(known, "ANSWER_SECONDS", 0.5)
     reports.open_report("health", db=ailing_db)  # leaves open connections behind
     leader = psutil.Process(pid(ailing[0]))
     processes = [leader, *leader.children(recursive=True)]

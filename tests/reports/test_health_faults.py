@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -64,59 +64,58 @@ def other(name: str) -> str:
     return NAMES[1 - NAMES.index(name)]
 
 
+@contextmanager
+def frozen(home: Path, name: str) -> Iterator[str]:
+    """Stopped by a signal, all its processes: connections stay open and nobody answers."""
+    leader = psutil.Process(pid(home, name))
+    processes = [leader, *leader.children(recursive=True)]
+    try:
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+        yield "within 1 s"
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def stopped(home: Path, name: str) -> Iterator[str]:
+    """The kept connection is cut, and nobody listens any more."""
+    embedded.down(home, stores=(name,))
+    try:
+        yield ""
+    finally:
+        embedded.up(home, stores=(name,), owner_pid=os.getpid(), idle_minutes=0)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_frozen_server_is_down_and_comes_back(
+@pytest.mark.parametrize("fault", [frozen, stopped])
+def test_a_server_that_is_gone_is_down_and_comes_back(
     own_servers: embedded.Servers,
     shared: Path,  # noqa: F811
+    fault: Callable[[Path, str], AbstractContextManager[str]],
     name: str,
     wait_until: Callable[..., None],
 ) -> None:
-    """Stopped by a signal, all its processes: connections stay open and nobody answers."""
+    """Each time it is asked, with the reason; the other one is up."""
     with connected(own_servers) as db:
         assert asked(db).status == "up"
-        leader = psutil.Process(pid(shared, name))
-        processes = [leader, *leader.children(recursive=True)]
-        try:
-            for process in processes:
-                process.send_signal(signal.SIGSTOP)
+        with fault(shared, name) as words:
             for _ in range(2):
                 health = asked(db)
                 assert state(health, name).status == "down"
-                assert "within 1 s" in state(health, name).reason
+                assert words in state(health, name).reason
                 assert state(health, other(name)).status == "up"
-        finally:
-            for process in processes:
-                process.send_signal(signal.SIGCONT)
-        wait_until(lambda: state(db.health(), name).status == "up")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_stopped_server_is_down_and_comes_back(
-    own_servers: embedded.Servers,
-    shared: Path,  # noqa: F811
-    name: str,
-    wait_until: Callable[..., None],
-) -> None:
-    """The kept connection is cut, and nobody listens any more."""
-    with connected(own_servers) as db:
-        assert asked(db).status == "up"
-        embedded.down(shared, stores=(name,))
-        try:
-            health = asked(db)
-            assert state(health, name).status == "down"
-            assert state(health, other(name)).status == "up"
-        finally:
-            embedded.up(shared, stores=(name,), owner_pid=os.getpid(), idle_minutes=0)
         wait_until(lambda: state(db.health(), name).status == "up")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unreachable_server_is_down(own_servers: embedded.Servers, name: str) -> None:
     """It takes the connection and never says a word."""
+    scheme = {"postgres": "postgresql", "mongodb": "mongodb"}[name]
     with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
-        port = listener.getsockname()[1]
-        url = {"postgres": "postgresql", "mongodb": "mongodb"}[name]
-        with connected(own_servers, urls={name: f"{url}://x@127.0.0.1:{port}/nothing"}) as db:
+        url = f"{scheme}://x@127.0.0.1:{listener.getsockname()[1]}/nothing"
+        with connected(own_servers, urls={name: url}) as db:
             health = asked(db)
 
     assert state(health, name).status == "down"

@@ -10,12 +10,11 @@ import pytest
 import sqlalchemy as sa
 from support.faults import judge
 
-from fwdb import charts, config, reports
+from fwdb import charts, reports
 from fwdb.database import Database
 from fwdb.monitoring import Measure, replication
 from fwdb.reports import health, servers
 from fwdb.reports.results import Check
-from fwdb.stores import MongoStore, PostgresStore
 
 
 def check(report: reports.Report, subject: str, database: str = "postgres") -> Check:
@@ -232,23 +231,3 @@ def test_without_history_the_present_is_reported_and_the_past_has_no_data(db: Da
     assert "fwdb monitor" in check(report, "changes").sentence
     assert check(report, "dead_rows").status == "ok"
     assert charts.title_of(report.chart("trends").figure) == "There is no history to draw"
-
-
-@pytest.mark.parametrize("down", ["postgres", "mongodb"])
-def test_one_store_that_is_down_takes_away_its_half(db: Database, down: str) -> None:
-    """The other half is there, and the report does not say that all is well."""
-    settings = config.settings().model_copy(update={"connect_timeout_seconds": 0.3})
-    postgres, mongodb = db.postgres, db.mongodb
-    if down == "postgres":
-        postgres = PostgresStore("postgresql://nobody@127.0.0.1:1/nothing", settings=settings)
-    else:
-        mongodb = MongoStore("mongodb://127.0.0.1:1/nothing", settings=settings)
-    half = Database(postgres, mongodb, settings=settings)
-    report = ask(half)
-    half.close()
-    other = {"postgres": "mongodb", "mongodb": "postgres"}[down]
-
-    assert report.result.verdict in ("warning", "no_data")
-    assert check(report, "reachable", down).status == "not_available"
-    assert check(report, "answer", other).status == "ok"
-    assert not [c for c in report.result.checks if c.status == "critical"]

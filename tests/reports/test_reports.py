@@ -6,7 +6,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,37 +16,38 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from support.contrast import contrast
 from support.faults import judge
 from typer.testing import CliRunner
 
 from fwdb import charts, cli, config, reports
+from fwdb.charts import words
 from fwdb.errors import (
     ConfigError,
-    FwdbError,
     ParameterError,
     PermissionDenied,
     ReportError,
-    StoreUnavailable,
     UnknownName,
 )
 from fwdb.measure import measured
 from fwdb.reports import (
     NAMES,
+    catalogue,
+    document,
     files,
     known_parameters,
-    notebook,
     parameters,
-    render,
-    results,
     run,
     servers,
-    words,
 )
 from fwdb.reports import check as checks
+from fwdb.reports.catalogue import accept
+from fwdb.reports.facts import Facts
 from fwdb.reports.parameters import Window
 from fwdb.reports.results import Check, Kpi, Result, Status, Table
 
 WINDOW = Window(datetime(2026, 11, 16, tzinfo=UTC), datetime(2026, 11, 17, tzinfo=UTC))
+NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def check(subject: str = "utilisation", status: Status = "ok", **more: Any) -> Check:
@@ -53,32 +55,26 @@ def check(subject: str = "utilisation", status: Status = "ok", **more: Any) -> C
     return Check(f"pool.{subject}", more.pop("database", "postgres"), status, sentence, **more)
 
 
-def result(*checks: Check, rows: int = 3, text: str = "plain") -> Result:
-    frame = pd.DataFrame(
-        {
-            "seen_at": pd.to_datetime(["2026-11-16T08:00Z"] * rows, utc=True).astype(
-                "datetime64[us, UTC]"
-            ),
-            "statement": [text] * rows,
-            "mean_ms": [1.5] * rows,
-        }
-    )
+def result(*checks: Check, rows: int = 3, text: str = "plain", **more: Any) -> Result:
+    seen = pd.Series([pd.Timestamp("2026-11-16T08:00Z")] * rows, dtype="datetime64[us, UTC]")
+    frame = pd.DataFrame({"seen_at": seen, "statement": text, "mean_ms": 1.5})
     return Result(
-        report="pool",
-        window=WINDOW,
-        parameters={"since": "24h", "until": "now"},
-        checks=checks or (check(),),
+        "pool",
+        WINDOW,
+        {"since": "24h", "until": "now"},
+        checks=checks,
         kpis=(
             Kpi("peak", "Peak", 41.25, "percent", "ok", "postgres", f"note {text}"),
             Kpi("lag", "Lag", None, "seconds", "not_applicable", "mongodb", "No replica."),
         ),
         tables=(Table("rows", "Rows", frame),),
         charts={
-            "one": charts.empty("Finding", "What", "Source", reason=text),
-            "two": charts.empty("Another", "What", "Source", reason="none"),
+            name: charts.empty(title, "What", "Source", reason=text)
+            for name, title in (("one", "Finding"), ("two", "Another"))
         },
         how_to_read=(("Peak", "The highest value, `peak`."),),
         sources=(("Window", "a day"),),
+        **more,
     )
 
 
@@ -89,129 +85,102 @@ def result(*checks: Check, rows: int = 3, text: str = "plain") -> Result:
 def test_every_parameter_has_a_type_a_default_and_a_help(name: str) -> None:
     """Declared in Python; the cell of the notebook says the same, line by line."""
     known = known_parameters(name)
-    cell = notebook._source(name, "parameters")
+    lines = [
+        f"{p.name}: {p.type}{' | None' * p.optional} = "
+        f"{json.dumps(p.default) if isinstance(p.default, str) else p.default}  # {p.help}"
+        for p in known.values()
+    ]
 
-    assert cell.splitlines() == [p.line for p in known.values()]
+    assert catalogue.source(name, "parameters").splitlines() == lines
     assert list(known)[:2] == ["since", "until"]
     assert all(len(p.about) > 10 for p in known.values())
-    assert parameters.accept(name, known, {}) == {k: p.default for k, p in known.items()}
+    assert accept(name, {}).values == {k: p.default for k, p in known.items()}
 
 
 @pytest.mark.parametrize(
-    ("given", "value"),
+    ("name", "given", "value"),
     [
-        ({"top": "5"}, 5),
-        ({"top": 5}, 5),
-        ({"top": 5.0}, 5),
-        ({"top": "1"}, 1),
-        ({"top": 200}, 200),
-        ({"min_ms": "2.5"}, 2.5),
-        ({"min_ms": 3}, 3.0),
-        ({"min_ms": "1e3"}, 1000.0),
-        ({"since": "90m"}, "90m"),
-        ({"since": " 7d "}, "7d"),
-        ({"since": "2026-11-01T02:00+02:00"}, "2026-11-01T02:00+02:00"),
-        ({"since": datetime(2026, 11, 1, tzinfo=UTC)}, "2026-11-01T00:00:00Z"),
+        *(("top", given, 5) for given in ("5", 5, 5.0)),
+        *(("top", "1", 1), ("top", 200, 200)),
+        *(("min_ms", "2.5", 2.5), ("min_ms", 3, 3.0), ("min_ms", "1e3", 1000.0)),
+        *(("since", "90m", "90m"), ("since", " 7d ", "7d")),
+        ("since", "2026-11-01T02:00+02:00", "2026-11-01T02:00+02:00"),
+        ("since", NOVEMBER, "2026-11-01T00:00:00Z"),
     ],
 )
-def test_values_come_typed_or_as_text(given: dict[str, Any], value: object) -> None:
+def test_values_come_typed_or_as_text(name: str, given: object, value: object) -> None:
     """What `-p` gives as text and what Python gives typed end up the same."""
-    known = known_parameters("slow_queries")
-
-    checked = parameters.accept("slow_queries", known, given)[next(iter(given))]
+    checked = accept("slow_queries", {name: given}).values[name]
 
     assert checked == value
     assert type(checked) is type(value)
 
 
-WRONG: list[tuple[str, dict[str, Any], str]] = [
-    ("slow_queries", {"top": "many"}, "a whole number from 1 to 200"),
-    ("slow_queries", {"top": "5.5"}, "a whole number"),
-    ("slow_queries", {"top": "1_0"}, "a whole number"),
-    ("slow_queries", {"top": ""}, "a whole number"),
-    ("slow_queries", {"top": " 5"}, "a whole number"),
-    ("slow_queries", {"top": True}, "a whole number"),
-    ("slow_queries", {"top": None}, "a whole number"),
-    ("slow_queries", {"top": [5]}, "a whole number"),
-    ("slow_queries", {"top": "0"}, "from 1 to 200"),
-    ("slow_queries", {"top": "201"}, "from 1 to 200"),
-    ("slow_queries", {"top": "9" * 400}, "from 1 to 200"),
-    ("slow_queries", {"min_ms": "nan"}, "a number"),
-    ("slow_queries", {"min_ms": "inf"}, "a number"),
-    ("slow_queries", {"min_ms": float("nan")}, "a number"),
-    ("slow_queries", {"min_ms": "-1"}, "from 0.001 to 3600000"),
-    ("slow_queries", {"min_ms": "100ms"}, "a number"),
-    ("pool", {"since": "31 days ago"}, "ISO time"),
-    ("pool", {"since": "yesterday"}, "ISO time"),
-    ("pool", {"since": ""}, "ISO time"),
-    ("pool", {"since": 24}, "ISO time"),
-    ("pool", {"since": None}, "ISO time"),
-    ("pool", {"since": "24"}, "ISO time"),
-    ("pool", {"since": "2026-13-01T00:00Z"}, "ISO time"),
-    ("pool", {"since": "2026-11-01T00:00"}, "without a zone"),
-    ("pool", {"since": datetime(2026, 11, 1)}, "without a zone"),
-    ("pool", {"since": "99999999w"}, "a span"),
-    ("pool", {"since": "0h"}, "not before 'until'"),
-    ("pool", {"since": "now"}, "not before 'until'"),
-    ("pool", {"since": "2026-11-02T00:00Z", "until": "2026-11-01T00:00Z"}, "not before"),
-    ("pool", {"until": "2999-01-01T00:00Z"}, "in the future"),
-    ("audit_trail", {"user_id": "admin"}, "a UUID"),
-    ("audit_trail", {"user_id": 7}, "a UUID"),
-    ("audit_trail", {"user_id": "x'; DROP TABLE audit.audit_logs; --"}, "a UUID"),
-    ("audit_trail", {"action": "delete"}, "hoose from CREATE, DELETE, READ, UPDATE"),
-    ("audit_trail", {"entity_type": "user"}, "did you mean 'User'?"),
-    ("audit_trail", {"top": "1001"}, "from 1 to 1000"),
-    ("entity_history", {"entity_id": "7"}, "a UUID or the 24 digits of an ObjectId"),
-    ("entity_history", {"entity_id": "65a1b2c3d4e5f60718293a4"}, "the 24 digits of an ObjectId"),
-    ("entity_history", {"entity_type": "Desing"}, "did you mean 'Design'?"),
-    ("entity_history", {"show_personal": "yes"}, "true or false"),
+WRONG: list[tuple[str, str, list[Any], str]] = [
+    (
+        "slow_queries",
+        "top",
+        ["many", "5.5", "1_0", "", " 5", True, None, [5]],
+        "a whole number from",
+    ),
+    ("slow_queries", "top", ["0", "201", "9" * 400], "from 1 to 200"),
+    ("slow_queries", "min_ms", ["nan", "inf", float("nan"), "100ms"], "a number"),
+    ("slow_queries", "min_ms", ["-1"], "from 0.001 to 3600000"),
+    ("slow_queries", "compare_since", ["25h"], "less than the length of the window before"),
+    ("slow_queries", "compare_since", ["yesterday"], "ISO time"),
+    ("slow_queries", "order", ["totl"], "did you mean 'total'"),
+    ("pool", "since", ["31 days ago", "yesterday", "", 24, None, "24"], "ISO time"),
+    ("pool", "since", ["2026-13-01T00:00Z"], "ISO time"),
+    ("pool", "since", ["2026-11-01T00:00", datetime(2026, 11, 1)], "without a zone"),
+    ("pool", "since", ["99999999w"], "a span"),
+    ("pool", "since", ["0h", "now"], "not before 'until'"),
+    ("pool", "until", ["2999-01-01T00:00Z"], "in the future"),
+    ("audit_trail", "user_id", ["admin", 7, "x'; DROP TABLE audit.audit_logs; --"], "a UUID"),
+    ("audit_trail", "action", ["delete"], "hoose from CREATE, DELETE, READ, UPDATE"),
+    ("audit_trail", "entity_type", ["user"], "did you mean 'User'?"),
+    ("audit_trail", "top", ["1001"], "from 1 to 1000"),
+    ("entity_history", "entity_id", ["7", "65a1b2c3d4e5f60718293a4"], "24 digits of an ObjectId"),
+    ("entity_history", "entity_type", ["Desing"], "did you mean 'Design'?"),
+    ("entity_history", "show_personal", ["yes"], "true or false"),
 ]
 
 
-@pytest.mark.parametrize(("report", "given", "words"), WRONG)
+@pytest.mark.parametrize(("report", "name", "values", "words"), WRONG)
 def test_a_wrong_value_is_refused_with_what_would_be_right(
-    report: str, given: dict[str, Any], words: str
+    report: str, name: str, values: list[Any], words: str
 ) -> None:
-    """One sentence with the parameter, the value, and the right form."""
-    with pytest.raises(ParameterError) as caught:
-        parameters.accept(report, known_parameters(report), given)
+    """One sentence with the parameter, the value, and the right form; no database is asked."""
+    for value in values:
+        with pytest.raises(ParameterError) as caught:
+            reports.open_report(report, **{name: value})
 
-    assert words in str(caught.value)
-    assert len(str(caught.value)) < 400
-
-
-def test_an_unknown_parameter_is_refused_with_the_nearest_name() -> None:
-    """papermill only warns and goes on with the default."""
-    with pytest.raises(UnknownName, match="did you mean 'min_ms'") as caught:
-        parameters.accept("slow_queries", known_parameters("slow_queries"), {"min_m": 1})
-
-    assert caught.value.nearest == "min_ms"
+        assert words in str(caught.value), value
+        assert len(str(caught.value)) < 400
 
 
-def test_all_wrong_values_are_named_at_once() -> None:
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"min_m": 1}, ["did you mean 'min_ms'"]),  # papermill only warns and takes the default
+        ({"top": "x", "min_ms": "y"}, ["'top'", "'min_ms'"]),  # all of them at once
+        ({"since": "2026-11-02T00:00Z", "until": "2026-11-01T00:00Z"}, ["not before"]),
+    ],
+)
+def test_wrong_parameters_are_refused_together(given: dict[str, Any], words: list[str]) -> None:
     """Nobody should have to run a command three times to find three mistakes."""
     with pytest.raises(ParameterError) as caught:
-        parameters.accept(
-            "slow_queries", known_parameters("slow_queries"), {"top": "x", "min_ms": "y"}
-        )
+        accept("slow_queries", given)
 
-    assert "'top'" in str(caught.value)
-    assert "'min_ms'" in str(caught.value)
+    assert all(word in str(caught.value) for word in words)
 
 
 def test_a_span_counts_back_from_the_end_of_the_window() -> None:
-    """`since=24h` with an end in the past is the day before that end."""
+    """`since=24h` with an end in the past is the day before that end; now is a whole second."""
     window = parameters.window("24h", "2026-11-10T12:00Z")
+    now = parameters.window("1h", "now", now=NOVEMBER.replace(microsecond=999999))
 
     assert window.as_dict() == {"since": "2026-11-09T12:00:00Z", "until": "2026-11-10T12:00:00Z"}
-
-
-def test_now_is_a_whole_second() -> None:
-    """So that a window can be typed again as it was printed."""
-    window = parameters.window("1h", "now", now=datetime(2026, 11, 1, 0, 0, 0, 999999, tzinfo=UTC))
-
-    assert window.until == datetime(2026, 11, 1, tzinfo=UTC)
-    assert window.until - window.since == timedelta(hours=1)
+    assert (now.until, now.until - now.since) == (NOVEMBER, timedelta(hours=1))
 
 
 # -- checks ----------------------------------------------------------------------------------------
@@ -245,8 +214,8 @@ def test_the_same_check_in_two_reports_is_judged_alike(
     """A cache exactly on the alert line is critical in both."""
     measure = measured(ratio, "ratio", "postgres", "test", remark="since then")
     monitor = SimpleNamespace(cache_hit_ratio=lambda *_: measure)
-    frames = {"statements": pd.DataFrame({"database": []})}
-    facts = judge(report, servers.cache, frames, db=SimpleNamespace(monitor=monitor))
+    db = SimpleNamespace(monitor=monitor, settings=config.settings())
+    facts = judge(report, servers.cache, {"statements": pd.DataFrame({"database": []})}, db=db)
 
     assert [c.status for c in facts.checks] == [status] * 2
 
@@ -254,7 +223,7 @@ def test_the_same_check_in_two_reports_is_judged_alike(
 def test_a_question_that_is_refused_is_a_check_with_the_reason() -> None:
     """And is not judged as if there were nothing to see; what follows is asked all the same."""
 
-    def refuse(facts: checks.Facts, database: str) -> checks.Finding:
+    def refuse(facts: Facts, database: str) -> checks.Finding:
         raise PermissionDenied("GRANT pg_monitor")
 
     refused, rule = (checks.check("blocked")(f) for f in (refuse, servers.blocked.function))
@@ -266,26 +235,21 @@ def test_a_question_that_is_refused_is_a_check_with_the_reason() -> None:
     assert check.sentence == "GRANT pg_monitor."
 
 
-def test_every_line_can_be_listed_and_moved() -> None:
+def test_every_line_can_be_listed_and_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     """By its own variable, or by FWDB_LIMITS, which also goes before the variable."""
-    for one in checks.declared():
-        if one.variable.startswith("-p"):
-            continue
-        settings = config.settings().model_copy(update={"limits": {one.id: (12.0, None)}})
-        (moved,) = [m for m in checks.declared(settings) if m.id == one.id]
+    for one in catalogue.declared():
+        if not one.variable.startswith("-p"):
+            settings = config.settings().model_copy(update={"limits": {one.id: (12.0, None)}})
+            (moved,) = [m for m in catalogue.declared(settings) if m.id == one.id]
 
-        assert moved.line.warning == 12.0
-        assert one.variable.startswith("FWDB_")
-
-
-def test_the_command_lists_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Id, database, unit, both numbers as they are in force, and how they are moved."""
+            assert moved.warning == 12.0
+            assert one.variable.startswith("FWDB_")
     monkeypatch.setenv("FWDB_LIMITS", "pool.sessions=80.5")
     done = CliRunner().invoke(cli.app, ["report", "checks"])
     rows = {line.split()[0]: line.split() for line in done.output.splitlines()}
 
     assert done.exit_code == 0
-    assert rows.keys() == {"Check"} | {one.id for one in checks.declared()}
+    assert rows.keys() == {"Check"} | {one.id for one in catalogue.declared()}
     assert rows["pool.sessions"] == [
         *("pool.sessions", "postgres,", "mongodb", "percent", "80.5", "90"),
         "FWDB_LIMITS=pool.sessions",
@@ -296,13 +260,12 @@ def test_the_command_lists_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_limit_of_no_check_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before any database is asked; what is no number is refused as a setting."""
     monkeypatch.setenv("FWDB_LIMITS", "pool.sesions=80:95")
-    with pytest.raises(UnknownName, match=r"did you mean 'pool\.sessions'"):
-        reports.open_report("pool")
-    with pytest.raises(UnknownName, match="FWDB_LIMITS"):
-        reports.report("pool")
+    for ask in (reports.open_report, reports.report):
+        with pytest.raises(UnknownName, match=r"FWDB_LIMITS.*did you mean 'pool\.sessions'"):
+            ask("pool")
     monkeypatch.setenv("FWDB_LIMITS", "slow_queries.mean=50")
     with pytest.raises(UnknownName, match=r"slow_queries\.mean"):
-        checks.declared()
+        catalogue.declared()
     monkeypatch.setenv("FWDB_LIMITS", "pool.sessions=many")
     with pytest.raises(ConfigError, match=r"=many' is not like pool\.sessions=80:95"):
         config.settings()
@@ -311,11 +274,12 @@ def test_a_limit_of_no_check_is_refused_with_the_nearest(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", NAMES)
 def test_how_to_read_names_the_lines_in_force(name: str) -> None:
     """As the notebook shows the defaults, the page shows what is configured."""
-    facts = judge(name, servers.blocked, {"blocked": pd.DataFrame()})
-    shown = re.findall(r"\[([^]]+)\]\(#([\w.]+)\)", notebook._source(name, "how-to-read"))
-    moved = notebook.how_to_read(name, lambda _: "4711")
+    lines = judge(name, servers.blocked, {"blocked": pd.DataFrame()}).lines
+    cell = catalogue.source(name, "how-to-read")
+    shown = re.findall(r"\[([^]]+)\]\(#([\w.]+)\.(\w+)\)", cell)
+    moved = catalogue.how_to_read(name, lambda *_: "4711")
 
-    assert [text for text, _ in shown] == [facts.text(figure) for _, figure in shown]
+    assert [text for text, _, _ in shown] == [lines[key].text(at) for _, key, at in shown]
     assert moved
     assert str(moved).count("4711") == len(shown)
     assert "](#" not in str(moved)
@@ -323,44 +287,37 @@ def test_how_to_read_names_the_lines_in_force(name: str) -> None:
 
 # -- results ---------------------------------------------------------------------------------------
 
+UP = check("reachable")
+DOWN = check("reachable", "not_available", database="mongodb", sentence="MongoDB is missing.")
+MAIN = {"pool.utilisation": "main"}
+
 
 @pytest.mark.parametrize(
-    ("statuses", "verdict"),
+    ("found", "roles", "verdict"),
     [
-        (["ok", "ok"], "ok"),
-        (["ok", "warning"], "warning"),
-        (["warning", "critical", "ok"], "critical"),
-        (["ok", "not_applicable", "not_available", "no_data"], "ok"),
-        (["no_data", "not_measured"], "no_data"),
-        ([], "no_data"),
+        ([check("a"), check("b")], {}, "ok"),
+        ([check("a"), check("b", "warning")], {}, "warning"),
+        ([check("a", "warning"), check("b", "critical"), check("c")], {}, "critical"),
+        # What could not be measured neither saves nor spoils a verdict.
+        ([check("a"), check("b", "not_applicable"), check("c", "no_data")], {}, "ok"),
+        ([check("a", "no_data"), check("b", "not_measured")], {}, "no_data"),
+        ([], {}, "no_data"),
+        # A database that is down must not make a report say that all is well.
+        ([UP, DOWN, check()], {}, "warning"),
+        ([DOWN, check("reachable", "not_available")], {}, "no_data"),
+        # Servers that answer and few sessions say nothing about a pool that nobody sampled.
+        ([UP, check("sessions"), check(status="no_data")], MAIN, "no_data"),
+        ([UP, check(status="no_data"), check("blocked", "warning")], MAIN, "warning"),
     ],
 )
 def test_the_verdict_is_the_worst_check_that_could_be_judged(
-    statuses: list[Status], verdict: str
+    found: list[Check], roles: dict[str, str], verdict: str
 ) -> None:
-    """What could not be measured neither saves nor spoils a verdict."""
-    checks = tuple(check(f"thing{i}", status) for i, status in enumerate(statuses))
+    """And a report without its subject, or without both databases, has no data."""
+    made = result(*found, roles=roles)
 
-    assert results.verdict(checks) == verdict
-
-
-def test_half_a_report_is_a_warning_and_no_half_is_no_data() -> None:
-    """A database that is down must not make a report say that all is well."""
-    up = check("reachable")
-    down = check("reachable", "not_available", database="mongodb", sentence="MongoDB is missing.")
-
-    assert results.verdict((up, down, check())) == "warning"
-    assert "MongoDB is missing" in results.summary((up, down, check()))
-    assert results.verdict((down, check("reachable", "not_available"))) == "no_data"
-
-
-def test_a_report_without_its_subject_is_no_data() -> None:
-    """Servers that answer and sessions that are few say nothing about a pool nobody sampled."""
-    checks = (check("reachable"), check("sessions"), check("utilisation", "no_data"))
-
-    roles: Mapping[str, results.Role] = {"pool.utilisation": "main"}
-    assert results.verdict(checks, roles) == "no_data"
-    assert results.verdict((*checks, check("blocked", "warning")), roles) == "warning"
+    assert made.verdict == verdict
+    assert ("MongoDB is missing" in made.summary) == (DOWN in found)
 
 
 def test_results_json_is_the_documented_shape() -> None:
@@ -379,15 +336,9 @@ def test_results_json_is_the_documented_shape() -> None:
         *("id", "database", "status", "value", "unit", "threshold", "sentence", "action"),
     ]
     assert content["checks"][1]["value"] is None
-    assert content["tables"] == [
-        {
-            "name": "rows",
-            "title": "Rows",
-            "file": "tables/rows.csv",
-            "rows": 3,
-            "columns": ["seen_at", "statement", "mean_ms"],
-        }
-    ]
+    columns = ["seen_at", "statement", "mean_ms"]
+    table = {"name": "rows", "title": "Rows", "file": "tables/rows.csv", "rows": 3}
+    assert content["tables"] == [{**table, "columns": columns}]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
@@ -409,18 +360,15 @@ class Page(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.headings: list[str] = []
-        self.ids: list[str] = []
         self.open: list[str] = []
         self.feed(html)
         self.close()
         assert self.open == [], self.open
+        self.headings = [tag for tag, _ in self.tags if re.fullmatch("h[1-6]", tag)]
+        self.ids = [attrs["id"] for _, attrs in self.tags if "id" in attrs]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if re.fullmatch("h[1-6]", tag):
-            self.headings.append(tag)
         if tag not in ("meta", "link", "br"):
             self.open.append(tag)
 
@@ -440,8 +388,7 @@ EVIL = '<script>alert(1)</script> & "quotes" \' <b>'
 def assert_self_contained(html: str) -> None:
     """Nothing is fetched from anywhere: no script, no address but those of name spaces."""
     page = Page(html)
-    assert not page.all("script")
-    assert not page.all("img")
+    assert not page.all("script") + page.all("img")
     for _, attrs in page.tags:
         for name in ("href", "src", "data", "action", "poster"):
             assert not re.match(r"(?i)\s*(\w+:)?//|https?:", attrs.get(name) or "")
@@ -454,7 +401,7 @@ def assert_self_contained(html: str) -> None:
 
 def test_a_page_opens_offline_and_shows_text_as_text() -> None:
     """No outside address, no script, and nothing from the data becomes markup."""
-    html = render.page(result(check(sentence=EVIL, status="warning", action=EVIL), text=EVIL))
+    html = document.page(result(check(sentence=EVIL, status="warning", action=EVIL), text=EVIL))
 
     assert_self_contained(html)
     assert "<script" not in html
@@ -463,12 +410,11 @@ def test_a_page_opens_offline_and_shows_text_as_text() -> None:
 
 def test_a_page_can_be_read_by_everybody() -> None:
     """One h1, no skipped heading, language, captions, scopes, a name for every chart."""
-    page = Page(render.page(result()))
+    page = Page(document.page(result(check())))
 
     assert page.headings[0] == "h1"
     assert page.headings.count("h1") == 1
-    levels = [int(h[1]) for h in page.headings]
-    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+    assert all(int(b[1]) - int(a[1]) <= 1 for a, b in itertools.pairwise(page.headings))
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("caption")) == len(page.all("table")) == 3
     assert all(th.get("scope") in ("col", "row") for th in page.all("th"))
@@ -477,30 +423,19 @@ def test_a_page_can_be_read_by_everybody() -> None:
 
 
 def test_the_verdict_comes_first_with_what_to_do() -> None:
-    """Before any figure: the verdict in words, why, and the next step."""
-    html = render.page(
-        result(
-            check(
-                "utilisation", "critical", sentence="The pool is full.", action="Look at `pools`."
-            )
-        )
-    )
+    """Before any figure, in words, with the next step; byte for byte the same each time."""
+    full = check(status="critical", sentence="The pool is full.", action="Look at `pools`.")
+    html, again = (document.page(result(full)) for _ in range(2))
 
     assert html.index("Critical</p>") < html.index("The pool is full.") < html.index("Key figures")
     assert "<li>Look at <code>pools</code>.</li>" in html
-
-
-def test_the_same_result_gives_the_same_page() -> None:
-    """Byte for byte; and nothing in it is the time of the run."""
-    pages = {render.page(result()) for _ in range(2)}
-
-    assert len(pages) == 1
-    assert f"{datetime.now(UTC):%Y-%m-%d}" not in pages.pop()
+    assert html == again
+    assert f"{datetime.now(UTC):%Y-%m-%d}" not in html
 
 
 def test_a_page_shows_twenty_rows_and_links_to_all() -> None:
     """A page of a thousand rows is nobody's page."""
-    html = render.page(result(rows=500))
+    html = document.page(result(rows=500))
 
     assert html.count("2026-11-16 08:00:00</td>") == 20
     assert 'The first 20 rows. All rows and columns: <a href="tables/rows.csv">' in html
@@ -510,46 +445,35 @@ def test_a_page_shows_twenty_rows_and_links_to_all() -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_colours_of_a_page_can_be_read(scheme: str) -> None:
     """Every text colour on every ground it stands on reaches 4.5 to 1."""
-    from test_charts import contrast
-
-    css = (Path(render.__file__).parent / "templates" / "style.css").read_text()
+    css = (Path(document.__file__).parent / "templates" / "style.css").read_text()
     blocks = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[: 2 if scheme == "dark" else 1]
     colours = dict(re.findall(r"--([\w-]+): (#\w{6})", " ".join(blocks)))
 
-    for ink in ("ink", "muted", "link"):
-        for ground in ("page", "card"):
-            assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+    for ink, ground in itertools.product(("ink", "muted", "link"), ("page", "card")):
+        assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
     for state in ("ok", "warning", "critical", "none"):
-        assert contrast(colours[state], colours[f"{state}-tint"]) >= 4.5, state
-        assert contrast(colours["ink"], colours[f"{state}-tint"]) >= 4.5, state
-        assert contrast(colours[state], colours["card"]) >= 4.5, state
-
-
-def write_run(folder: Path, verdict: str, **more: Any) -> None:
-    folder.mkdir(parents=True)
-    content = json.loads(result().json()) | {"verdict": verdict, "summary": more.get("text", "")}
-    (folder / "results.json").write_text(json.dumps(content))
-    (folder / "report.html").write_text("")
-    (folder / "run.json").write_text(json.dumps({"finished_at": "2026-11-17T01:02:03Z"}))
+        for ink, ground in ((state, f"{state}-tint"), ("ink", f"{state}-tint"), (state, "card")):
+            assert contrast(colours[ink], colours[ground]) >= 4.5, state
 
 
 def test_the_index_lists_what_needs_attention_first(tmp_path: Path) -> None:
     """Every report with verdict, summary and time; failed runs on top, strange files ignored."""
-    write_run(tmp_path / "pool", "ok")
-    write_run(tmp_path / "audit_trail", "critical", text=EVIL)
-    (tmp_path / "slow_queries.failed").mkdir()
-    (tmp_path / "slow_queries.failed" / "run.json").write_text(
-        json.dumps({"report": "slow_queries", "error": "its kernel died"})
-    )
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "junk").mkdir()
-    (tmp_path / "junk" / "results.json").write_text("[]")
+    assert "fwdb report all" in run.index(tmp_path)  # not an empty page
+    content = json.loads(result(check()).json())
+    for name, verdict, text in (("pool", "ok", ""), ("audit_trail", "critical", EVIL)):
+        files.write(tmp_path / name / "report.html", "")
+        told = content | {"verdict": verdict, "summary": text}
+        files.write(tmp_path / name / "results.json", json.dumps(told))
+        files.write(tmp_path / name / "run.json", '{"finished_at": "2026-11-17T01:02:03Z"}')
+    failed = {"report": "slow_queries", "error": "its kernel died"}
+    files.write(tmp_path / "slow_queries.failed" / "run.json", json.dumps(failed))
+    files.write(tmp_path / "notes.txt", "mine")
+    files.write(tmp_path / "junk" / "results.json", "[]")
 
-    html = render.index(tmp_path)
+    html = run.index(tmp_path)
 
     assert_self_contained(html)
-    titles = re.findall(r'<h2><a href="([^"]+)">([^<]+)</a>', html)
-    assert titles == [
+    assert re.findall(r'<h2><a href="([^"]+)">([^<]+)</a>', html) == [
         ("slow_queries.failed/executed.ipynb", "Slow statements"),
         ("audit_trail/report.html", "Audit trail"),
         ("pool/report.html", "Connection pools"),
@@ -557,11 +481,6 @@ def test_the_index_lists_what_needs_attention_first(tmp_path: Path) -> None:
     assert "its kernel died" in html
     assert "made 2026-11-17 01:02:03 UTC" in html
     assert "<script" not in html
-
-
-def test_an_index_over_nothing_says_what_to_do(tmp_path: Path) -> None:
-    """Not an empty page."""
-    assert "fwdb report all" in render.index(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -604,56 +523,40 @@ def test_pieces_of_a_report_have_plain_text_too() -> None:
 # -- folders ---------------------------------------------------------------------------------------
 
 
+@contextmanager
+def old_and_new(parent: Path) -> Iterator[Path]:
+    """A folder with an old report, and a new one that is built beside it."""
+    files.write(parent / "pool" / "old", "old")
+    with files.workspace(parent) as space:
+        files.write(space / "built" / "new", "new")
+        yield space / "built"
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     """No file of the earlier report survives, and nothing else is left behind."""
-    target = tmp_path / "pool"
-    target.mkdir()
-    (target / "old").write_text("old")
+    with old_and_new(tmp_path) as built:
+        files.place(built, tmp_path / "pool")
 
-    with files.workspace(tmp_path) as space:
-        (space / "built").mkdir()
-        (space / "built" / "new").write_text("new")
-        files.place(space / "built", target)
-
-    assert [p.name for p in target.iterdir()] == ["new"]
-    assert [p.name for p in tmp_path.iterdir()] == ["pool"]
+    assert [p.name for p in tmp_path.rglob("*")] == ["pool", "new"]
 
 
-def test_an_interrupted_run_leaves_the_earlier_report(tmp_path: Path) -> None:
-    """Ctrl-C at any moment: the old report or the new one, never half of one."""
-    (tmp_path / "pool").mkdir()
-    (tmp_path / "pool" / "old").write_text("old")
-
-    def interrupted() -> None:
-        with files.workspace(tmp_path) as space:
-            (space / "half").write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-
-    assert [p.name for p in tmp_path.rglob("*")] == ["pool", "old"]
-
-
-def test_an_interrupt_between_the_two_renames_puts_the_report_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("late", [False, True], ids=["while building", "between the renames"])
+def test_an_interrupted_run_leaves_the_earlier_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    """The moment in which the target is neither old nor new."""
-    (tmp_path / "pool").mkdir()
-    (tmp_path / "pool" / "old").write_text("old")
-    (tmp_path / "built").mkdir()
+    """Ctrl-C at any moment: the old report or the new one, never half of one."""
     rename = Path.rename
 
     def interrupted(self: Path, target: Path) -> Path:
-        if self.name == "built":
+        if self.name == "built" or not late:
             raise KeyboardInterrupt
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        files.place(tmp_path / "built", tmp_path / "pool")
+    with pytest.raises(KeyboardInterrupt), old_and_new(tmp_path) as built:
+        files.place(built, tmp_path / "pool")
 
-    assert (tmp_path / "pool" / "old").read_text() == "old"
+    assert [p.name for p in tmp_path.rglob("*")] == ["pool", "old"]
 
 
 def test_what_killed_runs_left_is_swept(tmp_path: Path) -> None:
@@ -675,13 +578,6 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
         run.report("pool", out=tmp_path / "taken" / "reports")
 
 
-# -- exit codes ------------------------------------------------------------------------------------
-
-
-def finished(verdict: str) -> run.RunResult:
-    return run.RunResult("pool", verdict, "", Path(), 0.0, {})
-
-
 @pytest.mark.parametrize(
     ("verdicts", "fail_on", "failures", "code"),
     [
@@ -698,23 +594,9 @@ def finished(verdict: str) -> run.RunResult:
 )
 def test_exit_codes(verdicts: list[str], fail_on: run.FailOn, failures: int, code: int) -> None:
     """0 fine, 1 failed, 3 over a threshold, 4 no data; the gravest counts."""
-    runs = [finished(v) for v in verdicts]
+    runs = [run.RunResult("pool", verdict, "", Path(), 0.0, {}) for verdict in verdicts]
 
     assert run.exit_code(runs, fail_on=fail_on, failures=failures) == code
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (ParameterError("x"), 2),
-        (UnknownName("report", "x", []), 2),
-        (StoreUnavailable("x"), 4),
-        (ReportError("x"), 1),
-    ],
-)
-def test_exit_codes_of_errors(error: FwdbError, code: int) -> None:
-    """2 when the caller has to put it right, 4 without a server, else 1."""
-    assert run.error_exit_code(error) == code
 
 
 @pytest.mark.parametrize(

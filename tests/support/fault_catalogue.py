@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -36,20 +38,31 @@ class Fault:
 
     name: str
     made: Callable[[Scene], AbstractContextManager[Facts]]
-    said: tuple[Said, ...]
+    said: list[Said]
     given: dict[str, Any]
 
 
 FAULTS: list[Fault] = []
 Make = Callable[[Scene], Iterator[Facts]]
+_SAID = re.compile(r"(\w+\.\w+)(?: of (\w+))?( \(ok\))?: (.*?) =>(?: (.*))?")
 
 
 def fault(
-    *said: Said, given: dict[str, Any] | None = None, name: str = ""
+    *, given: dict[str, Any] | None = None, name: str = ""
 ) -> Callable[[Make], Callable[[Scene], AbstractContextManager[Facts]]]:
-    """Adds a function that makes a fault, and yields who is to blame while it lasts."""
+    """Adds a function that makes a fault, and yields who is to blame while it lasts.
+
+    Its docstring has what is said of it: ``report.check: culprit in the sentence => what helps``.
+    """
 
     def add(make: Make) -> Callable[[Scene], AbstractContextManager[Facts]]:
+        said = list[Said]()
+        for entry in re.split(r"\n(?=\w+\.\w+)", inspect.getdoc(make) or "")[1:]:
+            found = _SAID.fullmatch(re.sub(r"\n\s+", " ", entry))
+            assert found, entry
+            check, database, ok, sentence, action = found.groups()
+            status = ("ok",) if ok else ("warning", "critical")
+            said.append(Said(check, sentence, action or "", status, database or "postgres"))
         made = contextmanager(make)
         FAULTS.append(Fault(name or make.__name__.replace("_", " "), made, said, given or {}))
         return made
@@ -60,18 +73,15 @@ def fault(
 # -- connections ----------------------------------------------------------------------------------
 
 
-@fault(
-    *tuple(
-        Said(
-            check,
-            "2 sessions wait for session {root} of migration, idle in transaction",
-            "pg_terminate_backend({root})",
-        )
-        for check in ("pool.blocked", "health.blocked")
-    )
-)
+@fault()
 def lock_chain(scene: Scene) -> Iterator[Facts]:
-    """A migration locks users, the shop locks avatars and waits for users, a job for avatars."""
+    """A migration locks users, the shop locks avatars and waits for users, a job for avatars.
+
+    pool.blocked: 2 sessions wait for session {root} of migration, idle in transaction
+        => pg_terminate_backend({root})
+    health.blocked: 2 sessions wait for session {root} of migration, idle in transaction
+        => pg_terminate_backend({root})
+    """
     scene.limits("pool.blocked.seconds=0.01,health.blocked.seconds=0.01")
     with (
         application(scene.db, "migration") as migration,
@@ -99,19 +109,15 @@ def lock_chain(scene: Scene) -> Iterator[Facts]:
             yield {"root": root}
 
 
-@fault(
-    Said(
-        "pool.idle_in_transaction",
-        "Session {pid} of forgetful has been idle inside a transaction",
-        "idle_in_transaction_session_timeout",
-    ),
-    Said(
-        "pool.idle_in_transaction",
-        "`SELECT count(*) FROM shared.users WHERE email = ?`",
-        "pg_terminate_backend({pid})",
-    ),
-)
+@fault()
 def idle_in_transaction(scene: Scene) -> Iterator[Facts]:
+    """Idle in transaction.
+
+    pool.idle_in_transaction: Session {pid} of forgetful has been idle inside a transaction
+        => idle_in_transaction_session_timeout
+    pool.idle_in_transaction: `SELECT count(*) FROM shared.users WHERE email = ?`
+        => pg_terminate_backend({pid})
+    """
     scene.limits("pool.idle_in_transaction=0.01")
     with application(scene.db, "forgetful") as db, db.postgres.transaction() as connection:
         facts = {"pid": pid(connection)}
@@ -119,31 +125,28 @@ def idle_in_transaction(scene: Scene) -> Iterator[Facts]:
         yield facts
 
 
-@fault(
-    Said(
-        "pool.holders",
-        "1 PostgreSQL connection of this process was not returned",
-        "with db.postgres.connection()",
-    ),
-    Said("pool.holders", "test_faults.py:", "Return it"),
-)
+@fault()
 def leaked_connection(scene: Scene) -> Iterator[Facts]:
+    """Leaked connection.
+
+    pool.holders: 1 PostgreSQL connection of this process was not returned
+        => with db.postgres.connection()
+    pool.holders: test_faults.py: => Return it
+    """
     with application(scene.db, "leaky", thresholds=thresholds(leak_seconds=0.01)) as db:
         lost = db.postgres.engine.connect()
         yield {"db": db}
         lost.close()
 
 
-@fault(
-    Said("pool.sizing", "the one of crowded (process {me}) may open 1", "FWDB_POOL_MAX_OVERFLOW"),
-    Said(
-        "pool.waiting",
-        "Callers of crowded (process {me}) had to wait for a PostgreSQL connection",
-        "Find what holds PostgreSQL connections",
-    ),
-)
+@fault()
 def pool_too_small(scene: Scene) -> Iterator[Facts]:
-    """Four callers with one connection between them."""
+    """Four callers with one connection between them.
+
+    pool.sizing: the one of crowded (process {me}) may open 1 => FWDB_POOL_MAX_OVERFLOW
+    pool.waiting: Callers of crowded (process {me}) had to wait for a PostgreSQL connection
+        => Find what holds PostgreSQL connections
+    """
     with application(scene.db, "crowded", pool_size=1, pool_max_overflow=0) as db:
         db.postgres.ping()
         db.monitor.sample()
@@ -157,21 +160,15 @@ def pool_too_small(scene: Scene) -> Iterator[Facts]:
         yield {"me": ME}
 
 
-@fault(
-    Said(
-        "pool.timeouts",
-        "2 callers of queueing (process {me}) gave up waiting for a PostgreSQL connection",
-        "free or add PostgreSQL connections",
-    ),
-    Said(
-        "pool.utilisation",
-        "The PostgreSQL pool of queueing (process {me}) was 100 % full",
-        "Shorten its transactions",
-    ),
-    name="queue with time-outs",
-)
+@fault(name="queue with time-outs")
 def queue_with_timeouts(scene: Scene) -> Iterator[Facts]:
-    """One caller keeps the only connection, two wait for it in vain."""
+    """One caller keeps the only connection, two wait for it in vain.
+
+    pool.timeouts: 2 callers of queueing (process {me}) gave up waiting for a PostgreSQL
+        connection => free or add PostgreSQL connections
+    pool.utilisation: The PostgreSQL pool of queueing (process {me}) was 100 % full
+        => Shorten its transactions
+    """
     update = {"pool_size": 1, "pool_max_overflow": 0, "pool_timeout_seconds": 0.05}
     with application(scene.db, "queueing", **update) as db:
         with db.postgres.connection():
@@ -185,15 +182,13 @@ def queue_with_timeouts(scene: Scene) -> Iterator[Facts]:
         yield {"me": ME}
 
 
-@fault(
-    Said(
-        "pool.session_limits",
-        "sessions of the database {name} are taken",
-        "ALTER DATABASE {name} CONNECTION LIMIT 2",
-    )
-)
+@fault()
 def limit_of_the_database(scene: Scene) -> Iterator[Facts]:
-    """Reached long before that of the server."""
+    """Reached long before that of the server.
+
+    pool.session_limits: sessions of the database {name} are taken
+        => ALTER DATABASE {name} CONNECTION LIMIT 2
+    """
     name = scene.db.postgres.url.database
     scene.run(f"ALTER DATABASE {name} CONNECTION LIMIT 1")
     yield {"name": name}
@@ -204,16 +199,13 @@ def limit_of_the_database(scene: Scene) -> Iterator[Facts]:
 _SUM = sa.text("SELECT sum(n) FROM orders WHERE buyer = :b")
 
 
-@fault(
-    Said(
-        "slow_queries.mean",
-        "`SELECT sum(n) FROM orders WHERE buyer = $1`",
-        "CREATE INDEX CONCURRENTLY ON orders (buyer);",
-    ),
-    given={"since": "1h", "min_ms": 0.5},
-)
+@fault(given={"since": "1h", "min_ms": 0.5})
 def missing_index(scene: Scene) -> Iterator[Facts]:
-    """A table without one, asked by a column, and no window to compare with."""
+    """A table without one, asked by a column, and no window to compare with.
+
+    slow_queries.mean: `SELECT sum(n) FROM orders WHERE buyer = $1`
+        => CREATE INDEX CONCURRENTLY ON orders (buyer);
+    """
     scene.run(
         "CREATE TABLE orders AS SELECT n, n % 5000 AS buyer FROM generate_series(1, 100000) n",
         "ANALYZE orders",
@@ -224,11 +216,12 @@ def missing_index(scene: Scene) -> Iterator[Facts]:
     yield {}
 
 
-@fault(
-    Said("slow_queries.spill", "`SELECT n FROM orders ORDER BY -n", "SET work_mem = '8MB'"),
-    given={"since": "1h", "order": "temp"},
-)
+@fault(given={"since": "1h", "order": "temp"})
 def spill_to_disk(scene: Scene) -> Iterator[Facts]:
+    """Spill to disk.
+
+    slow_queries.spill: `SELECT n FROM orders ORDER BY -n => SET work_mem = '8MB'
+    """
     scene.run("CREATE TABLE orders AS SELECT n FROM generate_series(1, 60000) n")
     scene.db.monitor.sample("full")
     with scene.db.postgres.transaction():
@@ -238,17 +231,13 @@ def spill_to_disk(scene: Scene) -> Iterator[Facts]:
     yield {}
 
 
-@fault(
-    Said(
-        "slow_queries.regression",
-        "times as long (95 % ",
-        "Look at what changed around `SELECT price($1)`",
-    ),
-    Said("slow_queries.regression", "for `SELECT price($1)`", "query_changes"),
-    given={"since": "1h", "compare_since": "2h"},
-)
+@fault(given={"since": "1h", "compare_since": "2h"})
 def slower_statement(scene: Scene) -> Iterator[Facts]:
-    """A function that everybody calls was replaced by one that takes ten times as long."""
+    """A function that everybody calls was replaced by one that takes ten times as long.
+
+    slow_queries.regression: times as long (95 % => Look at what changed around `SELECT price($1)`
+    slow_queries.regression: for `SELECT price($1)` => query_changes
+    """
 
     def price(milliseconds: int) -> None:
         scene.run(
@@ -267,18 +256,13 @@ def slower_statement(scene: Scene) -> Iterator[Facts]:
     yield {}
 
 
-@fault(
-    Said(
-        "slow_queries.repeated",
-        "`SELECT id FROM lines WHERE order_id = $1` was called 1\u202f200 times, once for "
-        "each row that `SELECT id FROM orders` returned (N+1)",
-        "JOIN",
-    ),
-    given={"since": "1h"},
-    name="N+1 pattern",
-)
+@fault(given={"since": "1h"}, name="N+1 pattern")
 def once_for_each_row(scene: Scene) -> Iterator[Facts]:
-    """The lines of forty orders, one statement for each, thirty times over."""
+    """The lines of forty orders, one statement for each, thirty times over.
+
+    slow_queries.repeated: `SELECT id FROM lines WHERE order_id = $1` was called 1\u202f200 times,
+        once for each row that `SELECT id FROM orders` returned (N+1) => JOIN
+    """
     scene.run(
         "CREATE TABLE orders AS SELECT id FROM generate_series(1, 40) id",
         "CREATE TABLE lines AS SELECT id, id AS order_id FROM generate_series(1, 40) id",
@@ -292,17 +276,12 @@ def once_for_each_row(scene: Scene) -> Iterator[Facts]:
     yield {}
 
 
-@fault(
-    Said(
-        "slow_queries.mean",
-        "`orders.find({{buyer: ?}})`",
-        ".explain('executionStats')",
-        database="mongodb",
-    ),
-    given={"since": "1h", "min_ms": 0.01},
-)
+@fault(given={"since": "1h", "min_ms": 0.01})
 def collection_scan(scene: Scene) -> Iterator[Facts]:
-    """A field without an index, in a collection that has grown."""
+    """A field without an index, in a collection that has grown.
+
+    slow_queries.mean of mongodb: `orders.find({{buyer: ?}})` => .explain('executionStats')
+    """
     orders = scene.db.mongodb.collection("orders")
     orders.insert_many({"buyer": n % 997, "text": "x" * 100} for n in range(3000))
     scene.db.monitor.sample("full")
@@ -315,16 +294,13 @@ def collection_scan(scene: Scene) -> Iterator[Facts]:
 # -- servers --------------------------------------------------------------------------------------
 
 
-@fault(
-    Said(
-        "health.vacuum_held",
-        "forgotten (process {pid}) has kept vacuum from removing dead rows",
-        "pg_terminate_backend({pid})",
-    ),
-    name="long transaction",
-)
+@fault(name="long transaction")
 def vacuum_held(scene: Scene) -> Iterator[Facts]:
-    """One long transaction, which may still see every row that was there when it began."""
+    """One long transaction, which may still see every row that was there when it began.
+
+    health.vacuum_held: forgotten (process {pid}) has kept vacuum from removing dead rows
+        => pg_terminate_backend({pid})
+    """
     scene.limits("health.vacuum_held=0.05")
     with (
         application(scene.db, "forgotten") as db,
@@ -333,14 +309,13 @@ def vacuum_held(scene: Scene) -> Iterator[Facts]:
         yield {"pid": connection.execute(sa.text("SELECT pg_backend_pid() FROM pg_class")).scalar()}
 
 
-@fault(
-    Said(
-        "health.dead_rows",
-        "50 % of the row versions in public.bloated are dead: 15\u202f000",
-        "VACUUM (ANALYZE) public.bloated",
-    )
-)
+@fault()
 def bloat(scene: Scene) -> Iterator[Facts]:
+    """Bloat.
+
+    health.dead_rows: 50 % of the row versions in public.bloated are dead: 15\u202f000
+        => VACUUM (ANALYZE) public.bloated
+    """
     scene.run(
         "CREATE TABLE bloated (n int) WITH (autovacuum_enabled = off)",
         "INSERT INTO bloated SELECT generate_series(1, 30000)",
@@ -352,14 +327,13 @@ def bloat(scene: Scene) -> Iterator[Facts]:
     yield {}
 
 
-@fault(
-    Said(
-        "health.triggers",
-        "Trigger watch of shared.users is switched off",
-        "ALTER TABLE shared.users ENABLE TRIGGER watch",
-    )
-)
+@fault()
 def disabled_trigger(scene: Scene) -> Iterator[Facts]:
+    """Disabled trigger.
+
+    health.triggers: Trigger watch of shared.users is switched off
+        => ALTER TABLE shared.users ENABLE TRIGGER watch
+    """
     scene.run(
         "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
         "CREATE TRIGGER watch BEFORE INSERT ON shared.users FOR EACH ROW EXECUTE FUNCTION "
@@ -369,25 +343,24 @@ def disabled_trigger(scene: Scene) -> Iterator[Facts]:
     yield {}
 
 
-@fault(
-    Said("health.schema", "The database has no revision of fwdb", "fwdb migrate"),
-    Said("health.answer", "PostgreSQL is degraded", "fwdb health"),
-)
+@fault()
 def schema_behind(scene: Scene) -> Iterator[Facts]:
+    """Schema behind.
+
+    health.schema: The database has no revision of fwdb => fwdb migrate
+    health.answer: PostgreSQL is degraded => fwdb health
+    """
     scene.run("DELETE FROM monitoring.alembic_version")
     yield {}
 
 
-@fault(
-    Said(
-        "health.invalid_indexes",
-        "Index broken of public.t",
-        "DROP INDEX CONCURRENTLY public.broken",
-    ),
-    Said("health.duplicate_indexes", "Index two of public.t", "DROP INDEX CONCURRENTLY public.two"),
-)
+@fault()
 def bad_indexes(scene: Scene) -> Iterator[Facts]:
-    """One that could not be built, and two alike."""
+    """One that could not be built, and two alike.
+
+    health.invalid_indexes: Index broken of public.t => DROP INDEX CONCURRENTLY public.broken
+    health.duplicate_indexes: Index two of public.t => DROP INDEX CONCURRENTLY public.two
+    """
     scene.limits("health.duplicate_indexes.size=500000")
     scene.run(
         "CREATE TABLE t (a int, b int)",
@@ -400,15 +373,13 @@ def bad_indexes(scene: Scene) -> Iterator[Facts]:
     yield {}
 
 
-@fault(
-    Said(
-        "health.unused_indexes",
-        "Index forgotten of public.t (1.1\u202fMB) was not used",
-        "DROP INDEX CONCURRENTLY public.forgotten",
-    )
-)
+@fault()
 def unused_index(scene: Scene) -> Iterator[Facts]:
-    """One that nobody ever used, since a time that is lowered here from a week to none."""
+    """One that nobody ever used, since a time that is lowered here from a week to none.
+
+    health.unused_indexes: Index forgotten of public.t (1.1\u202fMB) was not used
+        => DROP INDEX CONCURRENTLY public.forgotten
+    """
     scene.limits("health.unused_indexes.size=500000")
     scene.patch.setattr(relations, "UNUSED_DAYS", 0)
     scene.run(
@@ -418,9 +389,12 @@ def unused_index(scene: Scene) -> Iterator[Facts]:
     yield {}
 
 
-@fault(Said("health.deadlocks", "1 deadlock in the window", "Take locks in one order"))
+@fault()
 def deadlock(scene: Scene) -> Iterator[Facts]:
-    """Two sessions that lock the same two rows, each in its own order."""
+    """Two sessions that lock the same two rows, each in its own order.
+
+    health.deadlocks: 1 deadlock in the window => Take locks in one order
+    """
     scene.db.monitor.sample("full")
     both = threading.Barrier(2, timeout=30)
     lock = sa.text("SELECT pg_advisory_xact_lock(:key)")
@@ -439,15 +413,12 @@ def deadlock(scene: Scene) -> Iterator[Facts]:
     yield {}
 
 
-@fault(
-    Said(
-        "health.changes",
-        "Changed in the window: log_min_duration_statement from 100ms to 123ms",
-        "",
-        status=("ok",),
-    )
-)
+@fault()
 def setting_changed(scene: Scene) -> Iterator[Facts]:
+    """Setting changed.
+
+    health.changes (ok): Changed in the window: log_min_duration_statement from 100ms to 123ms =>
+    """
     scene.db.monitor.sample("full")
     try:
         _system(scene, "ALTER SYSTEM SET log_min_duration_statement = '123ms'")
@@ -474,36 +445,27 @@ def _system(scene: Scene, statement: str) -> None:
         connection.execute(sa.text("SELECT pg_reload_conf()"))
 
 
-@fault(
-    Said(
-        "health.answer",
-        "takes no writes unless a session asks for them (default_transaction_read_only",
-        "fwdb health",
-    ),
-    name="read-only database",
-)
+@fault(name="read-only database")
 def read_only_database(scene: Scene) -> Iterator[Facts]:
-    """As providers do when a disk is full."""
+    """As providers do when a disk is full.
+
+    health.answer: takes no writes unless a session asks for them (default_transaction_read_only
+        => fwdb health
+    """
     name = scene.db.postgres.url.database
     scene.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     yield {}
 
 
-@fault(
-    Said(
-        "health.slots",
-        "Slot left_behind, which no replica uses, keeps",
-        "pg_drop_replication_slot('left_behind')",
-    ),
-    Said(
-        "health.replicas",
-        "replica of slot left_behind is not connected",
-        "pg_drop_replication_slot('left_behind')",
-    ),
-    name="slot without a reader",
-)
+@fault(name="slot without a reader")
 def slot_without_reader(scene: Scene) -> Iterator[Facts]:
-    """Its replica is gone for good, and the log piles up."""
+    """Its replica is gone for good, and the log piles up.
+
+    health.slots: Slot left_behind, which no replica uses, keeps
+        => pg_drop_replication_slot('left_behind')
+    health.replicas: replica of slot left_behind is not connected
+        => pg_drop_replication_slot('left_behind')
+    """
     scene.run("SELECT pg_create_physical_replication_slot('left_behind', true)")
     try:
         scene.run("CREATE TABLE much AS SELECT repeat('x', 500) t FROM generate_series(1, 4000)")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ import sqlalchemy as sa
 
 from fwdb import config
 from fwdb.database import Database
-from fwdb.reports import check
-from fwdb.reports.parameters import window
+from fwdb.reports import catalogue, check
+from fwdb.reports.facts import Facts as Known
 from fwdb.reports.results import Check
 from fwdb.stores import MongoStore, PostgresStore
 
@@ -64,11 +65,10 @@ def judge(
     settings: config.Settings | None = None,
     checks: Iterable[Check] = (),
     **given: Any,
-) -> check.Facts:
+) -> Known:
     """What a check of a report finds in these frames, without a server."""
-    parameters = check.module(report).Parameters(**given)
-    settings = settings or config.settings()
-    facts = check.gather(report, db, window("1h", "now"), parameters, settings)
+    db = db or SimpleNamespace(settings=settings or config.settings())
+    facts = catalogue.gather(report, db, catalogue.accept(report, given))
     facts.frames |= frames
     facts.checks += checks
     check.run(facts, [rule])

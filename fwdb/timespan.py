@@ -16,13 +16,7 @@ Time = Annotated[
 ]
 
 _SPAN = re.compile(r"(?P<count>\d+(?:\.\d+)?)\s*(?P<unit>[smhdw])", re.ASCII)
-_UNITS = {
-    "s": timedelta(seconds=1),
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-    "w": timedelta(weeks=1),
-}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -87,7 +81,7 @@ def span(value: str | timedelta, *, name: str = "span") -> timedelta:
     if found is None:
         raise refusal
     try:
-        return float(found["count"]) * _UNITS[found["unit"]]
+        return timedelta(seconds=float(found["count"]) * _SECONDS[found["unit"]])
     except OverflowError:  # longer than a timedelta can say
         raise refusal from None
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -25,20 +25,17 @@ class Actor:
 
     def within(self, outer: Actor | None) -> Actor:
         """This actor with what it does not say taken from `outer`."""
-        if outer is None:
-            return self
-        return Actor(
-            *(
-                getattr(outer, f.name) if getattr(self, f.name) is None else getattr(self, f.name)
-                for f in fields(self)
-            )
-        )
+        return Actor(**{**(outer.said if outer else {}), **self.said})
+
+    @property
+    def said(self) -> dict[str, str]:
+        """The fields that are said."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def json(self) -> str:
         """What is said, as PostgreSQL gets it in the setting ``fwdb.actor``."""
-        said = {name: value for name, value in asdict(self).items() if value is not None}
-        return json.dumps(said, ensure_ascii=False)
+        return json.dumps(self.said, ensure_ascii=False)
 
 
 # Field of the actor -> field of ``_audit`` in a document.
@@ -107,7 +104,6 @@ def marked(*, deleting: bool = False) -> dict[str, Any]:
     who = current()
     if who is None:
         return {}
-    said = {stored: getattr(who, name) for name, stored in _STORED.items()}
-    given = {stored: value for stored, value in said.items() if value is not None}
+    said = {_STORED[name]: value for name, value in who.said.items()}
     more = {"deleting": True} if deleting else {}
-    return {"_audit": {**given, "nonce": uuid4().hex, **more}}
+    return {"_audit": {**said, "nonce": uuid4().hex, **more}}

@@ -41,7 +41,6 @@ from fwdb.stores.session import Session, driver_of
 _FORMULA = re.compile(r"[\t\r\n]|\s*[=+\-@＝＋－＠]")
 _THREADS_FROM_BYTES = 8 << 20  # below, threads cost more work than they save time
 _BLOCK_BYTES = 1 << 20  # the reader's own choice
-_MOST_BLOCK_BYTES = (1 << 31) - 1  # what it can count; the server sends rows of 1 GB at most
 _BATCH_ROWS = 50_000  # bounds the memory of a load to one batch of text
 
 # Type OIDs are fixed in PostgreSQL's catalog (src/include/catalog/pg_type.dat).
@@ -90,14 +89,14 @@ def tables(
     driver = driver_of(connection)
     query = _literal(connection, driver, statement, parameters)
     types = _types(driver, query)
-    buffer, empty = io.BytesIO(), True
+    buffer, longest, empty = io.BytesIO(), 0, True
     for row in _copy_out(driver, query, "csv"):
-        buffer.write(row)
+        longest = max(longest, buffer.write(row))
         if buffer.tell() >= batch_bytes:
-            yield _parse(buffer, types)
-            buffer, empty = io.BytesIO(), False
+            yield _parse(buffer, types, longest)
+            buffer, longest, empty = io.BytesIO(), 0, False
     if buffer.tell():
-        yield _parse(buffer, types)
+        yield _parse(buffer, types, longest)
     elif empty:
         yield pa.schema(types).empty_table()
 
@@ -182,42 +181,37 @@ def _literal(
     return sql.SQL(text.rstrip().rstrip(";"))
 
 
-def _parse(buffer: io.BytesIO, types: dict[str, pa.DataType]) -> pa.Table:
-    size = buffer.tell()
+def _parse(buffer: io.BytesIO, types: dict[str, pa.DataType], longest: int) -> pa.Table:
+    """The rows in `buffer`, of which none has more than `longest` bytes."""
     try:
-        return _read(buffer, types, block_size=_BLOCK_BYTES, use_threads=size > _THREADS_FROM_BYTES)
+        return pacsv.read_csv(
+            pa.BufferReader(buffer.getbuffer()),  # its own: threads of a read that failed read on
+            # An empty line is the NULL of a one-column answer.
+            parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+            read_options=pacsv.ReadOptions(
+                column_names=list(types),
+                block_size=max(_BLOCK_BYTES, longest),
+                use_threads=buffer.tell() > _THREADS_FROM_BYTES,
+            ),
+            convert_options=pacsv.ConvertOptions(
+                column_types=types,
+                null_values=[""],
+                true_values=["t"],
+                false_values=["f"],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
+        )
     except pa.ArrowInvalid as error:
-        failed = error
-    if size > _BLOCK_BYTES:  # it may be no value at all, but a row longer than a block
-        try:
-            return _read(buffer, types, block_size=min(size, _MOST_BLOCK_BYTES), use_threads=False)
-        except pa.ArrowInvalid as error:
-            failed = error
-    # The text of the error quotes the value, so it is not chained.
-    column = next((name for name in types if f"'{name}'" in str(failed)), None)
-    index = str(failed).partition("column #")[2].partition(":")[0]
-    if column is None and index.isdigit():
+        # The text of the error quotes the value, so it is not chained.
+        failed = str(error)
+    column = next((name for name in types if f"'{name}'" in failed), "")
+    index = failed.partition("column #")[2].partition(":")[0]
+    if not column and index.isdigit():
         column = list(types)[int(index)]
     raise InvalidData(
         f"column {column or '(unknown)'} holds a value that a frame of type "
-        f"{types.get(column or '', 'unknown')} cannot hold; cast it to text in the query."
-    )
-
-
-def _read(buffer: io.BytesIO, types: dict[str, pa.DataType], **how: Any) -> pa.Table:
-    return pacsv.read_csv(
-        pa.BufferReader(buffer.getbuffer()),  # its own: threads of a read that failed read on
-        # An empty line is the NULL of a one-column answer.
-        parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-        read_options=pacsv.ReadOptions(column_names=list(types), **how),
-        convert_options=pacsv.ConvertOptions(
-            column_types=types,
-            null_values=[""],
-            true_values=["t"],
-            false_values=["f"],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
+        f"{types.get(column, 'unknown')} cannot hold; cast it to text in the query."
     )
 
 

@@ -177,30 +177,11 @@ def options(url: URL, *, connect_seconds: float, silence: float, name: str) -> d
     return ours | {n: v for n, v in url.query.items() if n.startswith("keepalives")}
 
 
-def prepare(
-    session: Session, address: str, *, timeout_ms: int, lock_timeout_ms: int, read_only: bool
-) -> None:
-    """Refuse a server that is too old, and tell a new connection what holds for all its time.
-
-    As statements: connection poolers refuse settings at the start-up. Planned anew each time:
-    optional parameters (NULL lets all through) want another plan for each use, and a generic one
-    would read the whole table for the narrowest question.
-    """
+def require_version(session: Session, address: str) -> None:
+    """Refuse a server that is too old."""
     version = session.info.server_version
     if version < MINIMUM_VERSION:
         raise errors.FeatureUnavailable(
             f"postgres at {address} is version {version // 10000}; "
             f"fwdb needs {MINIMUM_VERSION // 10000} or newer."
         )
-    settings = {
-        "plan_cache_mode": "force_custom_plan",
-        "TimeZone": "'UTC'",
-        "DateStyle": "'ISO'",
-        "statement_timeout": timeout_ms,
-        "default_transaction_read_only": "on" if read_only else "off",
-    }
-    if lock_timeout_ms:
-        settings["lock_timeout"] = lock_timeout_ms
-    session.autocommit = True
-    session.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()))
-    session.autocommit = False

@@ -16,7 +16,7 @@ from fwdb.monitoring.plans import Plan
 from fwdb.monitoring.profiler import _counted, profiled
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.commands import shape
-from fwdb.stores.plans import generic_plan
+from fwdb.stores.postgres import generic_plan
 
 OLD = 160000  # the first version with EXPLAIN (GENERIC_PLAN)
 

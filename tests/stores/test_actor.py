@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.urls import url_of
 
 from fwdb import config
 from fwdb.audit import Audit
@@ -30,9 +31,7 @@ BROKEN = sa.text("SELECT 1 / 0")
 def store(module_db: Database) -> Iterator[PostgresStore]:
     """A store with a single connection, so that whatever is left in it is met again."""
     small = config.settings().model_copy(update={"pool_size": 1, "pool_max_overflow": 0})
-    store = PostgresStore(
-        module_db.postgres.url.render_as_string(hide_password=False), settings=small
-    )
+    store = PostgresStore(url_of(module_db.postgres), settings=small)
     yield store
     assert named(store) is None
     store.close()
@@ -234,7 +233,7 @@ def test_nothing_is_sent_where_nothing_can_be_written(store, audit):
             with audit.context(user_id=BOB):
                 assert named(store) is None
 
-    reader = PostgresStore(store.url.render_as_string(hide_password=False), read_only=True)
+    reader = PostgresStore(url_of(store), read_only=True)
     try:
         work()
         with Audit(reader).context(user_id=ANA):

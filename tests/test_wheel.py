@@ -54,7 +54,7 @@ def test_an_installed_wheel_makes_a_report(wheel: Path, tmp_path: Path, db: Data
     python = str(environment / "bin" / "python")
     _run(python, "-m", "pip", "install", "--quiet", "--no-compile", str(wheel))
     urls = {
-        "FWDB_POSTGRES_URL": url_of(db.postgres.engine),
+        "FWDB_POSTGRES_URL": url_of(db.postgres),
         "FWDB_MONGODB_URL": url_of(db.mongodb),
     }
     fwdb = str(environment / "bin" / "fwdb")

@@ -148,64 +148,48 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 # -- as errors of fwdb ---------------------------------------------------------------------------
 
-_Kinds = tuple[type[errors.FwdbError], str]
-_REFUSED: _Kinds = (errors.AuthenticationFailed, "{at} refused the user or password. {remedy}")
-_AGAIN: _Kinds = (errors.Transient, "postgres: {said}; the same work may succeed if tried again.")
-# By word; what follows is by code, and then by class.
-_SENTENCES: dict[str, _Kinds] = {
-    "authentication": _REFUSED,
+# A sentence for each word; for MongoDB one for codes and classes of which the word says too little.
+_REFUSED = "{at} refused the user or password. {remedy}"
+_NO_ANSWER = "no answer from {at} within {connecting:g} s ({said}). {remedy}"
+_UNKNOWN = "whether a change under way was stored is not known. {remedy}"
+_AGAIN = "postgres: {said}; the same work may succeed if tried again."
+_NO_SET = "mongodb has transactions in a replica set only; this server is not in one."
+_SENTENCES: dict[str | int | type[Exception], tuple[type[errors.FwdbError], str]] = {
+    "authentication": (errors.AuthenticationFailed, _REFUSED),
     "connection": (errors.StoreUnavailable, "{at} ended the connection: {said}. {remedy}"),
     "foreign_key": (errors.ForeignKeyViolation, "{subject}: {said}."),
-    "serialization": _AGAIN,
-    "deadlock": _AGAIN,
-    "lock_timeout": _AGAIN,
+    "serialization": (errors.Transient, _AGAIN),
+    "deadlock": (errors.Transient, _AGAIN),
+    "lock_timeout": (errors.Transient, _AGAIN),
     "timeout": (errors.QueryTimeout, "postgres stopped the statement: {said}."),
     "permission": (errors.PermissionDenied, "{at}: {said}."),
-}
-_NO_SET = "mongodb has transactions in a replica set only; this server is not in one."
-_OF_CODE: dict[int, _Kinds] = {
-    18: _REFUSED,
+    18: (errors.AuthenticationFailed, _REFUSED),
     13: (errors.PermissionDenied, "{at}: the user may not do this (code 13)."),
     8000: (errors.PermissionDenied, "{at}: the user may not do this (code 8000)."),
     50: (errors.QueryTimeout, "mongodb stopped the operation at its time limit."),
-    112: (
-        errors.Transient,
-        "mongodb: another transaction wrote the same document; try again.",
-    ),
+    112: (errors.Transient, "mongodb: another transaction wrote the same document; try again."),
     20: (errors.FeatureUnavailable, _NO_SET),
     263: (errors.FeatureUnavailable, _NO_SET),
     59: (errors.FeatureUnavailable, "{at}: {said}."),
     40324: (errors.FeatureUnavailable, "{at}: {said}."),
-}
-_NO_ANSWER = "no answer from {at} within {connecting:g} s ({said}). {remedy}"
-_UNKNOWN = "whether a change under way was stored is not known. {remedy}"
-_OF_CLASS: tuple[tuple[type[Exception], type[errors.FwdbError], str], ...] = (
-    (
-        driver.WaitQueueTimeoutError,
+    driver.WaitQueueTimeoutError: (
         errors.PoolExhausted,
         "no connection to {at} became free in time. "
         "Return connections sooner, or raise FWDB_POOL_MAX_OVERFLOW.",
     ),
-    (
-        driver.NetworkTimeout,
+    driver.NetworkTimeout: (
         errors.StoreUnavailable,
         "no answer from {at} within {answering:g} s ({waits_for}); " + _UNKNOWN,
     ),
-    (driver.ConnectionFailure, errors.StoreUnavailable, _NO_ANSWER),
-    (driver.ConfigurationError, errors.ConfigError, "mongodb: {said}. {remedy}"),
-    (
-        driver.DocumentTooLarge,
-        errors.InvalidData,
-        "mongodb cannot store the document: {said}.",
-    ),
-    (
-        BSONError,  # its text quotes the value
+    driver.ConnectionFailure: (errors.StoreUnavailable, _NO_ANSWER),
+    driver.ConfigurationError: (errors.ConfigError, "mongodb: {said}. {remedy}"),
+    driver.DocumentTooLarge: (errors.InvalidData, "mongodb cannot store the document: {said}."),
+    BSONError: (  # its text quotes the value
         errors.InvalidData,
         "mongodb cannot store the document: a key is no plain text, or a value is of a type that "
         "BSON does not have.",
     ),
-    (Exception, errors.QueryError, "mongodb: {said}."),
-)
+}
 
 
 def _error(
@@ -303,11 +287,11 @@ def of_mongodb(error: Exception, store: Store) -> errors.FwdbError:
     said = text.splitlines()[0].strip().rstrip(".") if text.strip() else type(error).__name__
     if isinstance(error, driver.DuplicateKeyError | driver.BulkWriteError):
         return _of_write(_first(error))
+    known = (getattr(error, "code", None), *type(error).__mro__)
+    if (found := next((one for one in known if one in _SENTENCES), None)) is not None:
+        return _error(store, *_SENTENCES[found], said=said)
     if not isinstance(error, driver.OperationFailure):
-        found = next(each for each in _OF_CLASS if isinstance(error, each[0]))
-        return _error(store, *found[1:], said=said)
-    if error.code in _OF_CODE:
-        return _error(store, *_OF_CODE[error.code], said=said)
+        return errors.QueryError(f"mongodb: {said}.")
     if error.code == 121:
         broken = _violations(error) or "it breaks the validator"
         return errors.InvalidData(f"mongodb refused the document: {broken}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,7 +25,7 @@ from fwdb.stores.base import Store
 from fwdb.stores.errors import error_type, of_postgres, without_values
 from fwdb.stores.pool import CountingPool
 from fwdb.stores.session import Session, driver_of
-from fwdb.stores.timing import CONNECT, OWN, QueryTimes, TimedCursor
+from fwdb.stores.timing import CONNECT, OWN, QueryTimes, TimedCursor, operation
 
 T = TypeVar("T")
 
@@ -98,7 +97,7 @@ class PostgresStore(Store):
         )
         self.engine.dialect.do_ping = Session.ping  # type: ignore[assignment]
         self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
-        self._connections = _counting(self.engine)
+        self._connections = self.engine.pool  # type: ignore[assignment]
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         sa.event.listen(self.engine, "do_connect", self._dial)
         # After SQLAlchemy's own listener, whose questions at the first connection do not count.
@@ -217,8 +216,7 @@ class PostgresStore(Store):
                     yield current
                 return
             options: dict[str, Any] = {"postgresql_readonly": True} if read_only else {}
-            if isolation is not None:
-                options["isolation_level"] = isolation.upper()
+            options |= {"isolation_level": isolation.upper()} if isolation else {}
             with self._connect(self.engine) as connection, ExitStack() as ending:
                 connection = connection.execution_options(**options)
                 ending.enter_context(connection.begin())
@@ -391,10 +389,8 @@ class PostgresStore(Store):
     @cached_property
     def server_version(self) -> int:
         """The server's version as one number: 180006 is 18.6. Asked once."""
-        found = self.rows(
-            sa.text("SELECT current_setting('server_version_num') AS version /* fwdb */")
-        )
-        return int(found[0]["version"])
+        asked = sa.text(f"SELECT current_setting('server_version_num') AS version {OWN}")
+        return int(self.rows(asked)[0]["version"])
 
     def has_function(self, name: str) -> bool:
         """Whether the database has a function `name` (``schema.function``); asked until it has."""
@@ -416,7 +412,7 @@ class PostgresStore(Store):
     def close(self) -> None:
         """Close the idle connections; the store can be used again and dials anew."""
         self.engine.dispose()
-        self._connections = _counting(self.engine)
+        self._connections = self.engine.pool  # type: ignore[assignment]
 
     # -- errors -------------------------------------------------------------------------------
 
@@ -448,11 +444,6 @@ class PostgresStore(Store):
             raise errors.InvalidData("postgres: a text is no valid Unicode.") from None
 
 
-def _counting(engine: Engine) -> CountingPool:
-    assert isinstance(engine.pool, CountingPool)
-    return engine.pool
-
-
 def _only_reads(query: str | Executable) -> bool:
     """Whether a question is sure to change nothing, so that the server need not know who asks.
 
@@ -481,25 +472,16 @@ def without_capture(store: PostgresStore, tables: Sequence[str]) -> Iterator[Con
                     f"only the owner of {row['relation']} may write to it without a row in the "
                     "audit trail; connect as the owner."
                 )
-            _alter(connection, row, "DISABLE")
+        alter = 'ALTER TABLE {relation} {how} TRIGGER "{trigger}"'
+        for row in found:
+            connection.execute(sa.text(alter.format(**row, how="DISABLE")))
         yield connection
         for row in found:
-            _alter(connection, row, "ENABLE ALWAYS")
+            connection.execute(sa.text(alter.format(**row, how="ENABLE ALWAYS")))
 
-
-def _alter(connection: Connection, row: dict[str, str], how: str) -> None:
-    connection.execute(sa.text(f'ALTER TABLE {row["relation"]} {how} TRIGGER "{row["trigger"]}"'))
-
-
-# -- plans ----
 
 # Planning takes milliseconds, a join of very many tables more; longer, something is locked.
 PLAN_TIMEOUT_MS = 2000
-# EXPLAIN takes these, and also some that would be run or changed: those are not asked for.
-_PLANNED = re.compile(
-    r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(select|with|insert|update|delete|merge|values|table)\b",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 def generic_plan(store: PostgresStore, statement: str) -> str:
@@ -514,16 +496,20 @@ def generic_plan(store: PostgresStore, statement: str) -> str:
             f"postgres at {store.address} is version {store.server_version // 10000}; a plan "
             "without the values of a statement needs 16 or newer."
         )
-    if not _PLANNED.match(statement):
+    # EXPLAIN takes others too, which would be run or changed.
+    if operation(statement) not in {"select", "insert", "update", "delete", "merge"}:
         raise errors.InvalidData("only SELECT, INSERT, UPDATE, DELETE and MERGE have a plan.")
     with store.transaction(read_only=True, timeout_ms=PLAN_TIMEOUT_MS) as connection:
         driver = driver_of(connection)
         try:
-            _require_one_statement(driver, statement)
+            # Parse refuses more than one command, and executes none: a text like "SELECT 1; COMMIT;
+            # DROP …" would leave the read-only transaction.
+            answer = driver.pgconn.prepare(b"", statement.encode())
+            if answer.status != ExecStatus.COMMAND_OK:
+                raise psycopg.errors.error_from_result(answer, encoding="utf-8")
             # The extended protocol would want values for the parameters.
-            with psycopg.ClientCursor(driver) as cursor:
-                query: Any = f"EXPLAIN (GENERIC_PLAN)\n{statement}\n/* fwdb */"
-                return "\n".join(row[0] for row in cursor.execute(query))
+            query: Any = f"EXPLAIN (GENERIC_PLAN)\n{statement}\n{OWN}"
+            return "\n".join(row[0] for row in psycopg.ClientCursor(driver).execute(query))
         except (psycopg.errors.SyntaxError, psycopg.errors.ProgrammingError) as error:
             if isinstance(error, psycopg.errors.InsufficientPrivilege):
                 raise

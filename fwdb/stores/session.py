@@ -136,10 +136,8 @@ def answers(*args: Any, **options: Any) -> bool:
     """Whether a server takes a new connection, or refuses it in words."""
     try:
         psycopg.connect(*args, **options).close()
-    except psycopg.errors.ConnectionTimeout:
-        return False
-    except psycopg.OperationalError:
-        return True
+    except psycopg.OperationalError as error:
+        return not isinstance(error, psycopg.errors.ConnectionTimeout)
     return True
 
 

@@ -182,7 +182,7 @@ class PostgresStore(Store):
             try:
                 yield connection
             except BaseException:  # Ctrl-C too
-                if not connection.invalidated and driver_of(connection).closed:
+                if not connection.invalidated and driver_of(connection).is_lost:
                     connection.invalidate()  # SQLAlchemy does not see what the driver is asked
                 raise
 
@@ -331,8 +331,7 @@ class PostgresStore(Store):
         As the rows arrive, so that the server goes on while one is looked at; none is kept.
         """
         with self.connection() as connection, self.times.timed("copy"):
-            for line in frames.lines(connection, statement, parameters):
-                feed(line)
+            frames.each_line(connection, statement, parameters, feed)
 
     def stream(
         self,
@@ -349,8 +348,7 @@ class PostgresStore(Store):
         before they become pandas'; at least one table comes, also when there are no rows.
         """
         with self.connection() as connection, self.times.timed("copy"):
-            for table in frames.tables(connection, statement, parameters, batch_bytes=batch_bytes):
-                consume(table)
+            frames.copy_tables(connection, statement, parameters, consume, batch_bytes=batch_bytes)
 
     def execute(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,11 +66,7 @@ class Session(psycopg.Connection[Any]):
         if self._opened_by != os.getpid():
             raise psycopg.InterfaceError(OF_PARENT)
         try:
-            state = next(gen)
-            return waiting.wait(self._heard(gen, state), self.pgconn.socket, interval, timeout)
-        except StopIteration as end:  # nothing to wait for, as for most rows of a COPY
-            found: T = end.value
-            return found
+            return waiting.wait(self._heard(gen), self.pgconn.socket, interval, timeout)
         except (KeyboardInterrupt, SystemExit):
             # psycopg waits for 10 s then. What is left of the answer makes it useless anyway.
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
@@ -79,24 +75,29 @@ class Session(psycopg.Connection[Any]):
                 self.pgconn.finish()
             raise
 
-    def _heard(self, gen: PQGen[T], state: Any) -> Generator[Any, Ready | int, T]:
-        """The rest of `gen`, which ends with `Silent` when the server says nothing any more."""
+    def _heard(self, gen: PQGen[T]) -> PQGen[T]:
+        """`gen`, which ends with `Silent` when the server says nothing any more."""
         began = heard = monotonic()
+        ready: Ready | int | None = None
         while True:
-            ready = yield state
-            now = monotonic()
-            if ready:
-                heard = now
-            elif now - heard >= self.silence:
-                if now - began >= self.allowed or not self.answers():
-                    self.pgconn.finish()
-                    raise Silent(self.silence)
-                heard = monotonic()
             try:
-                state = gen.send(ready)
+                state = gen.send(ready)  # type: ignore[arg-type]
             except StopIteration as end:
                 found: T = end.value
                 return found
+            ready = yield state
+            if ready:
+                heard = monotonic()
+            elif monotonic() - heard >= self.silence:
+                if monotonic() - began >= self.allowed or not self.answers():
+                    self.pgconn.finish()
+                    raise Silent(self.silence)
+                heard = monotonic()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing more can be asked: closed, or in the midst of an answer."""
+        return self.closed or self.pgconn.transaction_status == TransactionStatus.ACTIVE
 
     def allow(self, seconds: float) -> None:
         """Let statements take so long, and a little for the server to say that it stopped one."""

@@ -6,12 +6,12 @@ import math
 import re
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -240,9 +240,26 @@ def operation(statement: str) -> str:
 _remembered = lru_cache(maxsize=1000)(operation)
 
 
+def _timed(method: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(self: TimedCursor, query: Any, *args: Any, **options: Any) -> Any:
+        started, error = perf_counter(), ""
+        try:
+            return method(self, query, *args, **options)
+        except BaseException as raised:
+            error = error_type(raised)
+            raise
+        finally:
+            seconds = perf_counter() - started
+            text = query if isinstance(query, str) else ""
+            if OWN not in text:
+                find = _remembered if len(text) <= _LONGEST_TEXT else operation
+                self.connection.times.add(find(text), seconds, error)  # type: ignore[attr-defined]
+
+    return timed
+
+
 class TimedCursor(psycopg.Cursor[Any]):
-    """A cursor that counts what it executes, from the call to the answer, in the `times` of its
-    connection.
+    """Counts what it executes, from the call to the answer, in the `times` of its `Session`.
 
     The driver has all rows by then; turning them into Python objects is not part of the time. A
     statement with many sets of parameters counts once; what bears the mark of fwdb's own
@@ -250,29 +267,5 @@ class TimedCursor(psycopg.Cursor[Any]):
     """
 
     __slots__ = ()
-
-    def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
-        started = perf_counter()
-        try:
-            super().execute(query, params, **options)
-        except BaseException as error:
-            self._count(query, started, error_type(error))
-            raise
-        self._count(query, started)
-        return self
-
-    def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
-        started = perf_counter()
-        try:
-            super().executemany(query, params_seq, **options)
-        except BaseException as error:
-            self._count(query, started, error_type(error))
-            raise
-        self._count(query, started)
-
-    def _count(self, query: Any, started: float, error: str = "") -> None:
-        seconds = perf_counter() - started
-        text = query if isinstance(query, str) else ""
-        if OWN not in text:
-            find = _remembered if len(text) <= _LONGEST_TEXT else operation
-            self.connection.times.add(find(text), seconds, error)  # type: ignore[attr-defined]
+    execute = _timed(psycopg.Cursor.execute)
+    executemany = _timed(psycopg.Cursor.executemany)

@@ -117,8 +117,11 @@ def test_a_plain_selection_needs_no_name(store, audit):
         assert round_trips(store, lambda: store.rows(NAMED)) > outside
 
 
-def test_an_open_transaction_hears_of_it_at_once(store, audit):
+def test_an_open_transaction_hears_of_it_at_once(store, audit, module_db):
     """And of who acted before when the block ends; what is not said comes from outside."""
+    with store.transaction(), module_db.audit.context(user_id=ANA):
+        # It is a matter of the thread, not of the object that was told.
+        assert named(store) == named(module_db.postgres) == {"user_id": ANA}
     with audit.context(user_id=ANA), store.transaction():
         with audit.context(reason="import"):
             assert named(store) == {"user_id": ANA, "reason": "import"}
@@ -209,9 +212,6 @@ def test_threads_act_for_themselves(module_db):
         return seen
 
     with audit.context(user_id=BOB), ThreadPoolExecutor(2) as executor:
-        # It is a matter of the thread, not of the object that was told.
-        with store.transaction(), Audit(store).context(user_id=ANA):
-            assert named(store) == {"user_id": ANA}
         assert executor.submit(named, store).result() is None
         ids = [f"0190a1b2-c3d4-7e5f-8a6b-{n:012d}" for n in range(4)]
         assert list(executor.map(act, ids)) == [{id} for id in ids]

@@ -23,8 +23,8 @@ from fwdb.errors import (
     QueryTimeout,
     StoreUnavailable,
 )
-from fwdb.stores import MongoStore, PostgresStore
-from fwdb.stores.timings import OWN
+from fwdb.stores import MongoStore, PoolStats, PostgresStore
+from fwdb.stores.timing import OWN
 
 if TYPE_CHECKING:
     from fwdb.monitoring.context import Context

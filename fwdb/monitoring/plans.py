@@ -26,7 +26,7 @@ from fwdb.monitoring.context import Context, frame
 from fwdb.monitoring.history import window
 from fwdb.monitoring.redaction import plan_redacted, redacted, texts_redacted
 from fwdb.stores import PostgresStore
-from fwdb.stores.plans import generic_plan
+from fwdb.stores.postgres import generic_plan
 from fwdb.timespan import Time
 
 _CUT = 10_000  # statement_texts.sql keeps so many characters

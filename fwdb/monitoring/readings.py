@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from fwdb import queries
 from fwdb.stores import MongoStore, PostgresStore
-from fwdb.stores.timings import OWN
+from fwdb.stores.timing import OWN
 
 IO_MINIMUM = 160000  # pg_stat_io came with PostgreSQL 16
 

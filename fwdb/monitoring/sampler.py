@@ -21,7 +21,7 @@ from fwdb.models import monitoring as tables
 from fwdb.monitoring import readings, relations, servers, statements
 from fwdb.monitoring.context import Context
 from fwdb.stores import MongoStore, PoolStats
-from fwdb.stores.timings import OWN
+from fwdb.stores.timing import OWN
 
 logger = logging.getLogger(__name__)
 

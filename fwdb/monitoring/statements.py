@@ -25,7 +25,7 @@ from fwdb.monitoring import readings
 from fwdb.monitoring.history import History, StoredReading
 from fwdb.monitoring.readings import Reading, delta
 from fwdb.stores import PostgresStore
-from fwdb.stores.timings import OWN
+from fwdb.stores.timing import OWN
 
 HIDDEN = 0  # the query id of all entries that the role may not see
 

@@ -25,7 +25,7 @@ from fwdb.models import (
 )
 from fwdb.seeding import data, volume
 from fwdb.stores import MongoStore, PostgresStore, actor, without_capture
-from fwdb.stores.capture import TRIGGERS
+from fwdb.stores.postgres import TRIGGERS
 
 Progress = Callable[[str], None]
 

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, Self, TypeVar
 
 import pandas as pd
 import psycopg
 import pyarrow as pa
 import sqlalchemy as sa
+from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.sql import Executable
 
-from fwdb import config, errors, queries
+from fwdb import errors, queries
 from fwdb.errors import FwdbError
-from fwdb.stores import actor, dialling, frames, opening, sqlstate
-from fwdb.stores.failures import error_type, without_values
-from fwdb.stores.pools import Hold, PoolStats, WaitCountingPool, anew_in_child
-from fwdb.stores.statements import time_statements
-from fwdb.stores.timings import CONNECT, OWN, QueryStats, QueryTimes
+from fwdb.stores import actor, frames, session
+from fwdb.stores.base import Store
+from fwdb.stores.errors import error_type, of_postgres, without_values
+from fwdb.stores.pool import CountingPool
+from fwdb.stores.session import Session, driver_of
+from fwdb.stores.timing import CONNECT, OWN, QueryTimes, TimedCursor, operation
 
 T = TypeVar("T")
+
+# A parameter and not SET LOCAL, whose every value would be a statement of its own in
+# pg_stat_statements. Local to the transaction: nothing is left for who gets the connection next.
+_SET_ACTOR = f"SELECT set_config('fwdb.actor', %s, true) {OWN}"
 
 _HOLDERS = sa.text(f"""
     SELECT DISTINCT a.pid, coalesce(nullif(a.application_name, ''), 'unnamed') AS application,
@@ -39,10 +45,22 @@ _HOLDERS = sa.text(f"""
     ORDER BY a.pid {OWN}
 """)
 
+# Rows and TRUNCATE. Their names sort before those of other triggers, which fire in this order.
+TRIGGERS = ("00_fwdb_audit", "00_fwdb_audit_truncate")
+
+_CAPTURED = sa.text("""
+    SELECT CAST(CAST(t.tgrelid AS regclass) AS text) AS relation, t.tgname AS trigger,
+           pg_has_role(c.relowner, 'USAGE') AS owned
+    FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
+    WHERE t.tgname = ANY (:triggers) AND t.tgenabled <> 'D'
+      AND t.tgrelid = ANY (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)
+    ORDER BY 1, 2 /* fwdb */
+""")
+
 ISOLATIONS = ("read committed", "repeatable read", "serializable")
 
 
-class PostgresStore:
+class PostgresStore(Store):
     """One PostgreSQL database. Nothing is dialled before the first question.
 
     Outside a transaction each statement commits by itself. Inside ``with store.transaction()``
@@ -50,95 +68,43 @@ class PostgresStore:
     """
 
     name = "postgres"
+    port = 5432
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        application_name: str = "fwdb",
-        settings: config.Settings | None = None,
-        read_only: bool = False,
-        monitors: bool = False,
-        remedy: str = "Check FWDB_POSTGRES_URL.",
-    ) -> None:
-        settings = settings or config.settings()
-        self.url = dialling.parse_url(url)
-        self.address = config.address(url, 5432)
-        self.application_name = application_name
+    def __init__(self, url: str, *, read_only: bool = False, **options: Any) -> None:
+        self.url = session.parse_url(url)
         self.read_only = read_only
-        self._settings = settings
-        self._remedy = remedy
-        self._waits_for = "FWDB_MONITOR_TIMEOUT_SECONDS" if monitors else "FWDB_TIMEOUT_SECONDS"
-        self._local = threading.local()
         self._functions: set[str] = set()
-        self._session = dialling.session(
-            timeout_ms=round(1000 * settings.statement_timeout_seconds),
-            lock_timeout_ms=100 if monitors else 0,
-            read_only=read_only,
-        )
-        self._open()
-        anew_in_child(self._open)
+        super().__init__(url, **options)
 
-    def _open(self) -> None:
-        """Begin with no connection and with no counts, as each process does."""
-        settings = self._settings
+    def _begin(self) -> None:
+        settings = self.settings
         self._of_parent = self.__dict__.get("engine")  # kept: closing its connections is not ours
-        keepalives = {n: v for n, v in self.url.query.items() if n.startswith("keepalives")}
-        self.engine: Engine = sa.create_engine(
+        self.engine = sa.create_engine(
             self.url,
-            poolclass=WaitCountingPool,
+            poolclass=CountingPool,
             pool_size=settings.pool_size,
             max_overflow=settings.pool_max_overflow,
             pool_timeout=settings.pool_timeout_seconds,
             pool_recycle=int(settings.pool_lifetime_seconds),
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args={
-                "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
-                "application_name": self.application_name,
-                # Those of the URL win.
-                **dialling.keepalive(settings.timeout_seconds),
-                **keepalives,
-            },
+            connect_args=session.options(
+                self.url,
+                connect_seconds=settings.connect_timeout_seconds,
+                silence=settings.timeout_seconds,
+                name=self.application_name,
+            ),
         )
-        self.engine.dialect.do_ping = dialling.Session.ping  # type: ignore[assignment]
+        self.engine.dialect.do_ping = Session.ping  # type: ignore[assignment]
         self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
-        time_statements(self.engine, self.times)
+        self._connections = self.engine.pool  # type: ignore[assignment]
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        pool = self.engine.pool
-        assert isinstance(pool, WaitCountingPool)
-        self._usage = pool.usage
         sa.event.listen(self.engine, "do_connect", self._dial)
-        sa.event.listen(self.engine, "close", self._usage.connection_closed)
-        sa.event.listen(self.engine, "close_detached", self._usage.connection_closed)
-        sa.event.listen(self.engine, "invalidate", self._usage.connection_invalidated)
+        # After SQLAlchemy's own listener, whose questions at the first connection do not count.
+        sa.event.listen(self.engine, "connect", self._count)
 
-    def __repr__(self) -> str:
-        return f"PostgresStore({self.address})"
-
-    def twin(self, *, application_name: str, connections: int = 1) -> PostgresStore:
-        """A second store on the same database with a small pool of its own.
-
-        For questions about the server: they neither take a connection from the work nor wait
-        long behind it (100 ms for a lock, 2 s for a connection, FWDB_MONITOR_TIMEOUT_SECONDS for
-        an answer).
-        """
-        seconds = self._settings.monitor_timeout_seconds
-        small = {
-            "pool_size": connections,
-            "pool_max_overflow": 0,
-            "connect_timeout_seconds": min(2.0, self._settings.connect_timeout_seconds),
-            "statement_timeout_seconds": 0.9 * seconds,  # the rest is for saying so
-            "timeout_seconds": seconds,
-        }
-        return PostgresStore(
-            self.url.render_as_string(hide_password=False),
-            application_name=application_name,
-            settings=self._settings.model_copy(update=small),
-            read_only=self.read_only,
-            monitors=True,
-            remedy=self._remedy,
-        )
+    def twin(self, **options: Any) -> Self:
+        return super().twin(read_only=self.read_only, **options)
 
     def _dial(
         self,
@@ -146,21 +112,41 @@ class PostgresStore:
         record: object,
         arguments: list[Any],
         options: dict[str, Any],
-    ) -> dialling.Session:
+    ) -> Session:
         """A new connection with our settings, in the time that counts as dialling."""
-        settings = self._settings
-        with self._usage.dialling(record):
-            connection = dialling.Session.connect(*arguments, **options)
-            try:
-                connection.silence = connection.ping_seconds = settings.connect_timeout_seconds
-                dialling.prepare(connection, self._session, self.address)
-            except BaseException:
-                connection.close()
-                raise
-            connection.silence = settings.timeout_seconds
-            connection.allow(settings.statement_timeout_seconds)
-            connection.answers = lambda: dialling.answers(*arguments, **options)
-            return connection
+        settings, started = self.settings, time.perf_counter()
+        connection = Session.connect(*arguments, **options)
+        try:
+            connection.silence = connection.ping_seconds = settings.connect_timeout_seconds
+            session.require_version(connection, self.address)
+            connection.autocommit = True
+            connection.execute("; ".join(f"SET {name} = {value}" for name, value in self._sets))
+            connection.autocommit = False
+        except BaseException:
+            connection.close()
+            raise
+        connection.silence = settings.timeout_seconds
+        connection.allow(settings.statement_timeout_seconds)
+        connection.answers = lambda: session.answers(*arguments, **options)
+        self._connections.usage.dialled(time.perf_counter() - started)
+        return connection
+
+    @property
+    def _sets(self) -> Iterator[tuple[str, object]]:
+        """The settings of a session, as statements: poolers refuse them at the start-up."""
+        # Planned anew each time: optional parameters (NULL lets all through) want another plan
+        # for each use, and a generic one would read the whole table for the narrowest question.
+        yield "plan_cache_mode", "force_custom_plan"
+        yield "TimeZone", "'UTC'"
+        yield "DateStyle", "'ISO'"
+        yield "statement_timeout", round(1000 * self.settings.statement_timeout_seconds)
+        yield "default_transaction_read_only", "on" if self.read_only else "off"
+        if self._monitors:
+            yield "lock_timeout", 100  # ms
+
+    def _count(self, connection: Session, record: object) -> None:
+        connection.times = self.times
+        connection.cursor_factory = TimedCursor
 
     # -- connections and transactions ---------------------------------------------------------
 
@@ -180,17 +166,25 @@ class PostgresStore:
                     yield connection
             else:
                 with self._connect(self.engine) as connection, connection.begin():
-                    opening.begin(connection, actor.current())
+                    self._name(connection, actor.current())
                     yield connection
 
-    def _connect(self, engine: Engine) -> Connection:
+    @contextmanager
+    def _connect(self, engine: Engine) -> Iterator[Connection]:
         """A connection of the pool; not to get one is an operation that failed."""
         started = time.perf_counter()
         try:
-            return engine.connect()
+            connection = engine.connect()
         except BaseException as error:
             self.times.add(CONNECT, time.perf_counter() - started, error_type(error))
             raise
+        with connection:
+            try:
+                yield connection
+            except BaseException:  # Ctrl-C too
+                if not connection.invalidated and driver_of(connection).is_lost:
+                    connection.invalidate()  # SQLAlchemy does not see what the driver is asked
+                raise
 
     @property
     def in_transaction(self) -> bool:
@@ -210,8 +204,8 @@ class PostgresStore:
         `isolation` is ``read committed`` (the server's default), ``repeatable read`` or
         ``serializable``; `timeout_ms` bounds each statement in it, 0 for long work by
         FWDB_LONG_TIMEOUT_SECONDS, of which waits for locks may take FWDB_TIMEOUT_SECONDS. Who
-        acts is named in the same round trip as BEGIN, unless nothing can be written. Raises
-        `Transient` when the same work may succeed if tried again; `run` does that.
+        acts is named first, unless nothing can be written. Raises `Transient` when the same work
+        may succeed if tried again; `run` does that.
         """
         if isolation is not None and isolation.lower() not in ISOLATIONS:
             raise errors.UnknownName("isolation", isolation, ISOLATIONS)
@@ -221,48 +215,54 @@ class PostgresStore:
                 with current.begin_nested():
                     yield current
                 return
-            with self._connect(self.engine) as connection:
-                if isolation is not None:
-                    connection = connection.execution_options(isolation_level=isolation.upper())
-                with connection.begin():
-                    writes = not (read_only or self.read_only)
-                    who = actor.current() if writes else None
-                    limits = self._limits(timeout_ms)
-                    opening.begin(connection, who, limits=limits, read_only=read_only)
-                    self._local.connection = connection
-                    try:
-                        with (
-                            self._allowing(connection, limits),
-                            opening.hearing(connection, self.errors) if writes else nullcontext(),
-                        ):
-                            yield connection
-                    finally:
-                        self._local.connection = None
+            options: dict[str, Any] = {"postgresql_readonly": True} if read_only else {}
+            options |= {"isolation_level": isolation.upper()} if isolation else {}
+            with self._connect(self.engine) as connection, ExitStack() as ending:
+                connection = connection.execution_options(**options)
+                ending.enter_context(connection.begin())
+                self._local.connection = connection
+                ending.callback(setattr, self._local, "connection", None)
+                ending.enter_context(self._limited(connection, timeout_ms))
+                if not (read_only or self.read_only):
+                    ending.enter_context(actor.listening(lambda who: self._name(connection, who)))
+                    if (who := actor.current()) is not None:
+                        self._name(connection, who)
+                yield connection
 
-    def _limits(self, timeout_ms: int | None) -> dict[str, int]:
-        """The limits in milliseconds that a transaction has of its own."""
-        if timeout_ms is None:
-            return {}
-        if timeout_ms:
-            return {"statement_timeout": timeout_ms}
-        settings = self._settings
-        return {
-            "statement_timeout": round(1000 * settings.long_timeout_seconds),
-            "lock_timeout": round(1000 * settings.timeout_seconds),
-        }
+    def _name(self, connection: Connection, who: actor.Actor | None) -> None:
+        """Tell the server who acts in a transaction.
+
+        One that failed is left alone: its rollback, or that to a savepoint, brings back who acted
+        before.
+        """
+        if connection.invalidated:
+            return
+        driver = driver_of(connection)
+        if driver.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS):
+            with self.errors():
+                driver.execute(_SET_ACTOR, ["" if who is None else who.json])
 
     @contextmanager
-    def _allowing(self, connection: Connection, limits: Mapping[str, int]) -> Iterator[None]:
-        """While the block, a transaction, runs, its own limit on statements is what counts."""
-        if not limits:
+    def _limited(self, connection: Connection, timeout_ms: int | None) -> Iterator[None]:
+        """While the block, a transaction, runs, its own limits are what counts.
+
+        They are set by SET, which takes no snapshot: who locks first reads what was committed
+        before.
+        """
+        if timeout_ms is None:
             yield
             return
-        driver = frames.driver_of(connection)
-        driver.allow(limits["statement_timeout"] / 1000)
+        settings, driver = self.settings, driver_of(connection)
+        milliseconds = timeout_ms or round(1000 * settings.long_timeout_seconds)
+        limits = f"SET LOCAL statement_timeout = {milliseconds} {OWN}"
+        if not timeout_ms:
+            limits += f"; SET LOCAL lock_timeout = {round(1000 * settings.timeout_seconds)} {OWN}"
+        driver.execute(limits, prepare=False)
+        driver.allow(milliseconds / 1000)
         try:
             yield
         finally:
-            driver.allow(self._settings.statement_timeout_seconds)
+            driver.allow(settings.statement_timeout_seconds)
 
     def run(
         self,
@@ -293,7 +293,7 @@ class PostgresStore:
     def rows(self, query: str | Executable, /, **parameters: Any) -> list[dict[str, Any]]:
         """All rows of a query file or statement as dictionaries; for small answers."""
         statement = self._statement(query, parameters)
-        with self.connection(naming=not opening.only_reads(query)) as connection:
+        with self.connection(naming=not _only_reads(query)) as connection:
             result = connection.execute(statement, parameters)
             names = list(result.keys())
             # Much quicker than dict(row): each mapping of SQLAlchemy looks its keys up again.
@@ -312,7 +312,7 @@ class PostgresStore:
         when there are no rows.
         """
         statement = self._statement(query, parameters)
-        with self.connection(naming=not opening.only_reads(query)) as connection:
+        with self.connection(naming=not _only_reads(query)) as connection:
             if isinstance(query, str):
                 result = connection.execute(statement, parameters)
                 declared = queries.load(query).columns
@@ -383,10 +383,8 @@ class PostgresStore:
     @cached_property
     def server_version(self) -> int:
         """The server's version as one number: 180006 is 18.6. Asked once."""
-        found = self.rows(
-            sa.text("SELECT current_setting('server_version_num') AS version /* fwdb */")
-        )
-        return int(found[0]["version"])
+        asked = sa.text(f"SELECT current_setting('server_version_num') AS version {OWN}")
+        return int(self.rows(asked)[0]["version"])
 
     def has_function(self, name: str) -> bool:
         """Whether the database has a function `name` (``schema.function``); asked until it has."""
@@ -402,29 +400,13 @@ class PostgresStore:
         sessions = [f"pid {row['pid']} ({row['application']}, {row['state']})" for row in rows]
         return f"; locks are held by {', '.join(sessions)}" if sessions else ""
 
-    def ping(self) -> float:
-        """Milliseconds that an empty question took through the pool."""
-        started = time.perf_counter()
-        self.rows(sa.text("SELECT 1 AS one /* fwdb */"))
-        return 1000 * (time.perf_counter() - started)
-
-    def pool(self) -> PoolStats:
-        """The connection pool of this process, now."""
-        pool = self.engine.pool
-        assert isinstance(pool, WaitCountingPool)
-        return pool.stats(self.name)
-
-    def query_stats(self) -> QueryStats:
-        """What was asked through this store since it was made, and how long it took."""
-        return self.times.read()
-
-    def holds(self) -> list[Hold]:
-        """The connections of this process that are lent now, longest first."""
-        return self._usage.holds(self.name)
+    def _ask(self) -> None:
+        self.rows(sa.text(f"SELECT 1 AS one {OWN}"))
 
     def close(self) -> None:
         """Close the idle connections; the store can be used again and dials anew."""
         self.engine.dispose()
+        self._connections = self.engine.pool  # type: ignore[assignment]
 
     # -- errors -------------------------------------------------------------------------------
 
@@ -444,22 +426,98 @@ class PostgresStore:
         except sa.exc.DBAPIError as error:
             if not isinstance(error.orig, psycopg.Error):
                 raise
-            raise self._fwdb_error(error.orig) from without_values(error.orig)
+            raise of_postgres(error.orig, self) from without_values(error.orig)
         except sa.exc.StatementError as error:
             # A value that one of our own column types refuses has its fwdb error inside.
             if isinstance(error.orig, FwdbError):
                 raise error.orig from None
             raise
         except psycopg.Error as error:
-            raise self._fwdb_error(error) from without_values(error)
+            raise of_postgres(error, self) from without_values(error)
         except UnicodeEncodeError:  # its text quotes the value
             raise errors.InvalidData("postgres: a text is no valid Unicode.") from None
 
-    def _fwdb_error(self, error: psycopg.Error) -> FwdbError:
-        return sqlstate.translate(
-            error,
-            self.address,
-            connect_seconds=self._settings.connect_timeout_seconds,
-            waits_for=self._waits_for,
-            remedy=self._remedy,
+
+def _only_reads(query: str | Executable) -> bool:
+    """Whether a question is sure to change nothing, so that the server need not know who asks.
+
+    A query file is a question. A selection of plain columns is one too; one that calls a
+    function may be anything.
+    """
+    if isinstance(query, sa.Select):
+        return all(isinstance(column, sa.Column) for column in query.selected_columns)
+    return isinstance(query, str)
+
+
+@contextmanager
+def without_capture(store: PostgresStore, tables: Sequence[str]) -> Iterator[Connection]:
+    """A transaction in which writes to `tables` leave no row in the audit trail.
+
+    For history that is loaded with its own trail, not for changes. Other writers of the tables
+    wait until the transaction ends; rolled back or committed, the triggers are as before. Joins
+    an open transaction. A table that is not captured, or is not there, is no obstacle. Raises
+    `PermissionDenied` for a role that does not own a captured table.
+    """
+    with store.transaction() as connection:
+        found = store.rows(_CAPTURED, triggers=list(TRIGGERS), tables=list(tables))
+        for row in found:
+            if not row["owned"]:
+                raise errors.PermissionDenied(
+                    f"only the owner of {row['relation']} may write to it without a row in the "
+                    "audit trail; connect as the owner."
+                )
+        alter = 'ALTER TABLE {relation} {how} TRIGGER "{trigger}"'
+        for row in found:
+            connection.execute(sa.text(alter.format(**row, how="DISABLE")))
+        yield connection
+        for row in found:
+            connection.execute(sa.text(alter.format(**row, how="ENABLE ALWAYS")))
+
+
+# Planning takes milliseconds, a join of very many tables more; longer, something is locked.
+PLAN_TIMEOUT_MS = 2000
+
+
+def generic_plan(store: PostgresStore, statement: str) -> str:
+    """The plan for any values of ``$1``, ``$2``, … as text; the statement is not executed.
+
+    It is the plan of all values alike, so that a value that is rare or frequent may be planned
+    another way. Needs PostgreSQL 16. Raises `FeatureUnavailable` before, `InvalidData` for what
+    is not one statement that has a plan, or that the server cannot plan without its values.
+    """
+    if store.server_version < 160000:
+        raise errors.FeatureUnavailable(
+            f"postgres at {store.address} is version {store.server_version // 10000}; a plan "
+            "without the values of a statement needs 16 or newer."
         )
+    # EXPLAIN takes others too, which would be run or changed.
+    if operation(statement) not in {"select", "insert", "update", "delete", "merge"}:
+        raise errors.InvalidData("only SELECT, INSERT, UPDATE, DELETE and MERGE have a plan.")
+    with store.transaction(read_only=True, timeout_ms=PLAN_TIMEOUT_MS) as connection:
+        driver = driver_of(connection)
+        try:
+            # Parse refuses more than one command, and executes none: a text like "SELECT 1; COMMIT;
+            # DROP …" would leave the read-only transaction.
+            answer = driver.pgconn.prepare(b"", statement.encode())
+            if answer.status != ExecStatus.COMMAND_OK:
+                raise psycopg.errors.error_from_result(answer, encoding="utf-8")
+            # The extended protocol would want values for the parameters.
+            query: Any = f"EXPLAIN (GENERIC_PLAN)\n{statement}\n{OWN}"
+            return "\n".join(row[0] for row in psycopg.ClientCursor(driver).execute(query))
+        except (psycopg.errors.SyntaxError, psycopg.errors.ProgrammingError) as error:
+            if isinstance(error, psycopg.errors.InsufficientPrivilege):
+                raise
+            said = error.diag.message_primary or type(error).__name__
+            raise errors.InvalidData(
+                f"the server cannot plan it without its values: {said}."
+            ) from None
+
+
+def _require_one_statement(driver: psycopg.Connection[Any], statement: str) -> None:
+    """Parse refuses more than one command, and executes none.
+
+    Without it a text like ``SELECT 1; COMMIT; DROP …`` would leave the read-only transaction.
+    """
+    answer = driver.pgconn.prepare(b"", statement.encode())
+    if answer.status != ExecStatus.COMMAND_OK:
+        raise psycopg.errors.error_from_result(answer, encoding="utf-8")

@@ -58,7 +58,7 @@ def url_of(db: Database) -> str:
 def on_db(db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Points the command line at the database of this test."""
     monkeypatch.setenv("FWDB_POSTGRES_URL", url_of(db))
-    monkeypatch.setenv("FWDB_MONGODB_URL", db.mongodb._given.get_secret_value())
+    monkeypatch.setenv("FWDB_MONGODB_URL", url_of(db.mongodb))
     return db
 
 

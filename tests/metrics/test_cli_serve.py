@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families as parse
+from support.urls import url_of
 
 from fwdb.database import Database
 
@@ -25,7 +26,7 @@ def on_db(db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Points the command line at the database of this test."""
     url = db.postgres.url.set(drivername="postgresql")
     monkeypatch.setenv("FWDB_POSTGRES_URL", url.render_as_string(hide_password=False))
-    monkeypatch.setenv("FWDB_MONGODB_URL", db.mongodb._given.get_secret_value())
+    monkeypatch.setenv("FWDB_MONGODB_URL", url_of(db.mongodb))
     return db
 
 

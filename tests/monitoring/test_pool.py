@@ -22,8 +22,8 @@ from fwdb.database import Database
 from fwdb.errors import PoolExhausted
 from fwdb.monitoring import Monitor
 from fwdb.stores import BOUNDS_MS, Durations, MongoStore, PostgresStore
-from fwdb.stores.durations import Counting
-from fwdb.stores.pools import MongoPoolListener
+from fwdb.stores.pool import MongoPoolListener
+from fwdb.stores.timing import Histogram
 
 SMALL = {"pool_size": 2, "pool_max_overflow": 2, "pool_timeout_seconds": 0.3}
 
@@ -33,7 +33,7 @@ def small(db: Database) -> Iterator[Database]:
     """The same databases through a pool of 2 connections and 2 beyond."""
     settings = config.settings().model_copy(update=SMALL)
     postgres = PostgresStore(url_of(db.postgres), settings=settings)
-    mongodb = MongoStore(db.mongodb._given.get_secret_value(), settings=settings)
+    mongodb = MongoStore(url_of(db.mongodb), settings=settings)
     with Database(postgres, mongodb, settings=settings) as database:
         yield database
 
@@ -98,7 +98,7 @@ def test_callers_without_a_connection_are_counted_while_they_wait(
 
 def test_an_unlimited_pool_has_no_utilisation(db: Database, watch: Callable[..., Monitor]) -> None:
     """A share of no limit is nothing, neither 0 nor 100."""
-    url = db.mongodb._given.get_secret_value()
+    url = url_of(db.mongodb)
     url += ("&" if "?" in url else "?") + "maxPoolSize=0"
     mongodb = MongoStore(url)
     mongodb.ping()
@@ -144,7 +144,7 @@ def test_a_percentile_is_the_bound_of_a_bucket() -> None:
     """An upper bound that is true, and no point between two bounds that nobody measured; without
     durations neither 0 nor the first bound. The buckets hold those of the existing service, so
     that its dashboards can be drawn from ours."""
-    counting = Counting()
+    counting = Histogram()
     for milliseconds in [0.05] * 50 + [3.0] * 49 + [400.0]:
         counting.add(milliseconds / 1000)
     found = counting.read()
@@ -153,7 +153,7 @@ def test_a_percentile_is_the_bound_of_a_bucket() -> None:
     assert found.total_ms == pytest.approx(50 * 0.05 + 49 * 3 + 400)
     assert [found.percentile_ms(p) for p in (50, 51, 99, 99.5)] == [0.1, 5, 5, 500]
     for seconds, bound in ((0.001, 1), (0.0010001, 2.5), (3600, math.inf)):
-        counting = Counting()
+        counting = Histogram()
         counting.add(seconds)
         assert counting.read().percentile_ms(50) == bound
     assert Durations().percentile_ms(99) is Durations().mean_ms is None

@@ -15,7 +15,7 @@ from fwdb.monitoring.commands import profiled, summed
 from fwdb.monitoring.plans import Plan
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.commands import shape
-from fwdb.stores.plans import generic_plan
+from fwdb.stores.postgres import generic_plan
 
 OLD = 160000  # the first version with EXPLAIN (GENERIC_PLAN)
 
@@ -149,7 +149,7 @@ def test_the_profiler_tells_what_no_client_of_ours_sent(
     list(things.find({"kind": "a"}).sort("n", -1))
     things.update_one({"kind": "a"}, {"$set": {"n": 0}})
     things.delete_many({"kind": "b"})
-    monitor = watch(watched, MongoStore(profiling._given.get_secret_value()))
+    monitor = watch(watched, MongoStore(url_of(profiling)))
     frame = monitor.slow_queries(since="5m", min_ms=0, top=1000)
     other.close()
     mine = frame[frame["database"] == "mongodb"]

@@ -37,7 +37,7 @@ from fwdb.monitoring.slow_queries import COLUMNS
 from fwdb.monitoring.statements import HIDDEN, difference, moments
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.commands import MOST_SHAPES, CommandTimes, shape
-from fwdb.stores.timings import QueryTimes
+from fwdb.stores.timing import QueryTimes
 
 # -- the window ---------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from support.urls import url_of as url_of
+
 from fwdb.monitoring import statements
 from fwdb.monitoring.readings import Reading, jsonable
 from fwdb.stores import PostgresStore
@@ -25,11 +27,6 @@ WORDS = (
     "apples", "cherries", "dates", "figs", "hidden_one", "kiwis", "grapes", "lemons", "limes",
     "melons", "mended", "other", "pears", "plums", "rest",
 )  # fmt: skip
-
-
-def url_of(store: PostgresStore, **changed: Any) -> str:
-    url = store.url.set(drivername="postgresql", **changed)
-    return str(url.render_as_string(hide_password=False))
 
 
 def do(store: PostgresStore, *texts: str) -> None:

@@ -1,5 +1,4 @@
-"""How PostgreSQL is reached: the URL as the driver wants it, a connection that gives up a silent
-server, and what a new connection is told."""
+"""A session of PostgreSQL: how it is reached, what it is told first, how long it is waited for."""
 
 from __future__ import annotations
 
@@ -7,29 +6,29 @@ import contextlib
 import os
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 import sqlalchemy as sa
-from psycopg import generators, waiting
+from psycopg import waiting
 from psycopg.abc import PQGen
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 from psycopg.waiting import Ready
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Connection, make_url
 
 from fwdb import errors
 
+if TYPE_CHECKING:
+    from fwdb.stores.timing import QueryTimes
+
 MINIMUM_VERSION = 140000  # PostgreSQL 14, the oldest release that fwdb is tested for
-
-
-T = TypeVar("T")
-
-_CANCEL_SECONDS = 1.0
-
 OF_PARENT = (
     "this transaction was begun by the parent process, before the fork, and only that may go on "
     "with it; leave its block, then begin one here"
 )
+_CANCEL_SECONDS = 1.0
+
+T = TypeVar("T")
 
 
 class Silent(psycopg.OperationalError):
@@ -56,6 +55,7 @@ class Session(psycopg.Connection[Any]):
     allowed = 0.0
     ping_seconds = 5.0
     answers: Callable[[], bool]
+    times: QueryTimes
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -86,14 +86,18 @@ class Session(psycopg.Connection[Any]):
                 found: T = end.value
                 return found
             ready = yield state
-            now = monotonic()
             if ready:
-                heard = now
-            elif now - heard >= self.silence:
-                if now - began >= self.allowed or not self.answers():
+                heard = monotonic()
+            elif monotonic() - heard >= self.silence:
+                if monotonic() - began >= self.allowed or not self.answers():
                     self.pgconn.finish()
                     raise Silent(self.silence)
                 heard = monotonic()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing more can be asked: closed, or in the midst of an answer."""
+        return self.closed or self.pgconn.transaction_status == TransactionStatus.ACTIVE
 
     def allow(self, seconds: float) -> None:
         """Let statements take so long, and a little for the server to say that it stopped one."""
@@ -101,16 +105,14 @@ class Session(psycopg.Connection[Any]):
 
     def ping(self) -> bool:
         """True, or an error: nothing is asked. It may take as long as dialling another."""
-        given = self.silence, self.allowed
-        self.silence, self.allowed = self.ping_seconds, 0.0
+        given = self.silence, self.allowed, self.autocommit
+        self.silence, self.allowed, self.autocommit = self.ping_seconds, 0.0, True
         try:
-            self.pgconn.send_query(b"")
-            for found in self.wait(generators.execute(self.pgconn)):
-                if found.status == ExecStatus.FATAL_ERROR:
-                    self.close()
-                    raise psycopg.errors.error_from_result(found, encoding=self.info.encoding)
+            psycopg.Cursor(self).execute("")
         finally:
-            self.silence, self.allowed = given
+            self.silence, self.allowed = given[:2]
+            if not self.closed:
+                self.autocommit = given[2]
         return True
 
     def rollback(self) -> None:
@@ -124,24 +126,20 @@ class Session(psycopg.Connection[Any]):
             super().close()
 
 
+def driver_of(connection: Connection) -> Session:
+    """The driver's own connection behind one of SQLAlchemy."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, Session)
+    return driver
+
+
 def answers(*args: Any, **options: Any) -> bool:
     """Whether a server takes a new connection, or refuses it in words."""
     try:
         psycopg.connect(*args, **options).close()
-    except psycopg.errors.ConnectionTimeout:
-        return False
-    except psycopg.OperationalError:
-        return True
+    except psycopg.OperationalError as error:
+        return not isinstance(error, psycopg.errors.ConnectionTimeout)
     return True
-
-
-def keepalive(seconds: float) -> dict[str, int]:
-    """Options of libpq, so that the system notices a network that lost an idle connection."""
-    return {
-        "keepalives_idle": max(1, round(seconds)),
-        "keepalives_interval": 1,
-        "keepalives_count": 3,
-    }
 
 
 def parse_url(url: str) -> URL:
@@ -163,28 +161,26 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
-def session(*, timeout_ms: int, lock_timeout_ms: int, read_only: bool) -> str:
-    """The settings of a session, as statements: connection poolers refuse them at the start-up.
+def options(url: URL, *, connect_seconds: float, silence: float, name: str) -> dict[str, Any]:
+    """Options of libpq for `url`; those that it has itself win.
 
-    Planned anew each time: optional parameters (NULL lets all through) want another plan for each
-    use, and a generic one would read the whole table for the narrowest question.
+    With keepalives, so that the system notices a network that lost an idle connection.
     """
-    settings = (
-        "SET plan_cache_mode = force_custom_plan;"
-        f" SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET statement_timeout = {timeout_ms};"
-        f" SET default_transaction_read_only = {'on' if read_only else 'off'}"
-    )
-    return settings + (f"; SET lock_timeout = {lock_timeout_ms}" if lock_timeout_ms else "")
+    ours = {
+        "connect_timeout": max(2, round(connect_seconds)),
+        "application_name": name,
+        "keepalives_idle": max(1, round(silence)),
+        "keepalives_interval": 1,
+        "keepalives_count": 3,
+    }
+    return ours | {n: v for n, v in url.query.items() if n.startswith("keepalives")}
 
 
-def prepare(connection: psycopg.Connection[Any], session: str, address: str) -> None:
-    """Refuse a server that is too old, and tell a new connection the settings of its session."""
-    version = connection.info.server_version
+def require_version(session: Session, address: str) -> None:
+    """Refuse a server that is too old."""
+    version = session.info.server_version
     if version < MINIMUM_VERSION:
         raise errors.FeatureUnavailable(
             f"postgres at {address} is version {version // 10000}; "
             f"fwdb needs {MINIMUM_VERSION // 10000} or newer."
         )
-    connection.autocommit = True
-    connection.execute(session)
-    connection.autocommit = False

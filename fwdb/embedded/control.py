@@ -1,31 +1,71 @@
-"""Bringing the servers of a home up and taking them down."""
+"""Bringing the servers of a home up, joining those that run, and taking them down."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fwdb.embedded.home import Home, disk_sentences
-from fwdb.embedded.join import (
-    KINDS,
-    STORES,
-    alive,
-    check_stores,
-    home_at,
-    join,
-    open_server,
+from fwdb.config import settings
+from fwdb.embedded.home import (
+    Home,
+    Progress,
+    Record,
+    State,
+    disk_sentences,
+    find_home,
+    new_passwords,
 )
-from fwdb.embedded.launch import Launch
-from fwdb.embedded.processes import Progress, end
+from fwdb.embedded.mongodb import MongoServer
+from fwdb.embedded.postgres import PostgresServer
 from fwdb.embedded.replica import NAME as REPLICA
-from fwdb.embedded.urls import Servers
-from fwdb.errors import ParameterError
+from fwdb.embedded.replica import ReplicaServer
+from fwdb.embedded.server import (
+    INSTALL,
+    Children,
+    Process,
+    Server,
+    Urls,
+    argv,
+    end,
+    find,
+    free_port,
+    port_taken,
+    watch,
+)
+from fwdb.embedded.watcher import identity
+from fwdb.errors import EmbeddedError, FeatureUnavailable, FwdbError, ParameterError, UnknownName
 
 log = logging.getLogger("fwdb.embedded")
+
+STORES = ("postgres", "mongodb")
+KINDS: dict[str, type[Server]] = {
+    "postgres": PostgresServer,
+    "mongodb": MongoServer,
+    REPLICA: ReplicaServer,
+}
+LOOK_SECONDS = 0.3  # enough for a server that is well; of others no more has to be known
+READY_SECONDS = 60.0  # crash recovery of a large cluster included
+PORT_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The built-in servers of `home` that run; None for one that was not asked for.
+
+    `replica` has the accounts of `postgres`, takes no writes, and is there with
+    ``up(replica=True)`` only.
+    """
+
+    home: Path
+    postgres: Urls | None = None
+    mongodb: Urls | None = None
+    replica: Urls | None = None
 
 
 def up(
@@ -56,17 +96,28 @@ def up(
         )
     everything = [*wanted, REPLICA] if replica else wanted
     place = home_at(home)
+    check_extra()
     if joined := join(place, everything):
         return joined
-    launch = Launch(place, owner_pid, idle_minutes, progress or log.info)
+    start = Start(place, owner_pid, idle_minutes, progress or log.info)
     place.create()
-    with place.lock(launch.progress):
+    with place.lock(start.progress):
         if joined := join(place, everything):  # another process has started them meanwhile
             return joined
-        servers = join(place, wanted) or launch.start(wanted)
+        servers = join(place, wanted) or start.run(wanted)
         if not replica:
             return servers
-        return replace(servers, replica=launch.start([REPLICA]).replica)
+        return replace(servers, replica=start.run([REPLICA]).replica)
+
+
+def running(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> Servers | None:
+    """The URLs of the servers of `home` if all of `stores` run; None otherwise, at once.
+
+    A server counts as running when the process has the pid, the time of start and the data folder
+    that were written down, and answers or is silent: one that is frozen would not start anew
+    either, and who asks it waits no longer than FWDB_CONNECT_TIMEOUT_SECONDS.
+    """
+    return join(home_at(home), check_stores(stores))
 
 
 def down(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> bool:
@@ -76,26 +127,6 @@ def down(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> b
     """
     place = home_at(home)
     return _stop(place, check_stores(stores)) if place.exists() else False
-
-
-def _stop(place: Home, wanted: list[str], *, kill: bool = False) -> bool:
-    """Stop what runs of `wanted`, all at the same time; `kill` does it at once."""
-    place.create()  # refuses a home of another user
-    with place.lock(log.info):
-        state = place.read_state()
-        stopped: list[bool] = []
-        # The replica first: a primary that stops waits for one that does not answer.
-        with_replica = "postgres" in wanted and open_server(place, REPLICA).data.exists()
-        for names in ([REPLICA] if with_replica else [], wanted):
-            targets: list[tuple[int, float, Sequence[int]]] = []
-            for name in names:
-                record = state.servers.pop(name, None)
-                signals = () if kill else KINDS[name].signals
-                targets += [(pid, began, signals) for pid, began in alive(place, name, record)]
-            with ThreadPoolExecutor(len(names) or 1) as pool:
-                stopped += pool.map(lambda target: end(*target), targets)
-        place.write_state(state)
-    return any(stopped)
 
 
 def remove(home: Path | str | None = None) -> None:
@@ -113,3 +144,264 @@ def remove(home: Path | str | None = None) -> None:
         with disk_sentences(folder):
             if folder.exists():
                 shutil.rmtree(folder)
+
+
+def _stop(place: Home, wanted: list[str], *, kill: bool = False) -> bool:
+    """Stop what runs of `wanted`, all at the same time; `kill` does it at once."""
+    place.create()  # refuses a home of another user
+    with place.lock(log.info):
+        state = place.read_state()
+        stopped: list[bool] = []
+        # The replica first: a primary that stops waits for one that does not answer.
+        with_replica = "postgres" in wanted and open_server(place, REPLICA).data.exists()
+        for names in ([REPLICA] if with_replica else [], wanted):
+            servers = [open_server(place, name) for name in names]
+            targets = [
+                (*process, () if kill else server.signals)
+                for server in servers
+                for process in alive(server, state.servers.pop(server.name, None))
+            ]
+            with ThreadPoolExecutor(len(names) or 1) as pool:
+                stopped += pool.map(lambda target: end(*target), targets)
+        place.write_state(state)
+    return any(stopped)
+
+
+def home_at(home: Path | str | None) -> Home:
+    return Home(find_home() if home is None else Path(home).expanduser())
+
+
+def check_stores(stores: Sequence[str]) -> list[str]:
+    for name in stores:
+        if name not in STORES:
+            raise UnknownName("store", name, STORES)
+    return [name for name in STORES if name in stores]
+
+
+def check_extra() -> None:
+    if importlib.util.find_spec("psutil") is None:
+        raise FeatureUnavailable(f"the built-in servers need psutil; run {INSTALL}.")
+
+
+def open_server(place: Home, name: str) -> Server:
+    """The server `name` of a home, with nothing done to it yet."""
+    return KINDS[name](place, settings().run_as)
+
+
+def passwords(secrets: Mapping[str, Mapping[str, str]], name: str) -> dict[str, str]:
+    """The passwords of all accounts of a server; a replica has those of its primary as well."""
+    return {**secrets.get("postgres" if name == REPLICA else name, {}), **secrets[name]}
+
+
+def is_alive(record: Record, name: str) -> bool:
+    """Whether the process of `record` is still the server it was."""
+    check_extra()
+    return identity(record.pid) == record.began and KINDS[name].kind.serves(
+        argv(record.pid), Path(record.data)
+    )
+
+
+def alive(server: Server, record: Record | None) -> list[Process]:
+    """The process written down for `server`, or any over its data, if state.json is lost."""
+    if record and is_alive(record, server.name):
+        return [(record.pid, record.began)]
+    return find(server.kind, server.data, server.account)
+
+
+def join(place: Home, wanted: list[str]) -> Servers | None:
+    records, secrets = place.read_state().servers, place.read_secrets()
+    if any(name not in records or name not in secrets for name in wanted):
+        return None
+    place.touch_used()  # before the look: the watcher must not stop what is about to be handed out
+    urls = {}
+    for name in wanted:
+        port = records[name].port
+        if not is_alive(records[name], name) or KINDS[name].ping(port, LOOK_SECONDS) is False:
+            return None
+        urls[name] = KINDS[name].urls(port, passwords(secrets, name))
+    return Servers(place.path, **urls)
+
+
+class Start:
+    """One start, under the lock of its home: from nothing, from data, or over what runs."""
+
+    def __init__(
+        self, place: Home, owner_pid: int | None, idle_minutes: float | None, progress: Progress
+    ) -> None:
+        self.place = place
+        self.progress = progress
+        self.children = Children()
+        self.state = State()
+        self.idle_seconds = 60 * (settings().idle_stop if idle_minutes is None else idle_minutes)
+        self.owner: Process | None = None
+        if owner_pid is not None:
+            began = identity(owner_pid)
+            if began is None:
+                raise EmbeddedError(f"there is no process {owner_pid} that could own the servers.")
+            self.owner = (owner_pid, began)
+
+    def run(self, wanted: list[str]) -> Servers:
+        """Bring up what of `wanted` does not run. Raises the first failure, after all is tried."""
+        self.state = self.place.read_state()
+        secrets = self.place.read_secrets()
+        self.place.touch_used()
+        lost = {name: new_passwords(KINDS[name].users) for name in wanted if name not in secrets}
+        if lost:
+            secrets |= lost
+            self.place.write_secrets(secrets)
+        servers = [open_server(self.place, name) for name in wanted]
+        for server in servers:
+            server.passwords = passwords(secrets, server.name)
+            server.reset = server.name in lost
+        try:
+            with ThreadPoolExecutor(len(servers), thread_name_prefix="fwdb-up") as pool:
+                try:
+                    self._bring_up(servers, pool)
+                except BaseException:  # Ctrl-C: the threads wait for programs that now end
+                    self.children.cancel()
+                    raise
+        except BaseException:
+            for server in servers:  # whatever was started, told of it or not
+                if not server.adopted:
+                    for process in find(server.kind, server.data, server.account):
+                        end(*process, server.signals)
+            raise
+        self.place.write_state(self.state)
+        for server in servers:
+            if server.failure:
+                raise server.failure
+        return Servers(
+            self.place.path,
+            **{one.name: one.urls(one.port, one.passwords) for one in servers},
+        )
+
+    def _bring_up(self, servers: list[Server], pool: ThreadPoolExecutor) -> None:
+        list(pool.map(self._prepare, servers))
+        ready = [server for server in servers if not server.failure]
+        for server in ready:
+            if not server.adopted:
+                others = [other.port for other in ready if other is not server]
+                server.port = free_port(self.state.ports.get(server.name), avoid=others)
+        self._watch([server for server in ready if server.watcher is None])
+        list(pool.map(self._finish, ready))
+        for server in ready:
+            if server.record and not server.failure:
+                self.state.servers[server.name] = server.record
+                self.state.ports[server.name] = server.port
+
+    def _watch(self, servers: list[Server]) -> None:
+        if servers:
+            watch(servers, self.place, idle_seconds=self.idle_seconds, owner=self.owner)
+
+    def _prepare(self, server: Server) -> None:
+        """Go on with a server that runs already, or get everything ready to start one."""
+        try:
+            server.record = self.state.servers.pop(server.name, None)
+            found = alive(server, server.record)
+            # Its passwords are lost: they are set while it is stopped. Or its primary has moved.
+            if found and (server.reset or not server.fits()):
+                for process in found:
+                    end(*process, server.signals)
+                found = []
+            if found:
+                self._adopt(server, *found[0])
+                return
+            server.choose(self.progress)
+            server.prepare(self.children, self.progress)
+            server.reset = False
+            self.progress(f"Starting {server.title} {server.version}")
+        except FwdbError as error:
+            server.failure = error
+
+    def _adopt(self, server: Server, pid: int, began: float) -> None:
+        """Take over a server that somebody else started, with its watcher if that still lives."""
+        server.adopted, server.pid, server.began = True, pid, began
+        record = server.record
+        if record and (record.pid, record.began) == (pid, began):
+            server.port, server.version, server.binary = record.port, record.version, record.binary
+            if identity(record.watcher_pid) == record.watcher_began:
+                server.watcher = (record.watcher_pid, record.watcher_began)
+            return
+        server.record = None
+        words = argv(pid)
+        server.version = server.data_version() or ""
+        server.binary = next(one for one in words if Path(one).name in server.kind.programs)
+        for flag in ("-p", "--port"):
+            if flag in words:
+                server.port = int(words[words.index(flag) + 1])
+
+    def _finish(self, server: Server) -> None:
+        """Wait until the server answers and takes our password; write down what it is."""
+        try:
+            for _ in range(PORT_TRIES):
+                if self._answers(server):
+                    break
+                self._again(server, free_port())
+            else:
+                raise EmbeddedError(server.failed())
+            if not server.login():
+                self._repair(server)
+            assert server.watcher
+            known = server.record if server.adopted else None
+            server.record = Record(
+                pid=server.pid,
+                began=server.began,
+                port=server.port,
+                data=str(server.data),
+                engine=server.engine,
+                version=server.version,
+                binary=server.binary,
+                started_at=known.started_at if known else time.time(),
+                watcher_pid=server.watcher[0],
+                watcher_began=server.watcher[1],
+            )
+        except FwdbError as error:
+            server.failure = error
+            if server.began and not server.adopted:
+                end(server.pid, server.began, server.signals)
+
+    def _answers(self, server: Server) -> bool:
+        """True when the server answers; False when another process has taken its port.
+
+        Raises `EmbeddedError` when it ends or is silent for too long.
+        """
+        started = time.monotonic()
+        told_at = started + 3
+        while not server.ping(server.port):
+            now = time.monotonic()
+            if identity(server.pid) != server.began:
+                if not server.adopted and port_taken(server.port):
+                    return False
+                raise EmbeddedError(server.failed())
+            if now - started > READY_SECONDS:
+                raise EmbeddedError(
+                    f"{server.title} (process {server.pid}) does not answer on port {server.port} "
+                    f"within {READY_SECONDS:g} s; see '{server.start_log}'."
+                )
+            if now > told_at:
+                told_at = now + 5
+                self.progress(f"Waiting for {server.title}, which has to replay its log first")
+            time.sleep(0.01)
+        # Another server may answer on a port that ours did not get.
+        return identity(server.pid) == server.began
+
+    def _again(self, server: Server, port: int) -> None:
+        server.port = port
+        self._watch([server])
+
+    def _repair(self, server: Server) -> None:
+        """Set the passwords anew: those in the data are not those in our file."""
+        end(server.pid, server.began, server.signals)
+        if server.adopted:
+            raise EmbeddedError(
+                f"{server.title} in '{server.data}' did not take the password in "
+                f"'{self.place.path / 'secrets.json'}' and was stopped; start it again."
+            )
+        server.reset = True
+        server.prepare(self.children, self.progress)
+        self._again(server, server.port)
+        if not self._answers(server) or not server.login():
+            raise EmbeddedError(
+                f"{server.title} in '{server.data}' does not take the password that was "
+                "just set; move that folder away to begin anew."
+            )

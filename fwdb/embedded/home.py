@@ -19,14 +19,16 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fwdb.config import settings
 from fwdb.embedded.accounts import exposed_folder, write_own
-from fwdb.embedded.processes import Progress
 from fwdb.errors import EmbeddedError, FeatureUnavailable
+
+Progress = Callable[[str], None]  # told in short sentences what takes time
 
 NAME = ".fwdb"
 LOCK_SECONDS = 180.0  # a first start on a slow machine, twice
@@ -178,34 +180,37 @@ class Home:
     def read_state(self) -> State:
         """What `state.json` says; a missing or damaged file says that nothing is known."""
         try:
-            content = json.loads((self.path / "state.json").read_text())
+            content = self._read("state.json")
             return State(
                 {name: Record(**one) for name, one in content["servers"].items()},
                 {name: int(port) for name, port in content["ports"].items()},
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             # What runs is then found by its command line, and the file is written anew.
             return State()
 
     def write_state(self, state: State) -> None:
-        servers = {name: asdict(record) for name, record in state.servers.items()}
-        content = {"schema": 1, "servers": servers, "ports": state.ports}
-        with disk_sentences(self.path):
-            write_own(self.path / "state.json", json.dumps(content, indent=2) + "\n", None)
+        self._write("state.json", {"schema": 1, **asdict(state)})
 
     def read_secrets(self) -> dict[str, dict[str, str]]:
         """Passwords by store and user; empty when there are none or the file is damaged."""
-        try:
-            content = json.loads((self.path / "secrets.json").read_text())
-        except (OSError, ValueError):
-            return {}
+        content = self._read("secrets.json")
         if not isinstance(content, dict):
             return {}
         return {name: dict(users) for name, users in content.items() if isinstance(users, dict)}
 
     def write_secrets(self, content: dict[str, dict[str, str]]) -> None:
+        self._write("secrets.json", content)
+
+    def _read(self, name: str) -> Any:
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
         with disk_sentences(self.path):
-            write_own(self.path / "secrets.json", json.dumps(content, indent=2) + "\n", None)
+            write_own(self.path / name, json.dumps(content, indent=2) + "\n", None)
 
     def touch_used(self) -> None:
         """Tell the watcher that somebody has just joined."""

@@ -1,24 +1,26 @@
-"""What runs, as a value that can be printed or written as JSON."""
+"""What runs, and what a start depends on: `fwdb status` and `fwdb doctor`."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fwdb.embedded.home import data_bytes
-from fwdb.embedded.join import (
-    KINDS,
-    STORES,
-    home_at,
-    open_server,
-    passwords,
-    verified,
-)
+from fwdb.config import settings
+from fwdb.embedded import postgres
+from fwdb.embedded.accounts import SHARED_FOLDER, open_own, reaches, read_own, server_account
+from fwdb.embedded.control import KINDS, STORES, home_at, is_alive, open_server, passwords
+from fwdb.embedded.home import Home, data_bytes, free_bytes
+from fwdb.embedded.mongodb import MongoServer
 from fwdb.embedded.replica import NAME as REPLICA
+from fwdb.embedded.server import port_taken
 from fwdb.embedded.watcher import identity
-from fwdb.errors import EmbeddedError, redact
+from fwdb.errors import EmbeddedError, FwdbError, redact
 
 
 @dataclass(frozen=True)
@@ -64,48 +66,181 @@ class Status:
 def status(home: Path | str | None = None) -> Status:
     """What runs for `home`. Nothing is started, written or counted as use; no password shown."""
     place = home_at(home)
-    state = place.read_state()
-    secrets = place.read_secrets()
-    found = []
-    for name in (*STORES, *([REPLICA] if REPLICA in state.ports else [])):
-        try:
-            server = open_server(place, name)
-            data = server.data
-        except EmbeddedError as error:
-            found.append(StoreStatus(name, False, str(error)))
-            continue
-        size = data_bytes(data) if data.is_dir() else None
-        common: dict[str, Any] = {"data": str(data) if size is not None else None}
-        common["data_bytes"] = size
-        record = state.servers.get(name)
-        if record is None:
-            reason = "no server was started" if size is None else "stopped"
-            found.append(StoreStatus(name, False, reason, **common))
-            continue
-        alive = identity(record.pid) == record.began
-        runs = alive and bool(verified(record, name))
-        reason = ""
-        if not alive:
-            reason = f"process {record.pid} has ended"
-        elif not runs:
-            reason = f"process {record.pid} does not answer on port {record.port}"
-        url = None
-        if name in secrets:
-            url = redact(KINDS[name].urls(record.port, passwords(secrets, name)).app)
-        found.append(
-            StoreStatus(
-                name,
-                runs,
-                reason,
-                pid=record.pid if alive else None,
-                port=record.port,
-                engine=record.engine,
-                version=record.version,
-                binary=record.binary,
-                url=url,
-                uptime_seconds=round(time.time() - record.started_at, 1) if alive else None,
-                watched=identity(record.watcher_pid) == record.watcher_began,
-                **common,
-            )
-        )
-    return Status(place.path, tuple(found))
+    names = (*STORES, *([REPLICA] if REPLICA in place.read_state().ports else []))
+    return Status(place.path, tuple(_store(place, name) for name in names))
+
+
+def _store(place: Home, name: str) -> StoreStatus:
+    try:
+        data = open_server(place, name).data
+    except EmbeddedError as error:
+        return StoreStatus(name, False, str(error))
+    size = data_bytes(data) if data.is_dir() else None
+    common: dict[str, Any] = {"data": None if size is None else str(data), "data_bytes": size}
+    record, secrets = place.read_state().servers.get(name), place.read_secrets()
+    if record is None:
+        reason = "no server was started" if size is None else "stopped"
+        return StoreStatus(name, False, reason, **common)
+    there = is_alive(record, name)
+    runs = there and bool(KINDS[name].ping(record.port))
+    reason = "" if runs else f"does not answer on port {record.port}" if there else "has ended"
+    url = None
+    if name in secrets:
+        url = redact(KINDS[name].urls(record.port, passwords(secrets, name)).app)
+    return StoreStatus(
+        name,
+        runs,
+        reason and f"process {record.pid} {reason}",
+        pid=record.pid if there else None,
+        port=record.port,
+        engine=record.engine,
+        version=record.version,
+        binary=record.binary,
+        url=url,
+        uptime_seconds=round(time.time() - record.started_at, 1) if there else None,
+        watched=identity(record.watcher_pid) == record.watcher_began,
+        **common,
+    )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `ok` is False when it keeps a server from running."""
+
+    subject: str
+    ok: bool
+    sentence: str
+
+
+def doctor(home: Path | str | None = None) -> list[Finding]:
+    """Look at everything a start depends on; nothing is started and nothing is written."""
+    try:
+        place = home_at(home)
+    except EmbeddedError as error:
+        return [Finding("home", False, str(error))]
+    checks = (_machine, _postgres, _mongodb, _servers)
+    found = [Finding(*one) for check in checks for one in check(place)]
+    return [*found, *(Finding("left behind", True, sentence) for sentence in _left_behind())]
+
+
+Found = Iterator[tuple[str, bool, str]]  # the fields of a `Finding`
+
+
+def _machine(place: Home) -> Found:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield "python", True, f"Python {version} at {sys.executable}."
+    there = next(folder for folder in (place.path, *place.path.parents) if folder.exists())
+    owner = there.stat().st_uid
+    if there != place.path and os.access(there, os.W_OK):
+        yield "home", True, f"'{place.path}' will be made at the first start."
+    elif there != place.path:
+        sentence = f"'{place.path}' cannot be made: '{there}' is not writable; set FWDB_HOME."
+        yield "home", False, sentence
+    elif owner == os.geteuid():
+        yield "home", True, f"'{place.path}'."
+    else:
+        yield "home", False, f"'{place.path}' belongs to user {owner}, not to you."
+    free = free_bytes(place.path)
+    sentence = f"{free // 1_000_000} MB free; a new pair of servers takes 60 MB."
+    yield "disk", free > postgres.ROOM_BYTES, sentence
+    problem = _lock_problem(there)
+    yield "locks", not problem, problem or "files can be locked."
+    try:
+        account = server_account(settings().run_as)
+    except FwdbError as error:
+        yield "user", False, str(error)
+        return
+    if account:
+        sentence = f"started by root, the servers run under user '{account.name}' (FWDB_RUN_AS)."
+    else:
+        sentence = f"servers run under user {os.geteuid()}, as this command does."
+    yield "user", True, sentence
+
+
+def _lock_problem(folder: Path) -> str:
+    """Why files cannot be locked there: tried on the folder, so that nothing is written."""
+    try:
+        import fcntl
+    except ImportError:
+        return "this system has no flock; the servers need Linux or macOS."
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return ""
+    except OSError as error:
+        return f"the file system of '{folder}' has no locks ({error.strerror}); set FWDB_HOME."
+    finally:
+        os.close(descriptor)
+    return ""
+
+
+def _postgres(place: Home) -> Found:
+    found = postgres.candidates()
+    taken, problem, version = None, "", None
+    try:
+        server = open_server(place, "postgres")
+        version = server.data_version()
+        taken = postgres.choose(found, version)
+    except FwdbError as error:
+        problem = str(error)
+    for one in found:
+        state = f"skipped, {one.problem}" if one.problem else f"version {one.version}"
+        if one is taken:
+            why = f"the data is of {version}" if version else "the first that can be used"
+            state += f", taken: {why}"
+        elif taken and not one.problem:
+            state += ", not taken"
+            if version and str(one.major) != version:
+                state += f", the data is of {version}"
+        yield "postgres", True, f"{one.folder} ({one.source}): {state}."
+    if not taken:
+        yield "postgres", False, problem
+        return
+    if not reaches(server.account, taken.folder / "postgres"):
+        name = server.account.name if server.account else ""
+        sentence = f"user '{name}' cannot read them; a copy goes to {server.folder}."
+        yield "postgres", True, sentence
+    if not (taken.folder / "pg_basebackup").is_file():
+        sentence = f"{taken.folder} has no pg_basebackup, so there can be no replica."
+        yield "postgres", True, sentence
+    yield "postgres", True, f"data in '{server.data}'."
+
+
+def _mongodb(place: Home) -> Found:
+    told: list[str] = []
+    try:
+        server = MongoServer(place, settings().run_as)
+        server.has_data()
+        server.choose(told.append)
+    except FwdbError as error:
+        yield "mongodb", False, str(error)
+        return
+    yield "mongodb", True, f"{server.binary}: {server.title} {server.version}, taken."
+    for sentence in told:
+        yield "mongodb", True, f"{sentence}; set FWDB_RUN_AS to a user who can."
+
+
+def _servers(place: Home) -> Found:
+    """What runs, and for what does not: whether its port is still free."""
+    ports = place.read_state().ports
+    for store in status(place.path).stores:
+        if store.running:
+            sentence = f"runs, {store.url}, process {store.pid}."
+        else:
+            sentence = f"does not run: {store.reason}."
+            port = ports.get(store.store)
+            if port and store.pid is None and port_taken(port):
+                sentence += f" Its port {port} is taken by another; it will get a new one."
+        yield store.store, True, sentence
+
+
+def _left_behind() -> Iterator[str]:
+    """Data outside of homes that no longer exist: only root makes such, and can see it."""
+    for mark in sorted(SHARED_FOLDER.glob("fwdb-*/home")) if os.geteuid() == 0 else ():
+        with contextlib.suppress(OSError):  # another's, or its owner is removing it just now
+            os.close(open_own(mark.parent, None))
+            home = os.fsdecode(read_own(mark, None)).strip()
+            if not Path(home).exists():
+                size = data_bytes(mark.parent) // 1_000_000
+                yield f"{mark.parent} ({size} MB) is of '{home}', which is gone; you may delete it."

@@ -32,7 +32,7 @@ from support.embedded import (
 
 from fwdb import embedded, errors
 from fwdb.embedded import watcher
-from fwdb.embedded.processes import end
+from fwdb.embedded.server import end
 from fwdb.embedded.watcher import identity
 
 __all__ = ["home", "shared"]  # the fixtures

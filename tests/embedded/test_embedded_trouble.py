@@ -26,8 +26,7 @@ from support.embedded import (
 )
 
 from fwdb import embedded, errors
-from fwdb.embedded import binaries, launch, watcher
-from fwdb.embedded.processes import server_plan
+from fwdb.embedded import control, mongodb, postgres, watcher
 
 __all__ = ["home", "shared"]  # the fixtures
 
@@ -104,10 +103,10 @@ def test_a_port_taken_between_choice_and_start_is_replaced(shared, monkeypatch):
             taker.bind(("127.0.0.1", 0))
             taker.listen()
             taken.append(taker.getsockname()[1])
-        free = launch.free_port
+        free = control.free_port
         left = list(taken)
         monkeypatch.setattr(
-            launch,
+            control,
             "free_port",
             lambda *words, **options: left.pop() if left else free(*words, **options),
         )
@@ -179,17 +178,16 @@ def test_a_wrong_folder_of_binaries_is_named(tmp_path, monkeypatch):
 
 def test_without_the_extra_the_remedy_is_named(tmp_path, monkeypatch):
     """No wheel, nothing on PATH: the sentence says what to install or to set."""
-    monkeypatch.setattr(binaries, "_DISTRIBUTION_FOLDERS", ())
-    monkeypatch.setattr(binaries.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(postgres, "_DISTRIBUTION_FOLDERS", ())
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: name == "psutil" or None)
+    monkeypatch.setattr(control.importlib.util, "find_spec", lambda name: name == "psutil" or None)
     with pytest.raises(errors.FeatureUnavailable, match=r"pip install 'fwdb\[embedded\]'"):
         up_postgres(tmp_path / ".fwdb")
 
     def missing(name):
-        raise binaries.importlib.metadata.PackageNotFoundError(name)
+        raise mongodb.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(binaries.importlib.metadata, "distribution", missing)
+    monkeypatch.setattr(mongodb.importlib.metadata, "distribution", missing)
     with pytest.raises(errors.FeatureUnavailable, match=r"pip install 'fwdb\[embedded\]'"):
         up_mongodb(tmp_path / ".fwdb")
 
@@ -198,9 +196,9 @@ def test_a_missing_mongodb_does_not_keep_postgres_down(home, monkeypatch):
     """The error names what is missing; the other server runs and can be joined."""
 
     def missing(name):
-        raise binaries.importlib.metadata.PackageNotFoundError(name)
+        raise mongodb.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(binaries.importlib.metadata, "distribution", missing)
+    monkeypatch.setattr(mongodb.importlib.metadata, "distribution", missing)
     with pytest.raises(errors.FeatureUnavailable, match="SecantusDB is not installed"):
         up(home)
 
@@ -243,16 +241,17 @@ def test_a_server_that_cannot_start_says_why(home):
 
 def test_a_server_that_ends_at_once_is_known_to_be_gone(tmp_path, monkeypatch):
     """Even before anybody could ask when it began: nobody waits for it until a deadline."""
-    plan = server_plan(
-        name="postgres",
-        command=[sys.executable, "-c", "pass"],
-        port=1,
-        signals=[],
-        log=tmp_path / "log",
-        logs=[],
-        cwd=tmp_path,
-        account=None,
-    )
+    plan = {
+        "name": "postgres",
+        "command": [sys.executable, "-c", "pass"],
+        "port": 1,
+        "signals": [],
+        "logs": [str(tmp_path / "log")],
+        "cwd": str(tmp_path),
+        "environment": {},
+        "user": None,
+        "group": None,
+    }
     with monkeypatch.context() as patch:
         patch.setattr(watcher, "identity", lambda pid: None)
         server = watcher.Server(plan)

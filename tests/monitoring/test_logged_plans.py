@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from test_slow_queries import mongodb, monitor, watched  # noqa: F401 fixtures
 
-from fwdb.embedded.postgres_setup import LOGGED_PLANS
+from fwdb.embedded.postgres import LOGGED_PLANS
 from fwdb.errors import ParameterError
 from fwdb.monitoring import Monitor
 from fwdb.monitoring.logged_plans import COLUMNS, MOST_BYTES, _entry

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 import fwdb
 from fwdb import migrating, queries
-from fwdb.embedded.postgres_setup import LOGGED_PLANS
+from fwdb.embedded.postgres import LOGGED_PLANS
 from fwdb.errors import ParameterError, UnknownName
 from fwdb.stores import PostgresStore
 

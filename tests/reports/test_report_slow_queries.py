@@ -14,7 +14,7 @@ from support.faults import judge
 
 from fwdb import charts, reports
 from fwdb.database import Database
-from fwdb.embedded.postgres_setup import LOGGED_PLANS
+from fwdb.embedded.postgres import LOGGED_PLANS
 from fwdb.errors import ParameterError, UnknownName
 from fwdb.monitoring.coverage import Coverage
 from fwdb.reports import statements

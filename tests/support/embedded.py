@@ -16,7 +16,7 @@ import pymongo
 import pytest
 
 from fwdb import embedded
-from fwdb.embedded.processes import argv, find
+from fwdb.embedded.server import argv, find
 from fwdb.embedded.watcher import identity
 from support import ROOT
 
@@ -96,7 +96,7 @@ def servers_over(home: Path) -> dict[str, list[int]]:
 
     The replica is among them once there was one.
     """
-    from fwdb.embedded.join import KINDS, home_at, open_server
+    from fwdb.embedded.control import KINDS, home_at, open_server
 
     place = home_at(home)
     servers = {name: open_server(place, name) for name in KINDS}

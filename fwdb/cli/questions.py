@@ -1,9 +1,10 @@
-"""Questions to the databases."""
+"""Questions to the databases and to the audit trail."""
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,13 +14,31 @@ from fwdb.cli.program import (
     Parameters,
     Store,
     app,
+    audit_app,
     database,
     pairs,
-    print_csv,
-    print_frame,
     print_json,
+    print_rows,
     stdout,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+# The names in `fwdb.models`, which takes longer to load than the help of all commands.
+TYPES = "User, Avatar, CatalogItem or Design."
+EntityType = Annotated[str, typer.Argument(help=TYPES)]
+OfType = Annotated[str | None, typer.Option(help=TYPES)]
+Id = Annotated[str, typer.Argument(help="A UUID, or the ObjectId of a design.")]
+OnlyId = Annotated[str | None, typer.Option(help="Only this one.")]
+FieldName = Annotated[str, typer.Argument(help="The name of a field.")]
+Action = Annotated[str | None, typer.Option(help="CREATE, UPDATE, DELETE or READ.")]
+At = Annotated[str, typer.Argument(help="A span before now (24h, 7d) or an ISO time.")]
+Since = Annotated[str | None, typer.Option(help="A span (24h, 7d) or an ISO time.")]
+Until = Annotated[str, typer.Option(help="Where the window ends; a time as for --since.")]
+Limit = Annotated[int, typer.Option(min=1)]
+Archives = Annotated[bool, typer.Option("--archives", help="Archived months too.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 
 
 @app.command()
@@ -47,7 +66,7 @@ def query(
     name: Annotated[str, typer.Argument(help="A query; 'fwdb sql' lists them.")],
     parameter: Parameters = None,
     store: Store = "postgres",
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    csv: Csv = False,
     as_json: Json = False,
 ) -> None:
     """Run one query file and print its rows.
@@ -58,12 +77,7 @@ def query(
 
     with database(role="report") as db:
         frame = redacted_frame(getattr(db, store).frame(name, **pairs(parameter)))
-    if csv:
-        print_csv(frame)
-    elif as_json:
-        print(frame.to_json(orient="records", date_format="iso", indent=2))
-    else:
-        print_frame(frame)
+    print_rows(frame, csv=csv, as_json=as_json)
 
 
 @app.command()
@@ -82,3 +96,121 @@ def sql(
             stdout.print(f"{known:<24} {queries.load(known, store).about}")
         return
     print(queries.load(name, store).text, end="")
+
+
+def question(
+    shown: str = "", method: str = "", *, flags: Iterable[str] = ("archives", "csv", "as_json")
+) -> Callable[[Callable[..., None]], None]:
+    """Make a function a command that prints what the method of `Audit` of its name answers.
+
+    The function has the parameters and the help. `shown` are the columns for people, all of them
+    if none is named; programs get all. `flags` are the common options that the command has.
+    """
+
+    def register(asked: Callable[..., None]) -> None:
+        def command(
+            *, archives: bool = False, csv: bool = False, as_json: bool = False, **given: Any
+        ) -> None:
+            with database(role="report") as db:
+                audit = db.audit.with_archives() if archives else db.audit
+                frame = getattr(audit, method or asked.__name__)(**given)
+            print_rows(frame, shown.split(), csv=csv, as_json=as_json)
+
+        common = inspect.signature(_common, eval_str=True).parameters
+        signature = inspect.signature(asked, eval_str=True)
+        parameters = [*signature.parameters.values(), *(common[flag] for flag in flags)]
+        command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=parameters
+        )
+        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        audit_app.command(asked.__name__.replace("_", "-"), help=asked.__doc__)(command)
+
+    return register
+
+
+def _common(archives: Archives = False, csv: Csv = False, as_json: Json = False) -> None: ...
+
+
+@question("created_at action user_id db_user changed_fields reason")
+def history(entity_type: EntityType, id: Id) -> None:
+    """Print the rows of the trail of one entity.
+
+    Oldest first, readings too.
+    """
+
+
+@question("changed_at action field before after user_id reason")
+def timeline(entity_type: EntityType, id: Id) -> None:
+    """Print the life of one entity, field by field.
+
+    Oldest first.
+    """
+
+
+@question("field before after changes changed_at user_id")
+def diff(entity_type: EntityType, id: Id, since: Since = "24h", until: Until = "now") -> None:
+    """Print what is different of one entity between two times."""
+
+
+@question()
+def as_of(entity_type: EntityType, at: At, id: OnlyId = None) -> None:
+    """Print all entities of a type as they were.
+
+    One row per entity; where known_since is empty or later, its values are the oldest known.
+    """
+
+
+@question("changed_at entity_type entity_id before after user_id db_user")
+def who_changed(
+    field: FieldName,
+    entity_type: OfType = None,
+    id: Annotated[str | None, typer.Option(help="Of this entity only.")] = None,
+    since: Since = None,
+    limit: Limit = 50,
+) -> None:
+    """Print who changed a field.
+
+    Newest first, with the values before and after.
+    """
+
+
+@question("kind started_at events usual sentence", flags=("csv", "as_json"))
+def anomalies(since: Since = "7d", until: Until = "now") -> None:
+    """Print what is unusual in the trail."""
+
+
+@audit_app.command("revert")
+def audit_revert(
+    entity_type: Annotated[str | None, typer.Argument(help="Of one entity: its type.")] = None,
+    id: Annotated[str | None, typer.Argument(help="And its id.")] = None,
+    to: Annotated[str | None, typer.Option(help="And the time to bring it back to.")] = None,
+    event: Annotated[str | None, typer.Option(help="Or one row of the trail: its id.")] = None,
+    transaction_id: Annotated[int | None, typer.Option(help="Or all of a transaction.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; else only the plan.")] = False,
+    csv: Csv = False,
+    as_json: Json = False,
+) -> None:
+    """Undo changes, or print what would be written.
+
+    One entity since a time, one row of the trail, or a transaction. Exit 1 with the rows in the
+    way when a later change would be lost or a constraint would break; nothing is changed then.
+    """
+    with database() as db:
+        frame = db.audit.revert(
+            entity_type, id, to=to, event=event, transaction_id=transaction_id, dry_run=not yes
+        )
+    print_rows(frame, csv=csv, as_json=as_json)
+    if not csv and not as_json:
+        done = "written" if yes else "a plan, nothing is written; --yes writes it"
+        stdout.print("nothing to do" if frame.empty else done)
+
+
+@question(
+    "created_at action entity_type entity_id user_id changed_fields",
+    "search",
+    flags=("archives", "csv"),
+)
+def trail(
+    since: Since = "24h", entity_type: OfType = None, action: Action = None, limit: Limit = 50
+) -> None:
+    """Print the newest audit entries."""

@@ -6,12 +6,15 @@ import importlib.util
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fwdb.config import settings
+from fwdb.embedded import server as base
+from fwdb.embedded.accounts import guard_folders
 from fwdb.embedded.home import (
     Home,
     Progress,
@@ -25,26 +28,15 @@ from fwdb.embedded.mongodb import MongoServer
 from fwdb.embedded.postgres import PostgresServer
 from fwdb.embedded.replica import NAME as REPLICA
 from fwdb.embedded.replica import ReplicaServer
-from fwdb.embedded.server import (
-    INSTALL,
-    Children,
-    Process,
-    Server,
-    Urls,
-    argv,
-    end,
-    find,
-    free_port,
-    port_taken,
-    watch,
-)
+from fwdb.embedded.server import INSTALL, Process, Urls, argv, end, free_port, port_taken
 from fwdb.embedded.watcher import identity
 from fwdb.errors import EmbeddedError, FeatureUnavailable, FwdbError, ParameterError, UnknownName
 
 log = logging.getLogger("fwdb.embedded")
 
 STORES = ("postgres", "mongodb")
-KINDS: dict[str, type[Server]] = {
+Server = PostgresServer | MongoServer
+KINDS: dict[str, type[PostgresServer] | type[MongoServer]] = {
     "postgres": PostgresServer,
     "mongodb": MongoServer,
     REPLICA: ReplicaServer,
@@ -95,19 +87,19 @@ def up(
             "a replica needs its primary: add 'postgres' to stores.", name="stores"
         )
     everything = [*wanted, REPLICA] if replica else wanted
-    place = home_at(home)
     check_extra()
-    if joined := join(place, everything):
-        return joined
-    start = Start(place, owner_pid, idle_minutes, progress or log.info)
-    place.create()
-    with place.lock(start.progress):
-        if joined := join(place, everything):  # another process has started them meanwhile
+    with opened(home) as place:
+        if joined := join(place, everything):
             return joined
-        servers = join(place, wanted) or start.run(wanted)
-        if not replica:
-            return servers
-        return replace(servers, replica=start.run([REPLICA]).replica)
+        start = Start(place, owner_pid, idle_minutes, progress or log.info)
+        place.create()
+        with place.lock(start.progress):
+            if joined := join(place, everything):  # another process has started them meanwhile
+                return joined
+            servers = join(place, wanted) or start.run(wanted)
+            if not replica:
+                return servers
+            return replace(servers, replica=start.run([REPLICA]).replica)
 
 
 def running(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> Servers | None:
@@ -117,7 +109,8 @@ def running(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -
     that were written down, and answers or is silent: one that is frozen would not start anew
     either, and who asks it waits no longer than FWDB_CONNECT_TIMEOUT_SECONDS.
     """
-    return join(home_at(home), check_stores(stores))
+    with opened(home) as place:
+        return join(place, check_stores(stores))
 
 
 def down(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> bool:
@@ -125,8 +118,8 @@ def down(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> b
 
     Data, ports and passwords stay. Raises `EmbeddedError` when a server does not end.
     """
-    place = home_at(home)
-    return _stop(place, check_stores(stores)) if place.exists() else False
+    with opened(home) as place:
+        return _stop(place, check_stores(stores)) if place.exists() else False
 
 
 def remove(home: Path | str | None = None) -> None:
@@ -136,12 +129,11 @@ def remove(home: Path | str | None = None) -> None:
     deleting the folder itself would leave it behind. Nothing is asked. A missing home is nothing
     to remove.
     """
-    place = home_at(home)
-    folders = {open_server(place, name).folder for name in STORES}
-    if place.exists():
-        _stop(place, list(STORES), kill=True)
-    for folder in (*folders, place.path):
-        with disk_sentences(folder):
+    with opened(home) as place:
+        folders = {open_server(place, name).folder for name in STORES} | {place.path}
+        if place.exists():
+            _stop(place, list(STORES), kill=True)
+        for folder in folders:
             if folder.exists():
                 shutil.rmtree(folder)
 
@@ -167,8 +159,12 @@ def _stop(place: Home, wanted: list[str], *, kill: bool = False) -> bool:
     return any(stopped)
 
 
-def home_at(home: Path | str | None) -> Home:
-    return Home(find_home() if home is None else Path(home).expanduser())
+@contextmanager
+def opened(home: Path | str | None) -> Iterator[Home]:
+    """The state folder at `home`, with errors of the file system as one sentence with a remedy."""
+    path = find_home() if home is None else Path(home).expanduser()
+    with disk_sentences(path):
+        yield Home(path)
 
 
 def check_stores(stores: Sequence[str]) -> list[str]:
@@ -183,9 +179,9 @@ def check_extra() -> None:
         raise FeatureUnavailable(f"the built-in servers need psutil; run {INSTALL}.")
 
 
-def open_server(place: Home, name: str) -> Server:
+def open_server(place: Home, name: str, progress: Progress = log.info) -> Server:
     """The server `name` of a home, with nothing done to it yet."""
-    return KINDS[name](place, settings().run_as)
+    return KINDS[name](place, settings().run_as, progress)
 
 
 def passwords(secrets: Mapping[str, Mapping[str, str]], name: str) -> dict[str, str]:
@@ -196,7 +192,7 @@ def passwords(secrets: Mapping[str, Mapping[str, str]], name: str) -> dict[str, 
 def is_alive(record: Record, name: str) -> bool:
     """Whether the process of `record` is still the server it was."""
     check_extra()
-    return identity(record.pid) == record.began and KINDS[name].kind.serves(
+    return identity(record.pid) == record.began and KINDS[name].serves(
         argv(record.pid), Path(record.data)
     )
 
@@ -205,7 +201,7 @@ def alive(server: Server, record: Record | None) -> list[Process]:
     """The process written down for `server`, or any over its data, if state.json is lost."""
     if record and is_alive(record, server.name):
         return [(record.pid, record.began)]
-    return find(server.kind, server.data, server.account)
+    return server.processes()
 
 
 def join(place: Home, wanted: list[str]) -> Servers | None:
@@ -230,7 +226,6 @@ class Start:
     ) -> None:
         self.place = place
         self.progress = progress
-        self.children = Children()
         self.state = State()
         self.idle_seconds = 60 * (settings().idle_stop if idle_minutes is None else idle_minutes)
         self.owner: Process | None = None
@@ -249,7 +244,7 @@ class Start:
         if lost:
             secrets |= lost
             self.place.write_secrets(secrets)
-        servers = [open_server(self.place, name) for name in wanted]
+        servers = [open_server(self.place, name, self.progress) for name in wanted]
         for server in servers:
             server.passwords = passwords(secrets, server.name)
             server.reset = server.name in lost
@@ -258,12 +253,13 @@ class Start:
                 try:
                     self._bring_up(servers, pool)
                 except BaseException:  # Ctrl-C: the threads wait for programs that now end
-                    self.children.cancel()
+                    for server in servers:
+                        server.cancel()
                     raise
         except BaseException:
             for server in servers:  # whatever was started, told of it or not
                 if not server.adopted:
-                    for process in find(server.kind, server.data, server.account):
+                    for process in server.processes():
                         end(*process, server.signals)
             raise
         self.place.write_state(self.state)
@@ -291,7 +287,7 @@ class Start:
 
     def _watch(self, servers: list[Server]) -> None:
         if servers:
-            watch(servers, self.place, idle_seconds=self.idle_seconds, owner=self.owner)
+            base.watch(servers, self.place, idle_seconds=self.idle_seconds, owner=self.owner)
 
     def _prepare(self, server: Server) -> None:
         """Go on with a server that runs already, or get everything ready to start one."""
@@ -306,12 +302,19 @@ class Start:
             if found:
                 self._adopt(server, *found[0])
                 return
-            server.choose(self.progress)
-            server.prepare(self.children, self.progress)
-            server.reset = False
+            server.choose()
+            self._make_ready(server)
             self.progress(f"Starting {server.title} {server.version}")
         except FwdbError as error:
             server.failure = error
+
+    @staticmethod
+    def _make_ready(server: Server) -> None:
+        with disk_sentences(server.folder):
+            guard_folders(server.folder, server.data, server.account)
+            server.rotate_log()
+            server.prepare()
+        server.reset = False
 
     def _adopt(self, server: Server, pid: int, began: float) -> None:
         """Take over a server that somebody else started, with its watcher if that still lives."""
@@ -325,7 +328,7 @@ class Start:
         server.record = None
         words = argv(pid)
         server.version = server.data_version() or ""
-        server.binary = next(one for one in words if Path(one).name in server.kind.programs)
+        server.binary = next(one for one in words if Path(one).name in server.programs)
         for flag in ("-p", "--port"):
             if flag in words:
                 server.port = int(words[words.index(flag) + 1])
@@ -338,7 +341,7 @@ class Start:
                     break
                 self._again(server, free_port())
             else:
-                raise EmbeddedError(server.failed())
+                raise server.not_started()
             if not server.login():
                 self._repair(server)
             assert server.watcher
@@ -372,7 +375,7 @@ class Start:
             if identity(server.pid) != server.began:
                 if not server.adopted and port_taken(server.port):
                     return False
-                raise EmbeddedError(server.failed())
+                raise server.not_started()
             if now - started > READY_SECONDS:
                 raise EmbeddedError(
                     f"{server.title} (process {server.pid}) does not answer on port {server.port} "
@@ -398,7 +401,7 @@ class Start:
                 f"'{self.place.path / 'secrets.json'}' and was stopped; start it again."
             )
         server.reset = True
-        server.prepare(self.children, self.progress)
+        self._make_ready(server)
         self._again(server, server.port)
         if not self._answers(server) or not server.login():
             raise EmbeddedError(

@@ -92,8 +92,7 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.realpath(path))
         self.log = self.path / "log"
-        with disk_sentences(path):
-            self._guard(path)
+        self._guard(path)
 
     def _guard(self, path: Path) -> None:
         if os.geteuid() == 0 and (folder := exposed_folder(path)):
@@ -106,32 +105,29 @@ class Home:
     def create(self) -> None:
         """Make the folder, 0700, or check that it is ours.
 
-        Raises `EmbeddedError` when it cannot be made here or belongs to another user.
+        Raises `EmbeddedError` when it belongs to another user, or holds other files.
         """
-        with disk_sentences(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                self.path.mkdir(mode=0o700)
-            self._guard(self.path)  # again: it was not there before
-            status = self.path.stat()
-            if status.st_uid != os.geteuid():
-                raise EmbeddedError(
-                    f"'{self.path}' belongs to user {status.st_uid} and you are user "
-                    f"{os.geteuid()}; work as that user or set FWDB_HOME to a folder of your own."
-                )
-            there = os.listdir(self.path)
-            if there and "lock" not in there:  # which is made before anything else
-                # Closing it to others, as below, would be a surprise to whoever uses it.
-                raise EmbeddedError(
-                    f"'{self.path}' holds files that are not fwdb's; set FWDB_HOME to a folder of "
-                    "its own."
-                )
-            if stat.S_IMODE(status.st_mode) != 0o700:
-                self.path.chmod(0o700)
-            (self.path / "lock").touch(mode=0o600)
-            self.log.mkdir(mode=0o700, exist_ok=True)
-            with contextlib.suppress(FileExistsError), open(self.path / ".gitignore", "x") as file:
-                file.write("*\n")
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._guard(self.path)  # again: it was not there before
+        status = self.path.stat()
+        if status.st_uid != os.geteuid():
+            raise EmbeddedError(
+                f"'{self.path}' belongs to user {status.st_uid} and you are user "
+                f"{os.geteuid()}; work as that user or set FWDB_HOME to a folder of your own."
+            )
+        there = os.listdir(self.path)
+        if there and "lock" not in there:  # which is made before anything else
+            # Closing it to others, as below, would be a surprise to whoever uses it.
+            raise EmbeddedError(
+                f"'{self.path}' holds files that are not fwdb's; set FWDB_HOME to a folder of "
+                "its own."
+            )
+        if stat.S_IMODE(status.st_mode) != 0o700:
+            self.path.chmod(0o700)
+        (self.path / "lock").touch(mode=0o600)
+        self.log.mkdir(mode=0o700, exist_ok=True)
+        if ".gitignore" not in there:
+            (self.path / ".gitignore").write_text("*\n")
 
     def exists(self) -> bool:
         return self.path.is_dir()
@@ -140,39 +136,22 @@ class Home:
     def lock(self, progress: Progress) -> Iterator[None]:
         """Be the only process that starts or stops servers of this home.
 
-        Raises `EmbeddedError` where the file system knows no locks, or after three minutes.
+        Raises as `locks`, and `EmbeddedError` after three minutes.
         """
-        try:
-            import fcntl
-        except ImportError:
-            raise FeatureUnavailable(
-                "the built-in servers need Linux or macOS; set FWDB_POSTGRES_URL and "
-                "FWDB_MONGODB_URL to servers of your own."
-            ) from None
         deadline = time.monotonic() + LOCK_SECONDS
         told = False
-        with disk_sentences(self.path):
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise EmbeddedError(
-                            f"another process has been starting or stopping the servers of "
-                            f"'{self.path}' for {LOCK_SECONDS:g} s; end it and try again."
-                        ) from None
-                    if not told:
-                        progress("Waiting for another process that starts or stops the servers")
-                        told = True
-                    time.sleep(0.02)
-                except OSError as error:
+            while not locks(descriptor, self.path):
+                if time.monotonic() > deadline:
                     raise EmbeddedError(
-                        f"'{self.path}' is on a file system without file locks "
-                        f"({error.strerror}); set FWDB_HOME to a folder on a local disk."
-                    ) from error
+                        f"another process has been starting or stopping the servers of "
+                        f"'{self.path}' for {LOCK_SECONDS:g} s; end it and try again."
+                    )
+                if not told:
+                    progress("Waiting for another process that starts or stops the servers")
+                    told = True
+                time.sleep(0.02)
             yield
         finally:
             os.close(descriptor)
@@ -209,13 +188,35 @@ class Home:
             return None
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        with disk_sentences(self.path):
-            write_own(self.path / name, json.dumps(content, indent=2) + "\n", None)
+        write_own(self.path / name, json.dumps(content, indent=2) + "\n", None)
 
     def touch_used(self) -> None:
         """Tell the watcher that somebody has just joined."""
-        with disk_sentences(self.path):
-            (self.path / "used").touch(mode=0o600)
+        (self.path / "used").touch(mode=0o600)
+
+
+def locks(descriptor: int, folder: Path, *, shared: bool = False) -> bool:
+    """Lock a file or folder, unless another process has it; whether that was done.
+
+    Raises `FeatureUnavailable` on Windows, `EmbeddedError` where the file system knows no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise FeatureUnavailable(
+            "the built-in servers need Linux or macOS; set FWDB_POSTGRES_URL and "
+            "FWDB_MONGODB_URL to servers of your own."
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise EmbeddedError(
+            f"'{folder}' is on a file system without file locks ({error.strerror}); set FWDB_HOME "
+            "to a folder on a local disk."
+        ) from error
+    return True
 
 
 def new_passwords(users: tuple[str, ...]) -> dict[str, str]:
@@ -228,6 +229,8 @@ def disk_sentences(path: Path) -> Iterator[None]:
     """Turn errors of the file system inside the block into one sentence with the remedy."""
     try:
         yield
+    except BrokenPipeError:  # of who is told what takes time
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise EmbeddedError(disk_full(path)) from error
@@ -243,6 +246,12 @@ def disk_full(path: Path) -> str:
         f"the disk that holds '{path}' is full ({free_bytes(path) // 1_000_000} MB free); make "
         "room or set FWDB_HOME to a folder on another disk."
     )
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raises `EmbeddedError` when the disk of `folder` has not so many bytes free."""
+    if free_bytes(folder) < needed:
+        raise EmbeddedError(disk_full(folder))
 
 
 def free_bytes(path: Path) -> int:

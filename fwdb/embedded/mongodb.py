@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import shutil
+import re
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwdb.embedded.accounts import guard_folders, private_folder, reaches, write_own
-from fwdb.embedded.home import Home, Progress, disk_full, disk_sentences, free_bytes
-from fwdb.embedded.server import (
-    APP,
-    DATABASE,
-    HOST,
-    INSTALL,
-    OWNER,
-    REPORT,
-    Children,
-    Kind,
-    Server,
-    end,
-    find,
-)
+from fwdb.embedded.accounts import reaches, write_own
+from fwdb.embedded.home import Home, Progress, check_room
+from fwdb.embedded.server import APP, DATABASE, HOST, INSTALL, OWNER, REPORT, Server
 from fwdb.errors import EmbeddedError, FeatureUnavailable
 
 if TYPE_CHECKING:
@@ -115,12 +104,23 @@ class MongoServer(Server):
     title = "SecantusDB"  # not to be taken for a MongoDB
     engine = "secantusdb"
     users = (OWNER, APP, REPORT)
-    kind = Kind((PROGRAM,), "--storage-path")
     signals = (signal.SIGTERM,)
+    # journal: SecantusDB killed at once loses majority writes that are not yet in the journal.
+    # directConnection: the set has one member, and its address need not be looked up.
+    address = (
+        f"mongodb://{{user}}:{{password}}@{{host}}:{{port}}/{DATABASE}"
+        "?authSource=admin&authMechanism=SCRAM-SHA-256&directConnection=true"
+        "&w=majority&journal=true"
+    )
+    # {hello: 1, $db: "admin"} by hand: a driver takes longer to load.
+    hello = _message(b"\x1f\0\0\0\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0")
+    well = re.compile(rb"isWritablePrimary\0")
+    programs = (PROGRAM,)
+    flag = "--storage-path"
+    data_name = "mongo"
 
-    def __init__(self, home: Home, run_as: str | None) -> None:
-        super().__init__(home, run_as)
-        self._program: list[str] = []
+    def __init__(self, home: Home, run_as: str | None, progress: Progress) -> None:
+        super().__init__(home, run_as, progress)
         if not self._is_data(self.folder) and self._is_data(home.path):
             self._run_as_root()  # as it had to when the data was made
 
@@ -130,10 +130,6 @@ class MongoServer(Server):
     @staticmethod
     def _is_data(folder: Path) -> bool:
         return (folder / "mongo" / MARKER).exists()
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "mongo"
 
     def has_data(self) -> bool:
         """Whether there is data. Raises `EmbeddedError` for files that are not SecantusDB's."""
@@ -150,7 +146,7 @@ class MongoServer(Server):
             )
         return found
 
-    def choose(self, progress: Progress) -> None:
+    def choose(self) -> None:
         """Decide under which user to run it; nothing is started. Raises as `secantus`."""
         self._program, self.version = secantus()
         self.binary = self._program[-1]
@@ -161,7 +157,7 @@ class MongoServer(Server):
                     f"who cannot read '{sys.executable}'; set FWDB_RUN_AS to a user who "
                     "can, or FWDB_HOME to a new folder."
                 )
-            progress(
+            self.progress(
                 f"SecantusDB runs as root: user '{self.account.name}' cannot read the installation "
                 f"around {sys.executable}"
             )
@@ -175,55 +171,37 @@ class MongoServer(Server):
 
     # Getting ready to start
 
-    def prepare(self, children: Children, progress: Progress) -> None:
+    def prepare(self) -> None:
         """Make the data folder if there is none; with `reset`, give its users the `passwords`."""
-        guard_folders(self.folder, self.data, self.account)
-        if self.has_data():
-            if self.reset:
-                progress(f"Setting new passwords in {self.title}: the file of the old ones is lost")
-                self._set_passwords(self.data, children)
-            self.rotate_log()
-            return
-        if free_bytes(self.folder) < ROOM_BYTES:
-            raise EmbeddedError(disk_full(self.folder))
-        progress(f"Creating the {self.title} data folder in {self.data}")
-        making = self.folder / "mongo.tmp"
-        for pid, began in find(self.kind, making, self.account):  # of a start that was killed
-            end(pid, began, [])
-        try:
-            with disk_sentences(self.folder):
-                shutil.rmtree(making, ignore_errors=True)
-                private_folder(making, self.account)
-                self._set_passwords(making, children)
+        if not self.has_data():
+            check_room(self.folder, ROOM_BYTES)
+            self.progress(f"Creating the {self.title} data folder in {self.data}")
+            with self.new_data() as making:
+                self._set_passwords(making)
                 marker = f'{{"engine": "{self.engine}", "version": "{self.version}"}}\n'
                 write_own(making / MARKER, marker, self.account)
-                if self.data.exists():
-                    self.data.rmdir()
-                making.rename(self.data)
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
+        elif self.reset:
+            title = self.title
+            self.progress(f"Setting new passwords in {title}: the file of the old ones is lost")
+            self._set_passwords(self.data)
 
-    def _set_passwords(self, data: Path, children: Children) -> None:
+    def _set_passwords(self, data: Path) -> None:
         """Make the users, or give them `passwords`, with a server that nobody else can reach."""
-        self.rotate_log()
+        write_own(data / SETTINGS, "", self.account)
+        python, script, *options = self._command_line(data)
+        command = [python, "-Pc", _UNREACHABLE, script, *options]
         ours, theirs = socket.socketpair()
-        with ours, theirs, disk_sentences(data), open(self.start_log, "ab") as log:
-            write_own(data / SETTINGS, "", self.account)
-            python, script, *options = self._command_line(data)
-            with children.started(
-                [python, "-Pc", _UNREACHABLE, script, *options],
-                account=self.account,
-                cwd=data,
-                stdin=theirs,
-                stdout=log,
-                stderr=log,
-            ):
+        with ours, theirs, open(self.start_log, "ab") as log:
+            streams: dict[str, Any] = {"stdin": theirs, "stdout": log, "stderr": log}
+            with subprocess.Popen(command, **streams, **self.options(data)) as process:
                 theirs.close()
                 ours.settimeout(START_SECONDS)
                 try:
                     self._make_users(ours)
                 except OSError:
-                    raise EmbeddedError(self.failed()) from None
+                    raise self.not_started() from None
+                finally:
+                    process.kill()
 
     def _make_users(self, link: socket.socket) -> None:
         for user, roles in _ROLES.items():
@@ -252,13 +230,6 @@ class MongoServer(Server):
         words += ["--sync-on-commit"]
         return [*self._program, *words]
 
-    # {hello: 1, $db: "admin"} by hand: a driver takes longer to load.
-    hello = _message(b"\x1f\0\0\0\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0")
-
-    @staticmethod
-    def is_well(answer: bytes) -> bool:
-        return b"isWritablePrimary\0" in answer
-
     def login(self) -> bool:
         """Whether the password of the owner is right; raises `EmbeddedError` for other refusals."""
         import pymongo
@@ -276,16 +247,6 @@ class MongoServer(Server):
         finally:
             client.close()
         return True
-
-    @classmethod
-    def url(cls, user: str, port: int, passwords: Mapping[str, str]) -> str:
-        # journal: SecantusDB killed at once loses majority writes that are not yet in the journal.
-        # directConnection: the set has one member, and its address need not be looked up.
-        return (
-            f"mongodb://{user}:{passwords[user]}@{HOST}:{port}/{DATABASE}"
-            "?authSource=admin&authMechanism=SCRAM-SHA-256&directConnection=true"
-            "&w=majority&journal=true"
-        )
 
 
 def _command(link: socket.socket, command: Mapping[str, Any]) -> dict[str, Any]:

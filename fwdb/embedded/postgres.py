@@ -8,7 +8,6 @@ only the same major version can open it.
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import importlib.util
 import os
@@ -23,33 +22,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from fwdb.config import settings
-from fwdb.embedded.accounts import (
-    SHARED_FOLDER,
-    Account,
-    guard_folders,
-    open_own,
-    private_folder,
-    reaches,
-    read_own,
-    write_own,
-)
-from fwdb.embedded.home import Home, Progress, disk_full, disk_sentences, free_bytes
-from fwdb.embedded.server import (
-    APP,
-    DATABASE,
-    HOST,
-    INSTALL,
-    OWNER,
-    REPORT,
-    Children,
-    Kind,
-    Server,
-    Urls,
-    at_work_in,
-    end,
-    find,
-    telling_line,
-)
+from fwdb.embedded.accounts import SHARED_FOLDER, reaches, read_own, write_own
+from fwdb.embedded.home import check_room
+from fwdb.embedded.server import APP, DATABASE, INSTALL, OWNER, REPORT, Server, Urls
 from fwdb.errors import EmbeddedError, FeatureUnavailable
 
 SUPPORTED = range(14, 19)  # majors of PostgreSQL
@@ -132,21 +107,12 @@ def _inspect(folder: Path, source: str) -> Binaries:
     problem = ""
     if major not in SUPPORTED:
         problem = f"version {version} is not one of {SUPPORTED[0]} to {SUPPORTED[-1]}"
-    elif _lacks_statistics(folder, major):
-        problem = "its package of contributed modules is missing (pg_stat_statements)"
-    return Binaries(folder, source, version, problem)
-
-
-def _lacks_statistics(folder: Path, major: int) -> bool:
-    """Whether its extension folder is found and has no pg_stat_statements."""
     prefix = folder.resolve().parent
-    shares = (
-        prefix / "share" / "postgresql",
-        prefix / "share",
-        Path(f"/usr/share/postgresql/{major}"),
-    )
-    found = [share / "extension" for share in shares if (share / "extension").is_dir()]
-    return bool(found) and not (found[0] / "pg_stat_statements.control").exists()
+    shares = (prefix / "share/postgresql", prefix / "share", f"/usr/share/postgresql/{major}")
+    extensions = [path for share in shares if (path := Path(share, "extension")).is_dir()]
+    if extensions and not (extensions[0] / "pg_stat_statements.control").exists():
+        problem = problem or "its package of contributed modules is missing (pg_stat_statements)"
+    return Binaries(folder, source, version, problem)
 
 
 def choose(found: Sequence[Binaries], data_version: str | None) -> Binaries:
@@ -184,59 +150,6 @@ def choose(found: Sequence[Binaries], data_version: str | None) -> Binaries:
 
 # -- settings, access, roles ---------------------------------------------------------------------
 
-# Read after initdb's own postgresql.conf. ALTER SYSTEM and lines after the include win over it.
-SETTINGS = """\
-# Written by fwdb at each start. Settings of your own go to the end of postgresql.conf.
-listen_addresses = '127.0.0.1'
-# No socket file: its folder would be one more place to guard, with a limit on its length.
-unix_socket_directories = ''
-password_encryption = 'scram-sha-256'
-# 100 for the application's largest pool, the rest for reports, migrations and people.
-max_connections = 120
-shared_buffers = '128MB'
-max_wal_size = '512MB'
-wal_level = 'replica'
-max_wal_senders = 5
-# A replica that was left behind must not fill the disk; it is copied anew then.
-max_slot_wal_keep_size = '1GB'
-# Plans are the same on every machine; the wheel has no JIT either.
-jit = off
-timezone = 'UTC'
-
-shared_preload_libraries = 'pg_stat_statements,auto_explain'
-compute_query_id = on
-pg_stat_statements.track = 'all'
-auto_explain.log_min_duration = '500ms'
-track_io_timing = on
-track_wal_io_timing = on
-track_functions = 'pl'
-
-logging_collector = on
-log_destination = '{log_destination}'
-log_directory = 'log'
-log_filename = 'postgres-%a.log'
-log_truncate_on_rotation = on
-log_rotation_age = '1d'
-log_rotation_size = 0
-log_timezone = 'UTC'
-log_min_duration_statement = '100ms'
-# Neither values of parameters nor errors, whose DETAIL quotes the row: a client has its own.
-log_parameter_max_length = 0
-log_min_messages = 'log'
-log_lock_waits = on
-log_temp_files = 0
-"""
-
-ACCESS = """\
-# A password for everybody, by every way in.
-local all         all              scram-sha-256
-host  all         all 127.0.0.1/32 scram-sha-256
-host  all         all ::1/128      scram-sha-256
-local replication all              scram-sha-256
-host  replication all 127.0.0.1/32 scram-sha-256
-host  replication all ::1/128      scram-sha-256
-"""
-
 _ROLE = """\
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{role}') THEN
@@ -248,49 +161,14 @@ ALTER ROLE {role} LOGIN PASSWORD '{password}';
 
 """
 
-CLUSTER = f"""\
-GRANT pg_monitor TO {OWNER}, {APP}, {REPORT};
 
-ALTER ROLE {REPORT} SET default_transaction_read_only = on;
-
-CREATE DATABASE {DATABASE} OWNER {OWNER};
-
-REVOKE ALL ON DATABASE {DATABASE} FROM PUBLIC;
-
-GRANT CONNECT, TEMPORARY ON DATABASE {DATABASE} TO {APP}, {REPORT};
-
-"""
-
-DATABASE_OBJECTS = f"""\
-CREATE EXTENSION pg_stat_statements;
-
-CREATE EXTENSION pg_trgm;
-
-REVOKE CREATE ON SCHEMA public FROM PUBLIC;
-
-GRANT ALL ON SCHEMA public TO {OWNER};
-
-ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT USAGE ON SCHEMAS TO {APP}, {REPORT};
-
-ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER}
-  GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {APP};
-
-ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT USAGE, SELECT ON SEQUENCES TO {APP};
-
-ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT SELECT ON TABLES TO {REPORT};
-
-"""
-
-
-def database_objects(major: int) -> str:
-    """SQL for the new database; plans are read from JSON logs, so from 15 on."""
-    logged = LOGGED_PLANS.read_text() if major >= 15 else ""
-    return DATABASE_OBJECTS + logged
+def file(name: str) -> str:
+    return Path(__file__).with_name(name).read_text()
 
 
 def configuration(major: int) -> str:
     """Content of fwdb.conf for PostgreSQL `major`; JSON logs came with 15."""
-    return SETTINGS.format(log_destination="jsonlog" if major >= 15 else "csvlog")
+    return file("fwdb.conf").format(log_destination="jsonlog" if major >= 15 else "csvlog")
 
 
 def roles(passwords: Mapping[str, str]) -> str:
@@ -312,17 +190,14 @@ class PostgresServer(Server):
     title = "PostgreSQL"
     engine = "postgresql"
     users: ClassVar[tuple[str, ...]] = (SUPERUSER, OWNER, APP, REPORT)
-    kind = Kind(("postgres",), "-D")
     signals = (signal.SIGINT, signal.SIGQUIT)  # fast stop, then immediate
+    address = f"postgresql://{{user}}:{{password}}@{{host}}:{{port}}/{DATABASE}"
     hello = b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0"  # a login
-
-    def __init__(self, home: Home, run_as: str | None) -> None:
-        super().__init__(home, run_as)
-        self._started_at = 0.0
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "pg"
+    # A request for a password; or all connections are taken. Not while it starts or stops.
+    well = re.compile(rb"\AR|\AE.*C53300\0", re.DOTALL)
+    programs = ("postgres", "initdb", "pg_basebackup")
+    flag = "-D"
+    data_name = "pg"
 
     def data_version(self) -> str | None:
         """Major version of the existing data, None if there is none."""
@@ -336,43 +211,35 @@ class PostgresServer(Server):
                 f"'{self.data}' cannot be read ({reason}); set FWDB_HOME to another folder."
             ) from error
 
-    def choose(self, progress: Progress) -> None:
+    def choose(self) -> None:
         """Decide which binaries to run; nothing is started. Raises as the function `choose`."""
-        self._run(choose(candidates(), self.data_version()))
+        self._use(choose(candidates(), self.data_version()))
 
-    def _run(self, binaries: Binaries) -> None:
+    def _use(self, binaries: Binaries) -> None:
         self.binaries, self.version = binaries, binaries.version
         self.binary = str(binaries.folder / "postgres")
 
     # Getting ready to start
 
-    def prepare(self, children: Children, progress: Progress) -> None:
+    def prepare(self) -> None:
         """Make the cluster if there is none; with `reset`, give its roles the `passwords`."""
-        guard_folders(self.folder, self.data, self.account)
         if self.folder.parent == SHARED_FOLDER:
-            progress(
+            self.progress(
                 f"PostgreSQL's data is in {self.folder}: user {self.account and self.account.name} "
                 f"cannot enter {self.home.path.parent}"
             )
-            with disk_sentences(self.folder):  # whose data this is
-                write_own(self.folder / "home", f"{self.home.path}\n", None)
-        self._within_reach(progress)
-        self.rotate_log()
-        self._started_at = time.time()
+            write_own(self.folder / "home", f"{self.home.path}\n", None)  # whose data this is
+        self._within_reach()
         if self.data_version() is None:
-            making = self.folder / "pg.tmp"
-            try:
-                self._initialise(making, children, progress)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
+            self._initialise()
         elif self.reset:
             self._clear_stale()
-            progress("Setting new passwords in PostgreSQL: the file of the old ones is lost")
-            self._sql(self.data, "postgres", roles(self.passwords), children)
+            self.progress("Setting new passwords in PostgreSQL: the file of the old ones is lost")
+            self._sql(self.data, "postgres", roles(self.passwords))
         self._clear_stale()
-        self._write(self.data / "fwdb.conf", configuration(self.binaries.major))
+        self._write("fwdb.conf", configuration(self.binaries.major))
 
-    def _within_reach(self, progress: Progress) -> None:
+    def _within_reach(self) -> None:
         """Copy the programs if the user they are to run under cannot read them, as under /root.
 
         The copy belongs to root, so that nobody else can change what the server runs.
@@ -389,61 +256,45 @@ class PostgresServer(Server):
         copy, making = self.folder / f"programs-{self.version}", self.folder / "programs.tmp"
         package = binaries.folder.parents[1]  # its libraries lie beside it
         if not copy.exists():
-            progress(
+            self.progress(
                 f"Copying PostgreSQL {self.version} to {copy}: user '{self.account.name}' cannot "
                 f"read {binaries.folder}"
             )
-            with disk_sentences(copy):
-                shutil.rmtree(making, ignore_errors=True)  # of a start that was killed
-                for folder in (package, package.with_name(f"{package.name}.libs")):
-                    if folder.is_dir():
-                        shutil.copytree(folder, making / folder.name, symlinks=True)
-                for path in (making, *making.rglob("*")):
-                    if not path.is_symlink():  # what its owner may read and run, everybody may
-                        mode = path.stat().st_mode & 0o500
-                        path.chmod(0o200 | mode | mode >> 3 | mode >> 6)
-                making.rename(copy)
-        self._run(replace(binaries, folder=copy / package.name / "pginstall" / "bin"))
+            shutil.rmtree(making, ignore_errors=True)  # of a start that was killed
+            for folder in (package, package.with_name(f"{package.name}.libs")):
+                if folder.is_dir():
+                    shutil.copytree(folder, making / folder.name, symlinks=True)
+            for path in (making, *making.rglob("*")):
+                if not path.is_symlink():  # what its owner may read and run, everybody may
+                    mode = path.stat().st_mode & 0o500
+                    path.chmod(0o200 | mode | mode >> 3 | mode >> 6)
+            making.rename(copy)
+        self._use(replace(binaries, folder=copy / package.name / "pginstall" / "bin"))
 
-    def _initialise(self, making: Path, children: Children, progress: Progress) -> None:
+    def _initialise(self) -> None:
         """Make the cluster beside its place and move it there when it is complete."""
-        if free_bytes(self.folder) < ROOM_BYTES:
-            raise EmbeddedError(disk_full(self.folder))
-        # What a start that was killed half-way has left: initdb outlives its starter.
-        left = find(Kind(("initdb", "postgres"), "-D"), making, self.account)
-        for pid, began in [*left, *at_work_in(making, self.account)]:
-            end(pid, began, [])
-        with disk_sentences(self.folder):
-            if self.data.exists() and any(self.data.iterdir()):
-                raise EmbeddedError(
-                    f"'{self.data}' holds files and is no PostgreSQL data; move it away."
-                )
-            shutil.rmtree(making, ignore_errors=True)
-        progress(f"Creating the PostgreSQL {self.version} cluster in {self.data}")
-        private_folder(making, self.account)
-        locales = ("C.UTF-8", "C")  # the second for systems that lack the first
-        for locale in locales:
-            result = children.run(
-                [str(self.binaries.folder / "initdb"), *self._initdb_options(making, locale)],
-                account=self.account,
-                cwd=self.folder,
+        check_room(self.folder, ROOM_BYTES)
+        if self.data.exists() and any(self.data.iterdir()):
+            raise EmbeddedError(
+                f"'{self.data}' holds files and is no PostgreSQL data; move it away."
             )
-            if result.returncode == 0:
-                break
-            if "locale" not in result.stderr or locale == locales[-1]:
-                raise EmbeddedError(self._failed("initdb", result.stderr + result.stdout))
-        self._write(making / "pg_hba.conf", ACCESS)
-        self._write(making / "fwdb.conf", configuration(self.binaries.major))
-        with disk_sentences(making):
-            conf = making / "postgresql.conf"
-            text = read_own(conf, self.account).decode()
-            self._write(conf, text + "\ninclude_if_exists = 'fwdb.conf'\n")
-        self._sql(making, "postgres", roles(self.passwords) + CLUSTER, children)
-        self._sql(making, DATABASE, database_objects(self.binaries.major), children)
-        with disk_sentences(self.folder):
-            if self.data.exists():
-                self.data.rmdir()
-            making.rename(self.data)
+        self.progress(f"Creating the PostgreSQL {self.version} cluster in {self.data}")
+        with self.new_data() as making:
+            initdb = str(self.binaries.folder / "initdb")
+            for locale in ("C.UTF-8", "C"):  # the second for systems that lack the first
+                done = self.run([initdb, *self._initdb_options(making, locale)])
+                if not done.returncode or "locale" not in done.stderr:
+                    break
+            if done.returncode:
+                raise self.broken("failed in initdb", done.stderr + done.stdout)
+            conf = read_own(making / "postgresql.conf", self.account).decode()
+            self._write("postgresql.conf", f"{conf}\ninclude_if_exists = 'fwdb.conf'\n", making)
+            self._write("pg_hba.conf", file("pg_hba.conf"), making)
+            self._write("fwdb.conf", configuration(self.binaries.major), making)
+            self._sql(making, "postgres", roles(self.passwords) + file("cluster.sql"))
+            # Plans are read from JSON logs, so from 15 on.
+            logged_plans = LOGGED_PLANS.read_text() if self.binaries.major >= 15 else ""
+            self._sql(making, DATABASE, file("database.sql") + logged_plans)
 
     def _initdb_options(self, data: Path, locale: str) -> list[str]:
         options = ["-D", str(data), "-U", SUPERUSER, "-E", "UTF8", "--data-checksums"]
@@ -454,39 +305,24 @@ class PostgresServer(Server):
             options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         return options
 
-    def _sql(self, data: Path, database: str, sql: str, children: Children) -> None:
+    def _sql(self, data: Path, database: str, sql: str) -> None:
         """Run `sql` on the stopped cluster, in single-user mode: no port is open meanwhile.
 
         The text, with passwords in it, goes through a pipe, and nothing of it into a log.
         """
-        quiet = {
-            "exit_on_error": "on",
-            "logging_collector": "off",
-            "log_destination": "stderr",
-            "shared_preload_libraries": "",
-            "log_min_duration_statement": "-1",
-            "log_min_error_statement": "panic",
-        }
-        options = [part for name, value in quiet.items() for part in ("-c", f"{name}={value}")]
-        result = children.run(
-            [self.binary, "--single", "-D", str(data), "-j", *options, database],
-            account=self.account,
-            cwd=self.folder,
-            text=sql,
+        quiet = (
+            *("exit_on_error=on", "logging_collector=off", "log_destination=stderr"),
+            *("shared_preload_libraries=", "log_min_duration_statement=-1"),
+            "log_min_error_statement=panic",
         )
-        if result.returncode or "ERROR:" in result.stderr:
-            raise EmbeddedError(self._failed("its first set-up", result.stderr))
+        options = [word for setting in quiet for word in ("-c", setting)]
+        command = [self.binary, "--single", "-D", str(data), "-j", *options, database]
+        done = self.run(command, text=sql)
+        if done.returncode or "ERROR:" in done.stderr:
+            raise self.broken("failed in its first set-up", done.stderr)
 
-    def _failed(self, what: str, output: str) -> str:
-        if "No space left on device" in output:
-            return disk_full(self.folder)
-        reason = telling_line(output.splitlines())
-        return f"PostgreSQL {self.version} failed in {what}: {reason} (data in '{self.data}')."
-
-    def _write(self, path: Path, text: str) -> None:
-        """Put `text` into `path`, 0600, owned by the user the server runs under."""
-        with disk_sentences(path):
-            write_own(path, text, self.account)
+    def _write(self, name: str, text: str, folder: Path | None = None) -> None:
+        write_own((folder or self.data) / name, text, self.account)
 
     def _clear_stale(self) -> None:
         """Remove a postmaster.pid that no server stands behind.
@@ -500,37 +336,27 @@ class PostgresServer(Server):
             return
         # Backends of a killed server notice its death and leave on their own.
         deadline = time.monotonic() + 10
-        while workers := at_work_in(self.data, self.account):
-            if find(self.kind, self.data, self.account) or time.monotonic() > deadline:
+        while workers := self.workers(self.data):
+            if self.processes() or time.monotonic() > deadline:
                 raise EmbeddedError(
                     f"processes {', '.join(str(pid) for pid, _ in workers)} still work in "
                     f"'{self.data}'; end them and try again."
                 )
             time.sleep(0.02)
-        with disk_sentences(file):
-            file.unlink(missing_ok=True)  # its folder is none that another could exchange
+        file.unlink(missing_ok=True)  # its folder is none that another could exchange
 
     # Running
 
     def command(self) -> list[str]:
         return [self.binary, "-D", str(self.data), "-p", str(self.port)]
 
-    @staticmethod
-    def is_well(answer: bytes) -> bool:
-        """Not while it starts, recovers or stops."""
-        # R: authentication; E with 53300: all connections are taken, so it is well.
-        return answer[:1] == b"R" or (answer[:1] == b"E" and b"C53300\0" in answer)
-
     def login(self) -> bool:
         """Whether the password of the superuser is right. Raises `EmbeddedError` otherwise."""
         import psycopg
 
         try:
-            psycopg.connect(
-                self.url(SUPERUSER, self.port, self.passwords),
-                dbname="postgres",
-                connect_timeout=10,
-            ).close()
+            url = self.url(SUPERUSER, self.port, self.passwords)
+            psycopg.connect(url, dbname="postgres", connect_timeout=10).close()
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):
                 return False
@@ -538,27 +364,6 @@ class PostgresServer(Server):
         return True
 
     @classmethod
-    def url(cls, user: str, port: int, passwords: Mapping[str, str]) -> str:
-        return f"postgresql://{user}:{passwords[user]}@{HOST}:{port}/{DATABASE}"
-
-    @classmethod
     def urls(cls, port: int, passwords: Mapping[str, str]) -> Urls:
-        return replace(super().urls(port, passwords), superuser=cls.url(SUPERUSER, port, passwords))
-
-    def log_paths(self) -> list[Path]:
-        return [self.start_log, self.data / "log"]
-
-    def messages(self) -> list[tuple[Path, Account | None]]:
-        """The JSON logs of this start, then ours, which says most."""
-        written: list[tuple[Path, Account | None]] = []
-        folder = self.data / "log"
-        with contextlib.suppress(OSError):
-            handle = open_own(folder, self.account)
-            try:
-                for name in os.listdir(handle):
-                    changed_at = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mtime
-                    if name.endswith(".json") and changed_at >= self._started_at:
-                        written.append((folder / name, self.account))
-            finally:
-                os.close(handle)
-        return [*written, *super().messages()]
+        superuser = cls.url(SUPERUSER, port, passwords)
+        return replace(super().urls(port, passwords), superuser=superuser)

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwdb.embedded.accounts import guard_folders, private_folder, read_own
-from fwdb.embedded.home import Progress, data_bytes, disk_full, disk_sentences, free_bytes
+from fwdb.embedded.accounts import read_own
+from fwdb.embedded.home import check_room, data_bytes
 from fwdb.embedded.postgres import ROOM_BYTES, SUPERUSER, Binaries, PostgresServer, configuration
-from fwdb.embedded.server import HOST, Children, Kind, end, find
+from fwdb.embedded.server import HOST
 from fwdb.errors import EmbeddedError, FeatureUnavailable
 
 if TYPE_CHECKING:
@@ -37,12 +37,9 @@ class ReplicaServer(PostgresServer):
     name = NAME
     title = "PostgreSQL's replica"
     users = (REPLICATION,)
+    data_name = "pg-replica"
 
-    @property
-    def data(self) -> Path:
-        return self.folder / "pg-replica"
-
-    def choose(self, progress: Progress) -> None:
+    def choose(self) -> None:
         """The primary's own binaries. Raises `FeatureUnavailable` without pg_basebackup."""
         record = self.home.read_state().servers["postgres"]
         folder = Path(record.binary).parent
@@ -51,7 +48,7 @@ class ReplicaServer(PostgresServer):
                 f"the PostgreSQL in '{folder}' has no pg_basebackup, which a replica is made with; "
                 "set FWDB_POSTGRES_BIN to an installation that has it."
             )
-        self._run(Binaries(folder, "the primary's", record.version))
+        self._use(Binaries(folder, "the primary's", record.version))
 
     def fits(self) -> bool:
         """Whether the replica that runs asks its primary where that is now."""
@@ -63,19 +60,16 @@ class ReplicaServer(PostgresServer):
 
     # Getting ready to start
 
-    def prepare(self, children: Children, progress: Progress) -> None:
+    def prepare(self) -> None:
         """Copy the primary if there is no copy that can follow it; write down where it is."""
-        guard_folders(self.folder, self.data, self.account)
-        self.rotate_log()
-        self._started_at = time.time()
         with self._primary() as primary:
             self._grant(primary)
             if self._follows(primary):
                 self._clear_stale()
             else:
-                self._copy(primary, children, progress)
-        self._write(self.data / "fwdb.conf", self._settings())
-        self._write(self.data / "standby.signal", "")
+                self._copy(primary)
+        self._write("fwdb.conf", self._settings())
+        self._write("standby.signal", "")
 
     @contextmanager
     def _primary(self) -> Iterator[psycopg.Connection[Any]]:
@@ -118,45 +112,30 @@ class ReplicaServer(PostgresServer):
         copied: int = struct.unpack("=Q", control[:8])[0]
         return kept is not None and kept[0] == copied
 
-    def _copy(
-        self, primary: psycopg.Connection[Any], children: Children, progress: Progress
-    ) -> None:
-        """A base backup beside its place, moved there when it is complete."""
-        making = self.folder / "pg-replica.tmp"
-        source = self.folder / "pg"
-        if free_bytes(self.folder) < ROOM_BYTES + data_bytes(source):
-            raise EmbeddedError(disk_full(self.folder))
-        backup = Kind(("pg_basebackup",), "-D")
-        for pid, began in find(backup, making, self.account):  # left by a start that was killed
-            end(pid, began, [])
-        with disk_sentences(self.folder):
-            for folder in (making, self.data):
-                shutil.rmtree(folder, ignore_errors=not folder.exists())
-            private_folder(making, self.account)
-        progress(f"Copying PostgreSQL {self.version} for a replica into {self.data}")
-        # A new slot, from which on the primary keeps its log.
+    def _copy(self, primary: psycopg.Connection[Any]) -> None:
+        """A base backup, and a new slot from which on the primary keeps its log."""
+        check_room(self.folder, ROOM_BYTES + data_bytes(self.folder / "pg"))
+        self.progress(f"Copying PostgreSQL {self.version} for a replica into {self.data}")
+        if self.data.exists():
+            shutil.rmtree(self.data)
         primary.execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
             "WHERE slot_name = %s",
             [SLOT],
         )
         primary.execute("SELECT pg_create_physical_replication_slot(%s, true)", [SLOT])
-        result = children.run(
-            [
-                *(str(self.binaries.folder / "pg_basebackup"), "-D", str(making)),
-                *("-h", HOST, "-p", str(self._primary_port()), "-U", REPLICATION),
-                *("-X", "stream", "-c", "fast", "--no-password"),
-            ],
-            account=self.account,
-            cwd=self.folder,
-            variables={"PGPASSWORD": self.passwords[REPLICATION]},
-        )
-        if result.returncode:
-            shutil.rmtree(making, ignore_errors=True)
-            raise EmbeddedError(self._failed("its copy", result.stderr))
-        with disk_sentences(self.folder):
+        with self.new_data() as making:
+            done = self.run(
+                [
+                    *(str(self.binaries.folder / "pg_basebackup"), "-D", str(making)),
+                    *("-h", HOST, "-p", str(self._primary_port()), "-U", REPLICATION),
+                    *("-X", "stream", "-c", "fast", "--no-password"),
+                ],
+                variables={"PGPASSWORD": self.passwords[REPLICATION]},
+            )
+            if done.returncode:
+                raise self.broken("failed in its copy", done.stderr)
             shutil.rmtree(making / "log", ignore_errors=True)  # the primary's own
-            making.rename(self.data)
 
     def _settings(self) -> str:
         address = (

@@ -10,6 +10,8 @@ import itertools
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fwdb.embedded.accounts import Account, open_own, server_account, server_folder
-from fwdb.embedded.home import Home, Record, disk_full, disk_sentences
+from fwdb.embedded.accounts import Account, open_own, private_folder, server_account, server_folder
+from fwdb.embedded.home import Home, Progress, Record, disk_full
 from fwdb.embedded.watcher import identity
 from fwdb.errors import EmbeddedError, FwdbError, redact
 
@@ -32,6 +34,7 @@ INSTALL = "pip install 'fwdb[embedded]'"
 HOST = "127.0.0.1"
 DATABASE = "fashion_wallet"
 OWNER, APP, REPORT = "fwdb_owner", "fwdb_app", "fwdb_report"
+PROGRAM_SECONDS = 120.0
 
 # Below the ports that systems give to outgoing connections: there, any client's connection may sit
 # on the port of a server that is down, one of its own clients' included, which then has to change.
@@ -41,7 +44,6 @@ _PORTS = (20_000, 32_768)
 # of all a FWDB_*_URL with a password in it.
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
 
-Progress = Callable[[str], None]
 Process = tuple[int, float]  # its pid and when it began, see `identity`
 
 
@@ -64,23 +66,6 @@ class Urls:
         return f"Urls({', '.join(shown)})"
 
 
-# -- processes ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How to recognise a server of one sort: its program and the flag before its data folder."""
-
-    programs: tuple[str, ...]
-    flag: str
-
-    def serves(self, argv: Sequence[str], data: Path) -> bool:
-        """Whether `argv` is such a server over exactly the folder `data`."""
-        return any(os.path.basename(word) in self.programs for word in argv[:4]) and (
-            (self.flag, str(data)) in itertools.pairwise(argv)
-        )
-
-
 def argv(pid: int) -> list[str]:
     """The command line of `pid`; empty when it has ended or may not be read."""
     import psutil
@@ -89,35 +74,6 @@ def argv(pid: int) -> list[str]:
         return list(psutil.Process(pid).cmdline())
     except psutil.Error:
         return []
-
-
-def find(kind: Kind, data: Path, account: Account | None) -> list[Process]:
-    """Live processes that `kind` recognises as servers of `account` over `data`.
-
-    A command line can be forged, the user cannot: what is found may be joined and stopped.
-    """
-    return _owned(lambda process: kind.serves(process.cmdline(), data), account)
-
-
-def at_work_in(folder: Path, account: Account | None) -> list[Process]:
-    """The same for processes whose current folder is `folder`: a PostgreSQL backend's is its data.
-
-    Those that may not be looked at are left out.
-    """
-    return _owned(lambda process: process.cwd() == str(folder), account)
-
-
-def _owned(wanted: Callable[[psutil.Process], bool], account: Account | None) -> list[Process]:
-    import psutil
-
-    uid = account.uid if account else os.geteuid()
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.uids().real == uid and wanted(process):
-                began = identity(process.pid)
-                found += [(process.pid, began)] if began is not None else []
-    return found
 
 
 def end(pid: int, began: float, signals: Sequence[int], *, patience_seconds: float = 10.0) -> bool:
@@ -154,86 +110,6 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
     }
 
 
-class Children:
-    """Short-lived programs of one `up`, so that an interrupt leaves none behind."""
-
-    def __init__(self) -> None:
-        self._running: set[subprocess.Popen[str]] = set()
-        self._cancelled = False
-
-    def run(
-        self,
-        command: Sequence[str],
-        *,
-        account: Account | None,
-        cwd: Path,
-        text: str = "",
-        variables: Mapping[str, str] | None = None,
-        timeout_seconds: float = 120.0,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run `command` to its end with `text` as its input; out and err are captured.
-
-        `variables` are for this program alone: a password in one is seen by nobody else.
-        """
-        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        with self.started(command, account=account, cwd=cwd, variables=variables, **streams) as one:
-            try:
-                out, err = one.communicate(text, timeout=timeout_seconds)
-            except subprocess.TimeoutExpired:
-                raise EmbeddedError(
-                    f"'{os.path.basename(command[0])}' did not finish within "
-                    f"{timeout_seconds:g} s; is the disk of '{cwd}' very slow?"
-                ) from None
-        return subprocess.CompletedProcess(command, one.returncode, out, err)
-
-    @contextlib.contextmanager
-    def started(
-        self,
-        command: Sequence[str],
-        *,
-        account: Account | None,
-        cwd: Path,
-        variables: Mapping[str, str] | None = None,
-        **streams: Any,
-    ) -> Iterator[subprocess.Popen[str]]:
-        """`command` as a process that is killed at the end of the block if it still runs then.
-
-        A session of its own keeps the terminal's Ctrl-C from it: `cancel` ends it instead.
-        """
-        with subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environment(cwd, variables),
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            umask=0o077,
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
-            **streams,
-        ) as process:
-            self._running.add(process)
-            try:
-                if self._cancelled:
-                    process.kill()
-                yield process
-            finally:
-                self._running.discard(process)
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-
-    def cancel(self) -> None:
-        """End all that run, and any that is still to start."""
-        self._cancelled = True
-        for process in list(self._running):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-# -- servers --------------------------------------------------------------------------------------
-
-
 class Server:
     """One server of a home: what it is, and how far it is on its way up."""
 
@@ -241,12 +117,18 @@ class Server:
     title: ClassVar[str]
     engine: ClassVar[str]
     users: ClassVar[tuple[str, ...]]
-    kind: ClassVar[Kind]
     signals: ClassVar[tuple[int, ...]]  # to stop it, each harder than the one before
-    hello: ClassVar[bytes]  # what it is asked, and answers to nobody in particular
+    address: ClassVar[str]  # its URL
+    hello: ClassVar[bytes]  # what it is asked before any login
+    well: ClassVar[re.Pattern[bytes]]  # its answer when it takes logins
+    # How it is recognised: its programs, and the flag before its data folder.
+    programs: ClassVar[tuple[str, ...]]
+    flag: ClassVar[str]
+    data_name: ClassVar[str]
 
-    def __init__(self, home: Home, run_as: str | None) -> None:
+    def __init__(self, home: Home, run_as: str | None, progress: Progress) -> None:
         self.home = home
+        self.progress = progress
         self.account = server_account(run_as)
         self.folder = server_folder(home.path, self.account)
         self.start_log = home.log / f"{self.name}.log"
@@ -259,10 +141,17 @@ class Server:
         self.watcher: Process | None = None
         self.record: Record | None = None
         self.failure: FwdbError | None = None  # an expected one: the other server goes on
+        self.cancelled = False
+        self._started_at = 0.0
 
     @property
     def data(self) -> Path:
-        raise NotImplementedError
+        return self.folder / self.data_name
+
+    @property
+    def making(self) -> Path:
+        """Where new data is made."""
+        return self.folder / f"{self.data_name}.tmp"
 
     def data_version(self) -> str | None:
         """Version of the existing data, if it is written there."""
@@ -272,29 +161,12 @@ class Server:
         """Whether one that runs already may be joined."""
         return True
 
-    def choose(self, progress: Progress) -> None:
-        """Decide which program to run; nothing is started."""
-        raise NotImplementedError
-
-    def prepare(self, children: Children, progress: Progress) -> None:
-        """Make the data if there is none; with `reset`, give its users the `passwords`."""
-        raise NotImplementedError
-
-    def login(self) -> bool:
-        """Whether the passwords are right. Raises `EmbeddedError` for other refusals."""
-        raise NotImplementedError
-
     def command(self) -> list[str]:
-        raise NotImplementedError
-
-    @staticmethod
-    def is_well(answer: bytes) -> bool:
-        """Whether `answer`, to `hello`, is that of a server that takes logins."""
         raise NotImplementedError
 
     @classmethod
     def url(cls, user: str, port: int, passwords: Mapping[str, str]) -> str:
-        raise NotImplementedError
+        return cls.address.format(user=user, password=passwords[user], host=HOST, port=port)
 
     @classmethod
     def urls(cls, port: int, passwords: Mapping[str, str]) -> Urls:
@@ -304,53 +176,137 @@ class Server:
     def ping(cls, port: int, seconds: float = 2) -> bool | None:
         """Whether the server takes logins; None when it says nothing in `seconds`.
 
-        No driver is loaded for it, which takes longer than all else of a join.
+        No driver is loaded for it, which would take a third of the time of a join.
         """
         try:
             with socket.create_connection((HOST, port), seconds) as link:
                 link.sendall(cls.hello)
-                return cls.is_well(link.recv(4096))
+                return bool(cls.well.search(link.recv(4096)))
         except TimeoutError:
             return None
         except OSError:
             return False
 
-    def plan(self) -> dict[str, Any]:
-        """This server's part of a watcher's plan."""
-        common = {"name": self.name, "port": self.port, "signals": list(map(int, self.signals))}
-        if self.adopted:
-            running = {"pid": self.pid, "identity": self.began}
-            return {**common, **running, "logs": [], "user": None}
+    @classmethod
+    def serves(cls, argv: Sequence[str], data: Path) -> bool:
+        """Whether `argv` is such a server over exactly the folder `data`."""
+        return any(os.path.basename(word) in cls.programs for word in argv[:4]) and (
+            (cls.flag, str(data)) in itertools.pairwise(argv)
+        )
+
+    def processes(self, data: Path | None = None) -> list[Process]:
+        """Live servers over `data`, or over its own.
+
+        A command line can be forged, the user cannot: what is found may be joined and stopped.
+        """
+        return self._owned(lambda process: self.serves(process.cmdline(), data or self.data))
+
+    def workers(self, folder: Path) -> list[Process]:
+        """Live processes whose current folder is `folder`: a PostgreSQL backend's is its data."""
+        return self._owned(lambda process: process.cwd() == str(folder))
+
+    def _owned(self, wanted: Callable[[psutil.Process], bool]) -> list[Process]:
+        import psutil
+
+        uid = self.account.uid if self.account else os.geteuid()
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.uids().real == uid and wanted(process):
+                    began = identity(process.pid)
+                    found += [(process.pid, began)] if began is not None else []
+        return found
+
+    @contextlib.contextmanager
+    def new_data(self) -> Iterator[Path]:
+        """A folder beside the data, which is moved to its place when it is complete."""
+        making = self.making
+        self._end_makers()  # of a start that was killed: they outlive it
+        shutil.rmtree(making, ignore_errors=True)
+        private_folder(making, self.account)
+        try:
+            yield making
+            if self.data.exists():
+                self.data.rmdir()
+            making.rename(self.data)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+    def options(self, folder: Path, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """How its programs are run: in `folder`, as its user, in a session of their own, which
+        keeps the terminal's Ctrl-C from them."""
+        account = self.account
         return {
-            **common,
-            "command": self.command(),
-            "logs": [str(path) for path in self.log_paths()],
-            "cwd": str(self.data),
-            "environment": environment(self.data),
-            "user": self.account and self.account.uid,
-            "group": self.account and self.account.gid,
+            "cwd": str(folder),
+            "env": environment(folder, variables),
+            "start_new_session": True,
+            "umask": 0o077,
+            "user": account and account.uid,
+            "group": account and account.gid,
+            "extra_groups": [] if account else None,
         }
 
-    def log_paths(self) -> list[Path]:
-        """Where it writes: a file of ours, then folders of its own."""
-        return [self.start_log]
+    def run(
+        self, command: Sequence[str], *, text: str = "", variables: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `command` to its end with `text` as its input; out and err are captured.
 
-    def messages(self) -> list[tuple[Path, Account | None]]:
-        """Files with the reason of a failed start, and whose: the one that says most last."""
-        return [(self.start_log, None)]
+        `variables` are for this program alone: a password in one is seen by nobody else.
+        """
+        if self.cancelled:
+            raise EmbeddedError(f"the start of {self.title} was stopped.")
+        options: dict[str, Any] = {"text": True, "errors": "replace", "capture_output": True}
+        options |= self.options(self.folder, variables)
+        try:
+            return subprocess.run(
+                command, input=text, timeout=PROGRAM_SECONDS, check=False, **options
+            )
+        except subprocess.TimeoutExpired:
+            raise EmbeddedError(
+                f"'{os.path.basename(command[0])}' did not finish within "
+                f"{PROGRAM_SECONDS:g} s; is the disk of '{self.folder}' very slow?"
+            ) from None
+
+    def cancel(self) -> None:
+        """End what makes its data, and let nothing follow."""
+        self.cancelled = True
+        self._end_makers()
+
+    def _end_makers(self) -> None:
+        for process in {*self.processes(self.making), *self.workers(self.making)}:
+            end(*process, [])
+
+    def plan(self) -> dict[str, Any]:
+        """This server's part of a watcher's plan."""
+        plan = {"name": self.name, "port": self.port, "signals": list(map(int, self.signals))}
+        if self.adopted:
+            return plan | {"pid": self.pid, "identity": self.began, "logs": []}
+        logs = [str(self.start_log), str(self.data / "log")]
+        return plan | {"command": self.command(), "logs": logs, "options": self.options(self.data)}
 
     def rotate_log(self) -> None:
-        """Keep one older log beside the new one."""
-        with disk_sentences(self.start_log):
-            if self.start_log.exists():
-                self.start_log.replace(self.start_log.with_suffix(".log.1"))
+        """Keep one older log beside the new one, which is about this start."""
+        self._started_at = time.time()
+        with contextlib.suppress(FileNotFoundError):
+            self.start_log.replace(self.start_log.with_suffix(".log.1"))
 
-    def failed(self) -> str:
-        """The sentence for a server that did not come up."""
-        reason = last_line(*self.messages())
+    def broken(self, what: str, told: str, where: str = "") -> EmbeddedError:
+        """The error for a server that `what`, having `told` so."""
+        where = where or f"data in '{self.data}'"
+        reason = telling_line(told)
         if "No space left on device" in reason:
-            return disk_full(self.folder)
-        return f"{self.title} {self.version} did not start: {reason} (log '{self.start_log}')."
+            return EmbeddedError(disk_full(self.folder))
+        return EmbeddedError(f"{self.title} {self.version} {what}: {reason} ({where}).")
+
+    def not_started(self) -> EmbeddedError:
+        """The error for a server that did not come up, with what its logs say last."""
+        told = ""
+        for path in (self.data / "log").glob("*.json"):
+            with contextlib.suppress(OSError):
+                if path.lstat().st_mtime >= self._started_at:
+                    told += read_tail(path, self.account)
+        told += read_tail(self.start_log, None)
+        return self.broken("did not start", told, f"log '{self.start_log}'")
 
 
 def watch(
@@ -386,8 +342,9 @@ def watch(
     try:
         answer = json.loads(out)
     except ValueError:
+        reason = telling_line(read_tail(log, None))
         raise EmbeddedError(
-            f"the watcher of the servers did not start: {last_line((log, None))} (see '{log}')."
+            f"the watcher of the servers did not start: {reason} (see '{log}')."
         ) from None
     if "error" in answer:
         raise EmbeddedError(f"a server could not be started: {answer['error']}.")
@@ -420,36 +377,31 @@ def port_taken(port: int) -> bool:
     return False
 
 
-# -- what they said -------------------------------------------------------------------------------
-
 # Said by PostgreSQL at a lower level than the FATAL that follows and says less.
 _CAUSES = ("configuration parameter", "for parameter", "could not bind", "No space left on device")
 
 
-def last_line(*logs: tuple[Path, Account | None]) -> str:
-    """The line of `logs` that says most about a failure.
-
-    Each comes with the user whose file it is; a file of another is not read.
-    """
-    lines: list[str] = []
-    for log, account in logs:
-        with contextlib.suppress(OSError), open(open_own(log, account), "rb") as file:
+def read_tail(log: Path, account: Account | None) -> str:
+    """The end of a log; empty when it is not a file of `account`."""
+    try:
+        with open(open_own(log, account), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 20_000))
-            lines += file.read().decode(errors="replace").splitlines()
-    return telling_line(lines)
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
 
 
-def telling_line(lines: Iterable[str]) -> str:
-    """The last error among `lines`, else the last line with anything in it."""
-    texts = [text for line in lines if (text := _plain(line.strip()))]
-    for marks in (_CAUSES, ("PANIC:", "FATAL:"), ("ERROR:", "error:", "Error:")):
-        errors = [text for text in texts if any(mark in text for mark in marks)]
-        if errors:
-            return errors[-1].rstrip(". ")
-    return (texts or ["it left no message"])[-1].rstrip(". ")
+def telling_line(text: str) -> str:
+    """The line that says most about a failure: the last error, else the last that says anything."""
+    lines = [_said(line.strip()) for line in reversed(text.splitlines())]
+    for marks in (_CAUSES, ("PANIC:", "FATAL:"), ("ERROR:", "error:", "Error:"), ("",)):
+        for line in lines:
+            if line and any(mark in line for mark in marks):
+                return line.rstrip(". ")
+    return "it left no message"
 
 
-def _plain(line: str) -> str:
+def _said(line: str) -> str:
     """Level and message of a line of a log; empty for one that tells of no failure."""
     if line.startswith("{"):
         with contextlib.suppress(ValueError, KeyError):

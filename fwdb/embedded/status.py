@@ -14,8 +14,8 @@ from typing import Any
 from fwdb.config import settings
 from fwdb.embedded import postgres
 from fwdb.embedded.accounts import SHARED_FOLDER, open_own, reaches, read_own, server_account
-from fwdb.embedded.control import KINDS, STORES, home_at, is_alive, open_server, passwords
-from fwdb.embedded.home import Home, data_bytes, free_bytes
+from fwdb.embedded.control import KINDS, STORES, is_alive, open_server, opened, passwords
+from fwdb.embedded.home import Home, data_bytes, free_bytes, locks
 from fwdb.embedded.mongodb import MongoServer
 from fwdb.embedded.replica import NAME as REPLICA
 from fwdb.embedded.server import port_taken
@@ -65,9 +65,9 @@ class Status:
 
 def status(home: Path | str | None = None) -> Status:
     """What runs for `home`. Nothing is started, written or counted as use; no password shown."""
-    place = home_at(home)
-    names = (*STORES, *([REPLICA] if REPLICA in place.read_state().ports else []))
-    return Status(place.path, tuple(_store(place, name) for name in names))
+    with opened(home) as place:
+        names = [*STORES, REPLICA] if REPLICA in place.read_state().ports else STORES
+        return Status(place.path, tuple(_store(place, name) for name in names))
 
 
 def _store(place: Home, name: str) -> StoreStatus:
@@ -115,12 +115,11 @@ class Finding:
 def doctor(home: Path | str | None = None) -> list[Finding]:
     """Look at everything a start depends on; nothing is started and nothing is written."""
     try:
-        place = home_at(home)
+        with opened(home) as place:
+            checks = (_machine, _postgres, _mongodb, _servers, _left_behind)
+            return [Finding(*one) for check in checks for one in check(place)]
     except EmbeddedError as error:
         return [Finding("home", False, str(error))]
-    checks = (_machine, _postgres, _mongodb, _servers)
-    found = [Finding(*one) for check in checks for one in check(place)]
-    return [*found, *(Finding("left behind", True, sentence) for sentence in _left_behind())]
 
 
 Found = Iterator[tuple[str, bool, str]]  # the fields of a `Finding`
@@ -143,8 +142,14 @@ def _machine(place: Home) -> Found:
     free = free_bytes(place.path)
     sentence = f"{free // 1_000_000} MB free; a new pair of servers takes 60 MB."
     yield "disk", free > postgres.ROOM_BYTES, sentence
-    problem = _lock_problem(there)
-    yield "locks", not problem, problem or "files can be locked."
+    descriptor = os.open(there, os.O_RDONLY)  # a folder can be locked too: nothing is written
+    try:
+        locks(descriptor, there, shared=True)
+        yield "locks", True, "files can be locked."
+    except FwdbError as error:
+        yield "locks", False, str(error)
+    finally:
+        os.close(descriptor)
     try:
         account = server_account(settings().run_as)
     except FwdbError as error:
@@ -155,24 +160,6 @@ def _machine(place: Home) -> Found:
     else:
         sentence = f"servers run under user {os.geteuid()}, as this command does."
     yield "user", True, sentence
-
-
-def _lock_problem(folder: Path) -> str:
-    """Why files cannot be locked there: tried on the folder, so that nothing is written."""
-    try:
-        import fcntl
-    except ImportError:
-        return "this system has no flock; the servers need Linux or macOS."
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return ""
-    except OSError as error:
-        return f"the file system of '{folder}' has no locks ({error.strerror}); set FWDB_HOME."
-    finally:
-        os.close(descriptor)
-    return ""
 
 
 def _postgres(place: Home) -> Found:
@@ -210,9 +197,9 @@ def _postgres(place: Home) -> Found:
 def _mongodb(place: Home) -> Found:
     told: list[str] = []
     try:
-        server = MongoServer(place, settings().run_as)
+        server = MongoServer(place, settings().run_as, told.append)
         server.has_data()
-        server.choose(told.append)
+        server.choose()
     except FwdbError as error:
         yield "mongodb", False, str(error)
         return
@@ -235,7 +222,7 @@ def _servers(place: Home) -> Found:
         yield store.store, True, sentence
 
 
-def _left_behind() -> Iterator[str]:
+def _left_behind(_: Home) -> Found:
     """Data outside of homes that no longer exist: only root makes such, and can see it."""
     for mark in sorted(SHARED_FOLDER.glob("fwdb-*/home")) if os.geteuid() == 0 else ():
         with contextlib.suppress(OSError):  # another's, or its owner is removing it just now
@@ -243,4 +230,7 @@ def _left_behind() -> Iterator[str]:
             home = os.fsdecode(read_own(mark, None)).strip()
             if not Path(home).exists():
                 size = data_bytes(mark.parent) // 1_000_000
-                yield f"{mark.parent} ({size} MB) is of '{home}', which is gone; you may delete it."
+                sentence = (
+                    f"{mark.parent} ({size} MB) is of '{home}', which is gone; you may delete it."
+                )
+                yield "left behind", True, sentence

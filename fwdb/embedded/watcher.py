@@ -62,7 +62,7 @@ class Server:
         self.port: int = plan["port"]
         self.signals: list[int] = plan["signals"]
         self.logs: list[str] = plan["logs"]
-        self.user: int | None = plan["user"]
+        self.user: int | None = plan.get("options", {}).get("user")
         self.process: subprocess.Popen[bytes] | None = None
         self._sent = 0
         self._next_signal_at = 0.0
@@ -72,19 +72,8 @@ class Server:
             return
         # Append mode: the file can be cut to nothing while the server writes to it.
         with open(self.logs[0], "ab") as log:
-            self.process = subprocess.Popen(
-                plan["command"],
-                cwd=plan["cwd"],
-                env=plan["environment"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                umask=0o077,
-                user=self.user,
-                group=plan["group"],
-                extra_groups=None if self.user is None else [],
-            )
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            self.process = subprocess.Popen(plan["command"], **streams, **plan["options"])
         self.pid = self.process.pid
         # One that has ended already has no identity any more; nothing began at 0, so that whoever
         # waits for it sees that it is gone.

@@ -343,7 +343,7 @@ def test_ctrl_c_leaves_no_half_written_report(on_db: Database, tmp_path: Path):
     assert not (tmp_path / "reports").exists()
 
 
-@pytest.mark.parametrize("module", ["typer", "fwdb.cli.auditing", "numpy", "pandas"])
+@pytest.mark.parametrize("module", ["typer", "fwdb.cli.audit", "numpy", "pandas"])
 def test_ctrl_c_while_modules_are_loaded_is_one_sentence(tmp_path: Path, module: str):
     """In the first second nothing has begun yet, and nobody wants to read where it was."""
     with subprocess.Popen(

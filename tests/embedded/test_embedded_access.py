@@ -285,8 +285,8 @@ def test_a_reset_that_was_cut_short_is_done_again(shared, monkeypatch):
     (shared / "secrets.json").unlink()
     run, ask_mongodb, asked = postgres.PostgresServer._sql, mongodb._command, []
 
-    def half(server, data, database, sql, children):
-        run(server, data, database, "".join(sql.partition("ALTER ROLE fwdb_app")[:1]), children)
+    def half(server, data, database, sql):
+        run(server, data, database, sql.partition("ALTER ROLE fwdb_app")[0])
         raise errors.EmbeddedError("cut short")
 
     def once(link, command):

@@ -217,15 +217,15 @@ def test_root_follows_no_link_of_the_servers_user(open_folder, roots, name):
 @as_root
 def test_root_reads_no_link_that_appears_during_the_first_start(open_folder, roots, monkeypatch):
     """The servers' user may be at work in the new cluster while root finishes it."""
-    run = server.Children.run
+    run = server.Server.run
 
-    def planting(children, command, **options):
-        done = run(children, command, **options)
+    def planting(one, command, **options):
+        done = run(one, command, **options)
         if command[0].endswith("initdb"):
             plant(Path(command[2]) / "postgresql.conf", roots / "postgresql.conf")
         return done
 
-    monkeypatch.setattr(server.Children, "run", planting)
+    monkeypatch.setattr(server.Server, "run", planting)
     with pytest.raises(errors.EmbeddedError, match=r"postgresql\.conf.* symbolic link"):
         up_postgres(open_folder / ".fwdb")
     assert not (open_folder / ".fwdb-servers" / "pg").exists()

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fwdb import errors
-from fwdb.cli.asking import Archives, Csv, trail
 from fwdb.cli.program import (
     FAILED,
     Json,
@@ -18,7 +16,6 @@ from fwdb.cli.program import (
     database,
     ended_by_signals,
     print_counts,
-    print_csv,
     print_frame,
     print_json,
     say,
@@ -27,28 +24,6 @@ from fwdb.cli.program import (
 
 if TYPE_CHECKING:  # half of the time that any command takes to start
     from fwdb.audit import Erasure, Sealed
-
-
-@audit_app.command("trail")
-def audit_trail(
-    since: Annotated[str, typer.Option(help="A span (24h, 7d) or an ISO time.")] = "24h",
-    entity_type: Annotated[
-        str | None, typer.Option(help="User, Avatar, CatalogItem or Design.")
-    ] = None,
-    action: Annotated[str | None, typer.Option(help="CREATE, UPDATE, DELETE or READ.")] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 50,
-    archives: Archives = False,
-    csv: Csv = False,
-) -> None:
-    """Print the newest audit entries."""
-    with database(role="report") as db:
-        asked = trail(db, archives=archives)
-        frame = asked.search(since=since, entity_type=entity_type, action=action, limit=limit)
-    if csv:
-        print_csv(frame)
-    else:
-        shown = ["created_at", "action", "entity_type", "entity_id", "user_id", "changed_fields"]
-        print_frame(frame[shown])
 
 
 @audit_app.command("retain")
@@ -70,27 +45,6 @@ def audit_retain(
         "would remove" if dry_run else "removed",
         {"audit_logs": kept.expired - left if dry_run else kept.removed},
     )
-
-
-@audit_app.command("drain")
-def audit_drain(
-    once: Annotated[bool, typer.Option("--once", help="Drain what is there and end.")] = False,
-    interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 5,
-) -> None:
-    """Move changes from the journals into the trail, until Ctrl-C.
-
-    For tables captured in journal mode; each change is moved once, also when this is killed.
-    """
-    stop = threading.Event()
-    with database(role="owner") as db, ended_by_signals(stop):
-        while not once and not stop.is_set():
-            try:
-                db.audit.drain(progress=say)
-            except (errors.StoreUnavailable, errors.Transient) as error:
-                say(f"waiting: {error}")
-            stop.wait(interval)
-        drained = db.audit.drain(progress=say)
-    print_counts("drained", {"changes": drained.moved, "left": drained.left})
 
 
 @audit_app.command("follow")

@@ -31,7 +31,7 @@ from pymongo import monitoring
 from fwdb import config, embedded, migrating
 from fwdb.database import Database
 from fwdb.stores import MongoStore, PostgresStore
-from fwdb.stores.timings import ERROR, SUCCESS, QueryTimes
+from fwdb.stores.timing import ERROR, SUCCESS, QueryTimes
 
 ROUNDS = int(os.environ.get("FWDB_BENCH_ROUNDS", "200"))
 STATEMENTS, COMMANDS, REQUESTS = 200, 50, 300

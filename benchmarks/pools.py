@@ -20,7 +20,7 @@ from typing import Any
 import pymongo.monitoring as events
 from sqlalchemy.pool import QueuePool
 
-from fwdb.stores.pools import MongoPoolListener, WaitCountingPool
+from fwdb.stores.pool import CountingPool, MongoPoolListener
 
 CHECKOUTS = 2000
 SERVER = ("localhost", 27017)
@@ -38,7 +38,7 @@ def main() -> None:
     pools = {
         "plain": QueuePool(Connection, pool_size=5),
         "plain twin": QueuePool(Connection, pool_size=5),
-        "counting": WaitCountingPool(Connection, pool_size=5),
+        "counting": CountingPool(Connection, pool_size=5),
     }
     compare("QueuePool, one thread", {n: use(p) for n, p in pools.items()}, rounds)
     listener = MongoPoolListener(100)

@@ -23,7 +23,7 @@ from fwdb.monitoring import Health, Monitor, cache
 from fwdb.monitoring.cache import CacheReading
 from fwdb.monitoring.health import Probe, Question
 from fwdb.stores import MongoStore, PostgresStore
-from fwdb.stores.timings import OWN
+from fwdb.stores.timing import OWN
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fwdb.audit.coverage_findings import KINDS
-from fwdb.stores.failures import ERROR_TYPES
+from fwdb.stores.errors import ERROR_TYPES
 
 Kind = Literal["counter", "gauge", "histogram"]
 

@@ -19,7 +19,7 @@ from fwdb.migrating import capture, catalog
 from fwdb.migrating.changes import Change, Difference
 from fwdb.migrating.operations import LOCK_KEY, VERSION_SCHEMA, VERSION_TABLE
 from fwdb.stores import PostgresStore
-from fwdb.stores.timings import OWN
+from fwdb.stores.timing import OWN
 
 __all__ = ["current", "differences", "downgrade", "head", "offline_sql", "upgrade"]
 

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from fwdb.models import monitoring as tables
 from fwdb.monitoring.differences import HIDDEN
 from fwdb.stores import PostgresStore
-from fwdb.stores.timings import OWN
+from fwdb.stores.timing import OWN
 
 
 def copy_statements(watched: PostgresStore, history: Connection, reading_id: int) -> int:

@@ -23,7 +23,7 @@ from fwdb.errors import (
     StoreUnavailable,
 )
 from fwdb.stores import MongoStore, PoolStats, PostgresStore
-from fwdb.stores.timings import OWN
+from fwdb.stores.timing import OWN
 
 T = TypeVar("T")
 

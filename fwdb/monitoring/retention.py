@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection
 
 from fwdb.models import monitoring as tables
-from fwdb.stores.timings import OWN
+from fwdb.stores.timing import OWN
 
 # Readings that one turn deals with: some seconds of work at most, on a history that was left
 # alone for months. What is left waits for the next turn.

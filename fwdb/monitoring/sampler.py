@@ -27,7 +27,7 @@ from fwdb.monitoring import cache, elsewhere, retention, server_readings, sessio
 from fwdb.monitoring.commands import Checkpoint, CommandLedger
 from fwdb.monitoring.history import History
 from fwdb.stores import MongoStore, PoolStats, PostgresStore
-from fwdb.stores.timings import OWN
+from fwdb.stores.timing import OWN
 
 logger = logging.getLogger(__name__)
 

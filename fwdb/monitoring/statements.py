@@ -15,7 +15,7 @@ from fwdb.errors import FeatureUnavailable
 from fwdb.monitoring.differences import HIDDEN, StatementReading
 from fwdb.monitoring.history import History, StoredReading
 from fwdb.stores import PostgresStore
-from fwdb.stores.timings import OWN
+from fwdb.stores.timing import OWN
 
 # That of PostgreSQL 14, with the level of a statement and the count of evictions. A server that
 # was upgraded keeps the version it had until somebody updates the extension.

@@ -16,7 +16,7 @@ from fwdb.errors import ParameterError, PermissionDenied
 from fwdb.models import avatars, catalog_items, design_document, users
 from fwdb.seeding import data, volume
 from fwdb.stores import MongoStore, PostgresStore, actor, without_capture
-from fwdb.stores.capture import TRIGGERS
+from fwdb.stores.postgres import TRIGGERS
 
 Progress = Callable[[str], None]
 

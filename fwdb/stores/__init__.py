@@ -1,12 +1,10 @@
 """The two databases behind one shape: the only modules that touch drivers and pools."""
 
-from fwdb.stores.capture import without_capture
 from fwdb.stores.commands import CommandStats
-from fwdb.stores.durations import BOUNDS_MS, Durations, percentile_bound_ms
 from fwdb.stores.mongodb import MongoStore
-from fwdb.stores.pools import Hold, PoolStats
-from fwdb.stores.postgres import PostgresStore
-from fwdb.stores.timings import QueryStats
+from fwdb.stores.pool import Hold, PoolStats
+from fwdb.stores.postgres import PostgresStore, without_capture
+from fwdb.stores.timing import BOUNDS_MS, Durations, QueryStats
 
 __all__ = [
     "BOUNDS_MS",
@@ -17,6 +15,5 @@ __all__ = [
     "PoolStats",
     "PostgresStore",
     "QueryStats",
-    "percentile_bound_ms",
     "without_capture",
 ]

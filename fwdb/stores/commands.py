@@ -6,9 +6,8 @@ sees every command with its duration, so each process times its own.
 
 from __future__ import annotations
 
-import bisect
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,9 +16,9 @@ from typing import Any
 from bson import ObjectId
 from pymongo import monitoring
 
-from fwdb.stores.failures import OTHER as OTHER_OPERATION
-from fwdb.stores.failures import of_reply
-from fwdb.stores.timings import BOUNDS_MS, CONNECT, GATHERED, QueryTimes
+from fwdb.stores.errors import OTHER as OTHER_OPERATION
+from fwdb.stores.errors import of_reply
+from fwdb.stores.timing import CONNECT, Histogram, QueryTimes
 
 MOST_SHAPES = 500  # a program that builds field names from data would add shapes for ever
 MOST_CURSORS = 1000  # open cursors whose further batches are counted to the first command
@@ -80,32 +79,13 @@ class CommandStats:
         )
 
 
-class _Entry(deque[tuple[float, int, bool, bool]]):
-    """Commands of one shape: milliseconds, documents, whether a further batch, whether failed.
-
-    A command is appended, and added to the sums when somebody reads them or many have gathered.
-    """
-
-    __slots__ = ("calls", "documents", "errors", "histogram", "max_ms", "squares", "total_ms")
+class _Entry:
+    """The commands of one shape."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.calls = self.errors = self.documents = 0
+        self.errors = self.documents = 0
         self.total_ms = self.squares = self.max_ms = 0.0
-        self.histogram = [0] * (len(BOUNDS_MS) + 1)
-
-    def add_up(self) -> None:
-        """Call it with the lock held."""
-        while self:
-            ms, documents, more, failed = self.popleft()
-            self.calls += not more
-            self.errors += failed
-            self.total_ms += ms
-            self.squares += ms * ms
-            self.max_ms = max(self.max_ms, ms)
-            self.documents += documents
-            if not more:
-                self.histogram[bisect.bisect_left(BOUNDS_MS, ms)] += 1
+        self.calls = Histogram()
 
 
 _Key = tuple[str, str, str]
@@ -126,20 +106,19 @@ class CommandTimes(monitoring.CommandListener):
     def stats(self) -> list[CommandStats]:
         """One `CommandStats` per shape seen, in the order of first appearance."""
         with self._lock:
-            for entry in self._entries.values():
-                entry.add_up()
             return [
                 CommandStats(
                     *key,
-                    calls=entry.calls,
+                    calls=calls.count,
                     errors=entry.errors,
                     total_ms=entry.total_ms,
                     squares_ms2=entry.squares,
                     max_ms=entry.max_ms,
                     documents=entry.documents,
-                    histogram=tuple(entry.histogram),
+                    histogram=calls.counts,
                 )
                 for key, entry in self._entries.items()
+                for calls in (entry.calls.read(),)
             ]
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
@@ -172,30 +151,25 @@ class CommandTimes(monitoring.CommandListener):
         self, key: _Key, command: str, ms: float, reply: Mapping[str, Any], error: str
     ) -> None:
         self._times.add(command if command in _OPERATIONS else OTHER_OPERATION, ms / 1000, error)
-        entry = self._entries.get(key)
-        if entry is None:
-            entry = self._entry(key)
-        more = command == "getMore"
-        entry.append((ms, _documents(command, reply), more, bool(error)))
-        if len(entry) >= GATHERED:
-            with self._lock:
-                entry.add_up()
         cursor = reply.get("cursor")
-        if cursor is not None and (open_cursor := cursor.get("id")):
-            self._follow(int(open_cursor), key)
-
-    def _entry(self, key: _Key) -> _Entry:
         with self._lock:
             if key not in self._entries and len(self._entries) >= MOST_SHAPES:
                 key = (key[0], "", OTHER)
-            return self._entries.setdefault(key, _Entry())
-
-    def _follow(self, cursor: int, key: _Key) -> None:
-        with self._lock:
-            self._cursors[cursor] = key
-            self._cursors.move_to_end(cursor)
-            if len(self._cursors) > MOST_CURSORS:
-                self._cursors.popitem(last=False)
+            entry = self._entries.get(key)
+            if entry is None:
+                entry = self._entries[key] = _Entry()
+            if command != "getMore":  # a further batch, which is no call
+                entry.calls.add(ms / 1000)
+            entry.errors += bool(error)
+            entry.total_ms += ms
+            entry.squares += ms * ms
+            entry.max_ms = max(entry.max_ms, ms)
+            entry.documents += _documents(command, reply)
+            if cursor is not None and (open_cursor := cursor.get("id")):
+                self._cursors[int(open_cursor)] = key
+                self._cursors.move_to_end(int(open_cursor))
+                if len(self._cursors) > MOST_CURSORS:
+                    self._cursors.popitem(last=False)
 
 
 def shape(name: str, command: Mapping[str, Any]) -> str:

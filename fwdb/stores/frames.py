@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from numbers import Number
 from typing import Any
@@ -28,16 +29,13 @@ import pandas as pd
 import psycopg
 import pyarrow as pa
 import pyarrow.csv as pacsv
-from psycopg import generators, sql
-from psycopg.abc import PQGen
-from psycopg.pq import ExecStatus, TransactionStatus
-from psycopg.waiting import Wait
+from psycopg import sql
 from sqlalchemy import Column, Select
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Executable
 
 from fwdb.errors import InvalidData, ParameterError, UnknownName
-from fwdb.stores.dialling import Session
+from fwdb.stores.session import Session, driver_of
 
 # How a formula begins, with the wide signs of East Asian keyboards; spreadsheets skip spaces.
 _FORMULA = re.compile(r"[\t\r\n]|\s*[=+\-@＝＋－＠]")
@@ -73,24 +71,18 @@ def from_copy(
     Raises `InvalidData` for a value that a column of the frame cannot hold, such as the
     timestamp ``infinity``, and `ParameterError` for two columns of one name.
     """
-    driver = driver_of(connection)
-    query = _literal(connection, driver, statement, parameters)
-    types = _types(driver, query)
-    buffer = io.BytesIO()
-    _copy(connection, driver, query, buffer.write)
-    table = _parse(buffer, types) if buffer.tell() else pa.schema(types).empty_table()
+    (table,) = tables(connection, statement, parameters)
     return _to_pandas(table, _never_null(statement))
 
 
-def copy_tables(
+def tables(
     connection: Connection,
     statement: Executable,
     parameters: Mapping[str, Any],
-    consume: Callable[[pa.Table], None],
     *,
-    batch_bytes: int,
-) -> None:
-    """Hand the rows of `statement` to `consume`, in tables of about `batch_bytes` of text.
+    batch_bytes: float = math.inf,
+) -> Iterator[pa.Table]:
+    """The rows of `statement`, in tables of about `batch_bytes` of text.
 
     At least one table comes, which tells columns and types when there are no rows. Raises as
     `from_copy`.
@@ -98,22 +90,33 @@ def copy_tables(
     driver = driver_of(connection)
     query = _literal(connection, driver, statement, parameters)
     types = _types(driver, query)
-    buffer = io.BytesIO()
-    consumed = 0
-
-    def flush() -> None:
-        nonlocal buffer, consumed
-        consume(_parse(buffer, types) if buffer.tell() else pa.schema(types).empty_table())
-        buffer, consumed = io.BytesIO(), consumed + 1
-
-    def write(row: memoryview) -> None:  # one message of the server is one row
+    buffer, empty = io.BytesIO(), True
+    for row in _copy_out(driver, query, "csv"):
         buffer.write(row)
         if buffer.tell() >= batch_bytes:
-            flush()
+            yield _parse(buffer, types)
+            buffer, empty = io.BytesIO(), False
+    if buffer.tell():
+        yield _parse(buffer, types)
+    elif empty:
+        yield pa.schema(types).empty_table()
 
-    _copy(connection, driver, query, write)
-    if buffer.tell() or not consumed:
-        flush()
+
+def lines(
+    connection: Connection, statement: Executable, parameters: Mapping[str, Any]
+) -> Iterator[bytes]:
+    """Each row of `statement` as a line of COPY's text format, in UTF-8."""
+    driver = driver_of(connection)
+    query = _literal(connection, driver, statement, parameters)
+    for row in _copy_out(driver, query, "text, ENCODING 'UTF8'"):
+        yield bytes(row)[:-1]  # the line end is part of the message
+
+
+def _copy_out(driver: Session, query: sql.SQL, form: str) -> Iterator[Any]:
+    """Each row of `query` in the format `form`: one message of the server is one row."""
+    copy = sql.SQL("COPY ({}\n) TO STDOUT (FORMAT {})").format(query, sql.SQL(form))
+    with driver.cursor() as cursor, cursor.copy(copy) as rows:
+        yield from rows
 
 
 def _types(driver: psycopg.Connection[Any], query: sql.SQL) -> dict[str, pa.DataType]:
@@ -126,66 +129,6 @@ def _types(driver: psycopg.Connection[Any], query: sql.SQL) -> dict[str, pa.Data
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ParameterError(f"the statement has two columns '{twice[0]}'; name one of them AS.")
     return types
-
-
-def _copy(
-    connection: Connection,
-    driver: psycopg.Connection[Any],
-    query: sql.SQL,
-    write: Callable[[memoryview], Any],
-) -> None:
-    copy = sql.SQL("COPY ({}\n) TO STDOUT (FORMAT csv)").format(query)
-    _copy_out(connection, copy.as_bytes(driver), write)
-
-
-def each_line(
-    connection: Connection,
-    statement: Executable,
-    parameters: Mapping[str, Any],
-    feed: Callable[[bytes], Any],
-) -> None:
-    """Give `feed` each row of `statement` as a line of COPY's text format, in UTF-8."""
-    driver = driver_of(connection)
-    query = _literal(connection, driver, statement, parameters)
-    copy = sql.SQL("COPY ({}\n) TO STDOUT (FORMAT text, ENCODING 'UTF8')").format(query)
-    # The server sends one message for each row, and the line end with it.
-    _copy_out(connection, copy.as_bytes(driver), lambda row: feed(bytes(row)[:-1]))
-
-
-def _copy_out(connection: Connection, copy: bytes, write: Callable[[memoryview], Any]) -> None:
-    driver = driver_of(connection)
-    try:
-        driver.wait(_receive(driver, copy, write))
-    except BaseException:  # Ctrl-C too
-        if driver.closed or driver.info.transaction_status == TransactionStatus.ACTIVE:
-            connection.invalidate()  # rows of this answer would be taken for those of the next
-        raise
-
-
-def _receive(
-    driver: psycopg.Connection[Any], copy: bytes, write: Callable[[memoryview], Any]
-) -> PQGen[None]:
-    """Run `copy`, a COPY TO STDOUT, and write what comes.
-
-    psycopg's own reader goes through its event loop for every row. This one does so only when
-    no row has arrived, which is half of the work.
-    """
-    pgconn = driver.pgconn
-    pgconn.send_query(copy)
-    (started,) = yield from generators.execute(pgconn)
-    if started.status == ExecStatus.COPY_OUT:
-        size, block = pgconn.get_copy_data(1)
-        while size >= 0:
-            if size:
-                write(block)
-            else:
-                while not (yield Wait.R):
-                    continue
-                pgconn.consume_input()
-            size, block = pgconn.get_copy_data(1)
-        (started,) = yield from generators.fetch_many(pgconn)
-    if started.status != ExecStatus.COMMAND_OK:
-        raise psycopg.errors.error_from_result(started, encoding=driver.info.encoding)
 
 
 def from_rows(
@@ -218,13 +161,6 @@ def copy_into(connection: Connection, table: str, frame: pd.DataFrame) -> int:
                 pacsv.write_csv(batch, block, options)
                 copy.write(block.getvalue())
         return cursor.rowcount
-
-
-def driver_of(connection: Connection) -> Session:
-    """The driver's own connection behind one of SQLAlchemy."""
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, Session)
-    return driver
 
 
 def _literal(

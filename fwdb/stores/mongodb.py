@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -12,9 +11,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-import pandas as pd
 import pymongo
-from bson import ObjectId
 from bson.codec_options import DatetimeConversion
 from bson.errors import BSONError
 from pydantic import SecretStr
@@ -23,20 +20,12 @@ from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from fwdb import config, errors, queries
-from fwdb.errors import FwdbError
-from fwdb.stores import frames
+from fwdb import config, errors
 from fwdb.stores.commands import CommandStats, CommandTimes
-from fwdb.stores.dialling import OF_PARENT
-from fwdb.stores.failures import error_type, without_values
-from fwdb.stores.pools import (
-    MAX_CONNECTING,
-    Hold,
-    MongoPoolListener,
-    PoolStats,
-    anew_in_child,
-)
-from fwdb.stores.timings import CONNECT, QueryStats, QueryTimes
+from fwdb.stores.errors import error_type, of_mongodb, without_values
+from fwdb.stores.pool import MAX_CONNECTING, STORES, Hold, MongoPoolListener, PoolStats
+from fwdb.stores.session import OF_PARENT
+from fwdb.stores.timing import CONNECT, QueryStats, QueryTimes
 
 Document = dict[str, Any]
 
@@ -63,30 +52,31 @@ class MongoStore:
         monitors: bool = False,
         remedy: str = "Check FWDB_MONGODB_URL.",
     ) -> None:
-        settings = settings or config.settings()
-        self._database_name = _parse(url)["database"] or DEFAULT_DATABASE
+        parsed = _parse(url)
+        self.settings = settings or config.settings()
         self.address = config.address(url, 27017)
         self.url = errors.redact(url)
+        self.remedy = remedy
+        self.waits_for = "FWDB_MONITOR_TIMEOUT_SECONDS" if monitors else "FWDB_TIMEOUT_SECONDS"
         self._given = SecretStr(url)
+        self._database_name = parsed["database"] or DEFAULT_DATABASE
         self._application_name = application_name
-        self._settings = settings
         self._monitors = monitors
-        self._remedy = remedy
+        self._options = self._client_options(parsed["options"])
+        self._max_connecting = parsed["options"].get("maxConnecting", MAX_CONNECTING)
         self._local = threading.local()
-        self._client: pymongo.MongoClient[Document] | None = None
-        self._open()
-        anew_in_child(self._open)
+        self.begin()
+        STORES.add(self)
 
-    def _open(self) -> None:
+    def begin(self) -> None:
         """Begin with no connection and with no counts, as each process does."""
-        self._of_parent = self._client  # kept: closing it is not ours
-        self._client = None
+        self._of_parent = self.__dict__.get("_client")  # kept: closing it is not ours
+        self._client: pymongo.MongoClient[Document] | None = None
         self._lock = threading.Lock()
         self._pool = MongoPoolListener(
-            self._options.get("maxPoolSize") or None,
-            max_connecting=_parse(self.url)["options"].get("maxConnecting", MAX_CONNECTING),
+            self._options["maxPoolSize"] or None, max_connecting=self._max_connecting
         )
-        self.times = QueryTimes(slow_ms=self._settings.thresholds.slow_query_ms)
+        self.times = QueryTimes(slow_ms=self.settings.thresholds.slow_query_ms)
         self._commands = CommandTimes(self.times)
 
     def __repr__(self) -> str:
@@ -101,31 +91,24 @@ class MongoStore:
         small = {
             "pool_size": connections,
             "pool_max_overflow": 0,
-            "connect_timeout_seconds": min(2.0, self._settings.connect_timeout_seconds),
-            "timeout_seconds": self._settings.monitor_timeout_seconds,
+            "connect_timeout_seconds": min(2.0, self.settings.connect_timeout_seconds),
+            "timeout_seconds": self.settings.monitor_timeout_seconds,
         }
         return MongoStore(
             self._given.get_secret_value(),
             application_name=application_name,
-            settings=self._settings.model_copy(update=small),
+            settings=self.settings.model_copy(update=small),
             monitors=True,
-            remedy=self._remedy,
+            remedy=self.remedy,
         )
 
-    @property
-    def _silence(self) -> float:
-        """Seconds after which a connection that says nothing is given up.
-
-        The driver then reads once more on another, so it is half of what a call may take.
-        """
-        return self._settings.timeout_seconds / (1 if self._monitors else 2)
-
-    @cached_property
-    def _options(self) -> dict[str, Any]:
+    def _client_options(self, given: dict[str, Any]) -> dict[str, Any]:
         """Options of the client, those of the URL winning over ours."""
-        settings = self._settings
-        given = _parse(self._given.get_secret_value())["options"]
+        settings = self.settings
         milliseconds = round(1000 * settings.connect_timeout_seconds)
+        # After so long a connection that says nothing is given up; the driver then reads once
+        # more on another, so it is half of what a call may take.
+        silence = settings.timeout_seconds / (1 if self._monitors else 2)
         ours: dict[str, Any] = {
             "appname": self._application_name,
             "maxPoolSize": settings.pool_size + settings.pool_max_overflow,
@@ -133,7 +116,7 @@ class MongoStore:
             "waitQueueTimeoutMS": round(1000 * settings.pool_timeout_seconds),
             "serverSelectionTimeoutMS": milliseconds,
             "connectTimeoutMS": milliseconds,
-            "socketTimeoutMS": round(1000 * self._silence),
+            "socketTimeoutMS": round(1000 * silence),
             "retryReads": not self._monitors,
         }
         if "w" not in given:
@@ -205,25 +188,6 @@ class MongoStore:
                     self._local.session = 0, None
                     if began != os.getpid():
                         ending.pop_all()  # it is the parent's to end
-
-    # -- asking -------------------------------------------------------------------------------
-
-    def rows(self, query: str, /, **parameters: Any) -> list[Document]:
-        """All documents that a query file answers with."""
-        found = queries.load(query, self.name)
-        found.check(parameters)
-        with self.errors():
-            cursor = self.collection(found.collection).aggregate(
-                list(found.pipeline), let=parameters, session=self.session, comment="fwdb"
-            )
-            return list(cursor)
-
-    def frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
-        """The answer of a query file in the columns and types it declares."""
-        declared = queries.load(query, self.name).columns
-        rows = self.rows(query, **parameters)
-        values = [[_plain(row.get(name)) for name in declared] for row in rows]
-        return frames.from_rows(list(declared), values, declared)
 
     # -- the server and the pool --------------------------------------------------------------
 
@@ -304,85 +268,7 @@ class MongoStore:
             # Of these no event tells: the command was never sent.
             if isinstance(error, driver.ServerSelectionTimeoutError | driver.WaitQueueTimeoutError):
                 self.times.add(CONNECT, time.perf_counter() - started, error_type(error))
-            raise self._translate(error) from without_values(error)
-
-    def _translate(self, error: Exception) -> FwdbError:
-        code = getattr(error, "code", None)
-        if isinstance(error, driver.PyMongoError) and error.has_error_label(
-            "TransientTransactionError"
-        ):
-            return errors.Transient(
-                "mongodb: the transaction met another one; the same work may succeed if repeated."
-            )
-        match error:
-            case driver.DuplicateKeyError() | driver.BulkWriteError():
-                return _write_error(error)
-            case driver.WaitQueueTimeoutError():
-                return errors.PoolExhausted(
-                    f"no connection to mongodb at {self.address} became free in time. "
-                    "Return connections sooner, or raise FWDB_POOL_MAX_OVERFLOW.",
-                    database=self.name,
-                )
-            case driver.OperationFailure():
-                return self._refused(error, code)
-            case driver.ExecutionTimeout():
-                return errors.QueryTimeout("mongodb did not finish the operation in time.")
-            case driver.NetworkTimeout():
-                variable = "MONITOR_TIMEOUT" if self._monitors else "TIMEOUT"
-                return errors.StoreUnavailable(
-                    f"no answer from mongodb at {self.address} within "
-                    f"{self._settings.timeout_seconds:g} s (FWDB_{variable}_SECONDS); whether a "
-                    f"change under way was stored is not known. {self._remedy}",
-                    database=self.name,
-                )
-            case driver.ConnectionFailure():
-                return errors.StoreUnavailable(
-                    f"no answer from mongodb at {self.address} within "
-                    f"{self._settings.connect_timeout_seconds:g} s ({_reason(error)}). "
-                    f"{self._remedy}",
-                    database=self.name,
-                )
-            case driver.ConfigurationError():
-                return errors.ConfigError(f"mongodb: {_reason(error)}. {self._remedy}")
-            case driver.DocumentTooLarge():
-                return errors.InvalidData(f"mongodb cannot store the document: {_reason(error)}.")
-            case BSONError():  # its text quotes the value
-                return errors.InvalidData(
-                    "mongodb cannot store the document: a key is no plain text, or a value is of "
-                    "a type that BSON does not have."
-                )
-            case _:
-                return errors.QueryError(f"mongodb: {_reason(error)}.")
-
-    def _refused(self, error: driver.OperationFailure, code: int | None) -> FwdbError:
-        """The server answered with an error `code` (src/mongo/base/error_codes.yml)."""
-        if code == 18:
-            return errors.AuthenticationFailed(
-                f"mongodb at {self.address} refused the user or password. {self._remedy}",
-                database=self.name,
-            )
-        if code in {13, 8000}:
-            return errors.PermissionDenied(
-                f"mongodb at {self.address}: the user may not do this (code {code})."
-            )
-        if code == 50:
-            return errors.QueryTimeout("mongodb stopped the operation at its time limit.")
-        if code == 112:
-            return errors.Transient(
-                "mongodb: another transaction wrote the same document; try again."
-            )
-        if code == 121:
-            return errors.InvalidData(
-                f"mongodb refused the document: {_violations(error) or 'it breaks the validator'}."
-            )
-        if code in {20, 263}:
-            return errors.FeatureUnavailable(
-                "mongodb has transactions in a replica set only; this server is not in one."
-            )
-        if code in {59, 40324}:
-            return errors.FeatureUnavailable(f"mongodb at {self.address}: {_reason(error)}.")
-        said = re.sub(r"'[^']*'", "'…'", _reason(error))  # it may be a value of a document
-        return errors.QueryError(f"mongodb: {said} (code {code}).")
+            raise of_mongodb(error, self) from without_values(error)
 
 
 def _parse(url: str) -> dict[str, Any]:
@@ -396,38 +282,3 @@ def _parse(url: str) -> dict[str, Any]:
             "the MongoDB URL cannot be read; write "
             "mongodb://user:password@host:27017/database, with special characters as %XX."
         ) from None
-
-
-def _write_error(error: driver.OperationFailure) -> FwdbError:
-    details: Document = dict(error.details or {})
-    first: Document = (details.get("writeErrors") or [details])[0]
-    if first.get("code") == 121:
-        return errors.InvalidData("mongodb refused a document: it breaks the validator.")
-    if first.get("code") != 11000:
-        return errors.QueryError(f"mongodb refused a write (code {first.get('code')}).")
-    fields = tuple(first.get("keyPattern") or {})
-    return errors.DuplicateKey(
-        f"another document has the same {', '.join(fields) or 'unique value'}.",
-        constraint=None,
-        fields=fields,
-    )
-
-
-def _violations(error: driver.OperationFailure) -> str:
-    """Names of the fields that a $jsonSchema validator refused, never their values."""
-    info = (error.details or {}).get("errInfo", {}).get("details", {})
-    names: list[str] = []
-    for rule in info.get("schemaRulesNotSatisfied", []):
-        names += rule.get("missingProperties", [])
-        names += [p["propertyName"] for p in rule.get("propertiesNotSatisfied", [])]
-    return f"{', '.join(names)} missing or not as the validator wants" if names else ""
-
-
-def _reason(error: Exception) -> str:
-    """The first clause of the driver's message: the rest repeats timeouts, topology and values."""
-    text = re.split(r" \(configured timeouts|, full error| ?\{", str(error))[0]
-    return text.splitlines()[0].strip().rstrip(".") if text.strip() else type(error).__name__
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, ObjectId) else value

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -15,18 +15,23 @@ import pandas as pd
 import psycopg
 import pyarrow as pa
 import sqlalchemy as sa
+from psycopg.pq import TransactionStatus
 from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.sql import Executable
 
 from fwdb import config, errors, queries
 from fwdb.errors import FwdbError
-from fwdb.stores import actor, dialling, frames, opening, sqlstate
-from fwdb.stores.failures import error_type, without_values
-from fwdb.stores.pools import Hold, PoolStats, WaitCountingPool, anew_in_child
-from fwdb.stores.statements import time_statements
-from fwdb.stores.timings import CONNECT, OWN, QueryStats, QueryTimes
+from fwdb.stores import actor, frames, session
+from fwdb.stores.errors import error_type, of_postgres, without_values
+from fwdb.stores.pool import STORES, CountingPool, Hold, PoolStats
+from fwdb.stores.session import Session, driver_of
+from fwdb.stores.timing import CONNECT, OWN, QueryStats, QueryTimes, TimedCursor
 
 T = TypeVar("T")
+
+# A parameter and not SET LOCAL, whose every value would be a statement of its own in
+# pg_stat_statements. Local to the transaction: nothing is left for who gets the connection next.
+_SET_ACTOR = f"SELECT set_config('fwdb.actor', %s, true) {OWN}"
 
 _HOLDERS = sa.text(f"""
     SELECT DISTINCT a.pid, coalesce(nullif(a.application_name, ''), 'unnamed') AS application,
@@ -38,6 +43,18 @@ _HOLDERS = sa.text(f"""
       AND (CAST(c.relnamespace AS regnamespace) || '.' || c.relname LIKE ANY (:tables)
            OR l.locktype = 'advisory' AND l.classid = 0 AND l.objid = :key)
     ORDER BY a.pid {OWN}
+""")
+
+# Rows and TRUNCATE. Their names sort before those of other triggers, which fire in this order.
+TRIGGERS = ("00_fwdb_audit", "00_fwdb_audit_truncate")
+
+_CAPTURED = sa.text("""
+    SELECT CAST(CAST(t.tgrelid AS regclass) AS text) AS relation, t.tgname AS trigger,
+           pg_has_role(c.relowner, 'USAGE') AS owned
+    FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
+    WHERE t.tgname = ANY (:triggers) AND t.tgenabled <> 'D'
+      AND t.tgrelid = ANY (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)
+    ORDER BY 1, 2 /* fwdb */
 """)
 
 ISOLATIONS = ("read committed", "repeatable read", "serializable")
@@ -62,57 +79,45 @@ class PostgresStore:
         monitors: bool = False,
         remedy: str = "Check FWDB_POSTGRES_URL.",
     ) -> None:
-        settings = settings or config.settings()
-        self.url = dialling.parse_url(url)
+        self.settings = settings or config.settings()
+        self.url = session.parse_url(url)
         self.address = config.address(url, 5432)
         self.application_name = application_name
         self.read_only = read_only
-        self._settings = settings
-        self._remedy = remedy
-        self._waits_for = "FWDB_MONITOR_TIMEOUT_SECONDS" if monitors else "FWDB_TIMEOUT_SECONDS"
+        self.remedy = remedy
+        self.waits_for = "FWDB_MONITOR_TIMEOUT_SECONDS" if monitors else "FWDB_TIMEOUT_SECONDS"
+        self._lock_timeout_ms = 100 if monitors else 0
         self._local = threading.local()
         self._functions: set[str] = set()
-        self._session = dialling.session(
-            timeout_ms=round(1000 * settings.statement_timeout_seconds),
-            lock_timeout_ms=100 if monitors else 0,
-            read_only=read_only,
-        )
-        self._open()
-        anew_in_child(self._open)
+        self.begin()
+        STORES.add(self)
 
-    def _open(self) -> None:
+    def begin(self) -> None:
         """Begin with no connection and with no counts, as each process does."""
-        settings = self._settings
+        settings = self.settings
         self._of_parent = self.__dict__.get("engine")  # kept: closing its connections is not ours
-        keepalives = {n: v for n, v in self.url.query.items() if n.startswith("keepalives")}
         self.engine: Engine = sa.create_engine(
             self.url,
-            poolclass=WaitCountingPool,
+            poolclass=CountingPool,
             pool_size=settings.pool_size,
             max_overflow=settings.pool_max_overflow,
             pool_timeout=settings.pool_timeout_seconds,
             pool_recycle=int(settings.pool_lifetime_seconds),
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args={
-                "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
-                "application_name": self.application_name,
-                # Those of the URL win.
-                **dialling.keepalive(settings.timeout_seconds),
-                **keepalives,
-            },
+            connect_args=session.options(
+                self.url,
+                connect_seconds=settings.connect_timeout_seconds,
+                silence=settings.timeout_seconds,
+                name=self.application_name,
+            ),
         )
-        self.engine.dialect.do_ping = dialling.Session.ping  # type: ignore[assignment]
+        self.engine.dialect.do_ping = Session.ping  # type: ignore[assignment]
         self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
-        time_statements(self.engine, self.times)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        pool = self.engine.pool
-        assert isinstance(pool, WaitCountingPool)
-        self._usage = pool.usage
         sa.event.listen(self.engine, "do_connect", self._dial)
-        sa.event.listen(self.engine, "close", self._usage.connection_closed)
-        sa.event.listen(self.engine, "close_detached", self._usage.connection_closed)
-        sa.event.listen(self.engine, "invalidate", self._usage.connection_invalidated)
+        # After SQLAlchemy's own listener, whose questions at the first connection do not count.
+        sa.event.listen(self.engine, "connect", self._count)
 
     def __repr__(self) -> str:
         return f"PostgresStore({self.address})"
@@ -124,21 +129,21 @@ class PostgresStore:
         long behind it (100 ms for a lock, 2 s for a connection, FWDB_MONITOR_TIMEOUT_SECONDS for
         an answer).
         """
-        seconds = self._settings.monitor_timeout_seconds
+        seconds = self.settings.monitor_timeout_seconds
         small = {
             "pool_size": connections,
             "pool_max_overflow": 0,
-            "connect_timeout_seconds": min(2.0, self._settings.connect_timeout_seconds),
+            "connect_timeout_seconds": min(2.0, self.settings.connect_timeout_seconds),
             "statement_timeout_seconds": 0.9 * seconds,  # the rest is for saying so
             "timeout_seconds": seconds,
         }
         return PostgresStore(
             self.url.render_as_string(hide_password=False),
             application_name=application_name,
-            settings=self._settings.model_copy(update=small),
+            settings=self.settings.model_copy(update=small),
             read_only=self.read_only,
             monitors=True,
-            remedy=self._remedy,
+            remedy=self.remedy,
         )
 
     def _dial(
@@ -147,21 +152,37 @@ class PostgresStore:
         record: object,
         arguments: list[Any],
         options: dict[str, Any],
-    ) -> dialling.Session:
+    ) -> Session:
         """A new connection with our settings, in the time that counts as dialling."""
-        settings = self._settings
-        with self._usage.dialling(record):
-            connection = dialling.Session.connect(*arguments, **options)
-            try:
-                connection.silence = connection.ping_seconds = settings.connect_timeout_seconds
-                dialling.prepare(connection, self._session, self.address)
-            except BaseException:
-                connection.close()
-                raise
-            connection.silence = settings.timeout_seconds
-            connection.allow(settings.statement_timeout_seconds)
-            connection.answers = lambda: dialling.answers(*arguments, **options)
-            return connection
+        settings, started = self.settings, time.perf_counter()
+        connection = Session.connect(*arguments, **options)
+        try:
+            connection.silence = connection.ping_seconds = settings.connect_timeout_seconds
+            session.prepare(
+                connection,
+                self.address,
+                timeout_ms=round(1000 * settings.statement_timeout_seconds),
+                lock_timeout_ms=self._lock_timeout_ms,
+                read_only=self.read_only,
+            )
+        except BaseException:
+            connection.close()
+            raise
+        connection.silence = settings.timeout_seconds
+        connection.allow(settings.statement_timeout_seconds)
+        connection.answers = lambda: session.answers(*arguments, **options)
+        self._pool.usage.dialled(time.perf_counter() - started)
+        return connection
+
+    def _count(self, connection: Session, record: object) -> None:
+        connection.times = self.times
+        connection.cursor_factory = TimedCursor
+
+    @property
+    def _pool(self) -> CountingPool:
+        pool = self.engine.pool
+        assert isinstance(pool, CountingPool)
+        return pool
 
     # -- connections and transactions ---------------------------------------------------------
 
@@ -181,17 +202,25 @@ class PostgresStore:
                     yield connection
             else:
                 with self._connect(self.engine) as connection, connection.begin():
-                    opening.begin(connection, actor.current())
+                    self._name(connection, actor.current())
                     yield connection
 
-    def _connect(self, engine: Engine) -> Connection:
+    @contextmanager
+    def _connect(self, engine: Engine) -> Iterator[Connection]:
         """A connection of the pool; not to get one is an operation that failed."""
         started = time.perf_counter()
         try:
-            return engine.connect()
+            connection = engine.connect()
         except BaseException as error:
             self.times.add(CONNECT, time.perf_counter() - started, error_type(error))
             raise
+        with connection:
+            try:
+                yield connection
+            except BaseException:  # Ctrl-C too
+                if not connection.invalidated and driver_of(connection).closed:
+                    connection.invalidate()  # SQLAlchemy does not see what the driver is asked
+                raise
 
     @property
     def in_transaction(self) -> bool:
@@ -211,8 +240,8 @@ class PostgresStore:
         `isolation` is ``read committed`` (the server's default), ``repeatable read`` or
         ``serializable``; `timeout_ms` bounds each statement in it, 0 for long work by
         FWDB_LONG_TIMEOUT_SECONDS, of which waits for locks may take FWDB_TIMEOUT_SECONDS. Who
-        acts is named in the same round trip as BEGIN, unless nothing can be written. Raises
-        `Transient` when the same work may succeed if tried again; `run` does that.
+        acts is named first, unless nothing can be written. Raises `Transient` when the same work
+        may succeed if tried again; `run` does that.
         """
         if isolation is not None and isolation.lower() not in ISOLATIONS:
             raise errors.UnknownName("isolation", isolation, ISOLATIONS)
@@ -222,23 +251,33 @@ class PostgresStore:
                 with current.begin_nested():
                     yield current
                 return
-            with self._connect(self.engine) as connection:
-                if isolation is not None:
-                    connection = connection.execution_options(isolation_level=isolation.upper())
-                with connection.begin():
-                    writes = not (read_only or self.read_only)
-                    who = actor.current() if writes else None
-                    limits = self._limits(timeout_ms)
-                    opening.begin(connection, who, limits=limits, read_only=read_only)
-                    self._local.connection = connection
-                    try:
-                        with (
-                            self._allowing(connection, limits),
-                            opening.hearing(connection, self.errors) if writes else nullcontext(),
-                        ):
-                            yield connection
-                    finally:
-                        self._local.connection = None
+            options: dict[str, Any] = {"postgresql_readonly": True} if read_only else {}
+            if isolation is not None:
+                options["isolation_level"] = isolation.upper()
+            with self._connect(self.engine) as connection, ExitStack() as ending:
+                connection = connection.execution_options(**options)
+                ending.enter_context(connection.begin())
+                self._local.connection = connection
+                ending.callback(setattr, self._local, "connection", None)
+                ending.enter_context(self._limited(connection, self._limits(timeout_ms)))
+                if not (read_only or self.read_only):
+                    ending.enter_context(actor.listening(lambda who: self._name(connection, who)))
+                    if (who := actor.current()) is not None:
+                        self._name(connection, who)
+                yield connection
+
+    def _name(self, connection: Connection, who: actor.Actor | None) -> None:
+        """Tell the server who acts in a transaction.
+
+        One that failed is left alone: its rollback, or that to a savepoint, brings back who acted
+        before.
+        """
+        if connection.invalidated:
+            return
+        driver = driver_of(connection)
+        if driver.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS):
+            with self.errors():
+                driver.execute(_SET_ACTOR, ["" if who is None else who.json])
 
     def _limits(self, timeout_ms: int | None) -> dict[str, int]:
         """The limits in milliseconds that a transaction has of its own."""
@@ -246,24 +285,29 @@ class PostgresStore:
             return {}
         if timeout_ms:
             return {"statement_timeout": timeout_ms}
-        settings = self._settings
         return {
-            "statement_timeout": round(1000 * settings.long_timeout_seconds),
-            "lock_timeout": round(1000 * settings.timeout_seconds),
+            "statement_timeout": round(1000 * self.settings.long_timeout_seconds),
+            "lock_timeout": round(1000 * self.settings.timeout_seconds),
         }
 
     @contextmanager
-    def _allowing(self, connection: Connection, limits: Mapping[str, int]) -> Iterator[None]:
-        """While the block, a transaction, runs, its own limit on statements is what counts."""
+    def _limited(self, connection: Connection, limits: Mapping[str, int]) -> Iterator[None]:
+        """While the block, a transaction, runs, its own limits are what counts.
+
+        They are set by SET, which takes no snapshot: who locks first reads what was committed
+        before.
+        """
         if not limits:
             yield
             return
-        driver = frames.driver_of(connection)
+        driver = driver_of(connection)
+        sets = "; ".join(f"SET LOCAL {name} = {ms} {OWN}" for name, ms in limits.items())
+        driver.execute(sets, prepare=False)
         driver.allow(limits["statement_timeout"] / 1000)
         try:
             yield
         finally:
-            driver.allow(self._settings.statement_timeout_seconds)
+            driver.allow(self.settings.statement_timeout_seconds)
 
     def run(
         self,
@@ -294,7 +338,7 @@ class PostgresStore:
     def rows(self, query: str | Executable, /, **parameters: Any) -> list[dict[str, Any]]:
         """All rows of a query file or statement as dictionaries; for small answers."""
         statement = self._statement(query, parameters)
-        with self.connection(naming=not opening.only_reads(query)) as connection:
+        with self.connection(naming=not _only_reads(query)) as connection:
             result = connection.execute(statement, parameters)
             names = list(result.keys())
             # Much quicker than dict(row): each mapping of SQLAlchemy looks its keys up again.
@@ -316,7 +360,7 @@ class PostgresStore:
         their place.
         """
         statement = self._statement(query, parameters, instead)
-        with self.connection(naming=not opening.only_reads(query)) as connection:
+        with self.connection(naming=not _only_reads(query)) as connection:
             if isinstance(query, str):
                 result = connection.execute(statement, parameters)
                 declared = queries.load(query, self.name).columns
@@ -332,7 +376,8 @@ class PostgresStore:
         As the rows arrive, so that the server goes on while one is looked at; none is kept.
         """
         with self.connection() as connection, self.times.timed("copy"):
-            frames.each_line(connection, statement, parameters, feed)
+            for line in frames.lines(connection, statement, parameters):
+                feed(line)
 
     def stream(
         self,
@@ -349,7 +394,8 @@ class PostgresStore:
         before they become pandas'; at least one table comes, also when there are no rows.
         """
         with self.connection() as connection, self.times.timed("copy"):
-            frames.copy_tables(connection, statement, parameters, consume, batch_bytes=batch_bytes)
+            for table in frames.tables(connection, statement, parameters, batch_bytes=batch_bytes):
+                consume(table)
 
     def execute(
         self,
@@ -415,9 +461,7 @@ class PostgresStore:
 
     def pool(self) -> PoolStats:
         """The connection pool of this process, now."""
-        pool = self.engine.pool
-        assert isinstance(pool, WaitCountingPool)
-        return pool.stats(self.name)
+        return self._pool.stats(self.name)
 
     def query_stats(self) -> QueryStats:
         """What was asked through this store since it was made, and how long it took."""
@@ -425,7 +469,7 @@ class PostgresStore:
 
     def holds(self) -> list[Hold]:
         """The connections of this process that are lent now, longest first."""
-        return self._usage.holds(self.name)
+        return self._pool.usage.holds(self.name)
 
     def close(self) -> None:
         """Close the idle connections; the store can be used again and dials anew."""
@@ -449,22 +493,51 @@ class PostgresStore:
         except sa.exc.DBAPIError as error:
             if not isinstance(error.orig, psycopg.Error):
                 raise
-            raise self._fwdb_error(error.orig) from without_values(error.orig)
+            raise of_postgres(error.orig, self) from without_values(error.orig)
         except sa.exc.StatementError as error:
             # A value that one of our own column types refuses has its fwdb error inside.
             if isinstance(error.orig, FwdbError):
                 raise error.orig from None
             raise
         except psycopg.Error as error:
-            raise self._fwdb_error(error) from without_values(error)
+            raise of_postgres(error, self) from without_values(error)
         except UnicodeEncodeError:  # its text quotes the value
             raise errors.InvalidData("postgres: a text is no valid Unicode.") from None
 
-    def _fwdb_error(self, error: psycopg.Error) -> FwdbError:
-        return sqlstate.translate(
-            error,
-            self.address,
-            connect_seconds=self._settings.connect_timeout_seconds,
-            waits_for=self._waits_for,
-            remedy=self._remedy,
-        )
+
+def _only_reads(query: str | Executable) -> bool:
+    """Whether a question is sure to change nothing, so that the server need not know who asks.
+
+    A query file is a question. A selection of plain columns is one too; one that calls a
+    function may be anything.
+    """
+    if isinstance(query, sa.Select):
+        return all(isinstance(column, sa.Column) for column in query.selected_columns)
+    return isinstance(query, str)
+
+
+@contextmanager
+def without_capture(store: PostgresStore, tables: Sequence[str]) -> Iterator[Connection]:
+    """A transaction in which writes to `tables` leave no row in the audit trail.
+
+    For history that is loaded with its own trail, not for changes. Other writers of the tables
+    wait until the transaction ends; rolled back or committed, the triggers are as before. Joins
+    an open transaction. A table that is not captured, or is not there, is no obstacle. Raises
+    `PermissionDenied` for a role that does not own a captured table.
+    """
+    with store.transaction() as connection:
+        found = store.rows(_CAPTURED, triggers=list(TRIGGERS), tables=list(tables))
+        for row in found:
+            if not row["owned"]:
+                raise errors.PermissionDenied(
+                    f"only the owner of {row['relation']} may write to it without a row in the "
+                    "audit trail; connect as the owner."
+                )
+            _alter(connection, row, "DISABLE")
+        yield connection
+        for row in found:
+            _alter(connection, row, "ENABLE ALWAYS")
+
+
+def _alter(connection: Connection, row: dict[str, str], how: str) -> None:
+    connection.execute(sa.text(f'ALTER TABLE {row["relation"]} {how} TRIGGER "{row["trigger"]}"'))

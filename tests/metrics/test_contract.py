@@ -9,10 +9,10 @@ from prometheus_client import Metric
 from support import ROOT
 
 from fwdb.audit.coverage_findings import KINDS
+from fwdb.metrics.collector import QUERY_BOUNDS_MS
 from fwdb.metrics.series import BY_NAME, DATABASES, POOL_STATES, PROBES, SERIES
-from fwdb.stores import commands, statements
-from fwdb.stores.failures import ERROR_TYPES
-from fwdb.stores.timings import BOUNDS_SECONDS
+from fwdb.stores import commands, timing
+from fwdb.stores.errors import ERROR_TYPES
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text()
 
@@ -74,7 +74,7 @@ def test_a_name_follows_the_customs_of_prometheus(name: str):
 @pytest.mark.parametrize(
     "words",
     [
-        *(DATABASES, POOL_STATES, PROBES, ERROR_TYPES, statements.OPERATIONS, commands.OPERATIONS),
+        *(DATABASES, POOL_STATES, PROBES, ERROR_TYPES, timing.OPERATIONS, commands.OPERATIONS),
         tuple(kind for kinds in KINDS.values() for kind in kinds),
     ],
     ids=["database", "state", "probe", "error_type", "operation", "command", "kind"],
@@ -88,4 +88,6 @@ def test_the_buckets_are_documented():
     listed = re.search(r"^Buckets: (.+?)\.$", PAGE, re.MULTILINE | re.DOTALL)
 
     assert listed
-    assert [float(n) for n in re.findall(r"[\d.]+\d|\d+", listed[1])] == list(BOUNDS_SECONDS)
+    assert [float(n) for n in re.findall(r"[\d.]+\d|\d+", listed[1])] == [
+        b / 1000 for b in QUERY_BOUNDS_MS
+    ]

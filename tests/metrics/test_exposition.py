@@ -19,11 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 import fwdb.metrics.metrics
 from fwdb import config, errors
 from fwdb.database import Database
-from fwdb.metrics.collector import DatabaseCollector
+from fwdb.metrics.collector import QUERY_BOUNDS_MS, DatabaseCollector
 from fwdb.metrics.exposition import COLUMNS, Exposition
 from fwdb.metrics.series import SERIES
 from fwdb.stores import MongoStore, PostgresStore
-from fwdb.stores.timings import BOUNDS_SECONDS
 
 HOSTILE = ['say "hello"', "back\\slash", "new\nline", "100 %d %s %%", "{le=}", "größer", " "]
 
@@ -102,7 +101,12 @@ def test_the_json_has_the_shape_of_prom_client(registry: CollectorRegistry):
     assert by_name["fwdb_audit_failures_total"]["values"] == [{"value": 1.0, "labels": {}}]
     histogram = by_name["db_query_duration_seconds"]["values"]
     one = [v for v in histogram if v["labels"]["operation"] == " " and "mongodb" in str(v)]
-    assert [v["labels"].get("le") for v in one] == [*BOUNDS_SECONDS, "+Inf", None, None]
+    assert [v["labels"].get("le") for v in one] == [
+        *(bound / 1000 for bound in QUERY_BOUNDS_MS),
+        "+Inf",
+        None,
+        None,
+    ]
     assert one[0] == {
         "labels": {"database": "mongodb", "operation": " ", "status": "success", "le": 0.0001},
         "value": 1.0,

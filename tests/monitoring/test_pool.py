@@ -22,8 +22,8 @@ from fwdb.database import Database
 from fwdb.errors import PoolExhausted
 from fwdb.monitoring import Monitor
 from fwdb.stores import BOUNDS_MS, Durations, MongoStore, PostgresStore
-from fwdb.stores.durations import Counting
-from fwdb.stores.pools import MongoPoolListener
+from fwdb.stores.pool import MongoPoolListener
+from fwdb.stores.timing import Histogram
 
 SMALL = {"pool_size": 2, "pool_max_overflow": 2, "pool_timeout_seconds": 0.3}
 
@@ -202,7 +202,7 @@ def test_a_database_without_the_schema_has_no_history(
 
 def test_a_percentile_is_the_bound_of_a_bucket() -> None:
     """An upper bound that is true, and no point between two bounds that nobody measured."""
-    counting = Counting()
+    counting = Histogram()
     for milliseconds in [0.05] * 50 + [3.0] * 49 + [400.0]:
         counting.add(milliseconds / 1000)
     found = counting.read()
@@ -215,7 +215,7 @@ def test_a_percentile_is_the_bound_of_a_bucket() -> None:
 @pytest.mark.parametrize(("seconds", "bound"), [(0.001, 1), (0.0010001, 2.5), (3600, math.inf)])
 def test_a_bound_belongs_to_its_bucket(seconds: float, bound: float) -> None:
     """And what is beyond the last bound is said to be so."""
-    counting = Counting()
+    counting = Histogram()
     counting.add(seconds)
 
     assert counting.read().percentile_ms(50) == bound

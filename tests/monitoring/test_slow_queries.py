@@ -26,7 +26,7 @@ from fwdb.monitoring.slow_queries import COLUMNS
 from fwdb.monitoring.windows import moments
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.commands import MOST_SHAPES, CommandTimes, shape
-from fwdb.stores.timings import QueryTimes
+from fwdb.stores.timing import QueryTimes
 
 WORDS = (
     "apples", "cherries", "dates", "figs", "hidden_one", "kiwis", "grapes", "lemons", "limes",

@@ -774,7 +774,7 @@ def test_copy_loads_all_rows_or_none(module_db):
 
 def test_a_server_that_is_too_old_is_refused_with_both_versions(module_db, monkeypatch):
     """At the first connection, and the connection is not kept."""
-    monkeypatch.setattr("fwdb.stores.dialling.MINIMUM_VERSION", 990000)
+    monkeypatch.setattr("fwdb.stores.session.MINIMUM_VERSION", 990000)
     monkeypatch.setattr("fwdb.stores.mongodb.MINIMUM_VERSION", 99)
     postgres = module_db.postgres.twin(application_name="old")
     mongodb = MongoStore(module_db.mongodb._given.get_secret_value())

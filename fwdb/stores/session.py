@@ -1,35 +1,34 @@
-"""How PostgreSQL is reached: the URL as the driver wants it, a connection that gives up a silent
-server, and what a new connection is told."""
+"""A session of PostgreSQL: how it is reached, what it is told first, how long it is waited for."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 import sqlalchemy as sa
-from psycopg import generators, waiting
+from psycopg import waiting
 from psycopg.abc import PQGen
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 from psycopg.waiting import Ready
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Connection, make_url
 
 from fwdb import errors
 
+if TYPE_CHECKING:
+    from fwdb.stores.timing import QueryTimes
+
 MINIMUM_VERSION = 140000  # PostgreSQL 14, the oldest release that fwdb is tested for
-
-
-T = TypeVar("T")
-
-_CANCEL_SECONDS = 1.0
-
 OF_PARENT = (
     "this transaction was begun by the parent process, before the fork, and only that may go on "
     "with it; leave its block, then begin one here"
 )
+_CANCEL_SECONDS = 1.0
+
+T = TypeVar("T")
 
 
 class Silent(psycopg.OperationalError):
@@ -56,6 +55,7 @@ class Session(psycopg.Connection[Any]):
     allowed = 0.0
     ping_seconds = 5.0
     answers: Callable[[], bool]
+    times: QueryTimes
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -66,7 +66,11 @@ class Session(psycopg.Connection[Any]):
         if self._opened_by != os.getpid():
             raise psycopg.InterfaceError(OF_PARENT)
         try:
-            return waiting.wait(self._heard(gen), self.pgconn.socket, interval, timeout)
+            state = next(gen)
+            return waiting.wait(self._heard(gen, state), self.pgconn.socket, interval, timeout)
+        except StopIteration as end:  # nothing to wait for, as for most rows of a COPY
+            found: T = end.value
+            return found
         except (KeyboardInterrupt, SystemExit):
             # psycopg waits for 10 s then. What is left of the answer makes it useless anyway.
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
@@ -75,16 +79,10 @@ class Session(psycopg.Connection[Any]):
                 self.pgconn.finish()
             raise
 
-    def _heard(self, gen: PQGen[T]) -> PQGen[T]:
-        """`gen`, which ends with `Silent` when the server says nothing any more."""
+    def _heard(self, gen: PQGen[T], state: Any) -> Generator[Any, Ready | int, T]:
+        """The rest of `gen`, which ends with `Silent` when the server says nothing any more."""
         began = heard = monotonic()
-        ready: Ready | int | None = None
         while True:
-            try:
-                state = gen.send(ready)  # type: ignore[arg-type]
-            except StopIteration as end:
-                found: T = end.value
-                return found
             ready = yield state
             now = monotonic()
             if ready:
@@ -94,6 +92,11 @@ class Session(psycopg.Connection[Any]):
                     self.pgconn.finish()
                     raise Silent(self.silence)
                 heard = monotonic()
+            try:
+                state = gen.send(ready)
+            except StopIteration as end:
+                found: T = end.value
+                return found
 
     def allow(self, seconds: float) -> None:
         """Let statements take so long, and a little for the server to say that it stopped one."""
@@ -101,16 +104,14 @@ class Session(psycopg.Connection[Any]):
 
     def ping(self) -> bool:
         """True, or an error: nothing is asked. It may take as long as dialling another."""
-        given = self.silence, self.allowed
-        self.silence, self.allowed = self.ping_seconds, 0.0
+        given = self.silence, self.allowed, self.autocommit
+        self.silence, self.allowed, self.autocommit = self.ping_seconds, 0.0, True
         try:
-            self.pgconn.send_query(b"")
-            for found in self.wait(generators.execute(self.pgconn)):
-                if found.status == ExecStatus.FATAL_ERROR:
-                    self.close()
-                    raise psycopg.errors.error_from_result(found, encoding=self.info.encoding)
+            psycopg.Cursor(self).execute("")
         finally:
-            self.silence, self.allowed = given
+            self.silence, self.allowed = given[:2]
+            if not self.closed:
+                self.autocommit = given[2]
         return True
 
     def rollback(self) -> None:
@@ -124,6 +125,13 @@ class Session(psycopg.Connection[Any]):
             super().close()
 
 
+def driver_of(connection: Connection) -> Session:
+    """The driver's own connection behind one of SQLAlchemy."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, Session)
+    return driver
+
+
 def answers(*args: Any, **options: Any) -> bool:
     """Whether a server takes a new connection, or refuses it in words."""
     try:
@@ -133,15 +141,6 @@ def answers(*args: Any, **options: Any) -> bool:
     except psycopg.OperationalError:
         return True
     return True
-
-
-def keepalive(seconds: float) -> dict[str, int]:
-    """Options of libpq, so that the system notices a network that lost an idle connection."""
-    return {
-        "keepalives_idle": max(1, round(seconds)),
-        "keepalives_interval": 1,
-        "keepalives_count": 3,
-    }
 
 
 def parse_url(url: str) -> URL:
@@ -163,28 +162,45 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
-def session(*, timeout_ms: int, lock_timeout_ms: int, read_only: bool) -> str:
-    """The settings of a session, as statements: connection poolers refuse them at the start-up.
+def options(url: URL, *, connect_seconds: float, silence: float, name: str) -> dict[str, Any]:
+    """Options of libpq for `url`; those that it has itself win.
 
-    Planned anew each time: optional parameters (NULL lets all through) want another plan for each
-    use, and a generic one would read the whole table for the narrowest question.
+    With keepalives, so that the system notices a network that lost an idle connection.
     """
-    settings = (
-        "SET plan_cache_mode = force_custom_plan;"
-        f" SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET statement_timeout = {timeout_ms};"
-        f" SET default_transaction_read_only = {'on' if read_only else 'off'}"
-    )
-    return settings + (f"; SET lock_timeout = {lock_timeout_ms}" if lock_timeout_ms else "")
+    ours = {
+        "connect_timeout": max(2, round(connect_seconds)),
+        "application_name": name,
+        "keepalives_idle": max(1, round(silence)),
+        "keepalives_interval": 1,
+        "keepalives_count": 3,
+    }
+    return ours | {n: v for n, v in url.query.items() if n.startswith("keepalives")}
 
 
-def prepare(connection: psycopg.Connection[Any], session: str, address: str) -> None:
-    """Refuse a server that is too old, and tell a new connection the settings of its session."""
-    version = connection.info.server_version
+def prepare(
+    session: Session, address: str, *, timeout_ms: int, lock_timeout_ms: int, read_only: bool
+) -> None:
+    """Refuse a server that is too old, and tell a new connection what holds for all its time.
+
+    As statements: connection poolers refuse settings at the start-up. Planned anew each time:
+    optional parameters (NULL lets all through) want another plan for each use, and a generic one
+    would read the whole table for the narrowest question.
+    """
+    version = session.info.server_version
     if version < MINIMUM_VERSION:
         raise errors.FeatureUnavailable(
             f"postgres at {address} is version {version // 10000}; "
             f"fwdb needs {MINIMUM_VERSION // 10000} or newer."
         )
-    connection.autocommit = True
-    connection.execute(session)
-    connection.autocommit = False
+    settings = {
+        "plan_cache_mode": "force_custom_plan",
+        "TimeZone": "'UTC'",
+        "DateStyle": "'ISO'",
+        "statement_timeout": timeout_ms,
+        "default_transaction_read_only": "on" if read_only else "off",
+    }
+    if lock_timeout_ms:
+        settings["lock_timeout"] = lock_timeout_ms
+    session.autocommit = True
+    session.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()))
+    session.autocommit = False

@@ -9,8 +9,7 @@ from prometheus_client import Metric
 from support import ROOT
 
 from fwdb.audit.coverage_findings import KINDS
-from fwdb.metrics.collector import QUERY_BOUNDS_MS
-from fwdb.metrics.series import BY_NAME, DATABASES, POOL_STATES, PROBES, SERIES
+from fwdb.metrics.series import BY_NAME, DATABASES, POOL_STATES, PROBES, QUERY_BOUNDS_MS, SERIES
 from fwdb.stores import commands, timing
 from fwdb.stores.errors import ERROR_TYPES
 

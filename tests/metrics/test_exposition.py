@@ -19,9 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 import fwdb.metrics.metrics
 from fwdb import config, errors
 from fwdb.database import Database
-from fwdb.metrics.collector import QUERY_BOUNDS_MS, DatabaseCollector
 from fwdb.metrics.exposition import COLUMNS, Exposition
-from fwdb.metrics.series import SERIES
+from fwdb.metrics.series import QUERY_BOUNDS_MS, SERIES, DatabaseCollector
 from fwdb.stores import MongoStore, PostgresStore
 
 HOSTILE = ['say "hello"', "back\\slash", "new\nline", "100 %d %s %%", "{le=}", "größer", " "]

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from fwdb import config, errors
 from fwdb.database import Database
-from fwdb.metrics.collector import QUERY_BOUNDS_MS
+from fwdb.metrics.series import QUERY_BOUNDS_MS
 from fwdb.stores import BOUNDS_MS, MongoStore, PostgresStore, commands, timing
 from fwdb.stores.errors import ERROR_TYPES, error_type
 from fwdb.stores.timing import LONGEST_NAME, MOST_NAMES, QueryTimes, operation

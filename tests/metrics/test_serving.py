@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from fwdb.database import Database
 from fwdb.errors import MetricsError, ParameterError
-from fwdb.metrics import MetricsServer, healthcheck
+from fwdb.metrics import MetricsServer
 from fwdb.metrics import server as server_module
 from fwdb.metrics.exposition import Exposition
 from fwdb.monitoring import Health, StoreHealth
@@ -264,9 +264,9 @@ def test_every_cause_has_a_fixed_sentence():
 
     from fwdb.monitoring.health import Cause
 
-    assert set(get_args(Cause)) <= set(healthcheck.SENTENCES)
+    assert set(get_args(Cause)) <= set(server_module.SENTENCES)
     store = StoreHealth("postgres", "down", None, "host db.example", None, ("unreachable",))
-    assert "db.example" not in json.dumps(healthcheck.answer(Health("down", (store,))))
+    assert "db.example" not in json.dumps(server_module.health_answer(Health("down", (store,))))
 
 
 # -- life -----------------------------------------------------------------------------------------

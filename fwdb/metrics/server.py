@@ -68,9 +68,9 @@ class Application:
         self._paths: dict[str, Callable[[str], Reply]] = {
             "/metrics": self._metrics,
             "/metrics/json": lambda _: _json(200, exposition.json()),
-            "/health": lambda _: _json(*health(), **_FRESH),
-            "/health/database": lambda _: _json(*health(details=True), **_FRESH),
-            "/health/live": lambda _: _json(200, {"status": "ok"}, **_FRESH),
+            "/health": lambda _: _json(*health(), _FRESH),
+            "/health/database": lambda _: _json(*health(details=True), _FRESH),
+            "/health/live": lambda _: _json(200, {"status": "ok"}, _FRESH),
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -99,10 +99,10 @@ class Application:
         return 200, {"Content-Type": content_type}, body
 
 
-def _json(status: int, content: Any, **headers: str) -> Reply:
+def _json(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Reply:
     # allow_nan: Python would write NaN, which no parser of JSON reads.
     body = json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
-    return status, {"Content-Type": "application/json; charset=utf-8", **headers}, body
+    return status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, body
 
 
 def _error(status: int, sentence: str, **headers: str) -> Reply:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +17,6 @@ from fwdb.embedded.home import (
     Home,
     Progress,
     Record,
-    State,
     disk_sentences,
     find_home,
     new_passwords,
@@ -28,11 +25,9 @@ from fwdb.embedded.mongodb import MongoServer
 from fwdb.embedded.postgres import PostgresServer
 from fwdb.embedded.replica import NAME as REPLICA
 from fwdb.embedded.replica import ReplicaServer
-from fwdb.embedded.server import INSTALL, Process, Urls, argv, end, free_port, port_taken
+from fwdb.embedded.server import Process, Urls, argv, check_extra, end, free_port, log, port_taken
 from fwdb.embedded.watcher import identity
-from fwdb.errors import EmbeddedError, FeatureUnavailable, FwdbError, ParameterError, UnknownName
-
-log = logging.getLogger("fwdb.embedded")
+from fwdb.errors import EmbeddedError, FwdbError, ParameterError, UnknownName
 
 STORES = ("postgres", "mongodb")
 Server = PostgresServer | MongoServer
@@ -130,7 +125,7 @@ def remove(home: Path | str | None = None) -> None:
     to remove.
     """
     with opened(home) as place:
-        folders = {open_server(place, name).folder for name in STORES} | {place.path}
+        folders = {KINDS[name](place).folder for name in STORES} | {place.path}
         if place.exists():
             _stop(place, list(STORES), kill=True)
         for folder in folders:
@@ -141,21 +136,19 @@ def remove(home: Path | str | None = None) -> None:
 def _stop(place: Home, wanted: list[str], *, kill: bool = False) -> bool:
     """Stop what runs of `wanted`, all at the same time; `kill` does it at once."""
     place.create()  # refuses a home of another user
+    stopped: list[bool] = []
     with place.lock(log.info):
-        state = place.read_state()
-        stopped: list[bool] = []
         # The replica first: a primary that stops waits for one that does not answer.
-        with_replica = "postgres" in wanted and open_server(place, REPLICA).data.exists()
+        with_replica = "postgres" in wanted and ReplicaServer(place).data.exists()
         for names in ([REPLICA] if with_replica else [], wanted):
-            servers = [open_server(place, name) for name in names]
             targets = [
                 (*process, () if kill else server.signals)
-                for server in servers
-                for process in alive(server, state.servers.pop(server.name, None))
+                for server in (KINDS[name](place) for name in names)
+                for process in server.running()
             ]
-            with ThreadPoolExecutor(len(names) or 1) as pool:
+            with ThreadPoolExecutor(len(STORES)) as pool:
                 stopped += pool.map(lambda target: end(*target), targets)
-        place.write_state(state)
+        place.forget([*wanted, REPLICA] if with_replica else wanted)
     return any(stopped)
 
 
@@ -174,48 +167,15 @@ def check_stores(stores: Sequence[str]) -> list[str]:
     return [name for name in STORES if name in stores]
 
 
-def check_extra() -> None:
-    if importlib.util.find_spec("psutil") is None:
-        raise FeatureUnavailable(f"the built-in servers need psutil; run {INSTALL}.")
-
-
-def open_server(place: Home, name: str, progress: Progress = log.info) -> Server:
-    """The server `name` of a home, with nothing done to it yet."""
-    return KINDS[name](place, settings().run_as, progress)
-
-
-def passwords(secrets: Mapping[str, Mapping[str, str]], name: str) -> dict[str, str]:
-    """The passwords of all accounts of a server; a replica has those of its primary as well."""
-    return {**secrets.get("postgres" if name == REPLICA else name, {}), **secrets[name]}
-
-
-def is_alive(record: Record, name: str) -> bool:
-    """Whether the process of `record` is still the server it was."""
-    check_extra()
-    return identity(record.pid) == record.began and KINDS[name].serves(
-        argv(record.pid), Path(record.data)
-    )
-
-
-def alive(server: Server, record: Record | None) -> list[Process]:
-    """The process written down for `server`, or any over its data, if state.json is lost."""
-    if record and is_alive(record, server.name):
-        return [(record.pid, record.began)]
-    return server.processes()
-
-
 def join(place: Home, wanted: list[str]) -> Servers | None:
-    records, secrets = place.read_state().servers, place.read_secrets()
-    if any(name not in records or name not in secrets for name in wanted):
+    servers = [KINDS[name](place) for name in wanted]
+    if not all(server.record and server.knows_passwords for server in servers):
         return None
     place.touch_used()  # before the look: the watcher must not stop what is about to be handed out
-    urls = {}
-    for name in wanted:
-        port = records[name].port
-        if not is_alive(records[name], name) or KINDS[name].ping(port, LOOK_SECONDS) is False:
+    for server in servers:
+        if not server.is_recorded() or server.ping(LOOK_SECONDS) is False:
             return None
-        urls[name] = KINDS[name].urls(port, passwords(secrets, name))
-    return Servers(place.path, **urls)
+    return Servers(place.path, **{server.name: server.urls() for server in servers})
 
 
 class Start:
@@ -226,7 +186,6 @@ class Start:
     ) -> None:
         self.place = place
         self.progress = progress
-        self.state = State()
         self.idle_seconds = 60 * (settings().idle_stop if idle_minutes is None else idle_minutes)
         self.owner: Process | None = None
         if owner_pid is not None:
@@ -237,17 +196,12 @@ class Start:
 
     def run(self, wanted: list[str]) -> Servers:
         """Bring up what of `wanted` does not run. Raises the first failure, after all is tried."""
-        self.state = self.place.read_state()
-        secrets = self.place.read_secrets()
         self.place.touch_used()
-        lost = {name: new_passwords(KINDS[name].users) for name in wanted if name not in secrets}
-        if lost:
-            secrets |= lost
-            self.place.write_secrets(secrets)
-        servers = [open_server(self.place, name, self.progress) for name in wanted]
-        for server in servers:
-            server.passwords = passwords(secrets, server.name)
-            server.reset = server.name in lost
+        servers = [KINDS[name](self.place, self.progress) for name in wanted]
+        if lost := {one.name: new_passwords(one.users) for one in servers if one.reset}:
+            self.place.write_secrets(self.place.read_secrets() | lost)
+            for server in servers:
+                server.passwords |= lost.get(server.name, {})
         try:
             with ThreadPoolExecutor(len(servers), thread_name_prefix="fwdb-up") as pool:
                 try:
@@ -262,28 +216,28 @@ class Start:
                     for process in server.processes():
                         end(*process, server.signals)
             raise
-        self.place.write_state(self.state)
+        state = self.place.read_state()
+        for server in servers:
+            state.servers.pop(server.name, None)
+            if server.record and not server.failure:
+                state.servers[server.name] = server.record
+                state.ports[server.name] = server.port
+        self.place.write_state(state)
         for server in servers:
             if server.failure:
                 raise server.failure
-        return Servers(
-            self.place.path,
-            **{one.name: one.urls(one.port, one.passwords) for one in servers},
-        )
+        return Servers(self.place.path, **{server.name: server.urls() for server in servers})
 
     def _bring_up(self, servers: list[Server], pool: ThreadPoolExecutor) -> None:
+        ports = self.place.read_state().ports
         list(pool.map(self._prepare, servers))
         ready = [server for server in servers if not server.failure]
         for server in ready:
             if not server.adopted:
                 others = [other.port for other in ready if other is not server]
-                server.port = free_port(self.state.ports.get(server.name), avoid=others)
+                server.port = free_port(ports.get(server.name), avoid=others)
         self._watch([server for server in ready if server.watcher is None])
         list(pool.map(self._finish, ready))
-        for server in ready:
-            if server.record and not server.failure:
-                self.state.servers[server.name] = server.record
-                self.state.ports[server.name] = server.port
 
     def _watch(self, servers: list[Server]) -> None:
         if servers:
@@ -292,14 +246,12 @@ class Start:
     def _prepare(self, server: Server) -> None:
         """Go on with a server that runs already, or get everything ready to start one."""
         try:
-            server.record = self.state.servers.pop(server.name, None)
-            found = alive(server, server.record)
+            found = server.running()
             # Its passwords are lost: they are set while it is stopped. Or its primary has moved.
             if found and (server.reset or not server.fits()):
                 for process in found:
                     end(*process, server.signals)
-                found = []
-            if found:
+            elif found:
                 self._adopt(server, *found[0])
                 return
             server.choose()
@@ -314,14 +266,14 @@ class Start:
             guard_folders(server.folder, server.data, server.account)
             server.rotate_log()
             server.prepare()
-        server.reset = False
 
-    def _adopt(self, server: Server, pid: int, began: float) -> None:
+    @staticmethod
+    def _adopt(server: Server, pid: int, began: float) -> None:
         """Take over a server that somebody else started, with its watcher if that still lives."""
         server.adopted, server.pid, server.began = True, pid, began
         record = server.record
         if record and (record.pid, record.began) == (pid, began):
-            server.port, server.version, server.binary = record.port, record.version, record.binary
+            server.version, server.binary = record.version, record.binary
             if identity(record.watcher_pid) == record.watcher_began:
                 server.watcher = (record.watcher_pid, record.watcher_began)
             return
@@ -329,9 +281,7 @@ class Start:
         words = argv(pid)
         server.version = server.data_version() or ""
         server.binary = next(one for one in words if Path(one).name in server.programs)
-        for flag in ("-p", "--port"):
-            if flag in words:
-                server.port = int(words[words.index(flag) + 1])
+        server.port = int(words[1 + next(words.index(f) for f in ("-p", "--port") if f in words)])
 
     def _finish(self, server: Server) -> None:
         """Wait until the server answers and takes our password; write down what it is."""
@@ -370,7 +320,7 @@ class Start:
         """
         started = time.monotonic()
         told_at = started + 3
-        while not server.ping(server.port):
+        while not server.ping():
             now = time.monotonic()
             if identity(server.pid) != server.began:
                 if not server.adopted and port_taken(server.port):

@@ -171,6 +171,12 @@ class Home:
     def write_state(self, state: State) -> None:
         self._write("state.json", {"schema": 1, **asdict(state)})
 
+    def forget(self, names: list[str]) -> None:
+        """Take servers that are stopped out of `state.json`."""
+        state = self.read_state()
+        state.servers = {name: one for name, one in state.servers.items() if name not in names}
+        self.write_state(state)
+
     def read_secrets(self) -> dict[str, dict[str, str]]:
         """Passwords by store and user; empty when there are none or the file is damaged."""
         content = self._read("secrets.json")

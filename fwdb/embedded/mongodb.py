@@ -12,11 +12,13 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwdb.embedded.accounts import reaches, write_own
-from fwdb.embedded.home import Home, Progress, check_room
+from fwdb.config import settings
+from fwdb.embedded.accounts import Account, reaches, server_account, server_folder, write_own
+from fwdb.embedded.home import check_room
 from fwdb.embedded.server import APP, DATABASE, HOST, INSTALL, OWNER, REPORT, Server
 from fwdb.errors import EmbeddedError, FeatureUnavailable
 
@@ -108,7 +110,7 @@ class MongoServer(Server):
     # journal: SecantusDB killed at once loses majority writes that are not yet in the journal.
     # directConnection: the set has one member, and its address need not be looked up.
     address = (
-        f"mongodb://{{user}}:{{password}}@{{host}}:{{port}}/{DATABASE}"
+        f"mongodb://{{user}}:{{password}}@{HOST}:{{port}}/{DATABASE}"
         "?authSource=admin&authMechanism=SCRAM-SHA-256&directConnection=true"
         "&w=majority&journal=true"
     )
@@ -119,13 +121,13 @@ class MongoServer(Server):
     flag = "--storage-path"
     data_name = "mongo"
 
-    def __init__(self, home: Home, run_as: str | None, progress: Progress) -> None:
-        super().__init__(home, run_as, progress)
-        if not self._is_data(self.folder) and self._is_data(home.path):
-            self._run_as_root()  # as it had to when the data was made
-
-    def _run_as_root(self) -> None:
-        self.account, self.folder = None, self.home.path
+    @cached_property
+    def account(self) -> Account | None:
+        """As for any server; but root where it had to be root when the data was made."""
+        account = server_account(settings().run_as)
+        home = self.home.path
+        as_root = self._is_data(home) and not self._is_data(server_folder(home, account))
+        return None if as_root else account
 
     @staticmethod
     def _is_data(folder: Path) -> bool:
@@ -161,7 +163,7 @@ class MongoServer(Server):
                 f"SecantusDB runs as root: user '{self.account.name}' cannot read the installation "
                 f"around {sys.executable}"
             )
-            self._run_as_root()
+            self.account, self.folder = None, self.home.path
 
     def is_reachable(self) -> bool:
         """Whether its user can read the script, the interpreter and the libraries of both."""
@@ -236,7 +238,7 @@ class MongoServer(Server):
         from pymongo.errors import OperationFailure, PyMongoError
 
         client: MongoClient[dict[str, Any]] = pymongo.MongoClient(
-            self.url(OWNER, self.port, self.passwords), serverSelectionTimeoutMS=10_000
+            self.url(OWNER), serverSelectionTimeoutMS=10_000
         )
         try:
             client.admin.command("usersInfo", OWNER)

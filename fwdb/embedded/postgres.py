@@ -24,7 +24,7 @@ from typing import ClassVar
 from fwdb.config import settings
 from fwdb.embedded.accounts import SHARED_FOLDER, reaches, read_own, write_own
 from fwdb.embedded.home import check_room
-from fwdb.embedded.server import APP, DATABASE, INSTALL, OWNER, REPORT, Server, Urls
+from fwdb.embedded.server import APP, DATABASE, HOST, INSTALL, OWNER, REPORT, Server, Urls
 from fwdb.errors import EmbeddedError, FeatureUnavailable
 
 SUPPORTED = range(14, 19)  # majors of PostgreSQL
@@ -191,7 +191,7 @@ class PostgresServer(Server):
     engine = "postgresql"
     users: ClassVar[tuple[str, ...]] = (SUPERUSER, OWNER, APP, REPORT)
     signals = (signal.SIGINT, signal.SIGQUIT)  # fast stop, then immediate
-    address = f"postgresql://{{user}}:{{password}}@{{host}}:{{port}}/{DATABASE}"
+    address = f"postgresql://{{user}}:{{password}}@{HOST}:{{port}}/{DATABASE}"
     hello = b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0"  # a login
     # A request for a password; or all connections are taken. Not while it starts or stops.
     well = re.compile(rb"\AR|\AE.*C53300\0", re.DOTALL)
@@ -355,15 +355,12 @@ class PostgresServer(Server):
         import psycopg
 
         try:
-            url = self.url(SUPERUSER, self.port, self.passwords)
-            psycopg.connect(url, dbname="postgres", connect_timeout=10).close()
+            psycopg.connect(self.url(SUPERUSER), dbname="postgres", connect_timeout=10).close()
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):
                 return False
             raise EmbeddedError(f"PostgreSQL refuses a login: {str(error).strip()}.") from error
         return True
 
-    @classmethod
-    def urls(cls, port: int, passwords: Mapping[str, str]) -> Urls:
-        superuser = cls.url(SUPERUSER, port, passwords)
-        return replace(super().urls(port, passwords), superuser=superuser)
+    def urls(self) -> Urls:
+        return replace(super().urls(), superuser=self.url(SUPERUSER))

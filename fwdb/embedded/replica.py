@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwdb.embedded.accounts import read_own
-from fwdb.embedded.home import check_room, data_bytes
+from fwdb.embedded.home import Home, Progress, check_room, data_bytes
 from fwdb.embedded.postgres import ROOM_BYTES, SUPERUSER, Binaries, PostgresServer, configuration
-from fwdb.embedded.server import HOST
+from fwdb.embedded.server import HOST, log
 from fwdb.errors import EmbeddedError, FeatureUnavailable
 
 if TYPE_CHECKING:
@@ -39,9 +39,15 @@ class ReplicaServer(PostgresServer):
     users = (REPLICATION,)
     data_name = "pg-replica"
 
+    def __init__(self, home: Home, progress: Progress = log.info) -> None:
+        super().__init__(home, progress)
+        self.primary = PostgresServer(home)
+        self.passwords = self.primary.passwords | self.passwords
+
     def choose(self) -> None:
         """The primary's own binaries. Raises `FeatureUnavailable` without pg_basebackup."""
-        record = self.home.read_state().servers["postgres"]
+        record = self.primary.record
+        assert record, "its primary runs"
         folder = Path(record.binary).parent
         if not (folder / "pg_basebackup").is_file():
             raise FeatureUnavailable(
@@ -56,13 +62,13 @@ class ReplicaServer(PostgresServer):
             text = read_own(self.data / "fwdb.conf", self.account)
         except OSError:
             return False
-        return f" port={self._primary_port()} ".encode() in text
+        return f" port={self.primary.port} ".encode() in text
 
     # Getting ready to start
 
     def prepare(self) -> None:
         """Copy the primary if there is no copy that can follow it; write down where it is."""
-        with self._primary() as primary:
+        with self._connected() as primary:
             self._grant(primary)
             if self._follows(primary):
                 self._clear_stale()
@@ -72,10 +78,10 @@ class ReplicaServer(PostgresServer):
         self._write("standby.signal", "")
 
     @contextmanager
-    def _primary(self) -> Iterator[psycopg.Connection[Any]]:
+    def _connected(self) -> Iterator[psycopg.Connection[Any]]:
         import psycopg
 
-        url = self.url(SUPERUSER, self._primary_port(), self.passwords)
+        url = self.primary.url(SUPERUSER)
         try:
             with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
                 yield connection
@@ -83,9 +89,6 @@ class ReplicaServer(PostgresServer):
             raise EmbeddedError(
                 f"the primary refuses its replica: {str(error).strip().splitlines()[0]}."
             ) from error
-
-    def _primary_port(self) -> int:
-        return self.home.read_state().servers["postgres"].port
 
     def _grant(self, primary: psycopg.Connection[Any]) -> None:
         """The role that may only stream. What is sent, and could be logged, is no password."""
@@ -128,7 +131,7 @@ class ReplicaServer(PostgresServer):
             done = self.run(
                 [
                     *(str(self.binaries.folder / "pg_basebackup"), "-D", str(making)),
-                    *("-h", HOST, "-p", str(self._primary_port()), "-U", REPLICATION),
+                    *("-h", HOST, "-p", str(self.primary.port), "-U", REPLICATION),
                     *("-X", "stream", "-c", "fast", "--no-password"),
                 ],
                 variables={"PGPASSWORD": self.passwords[REPLICATION]},
@@ -139,7 +142,7 @@ class ReplicaServer(PostgresServer):
 
     def _settings(self) -> str:
         address = (
-            f"host={HOST} port={self._primary_port()} user={REPLICATION} "
+            f"host={HOST} port={self.primary.port} user={REPLICATION} "
             f"password={self.passwords[REPLICATION]} application_name={SLOT}"
         )
         return (

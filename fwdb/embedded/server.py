@@ -6,8 +6,10 @@ No foreign process is ever signalled. `Server` is what both servers have in comm
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import json
+import logging
 import os
 import random
 import re
@@ -19,16 +21,20 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fwdb.config import settings
 from fwdb.embedded.accounts import Account, open_own, private_folder, server_account, server_folder
-from fwdb.embedded.home import Home, Progress, Record, disk_full
+from fwdb.embedded.home import Home, Progress, disk_full
 from fwdb.embedded.watcher import identity
-from fwdb.errors import EmbeddedError, FwdbError, redact
+from fwdb.errors import EmbeddedError, FeatureUnavailable, FwdbError, redact
 
 if TYPE_CHECKING:
     import psutil
+
+log = logging.getLogger("fwdb.embedded")
 
 INSTALL = "pip install 'fwdb[embedded]'"
 HOST = "127.0.0.1"
@@ -64,6 +70,11 @@ class Urls:
     def __repr__(self) -> str:
         shown = (f"{role}={redact(getattr(self, role))!r}" for role in ("owner", "app", "report"))
         return f"Urls({', '.join(shown)})"
+
+
+def check_extra() -> None:
+    if importlib.util.find_spec("psutil") is None:
+        raise FeatureUnavailable(f"the built-in servers need psutil; run {INSTALL}.")
 
 
 def argv(pid: int) -> list[str]:
@@ -126,23 +137,30 @@ class Server:
     flag: ClassVar[str]
     data_name: ClassVar[str]
 
-    def __init__(self, home: Home, run_as: str | None, progress: Progress) -> None:
+    def __init__(self, home: Home, progress: Progress = log.info) -> None:
         self.home = home
         self.progress = progress
-        self.account = server_account(run_as)
-        self.folder = server_folder(home.path, self.account)
+        self.record = home.read_state().servers.get(self.name)  # of its last start
+        self.passwords = home.read_secrets().get(self.name, {})  # of its users
+        self.port = self.record.port if self.record else 0
         self.start_log = home.log / f"{self.name}.log"
+        # While it is brought up:
         self.version = self.binary = ""  # known after `choose`
-        self.passwords: dict[str, str] = {}  # of its users
-        self.reset = False  # whether the data has other passwords than those
-        self.port = self.pid = 0
-        self.began = 0.0
-        self.adopted = False  # it ran already
+        self.reset = not self.knows_passwords  # the data has others, or there is none
+        self.adopted = self.cancelled = False  # it ran already; Ctrl-C
+        self.pid, self.began = 0, 0.0
         self.watcher: Process | None = None
-        self.record: Record | None = None
         self.failure: FwdbError | None = None  # an expected one: the other server goes on
-        self.cancelled = False
         self._started_at = 0.0
+
+    @cached_property
+    def account(self) -> Account | None:
+        """The user that it runs under, None for that of this process."""
+        return server_account(settings().run_as)
+
+    @cached_property
+    def folder(self) -> Path:
+        return server_folder(self.home.path, self.account)
 
     @property
     def data(self) -> Path:
@@ -152,6 +170,10 @@ class Server:
     def making(self) -> Path:
         """Where new data is made."""
         return self.folder / f"{self.data_name}.tmp"
+
+    @property
+    def knows_passwords(self) -> bool:
+        return all(user in self.passwords for user in self.users)
 
     def data_version(self) -> str | None:
         """Version of the existing data, if it is written there."""
@@ -164,24 +186,21 @@ class Server:
     def command(self) -> list[str]:
         raise NotImplementedError
 
-    @classmethod
-    def url(cls, user: str, port: int, passwords: Mapping[str, str]) -> str:
-        return cls.address.format(user=user, password=passwords[user], host=HOST, port=port)
+    def url(self, user: str) -> str:
+        return self.address.format(user=user, password=self.passwords[user], port=self.port)
 
-    @classmethod
-    def urls(cls, port: int, passwords: Mapping[str, str]) -> Urls:
-        return Urls(*(cls.url(user, port, passwords) for user in (OWNER, APP, REPORT)))
+    def urls(self) -> Urls:
+        return Urls(*(self.url(user) for user in (OWNER, APP, REPORT)))
 
-    @classmethod
-    def ping(cls, port: int, seconds: float = 2) -> bool | None:
+    def ping(self, seconds: float = 2) -> bool | None:
         """Whether the server takes logins; None when it says nothing in `seconds`.
 
         No driver is loaded for it, which would take a third of the time of a join.
         """
         try:
-            with socket.create_connection((HOST, port), seconds) as link:
-                link.sendall(cls.hello)
-                return bool(cls.well.search(link.recv(4096)))
+            with socket.create_connection((HOST, self.port), seconds) as link:
+                link.sendall(self.hello)
+                return bool(self.well.search(link.recv(4096)))
         except TimeoutError:
             return None
         except OSError:
@@ -193,6 +212,22 @@ class Server:
         return any(os.path.basename(word) in cls.programs for word in argv[:4]) and (
             (cls.flag, str(data)) in itertools.pairwise(argv)
         )
+
+    def is_recorded(self) -> bool:
+        """Whether the process written down is still the server it was."""
+        check_extra()
+        record = self.record
+        return (
+            record is not None
+            and identity(record.pid) == record.began
+            and self.serves(argv(record.pid), Path(record.data))
+        )
+
+    def running(self) -> list[Process]:
+        """The process written down, or any over its data, if state.json is lost."""
+        if self.record and self.is_recorded():
+            return [(self.record.pid, self.record.began)]
+        return self.processes()
 
     def processes(self, data: Path | None = None) -> list[Process]:
         """Live servers over `data`, or over its own.

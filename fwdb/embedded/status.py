@@ -14,7 +14,7 @@ from typing import Any
 from fwdb.config import settings
 from fwdb.embedded import postgres
 from fwdb.embedded.accounts import SHARED_FOLDER, open_own, reaches, read_own, server_account
-from fwdb.embedded.control import KINDS, STORES, is_alive, open_server, opened, passwords
+from fwdb.embedded.control import KINDS, STORES, opened
 from fwdb.embedded.home import Home, data_bytes, free_bytes, locks
 from fwdb.embedded.mongodb import MongoServer
 from fwdb.embedded.replica import NAME as REPLICA
@@ -71,22 +71,20 @@ def status(home: Path | str | None = None) -> Status:
 
 
 def _store(place: Home, name: str) -> StoreStatus:
+    server = KINDS[name](place)
     try:
-        data = open_server(place, name).data
+        data = server.data
     except EmbeddedError as error:
         return StoreStatus(name, False, str(error))
     size = data_bytes(data) if data.is_dir() else None
     common: dict[str, Any] = {"data": None if size is None else str(data), "data_bytes": size}
-    record, secrets = place.read_state().servers.get(name), place.read_secrets()
+    record = server.record
     if record is None:
         reason = "no server was started" if size is None else "stopped"
         return StoreStatus(name, False, reason, **common)
-    there = is_alive(record, name)
-    runs = there and bool(KINDS[name].ping(record.port))
+    there = server.is_recorded()
+    runs = there and bool(server.ping())
     reason = "" if runs else f"does not answer on port {record.port}" if there else "has ended"
-    url = None
-    if name in secrets:
-        url = redact(KINDS[name].urls(record.port, passwords(secrets, name)).app)
     return StoreStatus(
         name,
         runs,
@@ -96,7 +94,7 @@ def _store(place: Home, name: str) -> StoreStatus:
         engine=record.engine,
         version=record.version,
         binary=record.binary,
-        url=url,
+        url=redact(server.urls().app) if server.knows_passwords else None,
         uptime_seconds=round(time.time() - record.started_at, 1) if there else None,
         watched=identity(record.watcher_pid) == record.watcher_began,
         **common,
@@ -166,7 +164,7 @@ def _postgres(place: Home) -> Found:
     found = postgres.candidates()
     taken, problem, version = None, "", None
     try:
-        server = open_server(place, "postgres")
+        server = postgres.PostgresServer(place)
         version = server.data_version()
         taken = postgres.choose(found, version)
     except FwdbError as error:
@@ -197,7 +195,7 @@ def _postgres(place: Home) -> Found:
 def _mongodb(place: Home) -> Found:
     told: list[str] = []
     try:
-        server = MongoServer(place, settings().run_as, told.append)
+        server = MongoServer(place, told.append)
         server.has_data()
         server.choose()
     except FwdbError as error:

@@ -247,10 +247,7 @@ def test_a_server_that_ends_at_once_is_known_to_be_gone(tmp_path, monkeypatch):
         "port": 1,
         "signals": [],
         "logs": [str(tmp_path / "log")],
-        "cwd": str(tmp_path),
-        "environment": {},
-        "user": None,
-        "group": None,
+        "options": {"cwd": str(tmp_path)},
     }
     with monkeypatch.context() as patch:
         patch.setattr(watcher, "identity", lambda pid: None)

@@ -96,11 +96,11 @@ def servers_over(home: Path) -> dict[str, list[int]]:
 
     The replica is among them once there was one.
     """
-    from fwdb.embedded.control import KINDS, open_server
+    from fwdb.embedded.control import KINDS
     from fwdb.embedded.home import Home
 
     place = Home(home)
-    servers = {name: open_server(place, name) for name in KINDS}
+    servers = {name: KINDS[name](place) for name in KINDS}
     return {
         name: [pid for pid, _ in server.processes()]
         for name, server in servers.items()

@@ -74,7 +74,7 @@ def on_db(db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     ],
 )
 def test_a_wrong_name_gets_one_sentence_with_the_nearest_right_one(
-    fwdb: Callable[..., Ran], on_db: Database, tmp_path: Path, arguments: list[str], nearest: str
+    fwdb, on_db, tmp_path, arguments, nearest
 ):
     """Exit 2, nothing on stdout, nothing written."""
     ran = fwdb(*arguments)
@@ -97,9 +97,7 @@ def test_a_wrong_name_gets_one_sentence_with_the_nearest_right_one(
         (["--profile", "stagign", "health"], "embedded"),
     ],
 )
-def test_a_wrong_value_gets_one_sentence_with_the_remedy(
-    fwdb: Callable[..., Ran], on_db: Database, tmp_path: Path, arguments: list[str], said: str
-):
+def test_a_wrong_value_gets_one_sentence_with_the_remedy(fwdb, on_db, tmp_path, arguments, said):
     ran = fwdb(*arguments)
 
     assert ran.code == 2
@@ -119,9 +117,7 @@ def test_a_wrong_value_gets_one_sentence_with_the_remedy(
         ["audit", "seal", DOWN_POSTGRES],
     ],
 )
-def test_a_url_in_the_wrong_place_is_repeated_without_its_password(
-    fwdb: Callable[..., Ran], on_db: Database, arguments: list[str]
-):
+def test_a_url_in_the_wrong_place_is_repeated_without_its_password(fwdb, on_db, arguments):
     """Our own sentences and those of the parser of the command line alike."""
     ran = fwdb(*arguments)
 
@@ -130,9 +126,7 @@ def test_a_url_in_the_wrong_place_is_repeated_without_its_password(
     assert "s3cret" not in ran.err + ran.out
 
 
-def test_a_report_with_a_url_that_cannot_be_used_writes_nothing(
-    fwdb: Callable[..., Ran], on_db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_report_with_a_url_that_cannot_be_used_writes_nothing(fwdb, on_db, tmp_path, monkeypatch):
     """Exit 2 and the form to write, once and not for each report."""
     monkeypatch.setenv("FWDB_POSTGRES_URL", "mysql://ana:s3cret@db.example/nothing")
 
@@ -144,7 +138,7 @@ def test_a_report_with_a_url_that_cannot_be_used_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_value_loses_nothing(fwdb: Callable[..., Ran], on_db: Database):
+def test_a_wrong_value_loses_nothing(fwdb, on_db):
     """`clear` without --yes, when nobody can be asked, removes no row."""
     before = on_db.users.count()
 
@@ -153,9 +147,7 @@ def test_a_wrong_value_loses_nothing(fwdb: Callable[..., Ran], on_db: Database):
     assert on_db.users.count() == before > 0
 
 
-def test_a_server_that_is_down_is_said_without_the_password(
-    fwdb: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_server_that_is_down_is_said_without_the_password(fwdb, monkeypatch):
     """Exit 4, the address, the reason and the variable to look at."""
     monkeypatch.setenv("FWDB_POSTGRES_URL", DOWN_POSTGRES)
     monkeypatch.setenv("FWDB_MONGODB_URL", DOWN_MONGODB)
@@ -168,9 +160,7 @@ def test_a_server_that_is_down_is_said_without_the_password(
     assert "s3cret" not in ran.err + ran.out
 
 
-def test_health_exits_1_when_a_store_is_down(
-    fwdb: Callable[..., Ran], on_db: Database, monkeypatch: pytest.MonkeyPatch
-):
+def test_health_exits_1_when_a_store_is_down(fwdb, on_db, monkeypatch):
     """One store down is seen beside the other that is up."""
     assert fwdb("health").code == 0
 
@@ -182,12 +172,7 @@ def test_health_exits_1_when_a_store_is_down(
     assert stores == {"postgres": "up", "mongodb": "down"}
 
 
-def test_a_report_of_one_store_is_made_when_the_other_is_down(
-    fwdb: Callable[..., Ran],
-    on_db: Database,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-):
+def test_a_report_of_one_store_is_made_when_the_other_is_down(fwdb, on_db, monkeypatch, tmp_path):
     """The half that answers is there; the other half is a check that says what is missing."""
     monkeypatch.setenv("FWDB_MONGODB_URL", DOWN_MONGODB)
 
@@ -210,9 +195,7 @@ def test_a_report_of_one_store_is_made_when_the_other_is_down(
     assert "s3cret" not in written + ran.out + ran.err
 
 
-def test_both_stores_down_is_no_data(
-    fwdb: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_both_stores_down_is_no_data(fwdb, monkeypatch, tmp_path):
     """Exit 4, and the report still says why."""
     monkeypatch.setenv("FWDB_POSTGRES_URL", DOWN_POSTGRES)
     monkeypatch.setenv("FWDB_MONGODB_URL", DOWN_MONGODB)
@@ -220,7 +203,7 @@ def test_both_stores_down_is_no_data(
     assert fwdb("report", "pool").code == 4
 
 
-def test_seed_and_clear_say_how_many(fwdb: Callable[..., Ran], on_db: Database):
+def test_seed_and_clear_say_how_many(fwdb, on_db):
     """Seeding a seeded database adds nothing; clearing it removes the three users."""
     assert "0 users" in fwdb("seed").out
 
@@ -229,7 +212,7 @@ def test_seed_and_clear_say_how_many(fwdb: Callable[..., Ran], on_db: Database):
     assert on_db.designs.count() == 0
 
 
-def test_migrate_on_the_newest_schema_changes_nothing(fwdb: Callable[..., Ran], on_db: Database):
+def test_migrate_on_the_newest_schema_changes_nothing(fwdb, on_db):
     ran = fwdb("migrate")
 
     assert ran.code == 0
@@ -237,9 +220,7 @@ def test_migrate_on_the_newest_schema_changes_nothing(fwdb: Callable[..., Ran], 
     assert fwdb("migrate", "--check").code == 0
 
 
-def test_migrate_prints_sql_without_a_server(
-    fwdb: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
-):
+def test_migrate_prints_sql_without_a_server(fwdb, monkeypatch):
     monkeypatch.setenv("FWDB_POSTGRES_URL", DOWN_POSTGRES)
     monkeypatch.setenv("FWDB_MONGODB_URL", DOWN_MONGODB)
 
@@ -249,7 +230,7 @@ def test_migrate_prints_sql_without_a_server(
     assert "CREATE TABLE" in ran.out
 
 
-def test_a_query_prints_a_table_csv_or_json(fwdb: Callable[..., Ran], on_db: Database):
+def test_a_query_prints_a_table_csv_or_json(fwdb, on_db):
     table = fwdb("query", "database_counters")
     as_csv = fwdb("query", "database_counters", "--csv")
     as_json = fwdb("query", "database_counters", "--json")
@@ -259,7 +240,7 @@ def test_a_query_prints_a_table_csv_or_json(fwdb: Callable[..., Ran], on_db: Dat
     assert isinstance(json.loads(as_json.out), list)
 
 
-def test_printed_csv_has_no_formula_and_no_row_too_many(fwdb: Callable[..., Ran], on_db: Database):
+def test_printed_csv_has_no_formula_and_no_row_too_many(fwdb, on_db):
     """A query and a question of the trail are written alike."""
     hostile = PostgresStore(url_of(on_db), application_name="=1+1")
     user, said = on_db.users.first(role="admin"), "lost\r=1+1\r\n=2"
@@ -277,7 +258,7 @@ def test_printed_csv_has_no_formula_and_no_row_too_many(fwdb: Callable[..., Ran]
     assert {row["entity_id"] for row in rows} == {user.id}
 
 
-def test_sql_prints_the_file_for_psql(fwdb: Callable[..., Ran]):
+def test_sql_prints_the_file_for_psql(fwdb):
     listed = fwdb("sql").out
     printed = fwdb("sql", "database_counters").out
 
@@ -285,7 +266,7 @@ def test_sql_prints_the_file_for_psql(fwdb: Callable[..., Ran]):
     assert printed.startswith("-- ")
 
 
-def test_the_audit_trail_is_printed_newest_first(fwdb: Callable[..., Ran], on_db: Database):
+def test_the_audit_trail_is_printed_newest_first(fwdb, on_db):
     user = on_db.users.first(role="admin")
     assert user is not None
     on_db.audit.log_read("User", user.id, user_id=user.id)
@@ -293,7 +274,7 @@ def test_the_audit_trail_is_printed_newest_first(fwdb: Callable[..., Ran], on_db
     assert user.id in fwdb("audit", "trail").out
 
 
-def test_the_trail_is_asked_and_a_change_undone(fwdb: Callable[..., Ran], on_db: Database):
+def test_the_trail_is_asked_and_a_change_undone(fwdb, on_db):
     """Tables for people, CSV and JSON for programs; a revert is a plan until --yes."""
     item = on_db.catalog_items.first(price=1000)
     assert item is not None
@@ -323,7 +304,7 @@ def test_the_trail_is_asked_and_a_change_undone(fwdb: Callable[..., Ran], on_db:
     assert fwdb("audit", "revert").code == 2
 
 
-def test_ctrl_c_leaves_no_half_written_report(on_db: Database, tmp_path: Path):
+def test_ctrl_c_leaves_no_half_written_report(on_db, tmp_path):
     """An interrupt in the middle of a run ends it, with no folder that looks finished."""
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "fwdb.cli", "report", "pool"],
@@ -344,7 +325,7 @@ def test_ctrl_c_leaves_no_half_written_report(on_db: Database, tmp_path: Path):
 
 
 @pytest.mark.parametrize("module", ["typer", "fwdb.cli.audit", "numpy", "pandas"])
-def test_ctrl_c_while_modules_are_loaded_is_one_sentence(tmp_path: Path, module: str):
+def test_ctrl_c_while_modules_are_loaded_is_one_sentence(tmp_path, module):
     """In the first second nothing has begun yet, and nobody wants to read where it was."""
     with subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "fwdb.cli", "health"],
@@ -365,9 +346,7 @@ def test_ctrl_c_while_modules_are_loaded_is_one_sentence(tmp_path: Path, module:
 
 
 @pytest.mark.parametrize("command", ["status", "doctor", "up", "down"])
-def test_a_path_that_is_too_long_is_one_sentence(
-    fwdb: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, command: str
-):
+def test_a_path_that_is_too_long_is_one_sentence(fwdb, monkeypatch, command):
     """A name longer than 255 letters, and a whole of more than 4,096."""
     for name in ("x" * 300, "/".join(["folder"] * 700)):
         monkeypatch.setenv("FWDB_HOME", f"/tmp/{name}/.fwdb")
@@ -377,7 +356,7 @@ def test_a_path_that_is_too_long_is_one_sentence(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_behind_the_output_is_one_sentence(tmp_path: Path):
+def test_a_full_disk_behind_the_output_is_one_sentence(tmp_path):
     """What is printed goes to a file, and its disk has no room."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -402,7 +381,7 @@ def test_help_loads_neither_drivers_nor_pandas():
     assert done.stderr == "set()\n"
 
 
-def test_every_command_has_help(fwdb: Callable[..., Ran]):
+def test_every_command_has_help(fwdb):
     """Each command says what it does, in help that fits its line."""
     for command in cli.app.registered_commands:
         assert command.callback is not None
@@ -410,9 +389,7 @@ def test_every_command_has_help(fwdb: Callable[..., Ran]):
         assert (command.callback.__doc__ or "").strip(), name
 
 
-def test_the_trail_is_sealed_verified_and_erased(
-    fwdb: Callable[..., Ran], on_db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_trail_is_sealed_verified_and_erased(fwdb, on_db, tmp_path, monkeypatch):
     """Each says what it did; verify ends with 1 when anything is wrong, or was never sealed."""
     user = on_db.users.find(limit=1)[0]
     on_db.audit.log_create("User", user.id, {"name": "Anna"}, user_id=user.id)
@@ -444,9 +421,7 @@ def test_the_trail_is_sealed_verified_and_erased(
     assert "Anna" not in altered.out
 
 
-def test_the_wrong_key_is_said(
-    fwdb: Callable[..., Ran], on_db: Database, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_wrong_key_is_said(fwdb, on_db, monkeypatch):
     """And the key itself is in no output."""
     on_db.audit.log_read("User", on_db.users.find(limit=1)[0].id)
     monkeypatch.setenv("FWDB_AUDIT_KEY", "the right key of all")

@@ -202,7 +202,7 @@ def work(db: Database) -> None:
     db.designs.find(status="published")
 
 
-def test_a_healthy_run_raises_no_alert(watched: Watched, wait_until: Callable[..., None]) -> None:
+def test_a_healthy_run_raises_no_alert(watched, wait_until):
     """Work, rest, in full a restart of everything, and not one alert.
 
     Every panel of the dashboard has something to draw.
@@ -256,9 +256,7 @@ def has_data(watched: Watched, expression: str) -> bool:
 
 @pytest.mark.skipif(FULL, reason="waits are those that are shipped; the short form has the faults")
 @pytest.mark.parametrize("fault", ["frozen_mongodb", "full_pool", "paused_replica", "lost_replica"])
-def test_a_fault_is_told_and_told_to_be_over(
-    watched: Watched, fault: str, wait_until: Callable[..., None]
-) -> None:
+def test_a_fault_is_told_and_told_to_be_over(watched, fault, wait_until):
     """The alert that names it fires at the webhook, and is resolved there after the mend."""
     breaking, alerts = FAULTS[fault]
     with breaking(watched):

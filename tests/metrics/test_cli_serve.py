@@ -9,9 +9,8 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -50,9 +49,7 @@ def get(url: str) -> str:
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_serve_answers_and_samples_until_it_is_told_to_end(
-    on_db: Database, wait_until: Callable[..., None], kind: signal.Signals
-):
+def test_serve_answers_and_samples_until_it_is_told_to_end(on_db, wait_until, kind):
     """It prints its address, stores readings, and ends well: no trace, the port is free."""
     with serving("--port", "0", "--interval", "1") as (process, url):
         text = get(url)
@@ -72,7 +69,7 @@ def test_serve_answers_and_samples_until_it_is_told_to_end(
         assert probe.connect_ex(("127.0.0.1", int(base.rpartition(":")[2]))) != 0
 
 
-def test_sigterm_ends_it_whatever_its_clients_do(on_db: Database):
+def test_sigterm_ends_it_whatever_its_clients_do(on_db):
     """One sends nothing, one half a request, one does not read what it asked for."""
     with serving("--port", "0") as (process, url), ExitStack() as clients:
         port = int(url.rpartition(":")[2].partition("/")[0])
@@ -86,7 +83,7 @@ def test_sigterm_ends_it_whatever_its_clients_do(on_db: Database):
     assert process.returncode == 0
 
 
-def test_who_may_only_read_is_served_all_the_same(on_db: Database, monkeypatch: pytest.MonkeyPatch):
+def test_who_may_only_read_is_served_all_the_same(on_db, monkeypatch):
     """It says that nothing is sampled, and why."""
     role = f"reader_{on_db.postgres.url.database}"
     on_db.postgres.execute(
@@ -107,7 +104,7 @@ def test_who_may_only_read_is_served_all_the_same(on_db: Database, monkeypatch: 
     assert "GRANT" in said
 
 
-def test_a_taken_port_is_one_sentence_and_exit_code_1(on_db: Database):
+def test_a_taken_port_is_one_sentence_and_exit_code_1(on_db):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with serving("--port", str(port)) as (process, printed):
@@ -119,7 +116,7 @@ def test_a_taken_port_is_one_sentence_and_exit_code_1(on_db: Database):
     assert "--port" in said
 
 
-def test_metrics_are_printed_as_they_are_served(on_db: Database, tmp_path: Path):
+def test_metrics_are_printed_as_they_are_served(on_db, tmp_path):
     """As text, and as JSON that every parser reads."""
     command = [sys.executable, "-m", "fwdb.cli", "metrics"]
     text, as_json = (

@@ -49,7 +49,7 @@ def test_every_series_is_documented_and_no_other():
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_a_row_says_type_labels_and_an_example(name: str):
+def test_a_row_says_type_labels_and_an_example(name):
     """The example asks for this very series."""
     series, row = BY_NAME[name], documented()[name]
 
@@ -60,7 +60,7 @@ def test_a_row_says_type_labels_and_an_example(name: str):
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_a_name_follows_the_customs_of_prometheus(name: str):
+def test_a_name_follows_the_customs_of_prometheus(name):
     """Counters end in _total, times are in seconds, and nothing else does or is."""
     series = BY_NAME[name]
     Metric(name, series.help, series.kind)  # refuses a name that is none
@@ -78,7 +78,7 @@ def test_a_name_follows_the_customs_of_prometheus(name: str):
     ],
     ids=["database", "state", "probe", "error_type", "operation", "command", "kind"],
 )
-def test_every_value_of_a_label_is_documented(words: tuple[str, ...]):
+def test_every_value_of_a_label_is_documented(words):
     """Whoever writes a rule can look up what there is to select."""
     assert [word for word in words if f"`{word}`" not in PAGE] == []
 

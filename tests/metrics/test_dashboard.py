@@ -15,7 +15,7 @@ DASHBOARD = json.loads(dashboard())
 PANELS: list[dict[str, Any]] = [p for p in DASHBOARD["panels"] if p["type"] != "row"]
 
 
-def test_numbers_and_places_are_unique() -> None:
+def test_numbers_and_places_are_unique():
     """No two panels share an id or a place, and nothing sticks out of the 24 columns."""
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids))
@@ -33,7 +33,7 @@ def test_numbers_and_places_are_unique() -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for panel in PANELS])
-def test_a_panel_says_what_it_shows_and_of_which_job(panel: dict[str, Any]) -> None:
+def test_a_panel_says_what_it_shows_and_of_which_job(panel):
     """Title, meaning and unit; the chosen source and job; counters as rates; series that exist."""
     assert panel["title"]
     assert panel["description"].endswith(".")
@@ -51,7 +51,7 @@ def test_a_panel_says_what_it_shows_and_of_which_job(panel: dict[str, Any]) -> N
                 assert "[$__rate_interval]" in target["expr"]
 
 
-def test_the_variables_ask_for_a_series_that_there_is() -> None:
+def test_the_variables_ask_for_a_series_that_there_is():
     """Job and instance are those that tell a health."""
     asked = [v["definition"] for v in DASHBOARD["templating"]["list"] if v["type"] == "query"]
 

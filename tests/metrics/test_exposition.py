@@ -7,18 +7,15 @@ import json
 import math
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import prometheus_client
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, Summary, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Summary, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 import fwdb.metrics.metrics
 from fwdb import config, errors
-from fwdb.database import Database
 from fwdb.metrics.exposition import COLUMNS, Exposition
 from fwdb.metrics.series import QUERY_BOUNDS_MS, SERIES, DatabaseCollector
 from fwdb.stores import MongoStore, PostgresStore
@@ -44,9 +41,7 @@ def registry() -> CollectorRegistry:
 @pytest.mark.parametrize(
     ("accept", "parse"), [("", parse), ("application/openmetrics-text", parse_open)]
 )
-def test_every_value_is_read_back_whatever_stands_in_a_label(
-    registry: CollectorRegistry, accept: str, parse: Callable[..., Iterable[Metric]]
-):
+def test_every_value_is_read_back_whatever_stands_in_a_label(registry, accept, parse):
     """In both formats; the names are those that callers gave."""
     text = Exposition(registry).negotiated(accept)[1].decode()
     found = {family.name: family for family in parse(text)}
@@ -58,9 +53,7 @@ def test_every_value_is_read_back_whatever_stands_in_a_label(
     assert len(durations) == 2 * len(HOSTILE)
 
 
-def test_series_of_the_host_are_part_of_it_without_the_times_of_their_making(
-    registry: CollectorRegistry,
-):
+def test_series_of_the_host_are_part_of_it_without_the_times_of_their_making(registry):
     """The client's switch for these is one for the process: it stays as it is."""
     Counter("orders", "Orders.", registry=registry).inc(3)
     Summary("parcel_bytes", "Parcels.", registry=registry).observe(5)
@@ -78,7 +71,7 @@ def test_series_of_the_host_are_part_of_it_without_the_times_of_their_making(
     assert "orders_created" in generate_latest(registry).decode()
 
 
-def test_the_json_has_the_shape_of_prom_client(registry: CollectorRegistry):
+def test_the_json_has_the_shape_of_prom_client(registry):
     """Flat values, `le` as a number, names of counters with `_total`; strict JSON."""
     Gauge("broken", "No number.", registry=registry).set(math.nan)
     content = json.loads(
@@ -116,7 +109,7 @@ def test_the_json_has_the_shape_of_prom_client(registry: CollectorRegistry):
     assert "exemplar" not in one[-1]
 
 
-def test_the_frame_has_a_row_per_sample(module_db: Database):
+def test_the_frame_has_a_row_per_sample(module_db):
     """In columns and types that do not depend on what there is."""
     module_db.metrics.track("mongodb", "findDesign", lambda: None)
     frame = module_db.metrics.frame()
@@ -139,7 +132,7 @@ def test_the_frame_has_a_row_per_sample(module_db: Database):
 # -- registration ---------------------------------------------------------------------------------
 
 
-def test_nothing_is_registered_by_an_import(module_db: Database):
+def test_nothing_is_registered_by_an_import(module_db):
     """The registry of the process is its owner's; each database has its own."""
     module_db.metrics.text()
     ours = {series.name for series in SERIES}
@@ -147,7 +140,7 @@ def test_nothing_is_registered_by_an_import(module_db: Database):
     assert not ours & set(prometheus_client.REGISTRY._names_to_collectors)
 
 
-def test_a_hundred_runs_of_a_cell_leave_one_set_of_series(module_db: Database):
+def test_a_hundred_runs_of_a_cell_leave_one_set_of_series(module_db):
     """And a reload of the module, as %autoreload does it, breaks nothing."""
     for _ in range(100):
         module_db.metrics.text()
@@ -162,7 +155,7 @@ def test_a_hundred_runs_of_a_cell_leave_one_set_of_series(module_db: Database):
     assert len(samples) == len(set(samples))
 
 
-def test_two_databases_of_a_process_do_not_meet(module_db: Database, alone):
+def test_two_databases_of_a_process_do_not_meet(module_db, alone):
     """Each counts what was asked through it."""
     with alone() as other:
         other.metrics.track("postgres", "onlyHere", lambda: None)
@@ -171,7 +164,7 @@ def test_two_databases_of_a_process_do_not_meet(module_db: Database, alone):
         assert "onlyHere" not in module_db.metrics.text()
 
 
-def test_a_name_that_is_taken_is_refused(module_db: Database):
+def test_a_name_that_is_taken_is_refused(module_db):
     """Two families of one name would reach Prometheus, which keeps one of them."""
     with pytest.raises(ValueError, match="db_cache_hit_ratio"):
         Gauge("db_cache_hit_ratio", "Mine.", registry=module_db.metrics.registry)
@@ -180,7 +173,7 @@ def test_a_name_that_is_taken_is_refused(module_db: Database):
 # -- files ----------------------------------------------------------------------------------------
 
 
-def test_the_file_holds_the_text_and_appears_whole(module_db: Database, tmp_path: Path):
+def test_the_file_holds_the_text_and_appears_whole(module_db, tmp_path):
     """Another account reads it; nothing else is left in the folder."""
     path = module_db.metrics.write(tmp_path / "new" / "fwdb.prom")
 
@@ -189,7 +182,7 @@ def test_the_file_holds_the_text_and_appears_whole(module_db: Database, tmp_path
     assert [p.name for p in path.parent.iterdir()] == ["fwdb.prom"]
 
 
-def test_a_place_that_cannot_be_written_is_said(module_db: Database, tmp_path: Path):
+def test_a_place_that_cannot_be_written_is_said(module_db, tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(errors.MetricsError, match="choose another file"):
@@ -216,16 +209,14 @@ def test_a_place_that_cannot_be_written_is_said(module_db: Database, tmp_path: P
         ("text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,*/*;q=0.1", False),
     ],
 )
-def test_the_format_is_the_one_asked_for(accept: str, is_open: bool):
+def test_the_format_is_the_one_asked_for(accept, is_open):
     content_type, text = Exposition(CollectorRegistry()).negotiated(accept)
 
     assert content_type.startswith("application/openmetrics-text") == is_open
     assert text == (b"# EOF\n" if is_open else b"")
 
 
-def test_the_parts_of_the_registry_agree(
-    module_db: Database, scrape: Callable[[Database], Callable[..., float]]
-):
+def test_the_parts_of_the_registry_agree(module_db, scrape):
     """Operations ended are the sum of the histograms, failed ones that of the causes."""
     module_db.users.count()
     module_db.designs.count()
@@ -245,7 +236,7 @@ def test_the_parts_of_the_registry_agree(
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool: install prometheus")
-def test_promtool_has_nothing_to_say(registry: CollectorRegistry):
+def test_promtool_has_nothing_to_say(registry):
     """Prometheus's own reader, and its opinion of the names."""
     checked = subprocess.run(
         ["promtool", "check", "metrics"],

@@ -57,7 +57,7 @@ def postgres(module_db: Database) -> Iterator[PostgresStore]:
     store.close()
 
 
-def test_repositories_feed_the_counts_without_doing_anything(module_db: Database):
+def test_repositories_feed_the_counts_without_doing_anything(module_db):
     """Of both stores, under the name of the statement or command."""
     users, designs = Counts(module_db.postgres), Counts(module_db.mongodb)
 
@@ -70,7 +70,7 @@ def test_repositories_feed_the_counts_without_doing_anything(module_db: Database
     assert designs() == {"find": 1, "aggregate": 1}
 
 
-def test_every_way_through_the_store_is_counted(postgres: PostgresStore):
+def test_every_way_through_the_store_is_counted(postgres):
     """Rows, many rows at once, frames and loads by COPY, transactions and savepoints."""
     counted = Counts(postgres)
     postgres.execute(sa.text("CREATE TEMPORARY TABLE colours (name text, shade integer)"))
@@ -93,14 +93,14 @@ def test_every_way_through_the_store_is_counted(postgres: PostgresStore):
     }
 
 
-def test_what_sqlalchemy_asks_at_the_first_connection_is_not_counted(postgres: PostgresStore):
+def test_what_sqlalchemy_asks_at_the_first_connection_is_not_counted(postgres):
     """One statement of a caller is one, the first of a process too."""
     postgres.rows(sa.text("SELECT 1 AS one"))
 
     assert [(t.operation, t.times.count) for t in postgres.query_stats().series] == [("select", 1)]
 
 
-def test_questions_about_the_servers_are_not_counted(module_db: Database):
+def test_questions_about_the_servers_are_not_counted(module_db):
     """Those of the monitor, of health, of the metrics themselves, and marked ones."""
     module_db.metrics.text()
     counted = [Counts(module_db.postgres), Counts(module_db.mongodb)]
@@ -117,7 +117,7 @@ def test_questions_about_the_servers_are_not_counted(module_db: Database):
     assert [counts() for counts in counted] == [{}, {}]
 
 
-def test_another_engine_of_the_process_is_left_alone(postgres: PostgresStore):
+def test_another_engine_of_the_process_is_left_alone(postgres):
     """It is the cursors of our connections that count."""
     other = sa.create_engine(postgres.url)
     counted = Counts(postgres)
@@ -129,7 +129,7 @@ def test_another_engine_of_the_process_is_left_alone(postgres: PostgresStore):
     assert counted() == {}
 
 
-def test_further_batches_are_commands_of_their_own(module_db: Database):
+def test_further_batches_are_commands_of_their_own(module_db):
     """Each of them takes the server's time, under its own name."""
     collection = module_db.mongodb.collection("batches")
     with module_db.mongodb.errors():
@@ -164,13 +164,13 @@ def test_further_batches_are_commands_of_their_own(module_db: Database):
         ("ждать", "other"),
     ],
 )
-def test_the_operation_of_a_statement(statement: str, expected: str):
+def test_the_operation_of_a_statement(statement, expected):
     """What it does, not the first word that looks like it."""
     assert operation(statement) == expected
     assert expected in timing.OPERATIONS
 
 
-def test_statements_that_hold_their_values_add_no_names(postgres: PostgresStore):
+def test_statements_that_hold_their_values_add_no_names(postgres):
     """Nor memory: long texts are never remembered."""
     with postgres.connection() as connection:
         for n in range(20):
@@ -182,7 +182,7 @@ def test_statements_that_hold_their_values_add_no_names(postgres: PostgresStore)
     assert [(t.operation, t.times.count) for t in postgres.query_stats().series] == [("select", 21)]
 
 
-def test_names_of_commands_come_from_a_closed_set(module_db: Database):
+def test_names_of_commands_come_from_a_closed_set(module_db):
     """A command that a caller invents is `other`."""
     counted = Counts(module_db.mongodb)
 
@@ -212,7 +212,7 @@ def test_a_time_at_a_bound_belongs_to_it():
     assert found.total_ms == pytest.approx(21_002.0001)
 
 
-def test_slow_operations_are_counted_from_the_threshold_on(module_db: Database):
+def test_slow_operations_are_counted_from_the_threshold_on(module_db):
     """FWDB_SLOW_QUERY_MS, 100 ms unless set; a quick one is not among them."""
     store = small(module_db)
     store.rows(sa.text("SELECT 1 AS one"))
@@ -290,9 +290,7 @@ def in_mongodb(ask: Callable[[Any], Any]) -> Callable[[Database], None]:
         ("mongodb", in_mongodb(lambda d: d.designs.insert_one({"name": 5})), "invalid_data"),
     ],
 )
-def test_a_failure_is_counted_once_by_its_cause(
-    module_db: Database, database: str, fails: Callable[[Database], Any], expected: str
-):
+def test_a_failure_is_counted_once_by_its_cause(module_db, database, fails, expected):
     """And as an operation with the status `error`: the two counts agree."""
     store = module_db.postgres if database == "postgres" else module_db.mongodb
     counted, before = Counts(store), store.query_stats().errors
@@ -328,13 +326,13 @@ def test_a_failure_is_counted_once_by_its_cause(
         (KeyboardInterrupt(), "other"),
     ],
 )
-def test_every_error_has_a_word_out_of_the_closed_set(error: BaseException, expected: str):
+def test_every_error_has_a_word_out_of_the_closed_set(error, expected):
     """No message, which may quote a value, becomes a label."""
     assert error_type(error) == expected
     assert expected in ERROR_TYPES
 
 
-def test_all_causes_start_at_zero(postgres: PostgresStore):
+def test_all_causes_start_at_zero(postgres):
     """Else increase() would miss the first error of each kind."""
     assert postgres.query_stats().errors == dict.fromkeys(ERROR_TYPES, 0)
 
@@ -356,7 +354,7 @@ def test_no_connection_is_a_failed_operation():
         store.close()
 
 
-def test_a_full_pool_is_a_cause_of_its_own(module_db: Database):
+def test_a_full_pool_is_a_cause_of_its_own(module_db):
     """The server is well: it is this process that ran out."""
     store = small(module_db, pool_size=1, pool_max_overflow=0, pool_timeout_seconds=0.1)
     with store.connection(), pytest.raises(errors.PoolExhausted):
@@ -369,7 +367,7 @@ def test_a_full_pool_is_a_cause_of_its_own(module_db: Database):
 # -- track ----------------------------------------------------------------------------------------
 
 
-def test_a_tracked_call_counts_once_with_all_inside(module_db: Database):
+def test_a_tracked_call_counts_once_with_all_inside(module_db):
     """Another one inside too: no operation is counted under two names. Afterwards all count."""
     counted, track = Counts(module_db.postgres), module_db.metrics.track
 
@@ -382,7 +380,7 @@ def test_a_tracked_call_counts_once_with_all_inside(module_db: Database):
     assert counted() == {"findUsers": 1, "outer": 1, "select": 1}
 
 
-def test_the_other_store_is_not_part_of_a_tracked_call(module_db: Database):
+def test_the_other_store_is_not_part_of_a_tracked_call(module_db):
     """Nor is what another thread does meanwhile."""
     users, designs = Counts(module_db.postgres), Counts(module_db.mongodb)
 
@@ -397,7 +395,7 @@ def test_the_other_store_is_not_part_of_a_tracked_call(module_db: Database):
     assert designs() == {"aggregate": 1}
 
 
-def test_track_decorates_and_may_be_entered_again(module_db: Database):
+def test_track_decorates_and_may_be_entered_again(module_db):
     """Each call counts, and a function may call itself."""
 
     @module_db.metrics.track("mongodb", "countDown")
@@ -409,7 +407,7 @@ def test_track_decorates_and_may_be_entered_again(module_db: Database):
     assert counted() == {"countDown": 2}
 
 
-def test_an_error_inside_is_counted_by_its_cause_and_raised(module_db: Database):
+def test_an_error_inside_is_counted_by_its_cause_and_raised(module_db):
     """One that the call handles itself is none of it."""
     counted, before = Counts(module_db.postgres), module_db.postgres.query_stats().errors
 
@@ -428,7 +426,7 @@ def test_an_error_inside_is_counted_by_its_cause_and_raised(module_db: Database)
     }
 
 
-def test_names_beyond_the_first_hundred_are_other(postgres: PostgresStore):
+def test_names_beyond_the_first_hundred_are_other(postgres):
     """And it is counted how often that happened; known names stay themselves."""
     for n in range(MOST_NAMES + 5):
         with postgres.times.track(f"user {n}"):
@@ -449,8 +447,6 @@ def test_names_beyond_the_first_hundred_are_other(postgres: PostgresStore):
     ("database", "name", "said"),
     [("postgress", "find", "postgres"), ("postgres", "", "findUser"), ("mongodb", 5, "findUser")],
 )
-def test_a_wrong_name_is_refused_with_the_remedy(
-    module_db: Database, database: str, name: Any, said: str
-):
+def test_a_wrong_name_is_refused_with_the_remedy(module_db, database, name, said):
     with pytest.raises(errors.ParameterError, match=said):
         module_db.metrics.track(database, name)

@@ -6,14 +6,12 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 import sqlalchemy as sa
 
-from fwdb.database import Database
 from fwdb.errors import FwdbError, QueryError
 from fwdb.metrics import probes
 from fwdb.metrics.series import BY_NAME, SERIES
@@ -22,7 +20,7 @@ from fwdb.stores import PostgresStore
 DOWN_POSTGRES = "postgresql://ana:s3cret@127.0.0.1:1/nothing"
 
 
-def test_every_series_of_the_contract_and_no_other(module_db: Database, scrape):
+def test_every_series_of_the_contract_and_no_other(module_db, scrape):
     """Names, types and labels are those of the list."""
     module_db.users.count()
     exposed = scrape(module_db)
@@ -54,7 +52,7 @@ def test_what_is_not_known_is_absent(scrape, alone):
     assert exposed.each("db_health_degraded") == [0, 0]
 
 
-def test_the_replicas_that_there_should_be_are_told(scrape, monkeypatch: pytest.MonkeyPatch, alone):
+def test_the_replicas_that_there_should_be_are_told(scrape, monkeypatch, alone):
     """Beside those that there are, so that a rule can compare them."""
     monkeypatch.setenv("FWDB_EXPECTED_REPLICAS", "2")
     with alone() as db:
@@ -73,9 +71,7 @@ def test_an_idle_server_has_no_cache_ratio(scrape, alone):
     assert exposed.each("db_cache_hit_ratio") == []
 
 
-def test_the_cache_ratio_is_that_of_the_time_between_scrapes(
-    db: Database, scrape, wait_until: Callable[..., None]
-):
+def test_the_cache_ratio_is_that_of_the_time_between_scrapes(db, scrape, wait_until):
     """And the counter behind it grows by what was asked for."""
     db.postgres.execute(sa.text("CREATE TABLE wide AS SELECT generate_series(1, 200000) AS n"))
     before = scrape(db)
@@ -128,9 +124,7 @@ def test_a_server_that_is_down_hides_nothing_else(scrape, alone):
     assert exposed("db_queries_total", database="mongodb") == 1
 
 
-def test_gauges_of_a_server_that_went_away_do_not_stay(
-    scrape, monkeypatch: pytest.MonkeyPatch, alone
-):
+def test_gauges_of_a_server_that_went_away_do_not_stay(scrape, monkeypatch, alone):
     """The last value of a dead server is not its value now; counts only grow."""
     with alone() as watched:
         watched.users.count()
@@ -151,9 +145,7 @@ def test_gauges_of_a_server_that_went_away_do_not_stay(
     assert dead("db_queries_total", operation="select") == 1
 
 
-def test_a_silent_server_costs_the_deadline_and_one_thread(
-    scrape, monkeypatch: pytest.MonkeyPatch, alone
-):
+def test_a_silent_server_costs_the_deadline_and_one_thread(scrape, monkeypatch, alone):
     """However often it is scraped: a question that is open is waited for, not asked again."""
     with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
         port = listener.getsockname()[1]
@@ -193,9 +185,7 @@ def test_eight_scrapes_at_once_ask_once():
 
 
 @pytest.mark.parametrize("error", [QueryError("refused"), KeyError("unforeseen")])
-def test_trouble_is_logged_once_and_again_after_it_was_well(
-    error: Exception, caplog: pytest.LogCaptureFixture
-):
+def test_trouble_is_logged_once_and_again_after_it_was_well(error, caplog):
     """Not at every scrape, and never to the caller: whatever goes wrong, the rest is scraped."""
     failing = [True]
 
@@ -215,9 +205,7 @@ def test_trouble_is_logged_once_and_again_after_it_was_well(
     assert all(bool(r.exc_info) == isinstance(error, KeyError) for r in caplog.records)
 
 
-def test_a_pool_beyond_its_size_is_full_and_not_more(
-    scrape, wait_until: Callable[..., None], alone
-):
+def test_a_pool_beyond_its_size_is_full_and_not_more(scrape, wait_until, alone):
     """In use out of all that it may open, never above 100 %, and who waits is counted."""
     settings = {"pool_size": 2, "pool_max_overflow": 1, "pool_timeout_seconds": 30}
     with alone(**settings) as db:
@@ -253,7 +241,7 @@ def test_a_pool_beyond_its_size_is_full_and_not_more(
     assert buckets[-1] == 4
 
 
-def test_a_pool_without_a_limit_has_no_utilisation(module_db: Database, scrape, alone):
+def test_a_pool_without_a_limit_has_no_utilisation(module_db, scrape, alone):
     """No share of what has no end is in use."""
     joined = "&" if "?" in module_db.mongodb._given.get_secret_value() else "?"
     unlimited = f"{module_db.mongodb._given.get_secret_value()}{joined}maxPoolSize=0"
@@ -266,7 +254,7 @@ def test_a_pool_without_a_limit_has_no_utilisation(module_db: Database, scrape, 
     assert exposed.each("db_connection_pool_size", database="mongodb", state="total") == [1]
 
 
-def test_an_older_server_answers_every_question(postgres15: str, scrape, alone):
+def test_an_older_server_answers_every_question(postgres15, scrape, alone):
     """One without fwdb's schema too: that is known, and said."""
     with alone(postgres15) as db:
         db.postgres.rows(sa.text("SELECT 1 AS one"))
@@ -322,7 +310,7 @@ def test_folded_names_are_counted(scrape, alone):
     assert exposed("db_queries_total", operation="other") == 3
 
 
-def test_what_the_trail_lacks_is_told_by_kind(db: Database, scrape):
+def test_what_the_trail_lacks_is_told_by_kind(db, scrape):
     """A right that somebody gave, a month that is missing, a change that nobody claims."""
     db.audit.log_create("Avatar", "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b", {"name": "x"})
     rows = db.postgres.rows("audit_coverage_months", months=3)
@@ -340,7 +328,7 @@ def test_what_the_trail_lacks_is_told_by_kind(db: Database, scrape):
         assert exposed.each(f"fwdb_audit_{absent}") == []
 
 
-def test_the_catalogs_are_read_anew_after_a_time_only(db: Database, scrape):
+def test_the_catalogs_are_read_anew_after_a_time_only(db, scrape):
     """A scrape every second must not ask for every column each time; a dead server is noticed."""
     scrape(db)
     db.postgres.execute(sa.text("GRANT INSERT ON audit.audit_logs TO PUBLIC"))

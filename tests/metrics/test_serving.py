@@ -102,7 +102,7 @@ def ask(request: pytest.FixtureRequest, module_db: Database) -> Ask:
         ("/metrics/json", "", "application/json"),
     ],
 )
-def test_metrics_come_in_the_format_asked_for(ask: Ask, path: str, accept: str, content_type: str):
+def test_metrics_come_in_the_format_asked_for(ask, path, accept, content_type):
     answer = ask(path, accept=accept)
 
     assert answer.status == 200
@@ -115,7 +115,7 @@ def test_metrics_come_in_the_format_asked_for(ask: Ask, path: str, accept: str, 
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_head_gives_the_headers_without_the_body(ask: Ask, path: str):
+def test_head_gives_the_headers_without_the_body(ask, path):
     """Status and type are those of GET; no proxy keeps an answer about health."""
     head, get = ask(path, "HEAD"), ask(path)
 
@@ -129,7 +129,7 @@ def test_head_gives_the_headers_without_the_body(ask: Ask, path: str):
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
 @pytest.mark.parametrize("path", PATHS)
-def test_other_methods_are_refused_with_the_ones_there_are(ask: Ask, path: str, method: str):
+def test_other_methods_are_refused_with_the_ones_there_are(ask, path, method):
     answer = ask(path, method, body=b"x" * 1000 if method == "POST" else None)
 
     assert answer.status == 405
@@ -139,7 +139,7 @@ def test_other_methods_are_refused_with_the_ones_there_are(ask: Ask, path: str, 
 
 
 @pytest.mark.parametrize("path", ["/", "/metric", "/metrics/", "/health/../metrics", "/healthz"])
-def test_an_unknown_path_is_not_found(ask: Ask, path: str):
+def test_an_unknown_path_is_not_found(ask, path):
     """The client's own server answers 200 with metrics to any path, /health too."""
     answer = ask(path)
 
@@ -148,12 +148,12 @@ def test_an_unknown_path_is_not_found(ask: Ask, path: str):
     assert answer.headers["Content-Type"].startswith("text/plain")
 
 
-def test_the_query_part_is_ignored(ask: Ask):
+def test_the_query_part_is_ignored(ask):
     """A cache-buster is no other path, and nothing of it reaches a database."""
     assert ask("/health/live?t=1'; DROP TABLE x; --".replace(" ", "%20")).status == 200
 
 
-def test_health_has_the_shape_of_terminus(ask: Ask):
+def test_health_has_the_shape_of_terminus(ask):
     """info, error and details; an entry per store."""
     answer = ask("/health")
 
@@ -166,7 +166,7 @@ def test_health_has_the_shape_of_terminus(ask: Ask):
         assert entry["version"]
 
 
-def test_health_of_the_database_tells_pools_and_schema(ask: Ask):
+def test_health_of_the_database_tells_pools_and_schema(ask):
     entries = ask("/health/database").json["details"]
 
     assert list(entries) == ["postgres", "mongodb"]
@@ -219,9 +219,7 @@ def silent() -> Iterator[int]:
         ("mongodb", "mongodb://ana:s3cret@{here}", "it refused the user or the password"),
     ],
 )
-def test_a_store_that_cannot_be_asked(
-    module_db: Database, alone, silent: int, database: str, url: str, message: str
-):
+def test_a_store_that_cannot_be_asked(module_db, alone, silent, database, url, message):
     """Frozen or unreachable looks the same from here: no answer. The other store is up."""
     here = module_db.mongodb._given.get_secret_value().replace("mongodb://", "").rpartition("@")[2]
     with alone(**{database: url.format(silent=silent, here=here)}) as db:
@@ -245,7 +243,7 @@ def test_a_full_pool_is_degraded_and_not_down(alone):
     assert entry["pool"]["utilization"] == 100
 
 
-def test_a_schema_that_is_behind(db: Database, scrape):
+def test_a_schema_that_is_behind(db, scrape):
     """Degraded, and 0 in the series, not absent: it is known."""
     db.postgres.execute(sa.text("UPDATE monitoring.alembic_version SET version_num = '0003'"))
 
@@ -305,7 +303,7 @@ def test_after_closing_it_can_be_served_again_at_the_same_port(alone):
             assert db.metrics.serve(port).port == port
 
 
-def test_a_taken_port_is_said_with_the_remedy(module_db: Database):
+def test_a_taken_port_is_said_with_the_remedy(module_db):
     module_db.metrics.serve().close()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -313,7 +311,7 @@ def test_a_taken_port_is_said_with_the_remedy(module_db: Database):
             module_db.metrics.serve(port)
 
 
-def test_a_second_port_is_refused(module_db: Database):
+def test_a_second_port_is_refused(module_db):
     """Rather than ignored: somebody would wait for it in vain."""
     server = module_db.metrics.serve()
     other = server.port - 1 if server.port > 2000 else server.port + 1
@@ -330,17 +328,13 @@ def test_a_second_port_is_refused(module_db: Database):
         (0, "192.0.2.1", MetricsError, "--host"),
     ],
 )
-def test_an_impossible_address_is_refused(
-    module_db: Database, port: int, host: str, error: type[Exception], said: str
-):
+def test_an_impossible_address_is_refused(module_db, port, host, error, said):
     module_db.metrics.serve().close()
     with pytest.raises(error, match=said):
         module_db.metrics.serve(port, host=host)
 
 
-def test_a_mistake_of_ours_is_a_500_without_its_words(
-    module_db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
+def test_a_mistake_of_ours_is_a_500_without_its_words(module_db, monkeypatch, caplog):
     """The log has them; the next request is answered as ever."""
 
     def fail() -> None:
@@ -390,7 +384,7 @@ LIVE = b"GET /health/live HTTP/1.1\r\n"
     ],
     ids=range(14),
 )
-def test_any_request_gets_one_plain_answer(module_db: Database, request_: bytes, status: int):
+def test_any_request_gets_one_plain_answer(module_db, request_, status):
     """A reset would lose it, and a page of HTML would be a place for what the request holds."""
     head, _, body = said(module_db.metrics.serve(), request_).partition(b"\r\n\r\n")
 
@@ -409,15 +403,13 @@ PARTS = st.sampled_from(
 @example(accept="application/openmetrics-text;version=x")
 @example(accept="text/plain;version=1.0.0.\xb2")
 @given(accept=st.lists(PARTS | st.text(st.characters(max_codepoint=255)), max_size=9).map("".join))
-def test_any_accept_header_is_answered(accept: str):
+def test_any_accept_header_is_answered(accept):
     content_type, _ = Exposition(CollectorRegistry()).negotiated(accept)
 
     assert content_type in {CONTENT_TYPE_PLAIN_0_0_4, CONTENT_TYPE_LATEST}
 
 
-def test_many_scrapes_at_once_are_all_answered(
-    module_db: Database, monkeypatch: pytest.MonkeyPatch
-):
+def test_many_scrapes_at_once_are_all_answered(module_db, monkeypatch):
     """Also when they come while the server is busy with another: they wait in the backlog."""
     server, busy = module_db.metrics.serve(), threading.Event()
     monkeypatch.setattr(server_module._Http, "service_actions", lambda _: busy.wait(30))
@@ -476,12 +468,7 @@ SLOW = pytest.mark.parametrize("kind", ["silent", "head", "reader"])
 
 
 @SLOW
-def test_a_slow_client_is_cut_off(
-    large: MetricsServer,
-    kind: str,
-    monkeypatch: pytest.MonkeyPatch,
-    wait_until: Callable[..., None],
-):
+def test_a_slow_client_is_cut_off(large, kind, monkeypatch, wait_until):
     """One byte now and then keeps no thread for ever."""
     monkeypatch.setattr(server_module, "_CLIENT_SECONDS", 0.3)
     with slow(large, kind) as client:
@@ -492,9 +479,7 @@ def test_a_slow_client_is_cut_off(
 
 
 @SLOW
-def test_closing_waits_for_no_slow_client(
-    large: MetricsServer, kind: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_closing_waits_for_no_slow_client(large, kind, monkeypatch):
     monkeypatch.setattr(server_module, "_CLOSE_SECONDS", 1)
     with slow(large, kind):
         begun = time.monotonic()
@@ -504,7 +489,7 @@ def test_closing_waits_for_no_slow_client(
     assert free(large.port)
 
 
-def test_an_answer_on_its_way_is_sent_before_the_server_is_closed(wait_until: Callable[..., None]):
+def test_an_answer_on_its_way_is_sent_before_the_server_is_closed(wait_until):
     asked, go_on = threading.Event(), threading.Event()
 
     def answer(_: object, start: Callable[..., object]) -> list[bytes]:
@@ -525,9 +510,7 @@ def test_an_answer_on_its_way_is_sent_before_the_server_is_closed(wait_until: Ca
         assert answered.result(30).endswith(b"whole")
 
 
-def test_clients_that_say_nothing_hold_up_nobody(
-    module_db: Database, monkeypatch: pytest.MonkeyPatch
-):
+def test_clients_that_say_nothing_hold_up_nobody(module_db, monkeypatch):
     """Each has a thread of its own; when there are too many, the oldest goes."""
     monkeypatch.setattr(server_module, "_MOST_CLIENTS", 4)
     ask, server = over_http(module_db), module_db.metrics.serve()

@@ -93,11 +93,22 @@ def test_every_way_through_the_store_is_counted(postgres):
     }
 
 
-def test_what_sqlalchemy_asks_at_the_first_connection_is_not_counted(postgres):
-    """One statement of a caller is one, the first of a process too."""
-    postgres.rows(sa.text("SELECT 1 AS one"))
+def test_what_is_not_a_callers_own_is_not_counted(postgres):
+    """What SQLAlchemy asks at the first connection, other engines of the process. Statements that
+    hold their values add no names, and long ones no memory."""
+    assert postgres.query_stats().errors == dict.fromkeys(ERROR_TYPES, 0), "for increase()"
+    other = sa.create_engine(postgres.url)
+    with other.connect() as connection:
+        connection.execute(sa.text("SELECT 1"))
+    other.dispose()
+    with postgres.connection() as connection:
+        for n in range(20):
+            connection.exec_driver_sql(f"SELECT {n}")
+        before = timing._remembered.cache_info().currsize
+        connection.exec_driver_sql("SELECT '" + "x" * 20_000 + "'")
 
-    assert [(t.operation, t.times.count) for t in postgres.query_stats().series] == [("select", 1)]
+    assert timing._remembered.cache_info().currsize == before
+    assert [(t.operation, t.times.count) for t in postgres.query_stats().series] == [("select", 21)]
 
 
 def test_questions_about_the_servers_are_not_counted(module_db):
@@ -115,18 +126,6 @@ def test_questions_about_the_servers_are_not_counted(module_db):
         list(module_db.mongodb.collection("designs").find({}, comment="fwdb"))
 
     assert [counts() for counts in counted] == [{}, {}]
-
-
-def test_another_engine_of_the_process_is_left_alone(postgres):
-    """It is the cursors of our connections that count."""
-    other = sa.create_engine(postgres.url)
-    counted = Counts(postgres)
-
-    with other.connect() as connection:
-        connection.execute(sa.text("SELECT 1"))
-    other.dispose()
-
-    assert counted() == {}
 
 
 def test_further_batches_are_commands_of_their_own(module_db):
@@ -170,18 +169,6 @@ def test_the_operation_of_a_statement(statement, expected):
     assert expected in timing.OPERATIONS
 
 
-def test_statements_that_hold_their_values_add_no_names(postgres):
-    """Nor memory: long texts are never remembered."""
-    with postgres.connection() as connection:
-        for n in range(20):
-            connection.exec_driver_sql(f"SELECT {n}")
-        before = timing._remembered.cache_info().currsize
-        connection.exec_driver_sql("SELECT '" + "x" * 20_000 + "'")
-
-    assert timing._remembered.cache_info().currsize == before
-    assert [(t.operation, t.times.count) for t in postgres.query_stats().series] == [("select", 21)]
-
-
 def test_names_of_commands_come_from_a_closed_set(module_db):
     """A command that a caller invents is `other`."""
     counted = Counts(module_db.mongodb)
@@ -193,14 +180,11 @@ def test_names_of_commands_come_from_a_closed_set(module_db):
     assert {"find", "other", "connect"} <= set(commands.OPERATIONS)
 
 
-def test_the_buckets_of_the_existing_service_are_there():
-    """More bounds are allowed, fewer are not: rules name them."""
+def test_a_time_at_a_bound_belongs_to_it():
+    """`le` means at most; what lies beyond all bounds is in the last bucket. Bounds of the existing
+    service are there: rules name them."""
     assert set(BOUNDS_MS) >= set(QUERY_BOUNDS_MS) >= SEED_BOUNDS
     assert list(QUERY_BOUNDS_MS) == sorted(QUERY_BOUNDS_MS)
-
-
-def test_a_time_at_a_bound_belongs_to_it():
-    """`le` means at most; what lies beyond all bounds is in the last bucket."""
     times = QueryTimes(slow_ms=100)
     for seconds in (0.001, 0.0010001, 10.0, 11.0):
         times.add("select", seconds)
@@ -332,34 +316,24 @@ def test_every_error_has_a_word_out_of_the_closed_set(error, expected):
     assert expected in ERROR_TYPES
 
 
-def test_all_causes_start_at_zero(postgres):
-    """Else increase() would miss the first error of each kind."""
-    assert postgres.query_stats().errors == dict.fromkeys(ERROR_TYPES, 0)
-
-
-def test_no_connection_is_a_failed_operation():
-    """A server that is down shows in the counts of errors too."""
+def test_no_connection_is_a_failed_operation(module_db):
+    """A server that is down shows in the counts of errors too; a full pool is a cause of its own:
+    it is this process that ran out."""
     settings = config.settings().model_copy(update={"connect_timeout_seconds": 0.2})
-    postgres = PostgresStore("postgresql://nobody@127.0.0.1:1/nothing", settings=settings)
-    mongodb = MongoStore("mongodb://127.0.0.1:1/nothing", settings=settings)
-
-    for store in (postgres, mongodb):
+    for store in (
+        PostgresStore("postgresql://nobody@127.0.0.1:1/nothing", settings=settings),
+        MongoStore("mongodb://127.0.0.1:1/nothing", settings=settings),
+    ):
         with pytest.raises(errors.StoreUnavailable):
             store.ping()
-
-        assert store.query_stats().errors["connection"] == 1
-        assert [(t.operation, t.status) for t in store.query_stats().series] == [
-            ("connect", "error")
-        ]
+        stats = store.query_stats()
+        assert stats.errors["connection"] == 1
+        assert [(t.operation, t.status) for t in stats.series] == [("connect", "error")]
         store.close()
 
-
-def test_a_full_pool_is_a_cause_of_its_own(module_db):
-    """The server is well: it is this process that ran out."""
     store = small(module_db, pool_size=1, pool_max_overflow=0, pool_timeout_seconds=0.1)
     with store.connection(), pytest.raises(errors.PoolExhausted):
         store.rows(sa.text("SELECT 1 AS one"))
-
     assert store.query_stats().errors["pool_timeout"] == 1
     store.close()
 
@@ -368,30 +342,22 @@ def test_a_full_pool_is_a_cause_of_its_own(module_db):
 
 
 def test_a_tracked_call_counts_once_with_all_inside(module_db):
-    """Another one inside too: no operation is counted under two names. Afterwards all count."""
-    counted, track = Counts(module_db.postgres), module_db.metrics.track
+    """Another one inside too: no operation is counted under two names. Afterwards all count. The
+    other store is not part of it, nor what another thread does meanwhile."""
+    users, designs = Counts(module_db.postgres), Counts(module_db.mongodb)
+    track = module_db.metrics.track
 
     found = track("postgres", "findUsers", lambda: module_db.users.find())
     with track("postgres", "outer"), track("postgres", "inner"):
         module_db.users.count()
-    module_db.users.count()
-
-    assert len(found) == 3
-    assert counted() == {"findUsers": 1, "outer": 1, "select": 1}
-
-
-def test_the_other_store_is_not_part_of_a_tracked_call(module_db):
-    """Nor is what another thread does meanwhile."""
-    users, designs = Counts(module_db.postgres), Counts(module_db.mongodb)
-
-    with module_db.metrics.track("postgres", "both"):
-        module_db.users.exists()
         module_db.designs.count()
         other = threading.Thread(target=module_db.users.count, daemon=True)
         other.start()
         other.join()
+    module_db.users.count()
 
-    assert users() == {"both": 1, "select": 1}
+    assert len(found) == 3
+    assert users() == {"findUsers": 1, "outer": 1, "select": 2}
     assert designs() == {"aggregate": 1}
 
 

@@ -148,33 +148,24 @@ def test_an_unknown_path_is_not_found(ask, path):
     assert answer.headers["Content-Type"].startswith("text/plain")
 
 
-def test_the_query_part_is_ignored(ask):
-    """A cache-buster is no other path, and nothing of it reaches a database."""
-    assert ask("/health/live?t=1'; DROP TABLE x; --".replace(" ", "%20")).status == 200
-
-
 def test_health_has_the_shape_of_terminus(ask):
-    """info, error and details; an entry per store."""
-    answer = ask("/health")
+    """info, error and details; an entry per store, with pool and schema where they are asked for.
+    A query part, as a cache-buster, is no other path, and nothing of it reaches a database."""
+    answer = ask("/health?t=1'; DROP TABLE x; --".replace(" ", "%20"))
+    entries = ask("/health/database").json["details"]
 
     assert (answer.status, answer.json["status"]) == (200, "ok")
     assert answer.json["error"] == {}
     assert answer.json["info"] == answer.json["details"]
+    assert list(entries) == list(answer.json["details"]) == ["postgres", "mongodb"]
+    assert entries["postgres"]["schema"]["current"] == entries["postgres"]["schema"]["head"]
     for entry in answer.json["details"].values():
         assert entry["status"] == "up"
         assert entry["responseTime"] > 0
         assert entry["version"]
-
-
-def test_health_of_the_database_tells_pools_and_schema(ask):
-    entries = ask("/health/database").json["details"]
-
-    assert list(entries) == ["postgres", "mongodb"]
-    assert entries["postgres"]["schema"]["current"] == entries["postgres"]["schema"]["head"]
-    for entry in entries.values():
-        assert entry["pool"]["capacity"] == 100
-        assert entry["pool"]["waiting"] == 0
-        assert entry["pool"]["total"] == entry["pool"]["active"] + entry["pool"]["idle"]
+    for pool in (entry["pool"] for entry in entries.values()):
+        assert (pool["capacity"], pool["waiting"]) == (100, 0)
+        assert pool["total"] == pool["active"] + pool["idle"]
 
 
 def test_a_process_is_alive_without_any_database(alone):
@@ -276,9 +267,14 @@ def free(port: int) -> bool:
 
 
 def test_serving_ends_with_the_database(alone):
-    """The port is free and no thread is left; a hundred calls are one server."""
+    """The port is free and no thread is left; a hundred calls are one server. Closed before, it can
+    be served again at the same port, as a cell of a notebook does that is run again."""
     before = set(threading.enumerate())
     with alone() as db:
+        port = db.metrics.serve().port
+        over_http(db)("/health/live")
+        db.metrics.serve().close()
+        assert db.metrics.serve(port).port == port
         servers = {id(db.metrics.serve()) for _ in range(100)}
         server = db.metrics.serve()
         assert server.host == "127.0.0.1"
@@ -293,45 +289,21 @@ def test_serving_ends_with_the_database(alone):
     assert left == []
 
 
-def test_after_closing_it_can_be_served_again_at_the_same_port(alone):
-    """As a cell of a notebook does that is run again."""
-    for _ in range(2):
-        with alone() as db:
-            port = db.metrics.serve().port
-            over_http(db)("/health/live")
-            db.metrics.serve().close()
-            assert db.metrics.serve(port).port == port
-
-
-def test_a_taken_port_is_said_with_the_remedy(module_db):
-    module_db.metrics.serve().close()
+def test_an_address_that_cannot_be_served_is_refused_with_the_remedy(module_db):
+    """A second port too, rather than ignored: somebody would wait for it in vain."""
+    serve, server = module_db.metrics.serve, module_db.metrics.serve()
+    with pytest.raises(MetricsError, match=server.url):
+        serve(server.port - 1 if server.port > 2000 else server.port + 1)
+    server.close()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(MetricsError, match=rf"port {port} .* taken .* --port"):
-            module_db.metrics.serve(port)
-
-
-def test_a_second_port_is_refused(module_db):
-    """Rather than ignored: somebody would wait for it in vain."""
-    server = module_db.metrics.serve()
-    other = server.port - 1 if server.port > 2000 else server.port + 1
-
-    with pytest.raises(MetricsError, match=server.url):
-        module_db.metrics.serve(other)
-
-
-@pytest.mark.parametrize(
-    ("port", "host", "error", "said"),
-    [
-        (-1, "127.0.0.1", ParameterError, "65,535"),
-        (70000, "127.0.0.1", ParameterError, "65,535"),
-        (0, "192.0.2.1", MetricsError, "--host"),
-    ],
-)
-def test_an_impossible_address_is_refused(module_db, port, host, error, said):
-    module_db.metrics.serve().close()
-    with pytest.raises(error, match=said):
-        module_db.metrics.serve(port, host=host)
+            serve(port)
+    for port in (-1, 70000):
+        with pytest.raises(ParameterError, match="65,535"):
+            serve(port)
+    with pytest.raises(MetricsError, match="--host"):
+        serve(0, host="192.0.2.1")
 
 
 def test_a_mistake_of_ours_is_a_500_without_its_words(module_db, monkeypatch, caplog):

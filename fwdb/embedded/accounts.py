@@ -102,22 +102,16 @@ def private_folder(path: Path, account: Account | None, *, shared: bool = False)
     uid, gid = mine if shared else theirs
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno not in (errno.ENOTDIR, errno.ELOOP):  # which of them a link is, differs
-            raise
+    if path.is_symlink() or not path.is_dir():
         raise EmbeddedError(
             f"'{path}' is needed as a folder and is none; move it away, or set FWDB_HOME."
-        ) from None
+        )
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         status = os.fstat(handle)
         if status.st_uid in (mine[0], theirs[0]):
-            mode = 0o711 if shared and account else 0o700
-            if (status.st_uid, status.st_gid) != (uid, gid):
-                os.fchown(handle, uid, gid)
-            if stat.S_IMODE(status.st_mode) != mode:
-                os.fchmod(handle, mode)
+            os.fchown(handle, uid, gid)
+            os.fchmod(handle, 0o711 if shared and account else 0o700)
             if os.path.samestat(status, path.lstat()):  # not exchanged meanwhile
                 return path
     finally:
@@ -167,22 +161,17 @@ def write_own(path: Path, text: str, account: Account | None) -> None:
     """
     folder = open_own(path.parent, account)
     temporary = f"{path.name}.fwdb"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=folder)  # of a start that was killed
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        try:
-            with open(os.open(temporary, flags, 0o600, dir_fd=folder), "w") as file:
-                if account:
-                    os.fchown(file.fileno(), account.uid, account.gid)
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=folder)
-            raise
+            os.unlink(temporary, dir_fd=folder)  # of a start that was killed, or a full disk
+        with open(os.open(temporary, flags, 0o600, dir_fd=folder), "w") as file:
+            if account:
+                os.fchown(file.fileno(), account.uid, account.gid)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
         os.close(folder)
 

@@ -102,32 +102,38 @@ class Home:
                 "only root may change."
             )
 
-    def create(self) -> None:
-        """Make the folder, 0700, or check that it is ours.
-
-        Raises `EmbeddedError` when it belongs to another user, or holds other files.
-        """
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._guard(self.path)  # again: it was not there before
-        status = self.path.stat()
-        if status.st_uid != os.geteuid():
+    def check(self) -> None:
+        """Raises `EmbeddedError` when it belongs to another user, or holds other files."""
+        self._guard(self.path)
+        owner = self.path.stat().st_uid
+        if owner != os.geteuid():
             raise EmbeddedError(
-                f"'{self.path}' belongs to user {status.st_uid} and you are user "
-                f"{os.geteuid()}; work as that user or set FWDB_HOME to a folder of your own."
+                f"'{self.path}' belongs to user {owner} and you are user {os.geteuid()}; work as "
+                "that user or set FWDB_HOME to a folder of your own."
             )
         there = os.listdir(self.path)
         if there and "lock" not in there:  # which is made before anything else
-            # Closing it to others, as below, would be a surprise to whoever uses it.
+            # Closing it to others, as is done next, would be a surprise to whoever uses it.
             raise EmbeddedError(
                 f"'{self.path}' holds files that are not fwdb's; set FWDB_HOME to a folder of "
                 "its own."
             )
-        if stat.S_IMODE(status.st_mode) != 0o700:
+
+    def create(self) -> None:
+        """Make the folder, open to this user only; raises as `check`."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.check()
+        if stat.S_IMODE(self.path.stat().st_mode) != 0o700:
             self.path.chmod(0o700)
         (self.path / "lock").touch(mode=0o600)
         self.log.mkdir(mode=0o700, exist_ok=True)
-        if ".gitignore" not in there:
+        if not (self.path / ".gitignore").exists():
             (self.path / ".gitignore").write_text("*\n")
+
+    @property
+    def existing(self) -> Path:
+        """The folder, or the one above that it would be made in."""
+        return next(one for one in (self.path, *self.path.parents) if one.exists())
 
     def exists(self) -> bool:
         return self.path.is_dir()

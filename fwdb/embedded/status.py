@@ -15,7 +15,7 @@ from fwdb.config import settings
 from fwdb.embedded import postgres
 from fwdb.embedded.accounts import SHARED_FOLDER, open_own, reaches, read_own, server_account
 from fwdb.embedded.control import KINDS, STORES, opened
-from fwdb.embedded.home import Home, data_bytes, free_bytes, locks
+from fwdb.embedded.home import Home, check_room, data_bytes, free_bytes, locks
 from fwdb.embedded.mongodb import MongoServer
 from fwdb.embedded.replica import NAME as REPLICA
 from fwdb.embedded.server import port_taken
@@ -112,115 +112,108 @@ class Finding:
 
 def doctor(home: Path | str | None = None) -> list[Finding]:
     """Look at everything a start depends on; nothing is started and nothing is written."""
+    checks = {"python": _python, "home": _home, "disk": _disk, "locks": _locks, "user": _user}
+    checks |= {"postgres": _postgres, "mongodb": _mongodb}
+    found: list[Finding] = []
+    subject = "home"
     try:
         with opened(home) as place:
-            checks = (_machine, _postgres, _mongodb, _servers, _left_behind)
-            return [Finding(*one) for check in checks for one in check(place)]
+            for subject, check in checks.items():
+                try:
+                    found += (Finding(subject, True, sentence) for sentence in check(place))
+                except FwdbError as error:
+                    found.append(Finding(subject, False, str(error)))
+            found += (Finding(*one) for one in _servers(place))
     except EmbeddedError as error:
-        return [Finding("home", False, str(error))]
+        return [*found, Finding(subject, False, str(error))]
+    return [*found, *(Finding("left behind", True, sentence) for sentence in _left_behind())]
 
 
-Found = Iterator[tuple[str, bool, str]]  # the fields of a `Finding`
+def _python(_: Home) -> Iterator[str]:
+    yield f"Python {'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}."
 
 
-def _machine(place: Home) -> Found:
-    version = ".".join(map(str, sys.version_info[:3]))
-    yield "python", True, f"Python {version} at {sys.executable}."
-    there = next(folder for folder in (place.path, *place.path.parents) if folder.exists())
-    owner = there.stat().st_uid
-    if there != place.path and os.access(there, os.W_OK):
-        yield "home", True, f"'{place.path}' will be made at the first start."
-    elif there != place.path:
-        sentence = f"'{place.path}' cannot be made: '{there}' is not writable; set FWDB_HOME."
-        yield "home", False, sentence
-    elif owner == os.geteuid():
-        yield "home", True, f"'{place.path}'."
+def _home(place: Home) -> Iterator[str]:
+    if place.exists():
+        place.check()
+        yield f"'{place.path}'."
+    elif os.access(place.existing, os.W_OK):
+        yield f"'{place.path}' will be made at the first start."
     else:
-        yield "home", False, f"'{place.path}' belongs to user {owner}, not to you."
-    free = free_bytes(place.path)
-    sentence = f"{free // 1_000_000} MB free; a new pair of servers takes 60 MB."
-    yield "disk", free > postgres.ROOM_BYTES, sentence
-    descriptor = os.open(there, os.O_RDONLY)  # a folder can be locked too: nothing is written
+        raise EmbeddedError(
+            f"'{place.path}' cannot be made: '{place.existing}' is not writable; set FWDB_HOME."
+        )
+
+
+def _disk(place: Home) -> Iterator[str]:
+    check_room(place.path, postgres.ROOM_BYTES)
+    free = free_bytes(place.path) // 1_000_000
+    yield f"{free} MB free; a new pair of servers takes 60 MB."
+
+
+def _locks(place: Home) -> Iterator[str]:
+    descriptor = os.open(place.existing, os.O_RDONLY)  # a folder will do: nothing is written
     try:
-        locks(descriptor, there, shared=True)
-        yield "locks", True, "files can be locked."
-    except FwdbError as error:
-        yield "locks", False, str(error)
+        locks(descriptor, place.existing, shared=True)
+        yield "files can be locked."
     finally:
         os.close(descriptor)
-    try:
-        account = server_account(settings().run_as)
-    except FwdbError as error:
-        yield "user", False, str(error)
-        return
+
+
+def _user(_: Home) -> Iterator[str]:
+    account = server_account(settings().run_as)
     if account:
-        sentence = f"started by root, the servers run under user '{account.name}' (FWDB_RUN_AS)."
+        yield f"started by root, the servers run under user '{account.name}' (FWDB_RUN_AS)."
     else:
-        sentence = f"servers run under user {os.geteuid()}, as this command does."
-    yield "user", True, sentence
+        yield f"servers run under user {os.geteuid()}, as this command does."
 
 
-def _postgres(place: Home) -> Found:
-    found = postgres.candidates()
-    taken, problem, version = None, "", None
-    try:
-        server = postgres.PostgresServer(place)
-        version = server.data_version()
-        taken = postgres.choose(found, version)
-    except FwdbError as error:
-        problem = str(error)
+def _postgres(place: Home) -> Iterator[str]:
+    server, found = postgres.PostgresServer(place), postgres.candidates()
+    version = server.data_version()
+    usable = [one for one in found if not one.problem]
+    fitting = [one for one in usable if version in (None, str(one.major))]
     for one in found:
         state = f"skipped, {one.problem}" if one.problem else f"version {one.version}"
-        if one is taken:
+        if one in fitting[:1]:
             why = f"the data is of {version}" if version else "the first that can be used"
             state += f", taken: {why}"
-        elif taken and not one.problem:
-            state += ", not taken"
-            if version and str(one.major) != version:
-                state += f", the data is of {version}"
-        yield "postgres", True, f"{one.folder} ({one.source}): {state}."
-    if not taken:
-        yield "postgres", False, problem
-        return
+        elif one in usable:
+            state += ", not taken" + ("" if one in fitting else f", the data is of {version}")
+        yield f"{one.folder} ({one.source}): {state}."
+    taken = postgres.choose(found, version)
     if not reaches(server.account, taken.folder / "postgres"):
         name = server.account.name if server.account else ""
-        sentence = f"user '{name}' cannot read them; a copy goes to {server.folder}."
-        yield "postgres", True, sentence
+        yield f"user '{name}' cannot read them; a copy goes to {server.folder}."
     if not (taken.folder / "pg_basebackup").is_file():
-        sentence = f"{taken.folder} has no pg_basebackup, so there can be no replica."
-        yield "postgres", True, sentence
-    yield "postgres", True, f"data in '{server.data}'."
+        yield f"{taken.folder} has no pg_basebackup, so there can be no replica."
+    yield f"data in '{server.data}'."
 
 
-def _mongodb(place: Home) -> Found:
+def _mongodb(place: Home) -> Iterator[str]:
     told: list[str] = []
-    try:
-        server = MongoServer(place, told.append)
-        server.has_data()
-        server.choose()
-    except FwdbError as error:
-        yield "mongodb", False, str(error)
-        return
-    yield "mongodb", True, f"{server.binary}: {server.title} {server.version}, taken."
+    server = MongoServer(place, told.append)
+    server.has_data()
+    server.choose()
+    yield f"{server.binary}: {server.title} {server.version}, taken."
     for sentence in told:
-        yield "mongodb", True, f"{sentence}; set FWDB_RUN_AS to a user who can."
+        yield f"{sentence}; set FWDB_RUN_AS to a user who can."
 
 
-def _servers(place: Home) -> Found:
+def _servers(place: Home) -> Iterator[tuple[str, bool, str]]:
     """What runs, and for what does not: whether its port is still free."""
     ports = place.read_state().ports
     for store in status(place.path).stores:
+        sentence = f"does not run: {store.reason}."
+        port = ports.get(store.store)
         if store.running:
             sentence = f"runs, {store.url}, process {store.pid}."
-        else:
-            sentence = f"does not run: {store.reason}."
-            port = ports.get(store.store)
-            if port and store.pid is None and port_taken(port):
-                sentence += f" Its port {port} is taken by another; it will get a new one."
+        elif port and store.pid is None and port_taken(port):
+            sentence += f" Its port {port} is taken by another; it will get a new one."
         yield store.store, True, sentence
 
 
-def _left_behind(_: Home) -> Found:
+def _left_behind() -> Iterator[str]:
     """Data outside of homes that no longer exist: only root makes such, and can see it."""
     for mark in sorted(SHARED_FOLDER.glob("fwdb-*/home")) if os.geteuid() == 0 else ():
         with contextlib.suppress(OSError):  # another's, or its owner is removing it just now
@@ -228,7 +221,4 @@ def _left_behind(_: Home) -> Found:
             home = os.fsdecode(read_own(mark, None)).strip()
             if not Path(home).exists():
                 size = data_bytes(mark.parent) // 1_000_000
-                sentence = (
-                    f"{mark.parent} ({size} MB) is of '{home}', which is gone; you may delete it."
-                )
-                yield "left behind", True, sentence
+                yield f"{mark.parent} ({size} MB) is of '{home}', which is gone; you may delete it."

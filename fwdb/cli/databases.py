@@ -7,30 +7,41 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from fwdb import errors
 from fwdb.cli.program import FAILED, Json, app, database, print_counts, print_json, say, stdout
 
+Replica = Annotated[bool, Option("--replica", help="And a streaming replica of PostgreSQL.")]
+Sql = Annotated[bool, Option("--sql", help="Print PostgreSQL's SQL; change nothing.")]
+Check = Annotated[bool, Option("--check", help="Only report drift; exit 1 if any.")]
+Scale = Annotated[
+    int, Option(help="Add this many users with a year of history.", min=0, max=1_000_000)
+]
+Seed = Annotated[int, Option(help="The same seed makes the same data.")]
+Yes = Annotated[bool, Option("--yes", help="Do not ask.")]
+Seconds = Annotated[float, Option(help="How long.", min=1, max=3600)]
+WorkloadSeed = Annotated[int, Option(help="The same seed asks the same questions.")]
+DemoScale = Annotated[int, Option(help="Users to add.", min=1)]
+DemoSeconds = Annotated[float, Option(help="Seconds of load.", min=1, max=3600)]
+Out = Annotated[Path, Option(help="Where the reports go.")]
+
 
 @app.command()
-def up(
-    replica: Annotated[
-        bool, typer.Option("--replica", help="And a streaming replica of PostgreSQL.")
-    ] = False,
-) -> None:
+def up(replica: Replica = False) -> None:
     """Start the built-in servers, or join them if they run."""
-    from fwdb import config, embedded
+    from fwdb import embedded
 
-    embedded.up(config.settings().home, replica=replica, progress=say)
-    _print_status()
+    embedded.up(replica=replica, progress=say)
+    status()
 
 
 @app.command()
 def down() -> None:
     """Stop the built-in servers."""
-    from fwdb import config, embedded
+    from fwdb import embedded
 
-    stopped = embedded.down(config.settings().home)
+    stopped = embedded.down()
     stdout.print(
         "The built-in servers are stopped." if stopped else "No built-in server runs here."
     )
@@ -39,28 +50,9 @@ def down() -> None:
 @app.command()
 def status(as_json: Json = False) -> None:
     """Say which built-in servers run, where, and with which data."""
-    _print_status(as_json=as_json)
+    from fwdb import embedded
 
-
-@app.command()
-def doctor() -> None:
-    """Say which server binaries are taken.
-
-    Each finding says what was found, what is taken and why. Exit 1 if one is wrong.
-    """
-    from fwdb import config, embedded
-
-    findings = embedded.doctor(config.settings().home)
-    for finding in findings:
-        stdout.print(f"{'ok ' if finding.ok else 'BAD'}  {finding.subject}: {finding.sentence}")
-    if not all(finding.ok for finding in findings):
-        raise typer.Exit(FAILED)
-
-
-def _print_status(*, as_json: bool = False) -> None:
-    from fwdb import config, embedded
-
-    found = embedded.status(config.settings().home)
+    found = embedded.status()
     if as_json:
         print_json(found.as_dict())
         return
@@ -71,14 +63,22 @@ def _print_status(*, as_json: bool = False) -> None:
 
 
 @app.command()
-def migrate(
-    sql: Annotated[
-        bool, typer.Option("--sql", help="Print PostgreSQL's SQL; change nothing.")
-    ] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Only report drift; exit 1 if any.")
-    ] = False,
-) -> None:
+def doctor() -> None:
+    """Say which server binaries are taken.
+
+    Each finding says what was found, what is taken and why. Exit 1 if one is wrong.
+    """
+    from fwdb import embedded
+
+    findings = embedded.doctor()
+    for finding in findings:
+        stdout.print(f"{'ok ' if finding.ok else 'BAD'}  {finding.subject}: {finding.sentence}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def migrate(sql: Sql = False, check: Check = False) -> None:
     """Bring both stores to the newest schema.
 
     Tables that already exist are adopted: what is missing is added, no row is lost.
@@ -105,13 +105,7 @@ def migrate(
 
 
 @app.command()
-def seed(
-    scale: Annotated[
-        int,
-        typer.Option(help="Add this many users with a year of history.", min=0, max=1_000_000),
-    ] = 0,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same data.")] = 1,
-) -> None:
+def seed(scale: Scale = 0, seed: Seed = 1) -> None:
     """Put in the seed data; running it twice changes nothing."""
     with database(role="owner") as db:  # a year of history goes into the trail itself
         print_counts("seeded", db.seeder.seed_all())
@@ -120,9 +114,7 @@ def seed(
 
 
 @app.command()
-def clear(
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-) -> None:
+def clear(yes: Yes = False) -> None:
     """Remove all rows; asks first.
 
     Users, avatars, catalog items, designs and audit entries go; the schema stays.
@@ -138,10 +130,7 @@ def clear(
 
 
 @app.command()
-def workload(
-    seconds: Annotated[float, typer.Option(help="How long.", min=1, max=3600)] = 20,
-    seed: Annotated[int, typer.Option(help="The same seed asks the same questions.")] = 1,
-) -> None:
+def workload(seconds: Seconds = 20, seed: WorkloadSeed = 1) -> None:
     """Run load, to have something to see.
 
     Readers and writers, some slow statements and some failures, through the package's pools.
@@ -154,11 +143,7 @@ def workload(
 
 
 @app.command()
-def demo(
-    scale: Annotated[int, typer.Option(help="Users to add.", min=1)] = 1000,
-    seconds: Annotated[float, typer.Option(help="Seconds of load.", min=1, max=3600)] = 20,
-    out: Annotated[Path, typer.Option(help="Where the reports go.")] = Path("reports"),
-) -> None:
+def demo(scale: DemoScale = 1000, seconds: DemoSeconds = 20, out: Out = Path("reports")) -> None:
     """Do it all, from servers to reports.
 
     Starts both servers, migrates, seeds, runs a workload and writes all reports.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer import Option
 
 from fwdb import cli, errors
 
@@ -63,19 +64,17 @@ stdout = Console(
 )
 stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Store = Annotated[Literal["postgres", "mongodb"], typer.Option(help="Which store's query.")]
+Json = Annotated[bool, Option("--json", help="Print JSON.")]
+Store = Annotated[Literal["postgres", "mongodb"], Option(help="Which store's query.")]
 Parameters = Annotated[
-    list[str] | None,
-    typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="May be repeated."),
+    list[str] | None, Option("--parameter", "-p", metavar="KEY=VALUE", help="May be repeated.")
 ]
 
 
 @app.callback()
 def _options(
     profile: Annotated[
-        str | None,
-        typer.Option(help="Take the URLs of FWDB_<PROFILE>_POSTGRES_URL and …_MONGODB_URL."),
+        str | None, Option(help="Take the URLs of FWDB_<PROFILE>_POSTGRES_URL and …_MONGODB_URL.")
     ] = None,
 ) -> None:
     from fwdb import config

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from fwdb.cli.program import (
     FAILED,
@@ -27,18 +28,27 @@ if TYPE_CHECKING:
 
 # The names in `fwdb.models`, which takes longer to load than the help of all commands.
 TYPES = "User, Avatar, CatalogItem or Design."
-EntityType = Annotated[str, typer.Argument(help=TYPES)]
-OfType = Annotated[str | None, typer.Option(help=TYPES)]
-Id = Annotated[str, typer.Argument(help="A UUID, or the ObjectId of a design.")]
-OnlyId = Annotated[str | None, typer.Option(help="Only this one.")]
-FieldName = Annotated[str, typer.Argument(help="The name of a field.")]
-Action = Annotated[str | None, typer.Option(help="CREATE, UPDATE, DELETE or READ.")]
-At = Annotated[str, typer.Argument(help="A span before now (24h, 7d) or an ISO time.")]
-Since = Annotated[str | None, typer.Option(help="A span (24h, 7d) or an ISO time.")]
-Until = Annotated[str, typer.Option(help="Where the window ends; a time as for --since.")]
-Limit = Annotated[int, typer.Option(min=1)]
-Archives = Annotated[bool, typer.Option("--archives", help="Archived months too.")]
-Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+EntityType = Annotated[str, Argument(help=TYPES)]
+OfType = Annotated[str | None, Option(help=TYPES)]
+Id = Annotated[str, Argument(help="A UUID, or the ObjectId of a design.")]
+OnlyId = Annotated[str | None, Option(help="Only this one.")]
+FieldName = Annotated[str, Argument(help="The name of a field.")]
+Action = Annotated[str | None, Option(help="CREATE, UPDATE, DELETE or READ.")]
+At = Annotated[str, Argument(help="A span before now (24h, 7d) or an ISO time.")]
+Since = Annotated[str | None, Option(help="A span (24h, 7d) or an ISO time.")]
+Until = Annotated[str, Option(help="Where the window ends; a time as for --since.")]
+Limit = Annotated[int, Option(min=1)]
+Archives = Annotated[bool, Option("--archives", help="Archived months too.")]
+Csv = Annotated[bool, Option("--csv", help="Print CSV.")]
+Name = Annotated[str, Argument(help="A query; 'fwdb sql' lists them.")]
+SqlName = Annotated[str | None, Argument(help="A query; without it, their list.")]
+ChangedId = Annotated[str | None, Option(help="Of this entity only.")]
+RevertEntityType = Annotated[str | None, Argument(help="Of one entity: its type.")]
+RevertId = Annotated[str | None, Argument(help="And its id.")]
+To = Annotated[str | None, Option(help="And the time to bring it back to.")]
+Event = Annotated[str | None, Option(help="Or one row of the trail: its id.")]
+TransactionId = Annotated[int | None, Option(help="Or all of a transaction.")]
+Yes = Annotated[bool, Option("--yes", help="Do it; else only the plan.")]
 
 
 @app.command()
@@ -63,7 +73,7 @@ def health(as_json: Json = False) -> None:
 
 @app.command()
 def query(
-    name: Annotated[str, typer.Argument(help="A query; 'fwdb sql' lists them.")],
+    name: Name,
     parameter: Parameters = None,
     store: Store = "postgres",
     csv: Csv = False,
@@ -81,10 +91,7 @@ def query(
 
 
 @app.command()
-def sql(
-    name: Annotated[str | None, typer.Argument(help="A query; without it, their list.")] = None,
-    store: Store = "postgres",
-) -> None:
+def sql(name: SqlName = None, store: Store = "postgres") -> None:
     """Print a query, ready for psql.
 
     Without a name it lists what there is.
@@ -164,7 +171,7 @@ def as_of(entity_type: EntityType, at: At, id: OnlyId = None) -> None:
 def who_changed(
     field: FieldName,
     entity_type: OfType = None,
-    id: Annotated[str | None, typer.Option(help="Of this entity only.")] = None,
+    id: ChangedId = None,
     since: Since = None,
     limit: Limit = 50,
 ) -> None:
@@ -181,12 +188,12 @@ def anomalies(since: Since = "7d", until: Until = "now") -> None:
 
 @audit_app.command("revert")
 def audit_revert(
-    entity_type: Annotated[str | None, typer.Argument(help="Of one entity: its type.")] = None,
-    id: Annotated[str | None, typer.Argument(help="And its id.")] = None,
-    to: Annotated[str | None, typer.Option(help="And the time to bring it back to.")] = None,
-    event: Annotated[str | None, typer.Option(help="Or one row of the trail: its id.")] = None,
-    transaction_id: Annotated[int | None, typer.Option(help="Or all of a transaction.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; else only the plan.")] = False,
+    entity_type: RevertEntityType = None,
+    id: RevertId = None,
+    to: To = None,
+    event: Event = None,
+    transaction_id: TransactionId = None,
+    yes: Yes = False,
     csv: Csv = False,
     as_json: Json = False,
 ) -> None:

@@ -228,6 +228,7 @@ def test_no_acknowledged_row_is_lost(shared, name):
 def test_a_killed_watcher_is_replaced_and_the_server_goes_on(shared):
     """The next start takes the running server over, with its process and its clients."""
     up_postgres(shared)
+    embedded.down(shared, stores=("mongodb",))
     before = pid(shared)
     kill(record(shared)["watcher_pid"])
     assert embedded.running(shared, stores=("postgres",)), "it can be used all the same"

@@ -32,6 +32,7 @@ from support.embedded import (
 
 from fwdb import embedded, errors
 from fwdb.embedded import watcher
+from fwdb.embedded.home import Home
 from fwdb.embedded.processes import end
 from fwdb.embedded.watcher import identity
 
@@ -248,6 +249,7 @@ def test_a_foreign_process_is_never_signalled(shared):
 
         assert embedded.running(shared, stores=("postgres",)) is None
         assert embedded.down(shared) is True, "the real one is found and stopped"
+        assert end(stranger.pid, 0.0, [signal.SIGTERM]) is False
         assert stranger.poll() is None
     finally:
         stranger.kill()
@@ -349,10 +351,14 @@ def test_logs_are_emptied_when_they_grow(tmp_path, monkeypatch):
     assert outside.stat().st_size == (others / "large").stat().st_size == 5000
 
 
-def test_the_state_folder_is_closed_to_others(shared):
+def test_the_state_folder_is_closed_to_others(shared, tmp_path):
     """0700 for the folder and 0600 for what is in it; it ignores itself for git."""
     up_postgres(shared)
+    opened = tmp_path / ".fwdb"
+    opened.mkdir(mode=0o755)
+    Home(opened).create()
 
+    assert stat.S_IMODE(opened.stat().st_mode) == 0o700
     assert stat.S_IMODE(shared.stat().st_mode) == 0o700
     for name in ("secrets.json", "state.json", "lock"):
         assert stat.S_IMODE((shared / name).stat().st_mode) == 0o600, name

@@ -88,7 +88,7 @@ def test_an_unknown_profile_names_the_nearest(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_a_shown_url_has_no_password(url: str, shown: str):
-    assert errors.redact(url) == shown
+    assert errors.redact(url) == str(errors.QueryError(url)) == shown
 
 
 @pytest.mark.parametrize("piece", ["a", "key", "://b: "])

@@ -90,6 +90,7 @@ def test_a_start_gives_two_servers_that_a_second_call_joins(home):
     closed to others, and git ignores it."""
     assert embedded.running(home) is None
     assert not home.exists()
+    home.mkdir(mode=0o755)
 
     first = up(home)
     pids = {one.store: one.pid for one in embedded.status(home).stores}
@@ -271,6 +272,7 @@ def test_a_foreign_process_is_never_signalled(shared):
 
         assert embedded.running(shared, stores=("postgres",)) is None
         assert embedded.down(shared) is True, "the real one is found and stopped"
+        assert end(other, 0.0, [signal.SIGTERM]) is False
 
 
 def test_a_zombie_counts_as_ended():

@@ -207,6 +207,11 @@ def test_slow_operations_are_counted_from_the_threshold_on(module_db):
     assert (before, store.query_stats().slow) == (0, 1)
     store.close()
 
+    times = QueryTimes(slow_ms=100)
+    times.add("select", 0.0999)
+    times.add("select", 0.1)
+    assert times.read().slow == 1
+
 
 def test_no_count_is_lost_between_threads():
     """Eight threads that append, while another reads all the time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import socket
 import threading
@@ -187,6 +188,15 @@ def test_trouble_is_logged_once_and_again_after_it_was_well(error, caplog):
 
     assert len(caplog.records) == 2
     assert all(bool(r.exc_info) == isinstance(error, KeyError) for r in caplog.records)
+
+
+def test_pools_of_several_servers_are_full_and_not_more(scrape, alone, monkeypatch):
+    """MongoDB's driver has a pool for each server, whose sum can pass the capacity of one."""
+    with alone() as db:
+        pool = dataclasses.replace(db.mongodb.pool(), capacity=3, in_use=5)
+        monkeypatch.setattr(db.mongodb, "pool", lambda: pool)
+
+        assert scrape(db)("db_connection_pool_utilization", database="mongodb") == 100
 
 
 def test_a_pool_beyond_its_size_is_full_and_not_more(scrape, wait_until, alone):

@@ -445,6 +445,7 @@ def test_a_slow_client_is_cut_off(large, kind, monkeypatch, wait_until):
     monkeypatch.setattr(server_module, "_CLIENT_SECONDS", 0.3)
     with slow(large, kind) as client:
         if kind != "reader":  # which was answered already; the others see that they are cut off
+            client.settimeout(10)
             with suppress(ConnectionError):
                 assert client.recv(1) == b""
         wait_until(lambda: not large._http._clients)

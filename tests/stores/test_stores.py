@@ -618,8 +618,8 @@ def test_what_a_frame_cannot_hold_is_refused_by_name(module_db):
 @pytest.mark.parametrize(
     ("declared", "values", "kind"),
     [
-        ("int64", [1, 2], "int64"),
-        ("Int64", [1, None], "Int64"),
+        ("int64", [1, 2**53 + 1], "int64"),
+        ("Int64", [2**53 + 1, None], "Int64"),
         ("float64", [1, None], "float64"),
         ("boolean", [True, None], "boolean"),
         ("string", [{"a": 1}, None], "str"),
@@ -634,6 +634,8 @@ def test_declared_types_hold_for_rows_and_for_none(declared, values, kind):
 
     assert str(full["x"].dtype) == str(empty["x"].dtype) == kind
     assert full["x"].isna().tolist() == [value is None for value in values]
+    if "int" in kind.lower():
+        assert full["x"].dropna().tolist() == [value for value in values if value is not None]
 
 
 @pytest.mark.parametrize(

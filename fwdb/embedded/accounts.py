@@ -110,8 +110,11 @@ def private_folder(path: Path, account: Account | None, *, shared: bool = False)
     try:
         status = os.fstat(handle)
         if status.st_uid in (mine[0], theirs[0]):
-            os.fchown(handle, uid, gid)
-            os.fchmod(handle, 0o711 if shared and account else 0o700)
+            mode = 0o711 if shared and account else 0o700
+            if (status.st_uid, status.st_gid) != (uid, gid):
+                os.fchown(handle, uid, gid)
+            if stat.S_IMODE(status.st_mode) != mode:
+                os.fchmod(handle, mode)
             if os.path.samestat(status, path.lstat()):  # not exchanged meanwhile
                 return path
     finally:

@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,15 @@ class ReplicaServer(PostgresServer):
 
     def __init__(self, home: Home, progress: Progress = log.info) -> None:
         super().__init__(home, progress)
-        self.primary = PostgresServer(home)
         self.passwords = self.primary.passwords | self.passwords
+
+    @cached_property
+    def primary(self) -> PostgresServer:
+        return PostgresServer(self.home)
+
+    @property
+    def knows_passwords(self) -> bool:
+        return super().knows_passwords and self.primary.knows_passwords
 
     def choose(self) -> None:
         """The primary's own binaries. Raises `FeatureUnavailable` without pg_basebackup."""

@@ -64,9 +64,8 @@ class Server:
         self.logs: list[str] = plan["logs"]
         self.user: int | None = plan.get("options", {}).get("user")
         self.process: subprocess.Popen[bytes] | None = None
-        self._sent = 0
         self._next_signal_at = 0.0
-        if plan.get("pid"):
+        if "pid" in plan:
             self.pid: int = plan["pid"]
             self.began: float = plan["identity"]
             return
@@ -85,11 +84,11 @@ class Server:
         return identity(self.pid) == self.began
 
     def push(self, now: float, patience: float) -> None:
-        """Send the next signal, if the last one has had its time."""
+        """Send the next signal, if the last one has had its time; the last again and again."""
         if now >= self._next_signal_at and self.alive():
-            os.kill(self.pid, self.signals[min(self._sent, len(self.signals) - 1)])
-            self._sent += 1
             self._next_signal_at = now + patience
+            os.kill(self.pid, self.signals[0])
+            self.signals = self.signals[1:] or self.signals
 
     def used(self) -> bool:
         """Whether a client is connected, or may be: some systems do not tell."""

@@ -1,6 +1,7 @@
-# make demo   starts two real databases, fills them, runs some load, writes five reports
-# make test   runs every check that CI runs
-# Both make the virtual environment first; all they need is Python 3.11 to 3.13 and make.
+# make demo       starts two real databases, fills them, runs some load, writes five reports
+# make test       runs every check that CI runs
+# make test-fast  runs the tests that need no server, in under a minute
+# Each makes the virtual environment first; all it needs is Python 3.11 to 3.13 and make.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -10,7 +11,7 @@ DEV    := $(VENV)/.dev
 # Three processes, each with servers of its own: most of the time tests wait for a server.
 TESTS  := $(BIN)/python -m pytest tests --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-.PHONY: demo test test-all lint bench lab clean
+.PHONY: demo test test-fast test-all lint bench lab clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -18,6 +19,9 @@ demo: $(READY)
 
 test: $(DEV) lint
 	@$(TESTS)
+
+test-fast: $(DEV)
+	@$(BIN)/python -m pytest tests -m 'not server and not heavy' --numprocesses 2 --dist worksteal
 
 test-all: $(DEV) lint
 	@FWDB_TEST_FULL=1 $(TESTS) --timeout 3600

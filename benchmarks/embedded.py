@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from embedded_crash import rounds
+from support.crash import rounds
 
 from fwdb import embedded
 

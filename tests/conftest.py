@@ -35,8 +35,16 @@ _numbers = itertools.count(1)
 _LONG = ("test_wheel.py", "test_reports_run.py", "test_alerts.py", "test_follower_crash.py")
 
 
+# Fixtures behind which a server runs, or several other processes; `make test-fast` does without.
+_SERVERS = {"servers", "postgres15", "home", "shared", "watched", "wheel"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONG)
+    for item in items:
+        own = item.path.parent.name == "embedded"
+        if own or _SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
 
 
 @dataclass(frozen=True)

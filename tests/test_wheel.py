@@ -39,7 +39,7 @@ def test_the_wheel_carries_what_is_not_python(wheel: Path):
         *(
             str(path.relative_to(ROOT))
             for path in (ROOT / "fwdb").rglob("*")
-            if path.suffix in {".sql", ".json", ".yml", ".j2", ".css"}
+            if path.suffix in {".sql", ".conf", ".toml", ".json", ".yml", ".j2", ".css"}
         ),
     }
 

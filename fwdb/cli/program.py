@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import errno
 import json
 import logging
 import os
@@ -10,14 +11,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer import Option
 
 from fwdb import cli, errors
 
@@ -41,6 +43,17 @@ app.add_typer(audit_app, name="audit")
 
 FAILED, BAD_USE, THRESHOLD, NO_DATA, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
 
+_CODES: dict[type[errors.FwdbError], int] = {
+    **dict.fromkeys((errors.ParameterError, errors.ConfigError), BAD_USE),
+    errors.StoreUnavailable: NO_DATA,
+    errors.FwdbError: FAILED,
+}
+_REMEDIES = {
+    errno.ENOSPC: "; make room on that disk",
+    errno.EDQUOT: "; make room within your quota",
+    errno.ENAMETOOLONG: "; use a shorter path, FWDB_HOME for the built-in servers",
+}
+
 # What was asked to end has so long for it, and when it is ended then, once more.
 _END_SECONDS = 4
 asked_to_end = threading.Event()
@@ -51,19 +64,17 @@ stdout = Console(
 )
 stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Store = Annotated[Literal["postgres", "mongodb"], typer.Option(help="Which store's query.")]
+Json = Annotated[bool, Option("--json", help="Print JSON.")]
+Store = Annotated[Literal["postgres", "mongodb"], Option(help="Which store's query.")]
 Parameters = Annotated[
-    list[str] | None,
-    typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="May be repeated."),
+    list[str] | None, Option("--parameter", "-p", metavar="KEY=VALUE", help="May be repeated.")
 ]
 
 
 @app.callback()
 def _options(
     profile: Annotated[
-        str | None,
-        typer.Option(help="Take the URLs of FWDB_<PROFILE>_POSTGRES_URL and …_MONGODB_URL."),
+        str | None, Option(help="Take the URLs of FWDB_<PROFILE>_POSTGRES_URL and …_MONGODB_URL.")
     ] = None,
 ) -> None:
     from fwdb import config
@@ -71,6 +82,37 @@ def _options(
     if profile is not None:
         config.settings(profile)  # refuses an unknown one
         os.environ["FWDB_PROFILE"] = profile  # the kernels of reports read it as well
+
+
+def run(program: typer.Typer) -> NoReturn:
+    """Run `program`, and end with its exit code or that of the error."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    before = signal.signal(signal.SIGTERM, terminate)
+    usage_error: type[Exception] = typer.BadParameter.__bases__[0]
+    try:
+        sys.exit(program(standalone_mode=False) or 0)
+    except usage_error as error:
+        fail(usage_sentence(error), BAD_USE)
+    except errors.FwdbError as error:
+        fail(str(error), next(code for kind, code in _CODES.items() if isinstance(error, kind)))
+    except (KeyboardInterrupt, typer.Abort):
+        fail("stopped.", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # `fwdb sql … | head` closes our output; that is no failure
+        sys.exit(0)
+    except OSError as error:
+        where = f"'{error.filename}': " if error.filename else ""
+        fail(f"{where}{error.strerror or error}{_REMEDIES.get(error.errno or 0, '')}.", FAILED)
+    finally:
+        ending = sys.exc_info()[1]
+        # All is in order; to take the interpreter apart would take a busy machine seconds.
+        if asked_to_end.is_set() and isinstance(ending, SystemExit):
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(int(ending.code or 0))
+        if signal.getsignal(signal.SIGTERM) is terminate:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -192,10 +234,18 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str, sort_keys=True))
 
 
-def print_csv(frame: pd.DataFrame) -> None:
+def print_rows(
+    frame: pd.DataFrame, shown: Sequence[str] = (), *, csv: bool = False, as_json: bool = False
+) -> None:
+    """All columns for programs; for people those named in `shown`, or all."""
     from fwdb.stores.frames import as_csv
 
-    print(as_csv(frame), end="")
+    if csv:
+        print(as_csv(frame), end="")
+    elif as_json:
+        print(frame.to_json(orient="records", date_format="iso", indent=2))
+    else:
+        print_frame(frame[list(shown)] if shown else frame)
 
 
 def print_frame(frame: pd.DataFrame) -> None:

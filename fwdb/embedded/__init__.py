@@ -4,12 +4,10 @@
 know lies in the state folder `.fwdb`, see `fwdb.embedded.home`.
 """
 
-from fwdb.embedded.control import down, remove, up
-from fwdb.embedded.doctor import Finding, doctor
+from fwdb.embedded.control import STORES, Servers, down, remove, running, up
 from fwdb.embedded.home import find_home
-from fwdb.embedded.join import STORES, running
-from fwdb.embedded.status import Status, StoreStatus, status
-from fwdb.embedded.urls import Servers, Urls
+from fwdb.embedded.server import Urls
+from fwdb.embedded.status import Finding, Status, StoreStatus, doctor, status
 
 __all__ = [
     "STORES",

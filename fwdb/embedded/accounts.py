@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import stat
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,40 +56,20 @@ def server_account(run_as: str | None) -> Account | None:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def reaches(account: Account | None, path: Path) -> bool:
-    """Whether `account` can enter every folder above `path`, links followed, and read `path`.
-
-    Judged by owner, group and mode; access lists are not read.
-    """
+def reaches(account: Account | None, *paths: Path) -> bool:
+    """Whether `account` can read, or as a folder enter, each of `paths`; the system is asked."""
     if account is None:
         return True
-    wanted = 0o5 if path.is_dir() else 0o4
-    return all(enters(account, way.parent) for way in _ways(path)) and _allows(
-        account, path, wanted
+    test = 'for path; do test -r "$path" -o -x "$path" || exit 1; done'
+    asked = subprocess.run(
+        ["/bin/sh", "-c", test, "sh", *map(os.path.abspath, paths)],
+        cwd="/",
+        user=account.uid,
+        group=account.gid,
+        extra_groups=[],
+        check=False,
     )
-
-
-def enters(account: Account, folder: Path) -> bool:
-    """Whether `account` may pass through `folder` and every folder above it."""
-    return all(_allows(account, step, 0o1) for way in _ways(folder) for step in (way, *way.parents))
-
-
-def _ways(path: Path) -> set[Path]:
-    return {Path(os.path.abspath(path)), path.resolve()}
-
-
-def _allows(account: Account, path: Path, wanted: int) -> bool:
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    if status.st_uid == account.uid:
-        granted = status.st_mode >> 6
-    elif status.st_gid == account.gid:
-        granted = status.st_mode >> 3
-    else:
-        granted = status.st_mode
-    return granted & wanted == wanted
+    return asked.returncode == 0
 
 
 def server_folder(home: Path, account: Account | None) -> Path:
@@ -103,9 +84,9 @@ def server_folder(home: Path, account: Account | None) -> Path:
     outside = SHARED_FOLDER / f"fwdb-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"
     beside = home.with_name(f"{home.name}-servers")
     for folder in (beside, outside):  # existing data stays where it is
-        if folder.is_dir() and any(folder.iterdir()) and enters(account, folder.parent):
+        if folder.is_dir() and any(folder.iterdir()) and reaches(account, folder.parent):
             return folder
-    return beside if enters(account, home.parent) else outside
+    return beside if reaches(account, home.parent) else outside
 
 
 def private_folder(path: Path, account: Account | None, *, shared: bool = False) -> Path:
@@ -121,14 +102,11 @@ def private_folder(path: Path, account: Account | None, *, shared: bool = False)
     uid, gid = mine if shared else theirs
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno not in (errno.ENOTDIR, errno.ELOOP):  # which of them a link is, differs
-            raise
+    if path.is_symlink() or not path.is_dir():
         raise EmbeddedError(
             f"'{path}' is needed as a folder and is none; move it away, or set FWDB_HOME."
-        ) from None
+        )
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         status = os.fstat(handle)
         if status.st_uid in (mine[0], theirs[0]):
@@ -186,22 +164,17 @@ def write_own(path: Path, text: str, account: Account | None) -> None:
     """
     folder = open_own(path.parent, account)
     temporary = f"{path.name}.fwdb"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=folder)  # of a start that was killed
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        try:
-            with open(os.open(temporary, flags, 0o600, dir_fd=folder), "w") as file:
-                if account:
-                    os.fchown(file.fileno(), account.uid, account.gid)
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=folder)
-            raise
+            os.unlink(temporary, dir_fd=folder)  # of a start that was killed, or a full disk
+        with open(os.open(temporary, flags, 0o600, dir_fd=folder), "w") as file:
+            if account:
+                os.fchown(file.fileno(), account.uid, account.gid)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
         os.close(folder)
 

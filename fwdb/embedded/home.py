@@ -19,14 +19,16 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fwdb.config import settings
 from fwdb.embedded.accounts import exposed_folder, write_own
-from fwdb.embedded.processes import Progress
 from fwdb.errors import EmbeddedError, FeatureUnavailable
+
+Progress = Callable[[str], None]  # told in short sentences what takes time
 
 NAME = ".fwdb"
 LOCK_SECONDS = 180.0  # a first start on a slow machine, twice
@@ -90,8 +92,7 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.realpath(path))
         self.log = self.path / "log"
-        with disk_sentences(path):
-            self._guard(path)
+        self._guard(path)
 
     def _guard(self, path: Path) -> None:
         if os.geteuid() == 0 and (folder := exposed_folder(path)):
@@ -101,35 +102,38 @@ class Home:
                 "only root may change."
             )
 
-    def create(self) -> None:
-        """Make the folder, 0700, or check that it is ours.
+    def check(self) -> None:
+        """Raises `EmbeddedError` when it belongs to another user, or holds other files."""
+        self._guard(self.path)
+        owner = self.path.stat().st_uid
+        if owner != os.geteuid():
+            raise EmbeddedError(
+                f"'{self.path}' belongs to user {owner} and you are user {os.geteuid()}; work as "
+                "that user or set FWDB_HOME to a folder of your own."
+            )
+        there = os.listdir(self.path)
+        if there and "lock" not in there:  # which is made before anything else
+            # Closing it to others, as is done next, would be a surprise to whoever uses it.
+            raise EmbeddedError(
+                f"'{self.path}' holds files that are not fwdb's; set FWDB_HOME to a folder of "
+                "its own."
+            )
 
-        Raises `EmbeddedError` when it cannot be made here or belongs to another user.
-        """
-        with disk_sentences(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                self.path.mkdir(mode=0o700)
-            self._guard(self.path)  # again: it was not there before
-            status = self.path.stat()
-            if status.st_uid != os.geteuid():
-                raise EmbeddedError(
-                    f"'{self.path}' belongs to user {status.st_uid} and you are user "
-                    f"{os.geteuid()}; work as that user or set FWDB_HOME to a folder of your own."
-                )
-            there = os.listdir(self.path)
-            if there and "lock" not in there:  # which is made before anything else
-                # Closing it to others, as below, would be a surprise to whoever uses it.
-                raise EmbeddedError(
-                    f"'{self.path}' holds files that are not fwdb's; set FWDB_HOME to a folder of "
-                    "its own."
-                )
-            if stat.S_IMODE(status.st_mode) != 0o700:
-                self.path.chmod(0o700)
-            (self.path / "lock").touch(mode=0o600)
-            self.log.mkdir(mode=0o700, exist_ok=True)
-            with contextlib.suppress(FileExistsError), open(self.path / ".gitignore", "x") as file:
-                file.write("*\n")
+    def create(self) -> None:
+        """Make the folder, open to this user only; raises as `check`."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.check()
+        if stat.S_IMODE(self.path.stat().st_mode) != 0o700:
+            self.path.chmod(0o700)
+        (self.path / "lock").touch(mode=0o600)
+        self.log.mkdir(mode=0o700, exist_ok=True)
+        if not (self.path / ".gitignore").exists():
+            (self.path / ".gitignore").write_text("*\n")
+
+    @property
+    def existing(self) -> Path:
+        """The folder, or the one above that it would be made in."""
+        return next(one for one in (self.path, *self.path.parents) if one.exists())
 
     def exists(self) -> bool:
         return self.path.is_dir()
@@ -138,39 +142,22 @@ class Home:
     def lock(self, progress: Progress) -> Iterator[None]:
         """Be the only process that starts or stops servers of this home.
 
-        Raises `EmbeddedError` where the file system knows no locks, or after three minutes.
+        Raises as `locks`, and `EmbeddedError` after three minutes.
         """
-        try:
-            import fcntl
-        except ImportError:
-            raise FeatureUnavailable(
-                "the built-in servers need Linux or macOS; set FWDB_POSTGRES_URL and "
-                "FWDB_MONGODB_URL to servers of your own."
-            ) from None
         deadline = time.monotonic() + LOCK_SECONDS
         told = False
-        with disk_sentences(self.path):
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise EmbeddedError(
-                            f"another process has been starting or stopping the servers of "
-                            f"'{self.path}' for {LOCK_SECONDS:g} s; end it and try again."
-                        ) from None
-                    if not told:
-                        progress("Waiting for another process that starts or stops the servers")
-                        told = True
-                    time.sleep(0.02)
-                except OSError as error:
+            while not locks(descriptor, self.path):
+                if time.monotonic() > deadline:
                     raise EmbeddedError(
-                        f"'{self.path}' is on a file system without file locks "
-                        f"({error.strerror}); set FWDB_HOME to a folder on a local disk."
-                    ) from error
+                        f"another process has been starting or stopping the servers of "
+                        f"'{self.path}' for {LOCK_SECONDS:g} s; end it and try again."
+                    )
+                if not told:
+                    progress("Waiting for another process that starts or stops the servers")
+                    told = True
+                time.sleep(0.02)
             yield
         finally:
             os.close(descriptor)
@@ -178,39 +165,70 @@ class Home:
     def read_state(self) -> State:
         """What `state.json` says; a missing or damaged file says that nothing is known."""
         try:
-            content = json.loads((self.path / "state.json").read_text())
+            content = self._read("state.json")
             return State(
                 {name: Record(**one) for name, one in content["servers"].items()},
                 {name: int(port) for name, port in content["ports"].items()},
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             # What runs is then found by its command line, and the file is written anew.
             return State()
 
     def write_state(self, state: State) -> None:
-        servers = {name: asdict(record) for name, record in state.servers.items()}
-        content = {"schema": 1, "servers": servers, "ports": state.ports}
-        with disk_sentences(self.path):
-            write_own(self.path / "state.json", json.dumps(content, indent=2) + "\n", None)
+        self._write("state.json", {"schema": 1, **asdict(state)})
+
+    def forget(self, names: list[str]) -> None:
+        """Take servers that are stopped out of `state.json`."""
+        state = self.read_state()
+        state.servers = {name: one for name, one in state.servers.items() if name not in names}
+        self.write_state(state)
 
     def read_secrets(self) -> dict[str, dict[str, str]]:
         """Passwords by store and user; empty when there are none or the file is damaged."""
-        try:
-            content = json.loads((self.path / "secrets.json").read_text())
-        except (OSError, ValueError):
-            return {}
+        content = self._read("secrets.json")
         if not isinstance(content, dict):
             return {}
         return {name: dict(users) for name, users in content.items() if isinstance(users, dict)}
 
     def write_secrets(self, content: dict[str, dict[str, str]]) -> None:
-        with disk_sentences(self.path):
-            write_own(self.path / "secrets.json", json.dumps(content, indent=2) + "\n", None)
+        self._write("secrets.json", content)
+
+    def _read(self, name: str) -> Any:
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        write_own(self.path / name, json.dumps(content, indent=2) + "\n", None)
 
     def touch_used(self) -> None:
         """Tell the watcher that somebody has just joined."""
-        with disk_sentences(self.path):
-            (self.path / "used").touch(mode=0o600)
+        (self.path / "used").touch(mode=0o600)
+
+
+def locks(descriptor: int, folder: Path, *, shared: bool = False) -> bool:
+    """Lock a file or folder, unless another process has it; whether that was done.
+
+    Raises `FeatureUnavailable` on Windows, `EmbeddedError` where the file system knows no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise FeatureUnavailable(
+            "the built-in servers need Linux or macOS; set FWDB_POSTGRES_URL and "
+            "FWDB_MONGODB_URL to servers of your own."
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise EmbeddedError(
+            f"'{folder}' is on a file system without file locks ({error.strerror}); set FWDB_HOME "
+            "to a folder on a local disk."
+        ) from error
+    return True
 
 
 def new_passwords(users: tuple[str, ...]) -> dict[str, str]:
@@ -223,6 +241,8 @@ def disk_sentences(path: Path) -> Iterator[None]:
     """Turn errors of the file system inside the block into one sentence with the remedy."""
     try:
         yield
+    except BrokenPipeError:  # of who is told what takes time
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise EmbeddedError(disk_full(path)) from error
@@ -238,6 +258,12 @@ def disk_full(path: Path) -> str:
         f"the disk that holds '{path}' is full ({free_bytes(path) // 1_000_000} MB free); make "
         "room or set FWDB_HOME to a folder on another disk."
     )
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raises `EmbeddedError` when the disk of `folder` has not so many bytes free."""
+    if free_bytes(folder) < needed:
+        raise EmbeddedError(disk_full(folder))
 
 
 def free_bytes(path: Path) -> int:

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
+import importlib.metadata
+import os
+import re
 import signal
 import socket
 import struct
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwdb.embedded.accounts import (
-    guard_folders,
-    private_folder,
-    server_account,
-    server_folder,
-    write_own,
-)
-from fwdb.embedded.binaries import SECANTUS, MongoBinary, choose_mongodb, interpreter_reachable
-from fwdb.embedded.home import Home, disk_full, disk_sentences, free_bytes
-from fwdb.embedded.processes import (
-    HOST,
-    Children,
-    Kind,
-    Progress,
-    end,
-    find,
-    last_line,
-    server_plan,
-)
-from fwdb.embedded.urls import APP, DATABASE, OWNER, REPORT, Urls
-from fwdb.errors import EmbeddedError
+from fwdb.config import settings
+from fwdb.embedded.accounts import Account, reaches, server_account, server_folder, write_own
+from fwdb.embedded.home import check_room
+from fwdb.embedded.server import APP, DATABASE, HOST, INSTALL, OWNER, REPORT, Server
+from fwdb.errors import EmbeddedError, FeatureUnavailable
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
 
+PROGRAM = "secantusd-py"
 ROOM_BYTES = 40_000_000  # an empty data folder takes 10 MB, the first writes as much again
 MARKER = "engine.json"
 SETTINGS = "secantusd.toml"
@@ -81,34 +72,66 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-class MongoServer:
-    """The MongoDB data of one home: what `launch` needs to know of it."""
+def _message(document: bytes) -> bytes:
+    """One OP_MSG with the command `document`, as BSON."""
+    return struct.pack("<iiiiiB", 21 + len(document), 1, 0, 2013, 0, 0) + document
+
+
+def secantus() -> tuple[list[str], str]:
+    """The command of SecantusDB and its version. It is under the GPL and never imported.
+
+    Raises `FeatureUnavailable` when it is not installed.
+    """
+    try:
+        package = importlib.metadata.distribution("SecantusDB")
+    except importlib.metadata.PackageNotFoundError:
+        problem = "the wheel SecantusDB is not installed"
+    else:
+        recorded = [Path(file.locate()) for file in package.files or () if file.name == PROGRAM]
+        for script in (*recorded, Path(sysconfig.get_path("scripts")) / PROGRAM):
+            if script.is_file():
+                # With our own interpreter: the script's first line may be too long or be stale.
+                return [sys.executable, os.path.abspath(script)], package.version
+        problem = "its console script is missing"
+    raise FeatureUnavailable(
+        f"no MongoDB to run was found ({problem}); run {INSTALL}, or set FWDB_MONGODB_URL to a "
+        "server of your own."
+    )
+
+
+class MongoServer(Server):
+    """The MongoDB data of one home."""
 
     name = "mongodb"
-    users = (OWNER, APP, REPORT)
     title = "SecantusDB"  # not to be taken for a MongoDB
     engine = "secantusdb"
-    kind = Kind(frozenset({SECANTUS}), frozenset({"--storage-path"}))
+    users = (OWNER, APP, REPORT)
     signals = (signal.SIGTERM,)
+    # journal: SecantusDB killed at once loses majority writes that are not yet in the journal.
+    # directConnection: the set has one member, and its address need not be looked up.
+    address = (
+        f"mongodb://{{user}}:{{password}}@{HOST}:{{port}}/{DATABASE}"
+        "?authSource=admin&authMechanism=SCRAM-SHA-256&directConnection=true"
+        "&w=majority&journal=true"
+    )
+    # {hello: 1, $db: "admin"} by hand: a driver takes longer to load.
+    hello = _message(b"\x1f\0\0\0\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0")
+    well = re.compile(rb"isWritablePrimary\0")
+    programs = (PROGRAM,)
+    flag = "--storage-path"
+    data_name = "mongo"
 
-    def __init__(self, home: Home, run_as: str | None) -> None:
-        self.home = home
-        self.account = server_account(run_as)
-        self.folder = server_folder(home.path, self.account)
-        if not self._has_data(self.folder) and self._has_data(home.path):
-            self.account, self.folder = None, home.path  # of a time when it had to run as root
-        self.start_log = home.log / "mongodb.log"
-        self._binary: MongoBinary | None = None
+    @cached_property
+    def account(self) -> Account | None:
+        """As for any server; but root where it had to be root when the data was made."""
+        account = server_account(settings().run_as)
+        home = self.home.path
+        as_root = self._is_data(home) and not self._is_data(server_folder(home, account))
+        return None if as_root else account
 
     @staticmethod
-    def _has_data(folder: Path) -> bool:
+    def _is_data(folder: Path) -> bool:
         return (folder / "mongo" / MARKER).exists()
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "mongo"
-
-    # What is there
 
     def has_data(self) -> bool:
         """Whether there is data. Raises `EmbeddedError` for files that are not SecantusDB's."""
@@ -117,141 +140,89 @@ class MongoServer:
                 f"the data in '{self.data}' was made by a mongod, which fwdb does not start any "
                 "more; run that mongod yourself and set FWDB_MONGODB_URL, or move the folder away."
             )
-        if not self._has_data(self.folder) and self.data.is_dir() and any(self.data.iterdir()):
+        found = self._is_data(self.folder)
+        if not found and self.data.is_dir() and any(self.data.iterdir()):
             raise EmbeddedError(
                 f"'{self.data}' holds files, and none of them ({MARKER}) says that SecantusDB "
                 "made them; move the folder away."
             )
-        return self._has_data(self.folder)
+        return found
 
-    def choose(self, progress: Progress) -> None:
-        """Decide which program to run; nothing is started. Raises as `choose_mongodb`."""
-        self._binary = choose_mongodb()
-        if self.account and not interpreter_reachable(self._binary, self.account):
-            if self._has_data(self.folder):
+    def choose(self) -> None:
+        """Decide under which user to run it; nothing is started. Raises as `secantus`."""
+        self._program, self.version = secantus()
+        self.binary = self._program[-1]
+        if self.account and not self.is_reachable():
+            if self._is_data(self.folder):
                 raise EmbeddedError(
                     f"the MongoDB data in '{self.data}' belongs to user '{self.account.name}', "
-                    f"who cannot read '{self._binary.command[0]}'; set FWDB_RUN_AS to a user who "
+                    f"who cannot read '{sys.executable}'; set FWDB_RUN_AS to a user who "
                     "can, or FWDB_HOME to a new folder."
                 )
-            progress(
+            self.progress(
                 f"SecantusDB runs as root: user '{self.account.name}' cannot read the installation "
-                f"around {self._binary.command[0]}"
+                f"around {sys.executable}"
             )
             self.account, self.folder = None, self.home.path
 
-    @property
-    def chosen(self) -> MongoBinary:
-        assert self._binary is not None, "choose() comes first"
-        return self._binary
-
-    @property
-    def version(self) -> str:
-        return self.chosen.version
-
-    @property
-    def binary(self) -> str:
-        return self.chosen.command[-1]
+    def is_reachable(self) -> bool:
+        """Whether its user can read the script, the interpreter and the libraries of both."""
+        package = importlib.metadata.distribution("SecantusDB").locate_file("secantus/__init__.py")
+        library = Path(sysconfig.get_path("stdlib")) / "os.py"
+        return reaches(self.account, *map(Path, self._program), library, Path(str(package)))
 
     # Getting ready to start
 
-    def prepare(
-        self, passwords: dict[str, str], *, reset: bool, children: Children, progress: Progress
-    ) -> None:
-        """Make the data folder if there is none; `reset` gives the users of one `passwords`."""
-        guard_folders(self.folder, self.data, self.account)
-        if self.has_data():
-            if reset:
-                progress(f"Setting new passwords in {self.title}: the file of the old ones is lost")
-                self._set_passwords(self.data, passwords, children)
-            self._rotate_log()
-            return
-        if free_bytes(self.folder) < ROOM_BYTES:
-            raise EmbeddedError(disk_full(self.folder))
-        progress(f"Creating the {self.title} data folder in {self.data}")
-        making = self.folder / "mongo.tmp"
-        for pid, began in find(self.kind, making, self.account):  # of a start that was killed
-            end(pid, began, [])
-        try:
-            self._initialise(making, passwords, children)
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
+    def prepare(self) -> None:
+        """Make the data folder if there is none; with `reset`, give its users the `passwords`."""
+        if not self.has_data():
+            check_room(self.folder, ROOM_BYTES)
+            self.progress(f"Creating the {self.title} data folder in {self.data}")
+            with self.new_data() as making:
+                self._set_passwords(making)
+                marker = f'{{"engine": "{self.engine}", "version": "{self.version}"}}\n'
+                write_own(making / MARKER, marker, self.account)
+        elif self.reset:
+            title = self.title
+            self.progress(f"Setting new passwords in {title}: the file of the old ones is lost")
+            self._set_passwords(self.data)
 
-    def _initialise(self, making: Path, passwords: dict[str, str], children: Children) -> None:
-        """Make the data beside its place and move it there when it is complete."""
-        with disk_sentences(self.folder):
-            shutil.rmtree(making, ignore_errors=True)
-            private_folder(making, self.account)
-            self._set_passwords(making, passwords, children)
-            marker = f'{{"engine": "{self.engine}", "version": "{self.version}"}}\n'
-            write_own(making / MARKER, marker, self.account)
-            if self.data.exists():
-                self.data.rmdir()
-            making.rename(self.data)
-
-    def _set_passwords(self, data: Path, passwords: dict[str, str], children: Children) -> None:
+    def _set_passwords(self, data: Path) -> None:
         """Make the users, or give them `passwords`, with a server that nobody else can reach."""
-        self._rotate_log()
+        write_own(data / SETTINGS, "", self.account)
+        python, script, *options = self._command_line(data)
+        command = [python, "-Pc", _UNREACHABLE, script, *options]
         ours, theirs = socket.socketpair()
-        with ours, theirs, disk_sentences(data), open(self.start_log, "ab") as log:
-            write_own(data / SETTINGS, "", self.account)
-            python, script, *options = self._command_line(0, data)
-            with children.started(
-                [python, "-Pc", _UNREACHABLE, script, *options],
-                account=self.account,
-                cwd=data,
-                stdin=theirs,
-                stdout=log,
-                stderr=log,
-            ):
+        with ours, theirs, open(self.start_log, "ab") as log:
+            streams: dict[str, Any] = {"stdin": theirs, "stdout": log, "stderr": log}
+            with subprocess.Popen(command, **streams, **self.options(data)) as process:
                 theirs.close()
                 ours.settimeout(START_SECONDS)
                 try:
-                    self._make_users(ours, passwords)
+                    self._make_users(ours)
                 except OSError:
-                    raise EmbeddedError(self.failed()) from None
+                    raise self.not_started() from None
+                finally:
+                    process.kill()
 
-    @staticmethod
-    def _make_users(link: socket.socket, passwords: dict[str, str]) -> None:
+    def _make_users(self, link: socket.socket) -> None:
         for user, roles in _ROLES.items():
-            account = {"pwd": passwords[user], "roles": roles}
+            account = {"pwd": self.passwords[user], "roles": roles}
             if _command(link, {"createUser": user, **account}).get("code") == USER_EXISTS:
                 _command(link, {"updateUser": user, **account})
         # A write concern given to createUser does not bring it to disk: killed right after, it came
         # back without the users. This does, and a gentle stop takes seconds.
         _command(link, {"fsync": 1})
 
-    def _rotate_log(self) -> None:
-        """Keep one older log beside the new one."""
-        if self.start_log.exists():
-            self.start_log.replace(self.start_log.with_suffix(".log.1"))
-
-    def failed(self) -> str:
-        """The sentence for a server that did not come up."""
-        reason = last_line((self.start_log, None))
-        if "No space left on device" in reason:
-            return disk_full(self.folder)
-        return f"{self.title} {self.version} did not start: {reason} (log '{self.start_log}')."
-
     # Running
 
-    def plan(self, port: int) -> dict[str, Any]:
-        """What the watcher needs to start the server."""
-        return server_plan(
-            name=self.name,
-            command=[*self._command_line(port, self.data), "--auth"],
-            port=port,
-            signals=self.signals,
-            log=self.start_log,
-            logs=[self.start_log],
-            cwd=self.data,
-            account=self.account,
-        )
+    def command(self) -> list[str]:
+        return [*self._command_line(self.data), "--auth"]
 
-    def _command_line(self, port: int, data: Path) -> list[str]:
+    def _command_line(self, data: Path) -> list[str]:
         # An empty file of settings, or it would look for one in the current folder and in HOME.
         words = ["--config", str(data / SETTINGS), "--log-level", "WARNING"]
-        words += ["--host", HOST, "--port", str(port), "--storage-path", str(data)]
+        words += ["--host", HOST, "--port", str(self.port), "--storage-path", str(data)]
         words += ["--cache-size", "256M", "--session-max", "300", "--noop-heartbeat-seconds", "10"]
         # A day of changes for who follows them, where the default is an hour.
         words += ["--oplog-retention-seconds", "86400", "--oplog-max-entries", "1000000"]
@@ -259,64 +230,25 @@ class MongoServer:
         # have been recorded by then. A write with journal, as ours are, takes 0.74 of the time it
         # takes without this flag, one without journal 1.8 times as much, one of 1,000 the same.
         words += ["--sync-on-commit"]
-        return [*self.chosen.command, *words]
+        return [*self._program, *words]
 
-    @staticmethod
-    def ping(port: int, seconds: float = 2) -> bool | None:
-        """Whether the server answers ``hello``, which needs no login and no driver.
-
-        None when it says nothing in `seconds`.
-        """
-        # {hello: 1, $db: "admin"} by hand: a driver takes longer to load.
-        document = b"\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0"
-        try:
-            with socket.create_connection((HOST, port), seconds) as link:
-                link.sendall(_message(struct.pack("<i", 4 + len(document)) + document))
-                return b"isWritablePrimary\0" in link.recv(4096)
-        except TimeoutError:
-            return None
-        except OSError:
-            return False
-
-    def login(self, port: int, passwords: dict[str, str]) -> bool:
+    def login(self) -> bool:
         """Whether the password of the owner is right; raises `EmbeddedError` for other refusals."""
         import pymongo
         from pymongo.errors import OperationFailure, PyMongoError
 
         client: MongoClient[dict[str, Any]] = pymongo.MongoClient(
-            self._url(OWNER, port, passwords), serverSelectionTimeoutMS=10_000
+            self.url(OWNER), serverSelectionTimeoutMS=10_000
         )
         try:
             client.admin.command("usersInfo", OWNER)
-        except OperationFailure as error:
-            if error.code == 18:  # AuthenticationFailed
-                return False
-            raise EmbeddedError(f"MongoDB refuses a login: {error}.") from error
         except PyMongoError as error:
+            if isinstance(error, OperationFailure) and error.code == 18:  # AuthenticationFailed
+                return False
             raise EmbeddedError(f"MongoDB refuses a login: {error}.") from error
         finally:
             client.close()
         return True
-
-    @classmethod
-    def urls(cls, port: int, passwords: dict[str, str]) -> Urls:
-        owner, app, report = (cls._url(user, port, passwords) for user in (OWNER, APP, REPORT))
-        return Urls(owner, app, report)
-
-    @staticmethod
-    def _url(user: str, port: int, passwords: dict[str, str]) -> str:
-        # journal: SecantusDB killed at once loses majority writes that are not yet in the journal.
-        # directConnection: the set has one member, and its address need not be looked up.
-        return (
-            f"mongodb://{user}:{passwords[user]}@{HOST}:{port}/{DATABASE}"
-            "?authSource=admin&authMechanism=SCRAM-SHA-256&directConnection=true"
-            "&w=majority&journal=true"
-        )
-
-
-def _message(document: bytes) -> bytes:
-    """One OP_MSG with the command `document`, as BSON."""
-    return struct.pack("<iiiiiB", 21 + len(document), 1, 0, 2013, 0, 0) + document
 
 
 def _command(link: socket.socket, command: Mapping[str, Any]) -> dict[str, Any]:

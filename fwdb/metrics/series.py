@@ -1,19 +1,29 @@
-"""The contract: every series with its name, type, labels and meaning.
+"""The contract, and its one collector: what this process counted, and what the servers say now.
 
-Rules, dashboards and docs/metrics.md are checked against this list. The first eight are those of
-the existing service, with its names, labels and units; that is why the utilisation of a pool is
-in percent, against the custom of Prometheus.
+`series.toml` lists every series with its type, labels and meaning.
 """
 
 from __future__ import annotations
 
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from importlib import metadata
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import Any, Literal
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from fwdb.audit.coverage import KINDS
+from fwdb.stores import BOUNDS_MS, Durations, MongoStore, PoolStats, PostgresStore, QueryStats
 from fwdb.stores.errors import ERROR_TYPES
 
-Kind = Literal["counter", "gauge", "histogram"]
+Labels = tuple[str, ...]  # values in the order of the series' names
+Reading = tuple[str, Labels, float | None]  # series, child, value: None makes no sample
 
 DATABASES = ("postgres", "mongodb")
 POOL_STATES = ("total", "active", "idle", "waiting")
@@ -25,279 +35,132 @@ class Series:
     """One series. `name` is the one that is scraped: that of a counter ends in ``_total``."""
 
     name: str
-    kind: Kind
-    labels: tuple[str, ...]
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: Labels
     help: str
 
 
-SERIES = (
-    Series(
-        "db_query_duration_seconds",
-        "histogram",
-        ("database", "operation", "status"),
-        "Seconds until an operation ended, as this process saw it, by kind of statement, name of "
-        "command or name given to track(); status is success or error.",
-    ),
-    Series(
-        "db_queries_total",
-        "counter",
-        ("database", "operation"),
-        "Operations that ended, with success or not: the sum of db_query_duration_seconds_count.",
-    ),
-    Series(
-        "db_query_errors_total",
-        "counter",
-        ("database", "error_type"),
-        f"Operations that failed, by one of: {', '.join(ERROR_TYPES)}.",
-    ),
-    Series(
-        "db_connection_pool_size",
-        "gauge",
-        ("database", "state"),
-        "Connections of this process's pool; total is active plus idle, and waiting are callers "
-        "that queue for one, so the states do not add up.",
-    ),
-    Series(
-        "db_connection_pool_utilization",
-        "gauge",
-        ("database",),
-        "Connections in use, in percent (0 to 100) of all that the pool may open; absent for a "
-        "pool without a limit.",
-    ),
-    Series(
-        "db_health_status",
-        "gauge",
-        ("database",),
-        "1 if the server answers within a second, slowly or read-only too; 0 if not.",
-    ),
-    Series(
-        "db_cache_hit_ratio",
-        "gauge",
-        ("database",),
-        "Blocks found in the server's memory out of those asked for, 0 to 1, over the last 30 s "
-        "or since the scrape before; absent if there were too few, or the server cannot tell.",
-    ),
-    Series(
-        "db_replication_lag_seconds",
-        "gauge",
-        ("database",),
-        "Seconds that the slowest replica is behind; absent without a replica.",
-    ),
-    Series(
-        "db_slow_queries_total",
-        "counter",
-        ("database",),
-        "Operations that took at least FWDB_SLOW_QUERY_MS (100 ms unless set).",
-    ),
-    Series(
-        "db_connection_pool_capacity",
-        "gauge",
-        ("database",),
-        "The most connections that this process's pool may open; absent without a limit.",
-    ),
-    Series(
-        "db_connection_pool_waits_total",
-        "counter",
-        ("database",),
-        "Callers that had to wait for a connection, in vain or not.",
-    ),
-    Series(
-        "db_connection_pool_waited_seconds_total",
-        "counter",
-        ("database",),
-        "Seconds that callers waited for a connection, all together.",
-    ),
-    Series(
-        "db_connection_pool_timeouts_total",
-        "counter",
-        ("database",),
-        "Callers that waited for a connection in vain.",
-    ),
-    Series(
-        "db_connection_pool_opened_total",
-        "counter",
-        ("database",),
-        "Connections that this process's pool has opened.",
-    ),
-    Series(
-        "db_connection_pool_wait_duration_seconds",
-        "histogram",
-        ("database",),
-        "Seconds that a caller queued for a connection, of those that had to.",
-    ),
-    Series(
-        "db_connection_pool_hold_duration_seconds",
-        "histogram",
-        ("database",),
-        "Seconds that a connection was lent, of loans that have ended.",
-    ),
-    Series(
-        "db_connection_pool_dial_duration_seconds",
-        "histogram",
-        ("database",),
-        "Seconds until a new connection was ready for use.",
-    ),
-    Series(
-        "db_health_degraded",
-        "gauge",
-        ("database",),
-        "1 if the server answers slowly or takes no writes, or this process's pool is full.",
-    ),
-    Series(
-        "db_cache_reads_total",
-        "counter",
-        ("database", "result"),
-        "Blocks asked for since the server counts them; result is hit (found in its memory) or "
-        "miss (read, maybe from the system's cache).",
-    ),
-    Series(
-        "db_replication_replicas",
-        "gauge",
-        ("database",),
-        "Replicas that follow this server now.",
-    ),
-    Series(
-        "db_replication_replicas_expected",
-        "gauge",
-        ("database",),
-        "Replicas that PostgreSQL should have, FWDB_EXPECTED_REPLICAS; absent if that is not set.",
-    ),
-    Series(
-        "db_schema_current",
-        "gauge",
-        ("database",),
-        "1 if the database has the schema of this release of fwdb, 0 if it wants 'fwdb migrate'.",
-    ),
-    Series(
-        "fwdb_audit_records_total",
-        "counter",
-        ("action",),
-        "Audit entries that this process wrote, those of a transaction rolled back later too.",
-    ),
-    Series(
-        "fwdb_audit_failures_total",
-        "counter",
-        (),
-        "Audit entries that this process could not write.",
-    ),
-    Series(
-        "fwdb_audit_seal_info",
-        "gauge",
-        ("head",),
-        "Always 1; the label begins the hash of the newest seal of the audit trail. Absent, as the "
-        "other figures of seals, where nothing was ever sealed.",
-    ),
-    Series(
-        "fwdb_audit_sealed_rows",
-        "gauge",
-        (),
-        "Rows of the audit trail that were sealed, those that left the database since too.",
-    ),
-    Series(
-        "fwdb_audit_uncovered",
-        "gauge",
-        ("database", "kind"),
-        "Things of a kind whose changes do not get into the audit trail, as 'fwdb audit coverage' "
-        f"lists them; kind is one of: {', '.join(k for ks in KINDS.values() for k in ks)}.",
-    ),
-    Series(
-        "fwdb_audit_changes_without_actor",
-        "gauge",
-        (),
-        "Changes of the last hour in the audit trail of which nobody said who made them.",
-    ),
-    Series(
-        "fwdb_audit_months_ahead",
-        "gauge",
-        (),
-        "Whole months after this one for which the audit trail has a partition, -1 if this one "
-        "has none; absent for a trail that is one table.",
-    ),
-    Series(
-        "fwdb_audit_follower_lag_seconds",
-        "gauge",
-        (),
-        "Seconds that the audit trail is behind the changes of MongoDB; absent if they were never "
-        "followed.",
-    ),
-    Series(
-        "fwdb_audit_gaps",
-        "gauge",
-        (),
-        "Times of which the follower could not see each change of MongoDB, all that ever were.",
-    ),
-    Series(
-        "fwdb_audit_unsealed_rows",
-        "gauge",
-        (),
-        "Rows of the audit trail that are newer than the newest seal.",
-    ),
-    Series(
-        "fwdb_audit_seal_age_seconds",
-        "gauge",
-        (),
-        "Seconds since the newest seal was made; one is made only when there is something to seal.",
-    ),
-    Series(
-        "fwdb_probe_success",
-        "gauge",
-        ("database", "probe"),
-        "1 if the question behind a group of gauges was answered at the last reading, 0 if it "
-        "failed or took too long: its gauges are then absent.",
-    ),
-    Series(
-        "fwdb_probe_duration_seconds",
-        "gauge",
-        ("database", "probe"),
-        "Seconds that the question took at the last reading.",
-    ),
-    Series(
-        "fwdb_probe_last_success_timestamp_seconds",
-        "gauge",
-        ("database", "probe"),
-        "When the question was last answered, in seconds since 1970.",
-    ),
-    Series(
-        "fwdb_labels_folded_total",
-        "counter",
-        ("metric",),
-        "Operations whose name was one too many and was counted as other.",
-    ),
-    Series(
-        "fwdb_build_info",
-        "gauge",
-        ("version",),
-        "Always 1; the label is the release of fwdb.",
-    ),
-)
+def _declared(group: str) -> tuple[Series, ...]:
+    """The series of `group` in the list, their words filled in."""
+    known = {"error_types": ", ".join(ERROR_TYPES), "kinds": ", ".join(chain(*KINDS.values()))}
+    declared = tomllib.loads(Path(__file__).with_name("series.toml").read_text("utf-8"))
+    return tuple(
+        Series(name, one["kind"], tuple(one["labels"]), one["help"].format(**known))
+        for name, one in declared[group].items()
+    )
 
-# What a report leaves behind, in `metrics.prom` and at a Pushgateway. A run is over when it is
-# scraped, so its queries are not among them: the counts of two runs cannot be told apart there.
-REPORT_SERIES = (
-    Series(
-        "fwdb_report_last_run_success",
-        "gauge",
-        ("report",),
-        "1 if the last run of the report ended well, whatever its verdict; 0 if it failed.",
-    ),
-    Series(
-        "fwdb_report_last_run_timestamp_seconds",
-        "gauge",
-        ("report",),
-        "When the last run ended, in seconds since 1970.",
-    ),
-    Series(
-        "fwdb_report_last_success_timestamp_seconds",
-        "gauge",
-        ("report",),
-        "When the last run that ended well did so, in seconds since 1970.",
-    ),
-    Series(
-        "fwdb_report_last_run_duration_seconds",
-        "gauge",
-        ("report",),
-        "Seconds that the last run took.",
-    ),
-)
 
+SERIES = _declared("process")
+REPORT_SERIES = _declared("report")
 BY_NAME = {one.name: one for one in (*SERIES, *REPORT_SERIES)}
+
+DURATIONS = "db_query_duration_seconds"
+
+# The buckets of the existing service (1 ms to 10 s) with three finer ones below: over a local
+# socket nearly every command would fall into the first. Rules name them.
+QUERY_BOUNDS_MS = (0.1, 0.25, 0.5, 1, 10, 50, 100, 500, 1000, 5000, 10000)
+
+AuditCounts = Callable[[], tuple[dict[str, int], int]]
+
+
+class DatabaseCollector(Collector):
+    """Fresh families at every scrape, so that nothing stays behind from an earlier one.
+
+    A gauge that is set by a thread keeps its last value when the thread, or the server, is dead.
+    """
+
+    def __init__(
+        self,
+        postgres: PostgresStore,
+        mongodb: MongoStore,
+        servers: Callable[[], Iterable[Reading]],
+        audit: AuditCounts,
+    ) -> None:
+        self._stores = (postgres, mongodb)
+        self._servers = servers
+        self._audit = audit
+        self._version = metadata.version("fwdb")
+
+    def describe(self) -> Iterator[Metric]:
+        """The names alone: a registry refuses a second collector that has one of them."""
+        yield from _families().values()
+
+    def collect(self) -> Iterator[Metric]:
+        """Every series, those without a sample too."""
+        found = _families()
+        stats = {store.name: store.query_stats() for store in self._stores}
+        pools = [store.pool() for store in self._stores]
+        readings = (self._servers(), _queries(stats), _pools(pools), self._process())
+        for name, labels, value in chain.from_iterable(readings):
+            if value is not None:
+                found[name].add_metric(labels, float(value))
+        for database, queries in stats.items():
+            for timed in queries.series:
+                child = (database, timed.operation, timed.status)
+                _add(found[DURATIONS], child, QUERY_BOUNDS_MS, timed.times)
+        for pool in pools:
+            for part, times in (("wait", pool.wait), ("hold", pool.hold), ("dial", pool.dial)):
+                family = found[f"db_connection_pool_{part}_duration_seconds"]
+                _add(family, (pool.database,), BOUNDS_MS, times)
+        yield from found.values()
+
+    def _process(self) -> Iterator[Reading]:
+        written, failed = self._audit()
+        for action, number in written.items():
+            yield "fwdb_audit_records_total", (action,), number
+        yield "fwdb_audit_failures_total", (), failed
+        yield "fwdb_build_info", (self._version,), 1
+
+
+_KINDS: dict[str, type[Any]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+
+
+def _families() -> dict[str, Any]:
+    return {
+        series.name: _KINDS[series.kind](series.name, series.help, labels=series.labels)
+        for series in SERIES
+    }
+
+
+def _add(
+    family: HistogramMetricFamily, child: Labels, bounds_ms: tuple[float, ...], times: Durations
+) -> None:
+    upto = dict(zip((*BOUNDS_MS, "+Inf"), accumulate(times.counts), strict=True))
+    buckets = [(str(bound / 1000), float(upto[bound])) for bound in bounds_ms]
+    family.add_metric(child, [*buckets, ("+Inf", float(upto["+Inf"]))], times.total_ms / 1000)
+
+
+def _queries(stats: dict[str, QueryStats]) -> Iterator[Reading]:
+    for database, found in stats.items():
+        ended: Counter[str] = Counter()
+        for timed in found.series:
+            ended[timed.operation] += timed.times.count
+        for operation, number in ended.items():
+            yield "db_queries_total", (database, operation), number
+        for cause, number in found.errors.items():
+            yield "db_query_errors_total", (database, cause), number
+        yield "db_slow_queries_total", (database,), found.slow
+    yield "fwdb_labels_folded_total", (DURATIONS,), sum(found.folded for found in stats.values())
+
+
+def _pools(pools: list[PoolStats]) -> Iterator[Reading]:
+    for pool in pools:
+        child = (pool.database,)
+        size = "db_connection_pool_size"
+        yield size, (*child, "total"), pool.in_use + pool.idle
+        yield size, (*child, "active"), pool.in_use
+        yield size, (*child, "idle"), pool.idle
+        yield size, (*child, "waiting"), pool.waiting
+        # MongoDB's driver has a pool per server of a set, each with this capacity, so that their
+        # sum can pass it; the alarm is about one that is full.
+        used = pool.utilisation_percent
+        yield "db_connection_pool_utilization", child, None if used is None else min(100, used)
+        yield "db_connection_pool_capacity", child, pool.capacity
+        yield "db_connection_pool_waits_total", child, pool.waits
+        yield "db_connection_pool_waited_seconds_total", child, pool.wait_ms / 1000
+        yield "db_connection_pool_timeouts_total", child, pool.timeouts
+        yield "db_connection_pool_opened_total", child, pool.opened

@@ -12,7 +12,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from http.client import LineTooLong
@@ -22,6 +22,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from fwdb.errors import MetricsError
 from fwdb.metrics.exposition import Exposition
+from fwdb.monitoring import Health, StoreHealth
+from fwdb.stores import PoolStats
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -37,6 +39,17 @@ _CLOSE_SECONDS = 5.0  # for the answers on their way when the server is closed
 _MOST_CLIENTS = 256  # each has a thread; the oldest goes when one more comes
 _MOST_HEAD = 1 << 16  # bytes of a request line and its headers
 _MOST_REST = 1 << 20  # bytes that come behind them and are thrown away
+
+_REFUSALS = {
+    errno.EADDRINUSE: "port {port} of {host} is taken by another program; choose another with "
+    "--port, or 0 for a free one.",
+    errno.EACCES: "this account may not open port {port} of {host}; choose one above 1023 with "
+    "--port.",
+}
+_REFUSED = "the metrics cannot be served at {host}, port {port} ({reason}); choose another --host."
+
+# What a proxy keeps of a health check is wrong a second later.
+_FRESH = {"Cache-Control": "no-cache, no-store, must-revalidate"}
 
 Reply = tuple[int, dict[str, str], bytes]  # status, headers, body
 
@@ -55,9 +68,9 @@ class Application:
         self._paths: dict[str, Callable[[str], Reply]] = {
             "/metrics": self._metrics,
             "/metrics/json": lambda _: _json(200, exposition.json()),
-            "/health": lambda _: _health(*health()),
-            "/health/database": lambda _: _health(*health(details=True)),
-            "/health/live": lambda _: _health(200, {"status": "ok"}),
+            "/health": lambda _: _json(*health(), _FRESH),
+            "/health/database": lambda _: _json(*health(details=True), _FRESH),
+            "/health/live": lambda _: _json(200, {"status": "ok"}, _FRESH),
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -86,21 +99,73 @@ class Application:
         return 200, {"Content-Type": content_type}, body
 
 
-def _json(status: int, content: Any) -> Reply:
+def _json(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Reply:
     # allow_nan: Python would write NaN, which no parser of JSON reads.
     body = json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
-    return status, {"Content-Type": "application/json; charset=utf-8"}, body
-
-
-def _health(status: int, content: Any) -> Reply:
-    """What a proxy keeps of a health check is wrong a second later."""
-    _, headers, body = _json(status, content)
-    return status, {**headers, "Cache-Control": "no-cache, no-store, must-revalidate"}, body
+    return status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, body
 
 
 def _error(status: int, sentence: str, **headers: str) -> Reply:
     body = f"{HTTPStatus(status).phrase}: {sentence}.\n".encode()
     return status, {"Content-Type": "text/plain; charset=utf-8", **headers}, body
+
+
+# Fixed sentences: what a driver says holds hosts and users.
+SENTENCES = {
+    "no_answer": "it did not answer in time",
+    "unreachable": "no connection could be made",
+    "login_refused": "it refused the user or the password",
+    "not_allowed": "the user may not ask it",
+    "too_old": "its version is older than fwdb supports",
+    "error": "it answered with an error",
+    "slow": "it answers slowly",
+    "read_only": "it takes no writes",
+    "pool_full": "all connections of this process's pool are in use",
+    "schema_behind": "its schema is not that of this release; run 'fwdb migrate'",
+}
+
+
+def health_answer(
+    health: Health,
+    pools: Mapping[str, PoolStats] | None = None,
+    schema: tuple[str | None, str] | None = None,
+) -> tuple[int, dict[str, Any]]:
+    """HTTP status and body of ``/health``; with `pools` and `schema` of ``/health/database``.
+
+    `schema` is the revision of the database and that of this release, None when not known.
+    """
+    entries = {store.database: _entry(store) for store in health.stores}
+    for name, pool in (pools or {}).items():
+        entries[name]["pool"] = {
+            "total": pool.in_use + pool.idle,
+            "active": pool.in_use,
+            "idle": pool.idle,
+            "waiting": pool.waiting,
+            "capacity": pool.capacity,
+            "utilization": pool.utilisation_percent,
+        }
+    if schema is not None:
+        current, head = schema
+        entries["postgres"]["schema"] = {"current": current, "head": head}
+    down = {name: entry for name, entry in entries.items() if entry["status"] == "down"}
+    status = {"up": "ok", "degraded": "degraded", "down": "error"}[health.status]
+    return (503 if down else 200), {
+        "status": status,
+        "info": {name: entry for name, entry in entries.items() if name not in down},
+        "error": down,
+        "details": entries,
+    }
+
+
+def _entry(store: StoreHealth) -> dict[str, Any]:
+    entry: dict[str, Any] = {"status": store.status}
+    if store.latency_ms is not None:
+        entry["responseTime"] = round(store.latency_ms, 3)
+    if store.version is not None:
+        entry["version"] = store.version
+    if store.causes:
+        entry["message"] = "; ".join(SENTENCES[cause] for cause in store.causes)
+    return entry
 
 
 class MetricsServer:
@@ -110,7 +175,9 @@ class MetricsServer:
         try:
             self._http = _Http(application, host, port)
         except OSError as error:
-            raise MetricsError(_refusal(error, host, port)) from error
+            reason = (error.strerror or str(error)).lower()
+            sentence = _REFUSALS.get(error.errno or 0, _REFUSED)
+            raise MetricsError(sentence.format(host=host, port=port, reason=reason)) from error
         self.host = host
         self.port = int(self._http.server_address[1])
         self.is_closed = False
@@ -235,17 +302,3 @@ class _Handler(WSGIRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         logger.debug(format, *arguments)
-
-
-def _refusal(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return (
-            f"port {port} of {host} is taken by another program; choose another with --port, or 0 "
-            "for a free one."
-        )
-    if error.errno == errno.EACCES:
-        return (
-            f"this account may not open port {port} of {host}; choose one above 1023 with --port."
-        )
-    reason = (error.strerror or str(error)).lower()
-    return f"the metrics cannot be served at {host}, port {port} ({reason}); choose another --host."

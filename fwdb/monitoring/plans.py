@@ -211,7 +211,7 @@ def _absence(store: PostgresStore) -> tuple[Status, str]:
             "ALTER SYSTEM SET auto_explain.log_format = 'text'; SELECT pg_reload_conf();"
         )
     if not state["exists"]:
-        from fwdb.embedded.postgres_setup import LOGGED_PLANS  # with it come the built-in servers
+        from fwdb.embedded.postgres import LOGGED_PLANS  # with it come the built-in servers
 
         return "not_measured", (
             "the database lacks the function fwdb_logged_plans; a superuser makes it with psql "

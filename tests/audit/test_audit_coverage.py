@@ -352,15 +352,15 @@ def test_the_command_says_what_is_not_captured_and_fails(
 
     import typer
 
-    from fwdb.cli import auditing
+    from fwdb.cli import audit as commands
 
-    monkeypatch.setattr(auditing, "database", lambda **_: nullcontext(db))
+    monkeypatch.setattr(commands, "database", lambda **_: nullcontext(db))
     db.postgres.execute(sa.text("CREATE TABLE shared.vouchers (id int)"))
     with pytest.raises(typer.Exit) as ended:
-        auditing.audit_coverage()
+        commands.audit_coverage()
     printed = capsys.readouterr().out
     with pytest.raises(typer.Exit):
-        auditing.audit_coverage(as_json=True)
+        commands.audit_coverage(as_json=True)
     rows = json.loads(capsys.readouterr().out)
 
     assert ended.value.exit_code == 1

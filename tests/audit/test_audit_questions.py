@@ -193,6 +193,16 @@ def test_a_season_is_no_burst(audit, put):
     assert audit.bursts("140d").empty
 
 
+@pytest.mark.parametrize(("events", "found"), [(110, 0), (120, 1)])
+def test_three_times_the_usual_is_a_burst(audit, put, events, found):
+    """Far outside of what is usual, by the spread alone, is any hour over 78 events here."""
+    noon = NOW.replace(hour=12, minute=0, second=0, microsecond=0)
+    put([{"created_at": noon - timedelta(days=age)} for age in range(2, 30) for _ in range(40)])
+    put([{"created_at": noon - timedelta(days=1)}] * events)
+
+    assert len(audit.bursts("3d")) == found
+
+
 def test_a_burst_is_found_with_what_makes_it_odd(audit, put, actor):
     """Deletes where there are none, and many times what is usual, each with its author."""
     night = (NOW - timedelta(days=2)).replace(hour=3, minute=0, second=0, microsecond=0)

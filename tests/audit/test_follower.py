@@ -546,6 +546,7 @@ def test_a_second_follower_says_that_there_is_one(db):
 
 def test_a_follower_that_lost_its_turn_writes_nothing_more(db, wait_until):
     """Its lock may be gone with a connection that it did not miss yet."""
+    holder = sa.text("SELECT CAST(holder AS text) AS holder FROM audit.followers")
     stop, failed = threading.Event(), []
 
     def follow() -> None:
@@ -558,6 +559,7 @@ def test_a_follower_that_lost_its_turn_writes_nothing_more(db, wait_until):
     thread.start()
     wait_until(lambda: db.audit.follower().events_behind.status == "ok")
     db.postgres.execute(sa.text("UPDATE audit.followers SET holder = gen_random_uuid()"))
+    other = db.postgres.rows(holder)
     designs(db).insert_one(dict(GOOD))
     # It begins anew, as the lock is free, and gets a holder of its own again.
     wait_until(lambda: len(rows(db)) == 1)
@@ -565,6 +567,7 @@ def test_a_follower_that_lost_its_turn_writes_nothing_more(db, wait_until):
     thread.join()
 
     assert failed == []
+    assert db.postgres.rows(holder) != other
     assert len(rows(db)) == 1
 
 

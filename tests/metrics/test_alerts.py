@@ -89,7 +89,7 @@ def promtool(
 
 @needs_promtool
 @pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_an_alert_fires_over_its_line_and_not_below(case: Case, tmp_path: Path) -> None:
+def test_an_alert_fires_over_its_line_and_not_below(case, tmp_path):
     """After its time and not a step sooner, with the value in its text; and it ends again."""
     ran = promtool(tmp_path / "case", RULES, list(groups(case)))
 
@@ -97,7 +97,7 @@ def test_an_alert_fires_over_its_line_and_not_below(case: Case, tmp_path: Path) 
 
 
 @needs_promtool
-def test_the_rules_are_well_formed(tmp_path: Path) -> None:
+def test_the_rules_are_well_formed(tmp_path):
     """promtool finds nothing to say, with every lint that it has."""
     (tmp_path / "rules.yml").write_text(RULES)
     ran = subprocess.run(
@@ -154,7 +154,7 @@ def changes(rule: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 @needs_promtool
 @pytest.mark.heavy
-def test_no_change_of_a_rule_goes_unnoticed(tmp_path: Path) -> None:
+def test_no_change_of_a_rule_goes_unnoticed(tmp_path):
     """Every mutant of every rule fails a test above. In short, every nineteenth."""
     step = 1 if os.environ.get("FWDB_TEST_FULL") else 19
     survivors = []
@@ -168,7 +168,7 @@ def test_no_change_of_a_rule_goes_unnoticed(tmp_path: Path) -> None:
     assert survivors == []
 
 
-def test_every_alert_is_tested_and_has_a_runbook() -> None:
+def test_every_alert_is_tested_and_has_a_runbook():
     """Each alert has a case, all its texts, and a section that is there to be read."""
     runbooks = (DOCS / "runbooks.md").read_text()
     assert set(map(rule_id, ALERTS)) == set(IDS)
@@ -179,14 +179,14 @@ def test_every_alert_is_tested_and_has_a_runbook() -> None:
         assert f"\n## {rule['alert']}\n" in runbooks
 
 
-def test_no_runbook_is_left_over() -> None:
+def test_no_runbook_is_left_over():
     """A section for an alert that there is not would be read in vain."""
     titles = re.findall(r"^## (\w+)$", (DOCS / "runbooks.md").read_text(), re.MULTILINE)
 
     assert sorted(titles) == sorted({rule["alert"] for rule in ALERTS})
 
 
-def test_rules_ask_for_series_that_there_are() -> None:
+def test_rules_ask_for_series_that_there_are():
     """A misspelt name or label would be silent for ever."""
     recorded = {rule.get("record") for g in yaml.safe_load(RULES)["groups"] for rule in g["rules"]}
     for part in yaml.safe_load(RULES)["groups"]:

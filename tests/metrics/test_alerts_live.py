@@ -18,7 +18,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -49,30 +49,22 @@ pytestmark = [
 Alert = tuple[str, str, str]  # name, severity, database
 
 
-@dataclass
-class Webhook:
+class Webhook(dict[Alert, str]):
     """What Alertmanager said last of each alert: ``firing`` or ``resolved``."""
 
-    said: dict[Alert, str] = field(default_factory=dict)
-    ever: set[Alert] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.ever: set[Alert] = set()  # that fired
 
     def take(self, message: dict[str, Any]) -> None:
         for alert in message["alerts"]:
             labels = alert["labels"]
             key = (labels["alertname"], labels["severity"], labels.get("database", ""))
-            self.said[key] = alert["status"]
-            if self.fires(key):
-                self.ever.add(key)
-
-    def fires(self, alert: Alert) -> bool:
-        return self.said.get(alert) == "firing"
-
-    def is_over(self, alert: Alert) -> bool:
-        return self.said.get(alert) == "resolved"
+            self[key] = alert["status"]
+            self.ever |= {key} if alert["status"] == "firing" else set()
 
     @property
     def is_quiet(self) -> bool:
-        return "firing" not in self.said.values()
+        return "firing" not in self.values()
 
 
 @dataclass
@@ -137,16 +129,12 @@ receivers: [{{name: hook, webhook_configs: [{{url: "http://127.0.0.1:{hook}/"}}]
 """
         )
         prometheus = (
-            "prometheus",
-            "--config.file=prometheus.yml",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{web}",
+            *("prometheus", "--config.file=prometheus.yml"),
+            *("--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{web}"),
         )
         alertmanager = (
-            "prometheus-alertmanager",
-            "--config.file=alertmanager.yml",
-            f"--storage.path={folder / 'alerts'}",
-            f"--web.listen-address=127.0.0.1:{alerts}",
+            *("prometheus-alertmanager", "--config.file=alertmanager.yml"),
+            *("--storage.path=alerts", f"--web.listen-address=127.0.0.1:{alerts}"),
             "--cluster.listen-address=",
         )
         with running(*alertmanager, folder=folder), running(*prometheus, folder=folder):
@@ -202,7 +190,7 @@ def work(db: Database) -> None:
     db.designs.find(status="published")
 
 
-def test_a_healthy_run_raises_no_alert(watched: Watched, wait_until: Callable[..., None]) -> None:
+def test_a_healthy_run_raises_no_alert(watched, wait_until):
     """Work, rest, in full a restart of everything, and not one alert.
 
     Every panel of the dashboard has something to draw.
@@ -256,34 +244,25 @@ def has_data(watched: Watched, expression: str) -> bool:
 
 @pytest.mark.skipif(FULL, reason="waits are those that are shipped; the short form has the faults")
 @pytest.mark.parametrize("fault", ["frozen_mongodb", "full_pool", "paused_replica", "lost_replica"])
-def test_a_fault_is_told_and_told_to_be_over(
-    watched: Watched, fault: str, wait_until: Callable[..., None]
-) -> None:
+def test_a_fault_is_told_and_told_to_be_over(watched, fault, wait_until):
     """The alert that names it fires at the webhook, and is resolved there after the mend."""
     breaking, alerts = FAULTS[fault]
+    said = watched.webhook
     with breaking(watched):
-        for alert in alerts:
-            wait_until(
-                lambda alert=alert: watched.webhook.fires(alert), timeout=60, what=str(alert)
-            )
-    for alert in alerts:
-        wait_until(lambda alert=alert: watched.webhook.is_over(alert), timeout=90, what=str(alert))
-    over = watched.webhook
-    wait_until(lambda: not [a for a, status in over.said.items() if status == "firing"], timeout=90)
+        wait_until(lambda: {said.get(one) for one in alerts} == {"firing"}, 60, what=str(alerts))
+    wait_until(lambda: {said.get(one) for one in alerts} == {"resolved"}, 90, what=str(alerts))
+    wait_until(lambda: said.is_quiet, timeout=90)
 
 
 @contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
+def frozen_mongodb(watched: Watched) -> Iterator[None]:
     """The process neither answers nor ends."""
+    pid = record(watched.home, "mongodb")["pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-def frozen_mongodb(watched: Watched) -> contextlib.AbstractContextManager[None]:
-    return stopped(record(watched.home, "mongodb")["pid"])
 
 
 @contextlib.contextmanager
@@ -320,30 +299,20 @@ def paused_replica(watched: Watched) -> Iterator[None]:
         replica.close()
 
 
-def lost_replica(watched: Watched) -> contextlib.AbstractContextManager[None]:
-    return killed_replica(watched.home)
-
-
 @contextlib.contextmanager
-def killed_replica(home: Path) -> Iterator[None]:
+def lost_replica(watched: Watched) -> Iterator[None]:
     """The replica is gone, as after a crash of its machine."""
-    os.kill(record(home, "replica")["pid"], signal.SIGQUIT)
+    os.kill(record(watched.home, "replica")["pid"], signal.SIGQUIT)
     try:
         yield
     finally:
-        embedded.up(home, replica=True, owner_pid=os.getpid(), idle_minutes=0)
+        embedded.up(watched.home, replica=True, owner_pid=os.getpid(), idle_minutes=0)
 
 
-Fault = Callable[[Watched], contextlib.AbstractContextManager[None]]
-FAULTS: dict[str, tuple[Fault, list[Alert]]] = {
+FULL_POOL = ("HighConnectionPoolUsage", "ConnectionPoolStarved")
+FAULTS: dict[str, tuple[Callable[..., Any], list[Alert]]] = {
     "frozen_mongodb": (frozen_mongodb, [("DatabaseUnhealthy", "critical", "mongodb")]),
-    "full_pool": (
-        full_pool,
-        [
-            ("HighConnectionPoolUsage", "critical", "postgres"),
-            ("ConnectionPoolStarved", "critical", "postgres"),
-        ],
-    ),
+    "full_pool": (full_pool, [(name, "critical", "postgres") for name in FULL_POOL]),
     "paused_replica": (paused_replica, [("HighReplicationLag", "warning", "postgres")]),
     "lost_replica": (lost_replica, [("ReplicaLost", "critical", "postgres")]),
 }

@@ -68,7 +68,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Exceptio
     return outcome
 
 
-def test_a_run_leaves_only_what_is_about_the_run(quick, tmp_path: Path):
+def test_a_run_leaves_only_what_is_about_the_run(quick, tmp_path):
     """Two runs with the same histograms would be one series, of which data is lost."""
     reports.report("pool", out=tmp_path)
 
@@ -80,7 +80,7 @@ def test_a_run_leaves_only_what_is_about_the_run(quick, tmp_path: Path):
     assert found["fwdb_report_last_run_duration_seconds"] >= 0
 
 
-def test_a_run_that_fails_keeps_the_time_of_the_last_success(quick, tmp_path: Path):
+def test_a_run_that_fails_keeps_the_time_of_the_last_success(quick, tmp_path):
     """In both folders: the report of the earlier run stays, and says that the last one failed."""
     reports.report("pool", out=tmp_path)
     before = values((tmp_path / "pool" / "metrics.prom").read_text())
@@ -97,8 +97,8 @@ def test_a_run_that_fails_keeps_the_time_of_the_last_success(quick, tmp_path: Pa
         assert found[last] > before[last]
 
 
-def test_without_a_success_there_is_no_time_of_one(quick, tmp_path: Path):
-    """Absent, not 0: that would be in 1970."""
+def test_without_a_success_there_is_no_time_of_one(quick, tmp_path):
+    """Absent, not 0: that would be in 1970. A file that was tampered with has none either."""
     quick["error"] = ReportError("broken")
     with pytest.raises(ReportError):
         reports.report("pool", out=tmp_path)
@@ -106,19 +106,15 @@ def test_without_a_success_there_is_no_time_of_one(quick, tmp_path: Path):
     found = values((tmp_path / "pool.failed" / "metrics.prom").read_text())
     assert set(found) == NAMES - {"fwdb_report_last_success_timestamp_seconds"}
     assert not (tmp_path / "pool").exists()
-
-
-def test_a_file_that_was_tampered_with_is_no_time(tmp_path: Path):
-    """The next run goes on without it."""
     (tmp_path / batch.FILE).write_bytes(b"\xff\xfe nonsense")
-
     assert batch.last_success(tmp_path) is None
 
 
-def test_a_run_is_added_at_the_gateway_under_its_report(
-    quick, gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Added, not put in place: a failed run leaves the last success there."""
+def test_a_run_is_added_at_the_gateway_under_its_report(quick, gateway, tmp_path, monkeypatch):
+    """Added, not put in place: a failed run leaves the last success there. Without the setting
+    nothing leaves the machine."""
+    reports.report("pool", out=tmp_path)
+    assert gateway.pushed == []
     monkeypatch.setenv("FWDB_PUSHGATEWAY", gateway.url)
 
     reports.report("pool", out=tmp_path)
@@ -130,12 +126,7 @@ def test_a_run_is_added_at_the_gateway_under_its_report(
 
 @pytest.mark.parametrize("trouble", ["refuses", "is away", "is no address"])
 def test_a_gateway_in_trouble_is_a_warning_and_no_failed_report(
-    quick,
-    gateway: Gateway,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    trouble: str,
+    quick, gateway, tmp_path, monkeypatch, caplog, trouble
 ):
     """With the address but not its password."""
     gateway.status = 500
@@ -152,10 +143,3 @@ def test_a_gateway_in_trouble_is_a_warning_and_no_failed_report(
     assert result.verdict == "ok"
     assert "FWDB_PUSHGATEWAY" in caplog.text
     assert "s3cret" not in caplog.text
-
-
-def test_no_gateway_is_asked_without_the_setting(quick, gateway: Gateway, tmp_path: Path):
-    """Nothing leaves the machine unless somebody says so."""
-    reports.report("pool", out=tmp_path)
-
-    assert gateway.pushed == []

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
+from typing import Any
 
 import pytest
 from prometheus_client import Metric
 from support import ROOT
+from support.promql import selectors, series
 
 from fwdb.audit.coverage import KINDS
-from fwdb.metrics.collector import QUERY_BOUNDS_MS
-from fwdb.metrics.series import BY_NAME, DATABASES, POOL_STATES, PROBES, SERIES
+from fwdb.metrics import dashboard
+from fwdb.metrics.series import BY_NAME, DATABASES, POOL_STATES, PROBES, QUERY_BOUNDS_MS, SERIES
 from fwdb.stores import commands, timing
 from fwdb.stores.errors import ERROR_TYPES
 
@@ -50,7 +54,7 @@ def test_every_series_is_documented_and_no_other():
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_a_row_says_type_labels_and_an_example(name: str):
+def test_a_row_says_type_labels_and_an_example(name):
     """The example asks for this very series."""
     series, row = BY_NAME[name], documented()[name]
 
@@ -61,7 +65,7 @@ def test_a_row_says_type_labels_and_an_example(name: str):
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_a_name_follows_the_customs_of_prometheus(name: str):
+def test_a_name_follows_the_customs_of_prometheus(name):
     """Counters end in _total, times are in seconds, and nothing else does or is."""
     series = BY_NAME[name]
     Metric(name, series.help, series.kind)  # refuses a name that is none
@@ -79,7 +83,7 @@ def test_a_name_follows_the_customs_of_prometheus(name: str):
     ],
     ids=["database", "state", "probe", "error_type", "operation", "command", "kind"],
 )
-def test_every_value_of_a_label_is_documented(words: tuple[str, ...]):
+def test_every_value_of_a_label_is_documented(words):
     """Whoever writes a rule can look up what there is to select."""
     assert [word for word in words if f"`{word}`" not in PAGE] == []
 
@@ -91,3 +95,52 @@ def test_the_buckets_are_documented():
     assert [float(n) for n in re.findall(r"[\d.]+\d|\d+", listed[1])] == [
         b / 1000 for b in QUERY_BOUNDS_MS
     ]
+
+
+# -- the Grafana dashboard: what a linter would ask of it; Grafana itself is not run -------------
+
+DASHBOARD = json.loads(dashboard())
+PANELS: list[dict[str, Any]] = [p for p in DASHBOARD["panels"] if p["type"] != "row"]
+
+
+def test_numbers_and_places_are_unique():
+    """No two panels share an id or a place, and nothing sticks out of the 24 columns."""
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(ids) == len(set(ids))
+    for panel in DASHBOARD["panels"]:
+        assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
+    for one, other in itertools.combinations(DASHBOARD["panels"], 2):
+        a, b = one["gridPos"], other["gridPos"]
+        apart = (
+            a["x"] + a["w"] <= b["x"]
+            or b["x"] + b["w"] <= a["x"]
+            or a["y"] + a["h"] <= b["y"]
+            or b["y"] + b["h"] <= a["y"]
+        )
+        assert apart, (one["title"], other["title"])
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for panel in PANELS])
+def test_a_panel_says_what_it_shows_and_of_which_job(panel):
+    """Title, meaning and unit; the chosen source and job; counters as rates; series that exist."""
+    assert panel["title"]
+    assert panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    refs = [target["refId"] for target in panel["targets"]]
+    assert len(refs) == len(set(refs)) > 0
+    for target in panel["targets"]:
+        assert target["datasource"]["uid"] == "${datasource}"
+        assert target["legendFormat"]
+        for name, labels in selectors(target["expr"]):
+            known = series(name)
+            assert set(labels) <= {*known.labels, "job", "instance", "le"}
+            assert {"job", "instance"} <= set(labels)
+            if known.kind != "gauge":
+                assert "[$__rate_interval]" in target["expr"]
+
+
+def test_the_variables_ask_for_a_series_that_there_is():
+    """Job and instance are those that tell a health."""
+    asked = [v["definition"] for v in DASHBOARD["templating"]["list"] if v["type"] == "query"]
+
+    assert [selectors(text)[0][0] for text in asked] == ["db_health_status", "db_health_status"]

@@ -7,21 +7,17 @@ import json
 import math
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import prometheus_client
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, Summary, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Summary, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 import fwdb.metrics.metrics
 from fwdb import config, errors
-from fwdb.database import Database
-from fwdb.metrics.collector import QUERY_BOUNDS_MS, DatabaseCollector
 from fwdb.metrics.exposition import COLUMNS, Exposition
-from fwdb.metrics.series import SERIES
+from fwdb.metrics.series import QUERY_BOUNDS_MS, SERIES, DatabaseCollector
 from fwdb.stores import MongoStore, PostgresStore
 
 HOSTILE = ['say "hello"', "back\\slash", "new\nline", "100 %d %s %%", "{le=}", "größer", " "]
@@ -45,9 +41,7 @@ def registry() -> CollectorRegistry:
 @pytest.mark.parametrize(
     ("accept", "parse"), [("", parse), ("application/openmetrics-text", parse_open)]
 )
-def test_every_value_is_read_back_whatever_stands_in_a_label(
-    registry: CollectorRegistry, accept: str, parse: Callable[..., Iterable[Metric]]
-):
+def test_every_value_is_read_back_whatever_stands_in_a_label(registry, accept, parse):
     """In both formats; the names are those that callers gave."""
     text = Exposition(registry).negotiated(accept)[1].decode()
     found = {family.name: family for family in parse(text)}
@@ -59,9 +53,7 @@ def test_every_value_is_read_back_whatever_stands_in_a_label(
     assert len(durations) == 2 * len(HOSTILE)
 
 
-def test_series_of_the_host_are_part_of_it_without_the_times_of_their_making(
-    registry: CollectorRegistry,
-):
+def test_series_of_the_host_are_part_of_it_without_the_times_of_their_making(registry):
     """The client's switch for these is one for the process: it stays as it is."""
     Counter("orders", "Orders.", registry=registry).inc(3)
     Summary("parcel_bytes", "Parcels.", registry=registry).observe(5)
@@ -79,34 +71,23 @@ def test_series_of_the_host_are_part_of_it_without_the_times_of_their_making(
     assert "orders_created" in generate_latest(registry).decode()
 
 
-def test_the_json_has_the_shape_of_prom_client(registry: CollectorRegistry):
+def test_the_json_has_the_shape_of_prom_client(registry):
     """Flat values, `le` as a number, names of counters with `_total`; strict JSON."""
     Gauge("broken", "No number.", registry=registry).set(math.nan)
-    content = json.loads(
-        json.dumps(Exposition(registry).json(), allow_nan=False),
-        parse_constant=pytest.fail,
-    )
+    written = json.dumps(Exposition(registry).json(), allow_nan=False)
+    content = json.loads(written, parse_constant=pytest.fail)
     by_name = {family["name"]: family for family in content}
 
-    assert {key for family in content for key in family} == {
-        "help",
-        "name",
-        "type",
-        "values",
-        "aggregator",
-    }
+    keys = {"help", "name", "type", "values", "aggregator"}
+    assert all(set(family) == keys for family in content)
     assert {family["aggregator"] for family in content} == {"sum"}
     assert by_name["broken"]["values"] == [{"value": None, "labels": {}}]
     assert by_name["db_cache_hit_ratio"]["values"] == []
     assert by_name["fwdb_audit_failures_total"]["values"] == [{"value": 1.0, "labels": {}}]
     histogram = by_name["db_query_duration_seconds"]["values"]
     one = [v for v in histogram if v["labels"]["operation"] == " " and "mongodb" in str(v)]
-    assert [v["labels"].get("le") for v in one] == [
-        *(bound / 1000 for bound in QUERY_BOUNDS_MS),
-        "+Inf",
-        None,
-        None,
-    ]
+    bounds = [bound / 1000 for bound in QUERY_BOUNDS_MS]
+    assert [v["labels"].get("le") for v in one] == [*bounds, "+Inf", None, None]
     assert one[0] == {
         "labels": {"database": "mongodb", "operation": " ", "status": "success", "le": 0.0001},
         "value": 1.0,
@@ -117,39 +98,21 @@ def test_the_json_has_the_shape_of_prom_client(registry: CollectorRegistry):
     assert "exemplar" not in one[-1]
 
 
-def test_the_frame_has_a_row_per_sample(module_db: Database):
+def test_the_frame_has_a_row_per_sample(module_db):
     """In columns and types that do not depend on what there is."""
     module_db.metrics.track("mongodb", "findDesign", lambda: None)
     frame = module_db.metrics.frame()
 
     assert list(frame.columns) == list(COLUMNS)
     assert [str(dtype) for dtype in frame.dtypes] == ["str", "str", "str", "str", "float64"]
-    row = frame[
-        (frame["metric"] == "db_queries_total") & (frame["labels"] == "operation=findDesign")
-    ]
-    assert row.to_dict("records")[0] | {"value": 1.0} == {
-        "metric": "db_queries_total",
-        "type": "counter",
-        "database": "mongodb",
-        "labels": "operation=findDesign",
-        "value": 1.0,
-    }
+    row = frame[frame["labels"] == "operation=findDesign"].iloc[0]
+    assert list(row) == ["db_queries_total", "counter", "mongodb", "operation=findDesign", 1.0]
     assert frame[frame["metric"] == "fwdb_build_info"]["database"].isna().all()
 
 
-# -- registration ---------------------------------------------------------------------------------
-
-
-def test_nothing_is_registered_by_an_import(module_db: Database):
-    """The registry of the process is its owner's; each database has its own."""
-    module_db.metrics.text()
-    ours = {series.name for series in SERIES}
-
-    assert not ours & set(prometheus_client.REGISTRY._names_to_collectors)
-
-
-def test_a_hundred_runs_of_a_cell_leave_one_set_of_series(module_db: Database):
-    """And a reload of the module, as %autoreload does it, breaks nothing."""
+def test_each_database_has_a_registry_of_its_own(module_db, alone):
+    """Nothing is in that of the process, a hundred runs of a cell and a reload as by %autoreload
+    leave one set of series, two databases do not meet, and a name that is taken is refused."""
     for _ in range(100):
         module_db.metrics.text()
         with module_db.metrics.track("postgres", "cell"):
@@ -161,44 +124,28 @@ def test_a_hundred_runs_of_a_cell_leave_one_set_of_series(module_db: Database):
     samples = [(s.name, tuple(s.labels.items())) for f in families for s in f.samples]
     assert len(names) == len(set(names)) == len(SERIES)
     assert len(samples) == len(set(samples))
-
-
-def test_two_databases_of_a_process_do_not_meet(module_db: Database, alone):
-    """Each counts what was asked through it."""
+    registered = set(prometheus_client.REGISTRY._names_to_collectors)
+    assert not registered & {series.name for series in SERIES}
     with alone() as other:
         other.metrics.track("postgres", "onlyHere", lambda: None)
-
         assert "onlyHere" in other.metrics.text()
-        assert "onlyHere" not in module_db.metrics.text()
-
-
-def test_a_name_that_is_taken_is_refused(module_db: Database):
-    """Two families of one name would reach Prometheus, which keeps one of them."""
+    assert "onlyHere" not in module_db.metrics.text()
     with pytest.raises(ValueError, match="db_cache_hit_ratio"):
         Gauge("db_cache_hit_ratio", "Mine.", registry=module_db.metrics.registry)
 
 
-# -- files ----------------------------------------------------------------------------------------
-
-
-def test_the_file_holds_the_text_and_appears_whole(module_db: Database, tmp_path: Path):
-    """Another account reads it; nothing else is left in the folder."""
+def test_the_file_holds_the_text_and_appears_whole(module_db, tmp_path):
+    """Another account reads it; nothing else is left in the folder. A place that cannot be written
+    is said."""
     path = module_db.metrics.write(tmp_path / "new" / "fwdb.prom")
 
     assert {f.name for f in parse(path.read_text())} >= {"db_health_status", "fwdb_build_info"}
     assert path.stat().st_mode & 0o444 == 0o444
     assert [p.name for p in path.parent.iterdir()] == ["fwdb.prom"]
-
-
-def test_a_place_that_cannot_be_written_is_said(module_db: Database, tmp_path: Path):
-    (tmp_path / "file").write_text("")
-
-    with pytest.raises(errors.MetricsError, match="choose another file"):
-        module_db.metrics.write(tmp_path / "file" / "fwdb.prom")
-    with pytest.raises(errors.MetricsError, match="choose another file"):
-        module_db.metrics.write(tmp_path)
-
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    for place in (path / "fwdb.prom", tmp_path):
+        with pytest.raises(errors.MetricsError, match="choose another file"):
+            module_db.metrics.write(place)
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
 
 
 @pytest.mark.parametrize(
@@ -217,16 +164,14 @@ def test_a_place_that_cannot_be_written_is_said(module_db: Database, tmp_path: P
         ("text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,*/*;q=0.1", False),
     ],
 )
-def test_the_format_is_the_one_asked_for(accept: str, is_open: bool):
+def test_the_format_is_the_one_asked_for(accept, is_open):
     content_type, text = Exposition(CollectorRegistry()).negotiated(accept)
 
     assert content_type.startswith("application/openmetrics-text") == is_open
     assert text == (b"# EOF\n" if is_open else b"")
 
 
-def test_the_parts_of_the_registry_agree(
-    module_db: Database, scrape: Callable[[Database], Callable[..., float]]
-):
+def test_the_parts_of_the_registry_agree(module_db, scrape):
     """Operations ended are the sum of the histograms, failed ones that of the causes."""
     module_db.users.count()
     module_db.designs.count()
@@ -234,19 +179,15 @@ def test_the_parts_of_the_registry_agree(
         module_db.frame("SELECT nothing FROM nowhere")
     exposed = scrape(module_db)
 
-    for database in ("postgres", "mongodb"):
-        duration = "db_query_duration_seconds_count"
-        assert exposed("db_queries_total", database=database) == exposed(
-            duration, database=database
-        )
-        assert exposed("db_query_errors_total", database=database) == exposed(
-            duration, database=database, status="error"
-        )
+    for of in ({"database": "postgres"}, {"database": "mongodb"}):
+        ended = "db_query_duration_seconds_count"
+        assert exposed("db_queries_total", **of) == exposed(ended, **of)
+        assert exposed("db_query_errors_total", **of) == exposed(ended, **of, status="error")
     assert exposed("db_query_errors_total", database="postgres") > 0
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool: install prometheus")
-def test_promtool_has_nothing_to_say(registry: CollectorRegistry):
+def test_promtool_has_nothing_to_say(registry):
     """Prometheus's own reader, and its opinion of the names."""
     checked = subprocess.run(
         ["promtool", "check", "metrics"],

@@ -16,7 +16,7 @@ from support.urls import url_of
 
 from fwdb import config, errors
 from fwdb.database import Database
-from fwdb.metrics.collector import QUERY_BOUNDS_MS
+from fwdb.metrics.series import QUERY_BOUNDS_MS
 from fwdb.stores import BOUNDS_MS, MongoStore, PostgresStore, commands, timing
 from fwdb.stores.errors import ERROR_TYPES, error_type
 from fwdb.stores.timing import LONGEST_NAME, MOST_NAMES, QueryTimes, operation
@@ -58,7 +58,7 @@ def postgres(module_db: Database) -> Iterator[PostgresStore]:
     store.close()
 
 
-def test_repositories_feed_the_counts_without_doing_anything(module_db: Database):
+def test_repositories_feed_the_counts_without_doing_anything(module_db):
     """Of both stores, under the name of the statement or command."""
     users, designs = Counts(module_db.postgres), Counts(module_db.mongodb)
 
@@ -71,7 +71,7 @@ def test_repositories_feed_the_counts_without_doing_anything(module_db: Database
     assert designs() == {"find": 1, "aggregate": 1}
 
 
-def test_every_way_through_the_store_is_counted(postgres: PostgresStore):
+def test_every_way_through_the_store_is_counted(postgres):
     """Rows, many rows at once, frames and loads by COPY, transactions and savepoints."""
     counted = Counts(postgres)
     postgres.execute(sa.text("CREATE TEMPORARY TABLE colours (name text, shade integer)"))
@@ -94,14 +94,25 @@ def test_every_way_through_the_store_is_counted(postgres: PostgresStore):
     }
 
 
-def test_what_sqlalchemy_asks_at_the_first_connection_is_not_counted(postgres: PostgresStore):
-    """One statement of a caller is one, the first of a process too."""
-    postgres.rows(sa.text("SELECT 1 AS one"))
+def test_what_is_not_a_callers_own_is_not_counted(postgres):
+    """What SQLAlchemy asks at the first connection, other engines of the process. Statements that
+    hold their values add no names, and long ones no memory."""
+    assert postgres.query_stats().errors == dict.fromkeys(ERROR_TYPES, 0), "for increase()"
+    other = sa.create_engine(postgres.url)
+    with other.connect() as connection:
+        connection.execute(sa.text("SELECT 1"))
+    other.dispose()
+    with postgres.connection() as connection:
+        for n in range(20):
+            connection.exec_driver_sql(f"SELECT {n}")
+        before = timing._remembered.cache_info().currsize
+        connection.exec_driver_sql("SELECT '" + "x" * 20_000 + "'")
 
-    assert [(t.operation, t.times.count) for t in postgres.query_stats().series] == [("select", 1)]
+    assert timing._remembered.cache_info().currsize == before
+    assert [(t.operation, t.times.count) for t in postgres.query_stats().series] == [("select", 21)]
 
 
-def test_questions_about_the_servers_are_not_counted(module_db: Database):
+def test_questions_about_the_servers_are_not_counted(module_db):
     """Those of the monitor, of health, of the metrics themselves, and marked ones."""
     module_db.metrics.text()
     counted = [Counts(module_db.postgres), Counts(module_db.mongodb)]
@@ -118,19 +129,7 @@ def test_questions_about_the_servers_are_not_counted(module_db: Database):
     assert [counts() for counts in counted] == [{}, {}]
 
 
-def test_another_engine_of_the_process_is_left_alone(postgres: PostgresStore):
-    """It is the cursors of our connections that count."""
-    other = sa.create_engine(postgres.url)
-    counted = Counts(postgres)
-
-    with other.connect() as connection:
-        connection.execute(sa.text("SELECT 1"))
-    other.dispose()
-
-    assert counted() == {}
-
-
-def test_further_batches_are_commands_of_their_own(module_db: Database):
+def test_further_batches_are_commands_of_their_own(module_db):
     """Each of them takes the server's time, under its own name."""
     collection = module_db.mongodb.collection("batches")
     with module_db.mongodb.errors():
@@ -165,25 +164,13 @@ def test_further_batches_are_commands_of_their_own(module_db: Database):
         ("ждать", "other"),
     ],
 )
-def test_the_operation_of_a_statement(statement: str, expected: str):
+def test_the_operation_of_a_statement(statement, expected):
     """What it does, not the first word that looks like it."""
     assert operation(statement) == expected
     assert expected in timing.OPERATIONS
 
 
-def test_statements_that_hold_their_values_add_no_names(postgres: PostgresStore):
-    """Nor memory: long texts are never remembered."""
-    with postgres.connection() as connection:
-        for n in range(20):
-            connection.exec_driver_sql(f"SELECT {n}")
-        before = timing._remembered.cache_info().currsize
-        connection.exec_driver_sql("SELECT '" + "x" * 20_000 + "'")
-
-    assert timing._remembered.cache_info().currsize == before
-    assert [(t.operation, t.times.count) for t in postgres.query_stats().series] == [("select", 21)]
-
-
-def test_names_of_commands_come_from_a_closed_set(module_db: Database):
+def test_names_of_commands_come_from_a_closed_set(module_db):
     """A command that a caller invents is `other`."""
     counted = Counts(module_db.mongodb)
 
@@ -194,14 +181,11 @@ def test_names_of_commands_come_from_a_closed_set(module_db: Database):
     assert {"find", "other", "connect"} <= set(commands.OPERATIONS)
 
 
-def test_the_buckets_of_the_existing_service_are_there():
-    """More bounds are allowed, fewer are not: rules name them."""
+def test_a_time_at_a_bound_belongs_to_it():
+    """`le` means at most; what lies beyond all bounds is in the last bucket. Bounds of the existing
+    service are there: rules name them."""
     assert set(BOUNDS_MS) >= set(QUERY_BOUNDS_MS) >= SEED_BOUNDS
     assert list(QUERY_BOUNDS_MS) == sorted(QUERY_BOUNDS_MS)
-
-
-def test_a_time_at_a_bound_belongs_to_it():
-    """`le` means at most; what lies beyond all bounds is in the last bucket."""
     times = QueryTimes(slow_ms=100)
     for seconds in (0.001, 0.0010001, 10.0, 11.0):
         times.add("select", seconds)
@@ -213,7 +197,7 @@ def test_a_time_at_a_bound_belongs_to_it():
     assert found.total_ms == pytest.approx(21_002.0001)
 
 
-def test_slow_operations_are_counted_from_the_threshold_on(module_db: Database):
+def test_slow_operations_are_counted_from_the_threshold_on(module_db):
     """FWDB_SLOW_QUERY_MS, 100 ms unless set; a quick one is not among them."""
     store = small(module_db)
     store.rows(sa.text("SELECT 1 AS one"))
@@ -223,6 +207,11 @@ def test_slow_operations_are_counted_from_the_threshold_on(module_db: Database):
 
     assert (before, store.query_stats().slow) == (0, 1)
     store.close()
+
+    times = QueryTimes(slow_ms=100)
+    times.add("select", 0.0999)
+    times.add("select", 0.1)
+    assert times.read().slow == 1
 
 
 def test_no_count_is_lost_between_threads():
@@ -291,9 +280,7 @@ def in_mongodb(ask: Callable[[Any], Any]) -> Callable[[Database], None]:
         ("mongodb", in_mongodb(lambda d: d.designs.insert_one({"name": 5})), "invalid_data"),
     ],
 )
-def test_a_failure_is_counted_once_by_its_cause(
-    module_db: Database, database: str, fails: Callable[[Database], Any], expected: str
-):
+def test_a_failure_is_counted_once_by_its_cause(module_db, database, fails, expected):
     """And as an operation with the status `error`: the two counts agree."""
     store = module_db.postgres if database == "postgres" else module_db.mongodb
     counted, before = Counts(store), store.query_stats().errors
@@ -329,40 +316,30 @@ def test_a_failure_is_counted_once_by_its_cause(
         (KeyboardInterrupt(), "other"),
     ],
 )
-def test_every_error_has_a_word_out_of_the_closed_set(error: BaseException, expected: str):
+def test_every_error_has_a_word_out_of_the_closed_set(error, expected):
     """No message, which may quote a value, becomes a label."""
     assert error_type(error) == expected
     assert expected in ERROR_TYPES
 
 
-def test_all_causes_start_at_zero(postgres: PostgresStore):
-    """Else increase() would miss the first error of each kind."""
-    assert postgres.query_stats().errors == dict.fromkeys(ERROR_TYPES, 0)
-
-
-def test_no_connection_is_a_failed_operation():
-    """A server that is down shows in the counts of errors too."""
+def test_no_connection_is_a_failed_operation(module_db):
+    """A server that is down shows in the counts of errors too; a full pool is a cause of its own:
+    it is this process that ran out."""
     settings = config.settings().model_copy(update={"connect_timeout_seconds": 0.2})
-    postgres = PostgresStore("postgresql://nobody@127.0.0.1:1/nothing", settings=settings)
-    mongodb = MongoStore("mongodb://127.0.0.1:1/nothing", settings=settings)
-
-    for store in (postgres, mongodb):
+    for store in (
+        PostgresStore("postgresql://nobody@127.0.0.1:1/nothing", settings=settings),
+        MongoStore("mongodb://127.0.0.1:1/nothing", settings=settings),
+    ):
         with pytest.raises(errors.StoreUnavailable):
             store.ping()
-
-        assert store.query_stats().errors["connection"] == 1
-        assert [(t.operation, t.status) for t in store.query_stats().series] == [
-            ("connect", "error")
-        ]
+        stats = store.query_stats()
+        assert stats.errors["connection"] == 1
+        assert [(t.operation, t.status) for t in stats.series] == [("connect", "error")]
         store.close()
 
-
-def test_a_full_pool_is_a_cause_of_its_own(module_db: Database):
-    """The server is well: it is this process that ran out."""
     store = small(module_db, pool_size=1, pool_max_overflow=0, pool_timeout_seconds=0.1)
     with store.connection(), pytest.raises(errors.PoolExhausted):
         store.rows(sa.text("SELECT 1 AS one"))
-
     assert store.query_stats().errors["pool_timeout"] == 1
     store.close()
 
@@ -370,35 +347,27 @@ def test_a_full_pool_is_a_cause_of_its_own(module_db: Database):
 # -- track ----------------------------------------------------------------------------------------
 
 
-def test_a_tracked_call_counts_once_with_all_inside(module_db: Database):
-    """Another one inside too: no operation is counted under two names. Afterwards all count."""
-    counted, track = Counts(module_db.postgres), module_db.metrics.track
+def test_a_tracked_call_counts_once_with_all_inside(module_db):
+    """Another one inside too: no operation is counted under two names. Afterwards all count. The
+    other store is not part of it, nor what another thread does meanwhile."""
+    users, designs = Counts(module_db.postgres), Counts(module_db.mongodb)
+    track = module_db.metrics.track
 
     found = track("postgres", "findUsers", lambda: module_db.users.find())
     with track("postgres", "outer"), track("postgres", "inner"):
         module_db.users.count()
-    module_db.users.count()
-
-    assert len(found) == 3
-    assert counted() == {"findUsers": 1, "outer": 1, "select": 1}
-
-
-def test_the_other_store_is_not_part_of_a_tracked_call(module_db: Database):
-    """Nor is what another thread does meanwhile."""
-    users, designs = Counts(module_db.postgres), Counts(module_db.mongodb)
-
-    with module_db.metrics.track("postgres", "both"):
-        module_db.users.exists()
         module_db.designs.count()
         other = threading.Thread(target=module_db.users.count, daemon=True)
         other.start()
         other.join()
+    module_db.users.count()
 
-    assert users() == {"both": 1, "select": 1}
+    assert len(found) == 3
+    assert users() == {"findUsers": 1, "outer": 1, "select": 2}
     assert designs() == {"aggregate": 1}
 
 
-def test_track_decorates_and_may_be_entered_again(module_db: Database):
+def test_track_decorates_and_may_be_entered_again(module_db):
     """Each call counts, and a function may call itself."""
 
     @module_db.metrics.track("mongodb", "countDown")
@@ -410,7 +379,7 @@ def test_track_decorates_and_may_be_entered_again(module_db: Database):
     assert counted() == {"countDown": 2}
 
 
-def test_an_error_inside_is_counted_by_its_cause_and_raised(module_db: Database):
+def test_an_error_inside_is_counted_by_its_cause_and_raised(module_db):
     """One that the call handles itself is none of it."""
     counted, before = Counts(module_db.postgres), module_db.postgres.query_stats().errors
 
@@ -429,7 +398,7 @@ def test_an_error_inside_is_counted_by_its_cause_and_raised(module_db: Database)
     }
 
 
-def test_names_beyond_the_first_hundred_are_other(postgres: PostgresStore):
+def test_names_beyond_the_first_hundred_are_other(postgres):
     """And it is counted how often that happened; known names stay themselves."""
     for n in range(MOST_NAMES + 5):
         with postgres.times.track(f"user {n}"):
@@ -450,8 +419,6 @@ def test_names_beyond_the_first_hundred_are_other(postgres: PostgresStore):
     ("database", "name", "said"),
     [("postgress", "find", "postgres"), ("postgres", "", "findUser"), ("mongodb", 5, "findUser")],
 )
-def test_a_wrong_name_is_refused_with_the_remedy(
-    module_db: Database, database: str, name: Any, said: str
-):
+def test_a_wrong_name_is_refused_with_the_remedy(module_db, database, name, said):
     with pytest.raises(errors.ParameterError, match=said):
         module_db.metrics.track(database, name)

@@ -29,7 +29,7 @@ from support.urls import url_of
 
 from fwdb.database import Database
 from fwdb.errors import MetricsError, ParameterError
-from fwdb.metrics import MetricsServer, healthcheck
+from fwdb.metrics import MetricsServer
 from fwdb.metrics import server as server_module
 from fwdb.metrics.exposition import Exposition
 from fwdb.monitoring import Health, StoreHealth
@@ -103,7 +103,7 @@ def ask(request: pytest.FixtureRequest, module_db: Database) -> Ask:
         ("/metrics/json", "", "application/json"),
     ],
 )
-def test_metrics_come_in_the_format_asked_for(ask: Ask, path: str, accept: str, content_type: str):
+def test_metrics_come_in_the_format_asked_for(ask, path, accept, content_type):
     answer = ask(path, accept=accept)
 
     assert answer.status == 200
@@ -116,7 +116,7 @@ def test_metrics_come_in_the_format_asked_for(ask: Ask, path: str, accept: str, 
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_head_gives_the_headers_without_the_body(ask: Ask, path: str):
+def test_head_gives_the_headers_without_the_body(ask, path):
     """Status and type are those of GET; no proxy keeps an answer about health."""
     head, get = ask(path, "HEAD"), ask(path)
 
@@ -130,7 +130,7 @@ def test_head_gives_the_headers_without_the_body(ask: Ask, path: str):
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
 @pytest.mark.parametrize("path", PATHS)
-def test_other_methods_are_refused_with_the_ones_there_are(ask: Ask, path: str, method: str):
+def test_other_methods_are_refused_with_the_ones_there_are(ask, path, method):
     answer = ask(path, method, body=b"x" * 1000 if method == "POST" else None)
 
     assert answer.status == 405
@@ -140,7 +140,7 @@ def test_other_methods_are_refused_with_the_ones_there_are(ask: Ask, path: str, 
 
 
 @pytest.mark.parametrize("path", ["/", "/metric", "/metrics/", "/health/../metrics", "/healthz"])
-def test_an_unknown_path_is_not_found(ask: Ask, path: str):
+def test_an_unknown_path_is_not_found(ask, path):
     """The client's own server answers 200 with metrics to any path, /health too."""
     answer = ask(path)
 
@@ -149,33 +149,24 @@ def test_an_unknown_path_is_not_found(ask: Ask, path: str):
     assert answer.headers["Content-Type"].startswith("text/plain")
 
 
-def test_the_query_part_is_ignored(ask: Ask):
-    """A cache-buster is no other path, and nothing of it reaches a database."""
-    assert ask("/health/live?t=1'; DROP TABLE x; --".replace(" ", "%20")).status == 200
-
-
-def test_health_has_the_shape_of_terminus(ask: Ask):
-    """info, error and details; an entry per store."""
-    answer = ask("/health")
+def test_health_has_the_shape_of_terminus(ask):
+    """info, error and details; an entry per store, with pool and schema where they are asked for.
+    A query part, as a cache-buster, is no other path, and nothing of it reaches a database."""
+    answer = ask("/health?t=1'; DROP TABLE x; --".replace(" ", "%20"))
+    entries = ask("/health/database").json["details"]
 
     assert (answer.status, answer.json["status"]) == (200, "ok")
     assert answer.json["error"] == {}
     assert answer.json["info"] == answer.json["details"]
+    assert list(entries) == list(answer.json["details"]) == ["postgres", "mongodb"]
+    assert entries["postgres"]["schema"]["current"] == entries["postgres"]["schema"]["head"]
     for entry in answer.json["details"].values():
         assert entry["status"] == "up"
         assert entry["responseTime"] > 0
         assert entry["version"]
-
-
-def test_health_of_the_database_tells_pools_and_schema(ask: Ask):
-    entries = ask("/health/database").json["details"]
-
-    assert list(entries) == ["postgres", "mongodb"]
-    assert entries["postgres"]["schema"]["current"] == entries["postgres"]["schema"]["head"]
-    for entry in entries.values():
-        assert entry["pool"]["capacity"] == 100
-        assert entry["pool"]["waiting"] == 0
-        assert entry["pool"]["total"] == entry["pool"]["active"] + entry["pool"]["idle"]
+    for pool in (entry["pool"] for entry in entries.values()):
+        assert (pool["capacity"], pool["waiting"]) == (100, 0)
+        assert pool["total"] == pool["active"] + pool["idle"]
 
 
 def test_a_process_is_alive_without_any_database(alone):
@@ -220,9 +211,7 @@ def silent() -> Iterator[int]:
         ("mongodb", "mongodb://ana:s3cret@{here}", "it refused the user or the password"),
     ],
 )
-def test_a_store_that_cannot_be_asked(
-    module_db: Database, alone, silent: int, database: str, url: str, message: str
-):
+def test_a_store_that_cannot_be_asked(module_db, alone, silent, database, url, message):
     """Frozen or unreachable looks the same from here: no answer. The other store is up."""
     here = url_of(module_db.mongodb).replace("mongodb://", "").rpartition("@")[2]
     with alone(**{database: url.format(silent=silent, here=here)}) as db:
@@ -246,7 +235,7 @@ def test_a_full_pool_is_degraded_and_not_down(alone):
     assert entry["pool"]["utilization"] == 100
 
 
-def test_a_schema_that_is_behind(db: Database, scrape):
+def test_a_schema_that_is_behind(db, scrape):
     """Degraded, and 0 in the series, not absent: it is known."""
     db.postgres.execute(sa.text("UPDATE monitoring.alembic_version SET version_num = '0003'"))
 
@@ -265,9 +254,9 @@ def test_every_cause_has_a_fixed_sentence():
 
     from fwdb.monitoring.health import Cause
 
-    assert set(get_args(Cause)) <= set(healthcheck.SENTENCES)
+    assert set(get_args(Cause)) <= set(server_module.SENTENCES)
     store = StoreHealth("postgres", "down", None, "host db.example", None, ("unreachable",))
-    assert "db.example" not in json.dumps(healthcheck.answer(Health("down", (store,))))
+    assert "db.example" not in json.dumps(server_module.health_answer(Health("down", (store,))))
 
 
 # -- life -----------------------------------------------------------------------------------------
@@ -279,9 +268,14 @@ def free(port: int) -> bool:
 
 
 def test_serving_ends_with_the_database(alone):
-    """The port is free and no thread is left; a hundred calls are one server."""
+    """The port is free and no thread is left; a hundred calls are one server. Closed before, it can
+    be served again at the same port, as a cell of a notebook does that is run again."""
     before = set(threading.enumerate())
     with alone() as db:
+        port = db.metrics.serve().port
+        over_http(db)("/health/live")
+        db.metrics.serve().close()
+        assert db.metrics.serve(port).port == port
         servers = {id(db.metrics.serve()) for _ in range(100)}
         server = db.metrics.serve()
         assert server.host == "127.0.0.1"
@@ -296,52 +290,24 @@ def test_serving_ends_with_the_database(alone):
     assert left == []
 
 
-def test_after_closing_it_can_be_served_again_at_the_same_port(alone):
-    """As a cell of a notebook does that is run again."""
-    for _ in range(2):
-        with alone() as db:
-            port = db.metrics.serve().port
-            over_http(db)("/health/live")
-            db.metrics.serve().close()
-            assert db.metrics.serve(port).port == port
-
-
-def test_a_taken_port_is_said_with_the_remedy(module_db: Database):
-    module_db.metrics.serve().close()
+def test_an_address_that_cannot_be_served_is_refused_with_the_remedy(module_db):
+    """A second port too, rather than ignored: somebody would wait for it in vain."""
+    serve, server = module_db.metrics.serve, module_db.metrics.serve()
+    with pytest.raises(MetricsError, match=server.url):
+        serve(server.port - 1 if server.port > 2000 else server.port + 1)
+    server.close()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(MetricsError, match=rf"port {port} .* taken .* --port"):
-            module_db.metrics.serve(port)
+            serve(port)
+    for port in (-1, 70000):
+        with pytest.raises(ParameterError, match="65,535"):
+            serve(port)
+    with pytest.raises(MetricsError, match="--host"):
+        serve(0, host="192.0.2.1")
 
 
-def test_a_second_port_is_refused(module_db: Database):
-    """Rather than ignored: somebody would wait for it in vain."""
-    server = module_db.metrics.serve()
-    other = server.port - 1 if server.port > 2000 else server.port + 1
-
-    with pytest.raises(MetricsError, match=server.url):
-        module_db.metrics.serve(other)
-
-
-@pytest.mark.parametrize(
-    ("port", "host", "error", "said"),
-    [
-        (-1, "127.0.0.1", ParameterError, "65,535"),
-        (70000, "127.0.0.1", ParameterError, "65,535"),
-        (0, "192.0.2.1", MetricsError, "--host"),
-    ],
-)
-def test_an_impossible_address_is_refused(
-    module_db: Database, port: int, host: str, error: type[Exception], said: str
-):
-    module_db.metrics.serve().close()
-    with pytest.raises(error, match=said):
-        module_db.metrics.serve(port, host=host)
-
-
-def test_a_mistake_of_ours_is_a_500_without_its_words(
-    module_db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
+def test_a_mistake_of_ours_is_a_500_without_its_words(module_db, monkeypatch, caplog):
     """The log has them; the next request is answered as ever."""
 
     def fail() -> None:
@@ -391,7 +357,7 @@ LIVE = b"GET /health/live HTTP/1.1\r\n"
     ],
     ids=range(14),
 )
-def test_any_request_gets_one_plain_answer(module_db: Database, request_: bytes, status: int):
+def test_any_request_gets_one_plain_answer(module_db, request_, status):
     """A reset would lose it, and a page of HTML would be a place for what the request holds."""
     head, _, body = said(module_db.metrics.serve(), request_).partition(b"\r\n\r\n")
 
@@ -410,15 +376,13 @@ PARTS = st.sampled_from(
 @example(accept="application/openmetrics-text;version=x")
 @example(accept="text/plain;version=1.0.0.\xb2")
 @given(accept=st.lists(PARTS | st.text(st.characters(max_codepoint=255)), max_size=9).map("".join))
-def test_any_accept_header_is_answered(accept: str):
+def test_any_accept_header_is_answered(accept):
     content_type, _ = Exposition(CollectorRegistry()).negotiated(accept)
 
     assert content_type in {CONTENT_TYPE_PLAIN_0_0_4, CONTENT_TYPE_LATEST}
 
 
-def test_many_scrapes_at_once_are_all_answered(
-    module_db: Database, monkeypatch: pytest.MonkeyPatch
-):
+def test_many_scrapes_at_once_are_all_answered(module_db, monkeypatch):
     """Also when they come while the server is busy with another: they wait in the backlog."""
     server, busy = module_db.metrics.serve(), threading.Event()
     monkeypatch.setattr(server_module._Http, "service_actions", lambda _: busy.wait(30))
@@ -477,25 +441,19 @@ SLOW = pytest.mark.parametrize("kind", ["silent", "head", "reader"])
 
 
 @SLOW
-def test_a_slow_client_is_cut_off(
-    large: MetricsServer,
-    kind: str,
-    monkeypatch: pytest.MonkeyPatch,
-    wait_until: Callable[..., None],
-):
+def test_a_slow_client_is_cut_off(large, kind, monkeypatch, wait_until):
     """One byte now and then keeps no thread for ever."""
     monkeypatch.setattr(server_module, "_CLIENT_SECONDS", 0.3)
     with slow(large, kind) as client:
         if kind != "reader":  # which was answered already; the others see that they are cut off
+            client.settimeout(10)
             with suppress(ConnectionError):
                 assert client.recv(1) == b""
         wait_until(lambda: not large._http._clients)
 
 
 @SLOW
-def test_closing_waits_for_no_slow_client(
-    large: MetricsServer, kind: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_closing_waits_for_no_slow_client(large, kind, monkeypatch):
     monkeypatch.setattr(server_module, "_CLOSE_SECONDS", 1)
     with slow(large, kind):
         begun = time.monotonic()
@@ -505,7 +463,7 @@ def test_closing_waits_for_no_slow_client(
     assert free(large.port)
 
 
-def test_an_answer_on_its_way_is_sent_before_the_server_is_closed(wait_until: Callable[..., None]):
+def test_an_answer_on_its_way_is_sent_before_the_server_is_closed(wait_until):
     asked, go_on = threading.Event(), threading.Event()
 
     def answer(_: object, start: Callable[..., object]) -> list[bytes]:
@@ -526,9 +484,7 @@ def test_an_answer_on_its_way_is_sent_before_the_server_is_closed(wait_until: Ca
         assert answered.result(30).endswith(b"whole")
 
 
-def test_clients_that_say_nothing_hold_up_nobody(
-    module_db: Database, monkeypatch: pytest.MonkeyPatch
-):
+def test_clients_that_say_nothing_hold_up_nobody(module_db, monkeypatch):
     """Each has a thread of its own; when there are too many, the oldest goes."""
     monkeypatch.setattr(server_module, "_MOST_CLIENTS", 4)
     ask, server = over_http(module_db), module_db.metrics.serve()

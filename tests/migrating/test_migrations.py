@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -397,13 +398,18 @@ def test_a_long_reader_stops_a_migration_with_its_name(empty, monkeypatch):
     """Waiting for a table makes everybody behind wait too, so the migration gives way."""
     monkeypatch.setattr(operations, "TABLE_LOCK_SECONDS", 0.2)
     migrating.migrate(empty, None)
+    patient = config.settings().model_copy(update={"timeout_seconds": 10})
+    migrator = PostgresStore(url(empty), settings=patient)
     reader = PostgresStore(url(empty), application_name="monthly export")
+    begun = time.monotonic()
     with reader.transaction() as connection:
         connection.execute(sa.text("SELECT count(*) FROM audit.audit_logs"))
         with pytest.raises(errors.MigrationError, match="monthly export") as caught:
-            migrating.downgrade(empty, "0004")
+            migrating.downgrade(migrator, "0004")
     reader.close()
+    migrator.close()
 
+    assert time.monotonic() - begun < patient.timeout_seconds
     assert "nothing was changed" in str(caught.value)
     assert migrating.current(empty) == migrating.head()
 

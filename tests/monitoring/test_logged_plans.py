@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from support.monitoring import ask, do, url_of
 
-from fwdb.embedded.postgres_setup import LOGGED_PLANS
+from fwdb.embedded.postgres import LOGGED_PLANS
 from fwdb.errors import ParameterError
 from fwdb.monitoring import Monitor
 from fwdb.monitoring.plans import COLUMNS, MOST_BYTES, entry

@@ -17,7 +17,7 @@ from support.urls import url_of
 
 import fwdb
 from fwdb import migrating, queries
-from fwdb.embedded.postgres_setup import LOGGED_PLANS
+from fwdb.embedded.postgres import LOGGED_PLANS
 from fwdb.errors import ParameterError, UnknownName
 from fwdb.stores import PostgresStore
 

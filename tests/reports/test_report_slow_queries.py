@@ -15,7 +15,7 @@ from support.urls import url_of
 
 from fwdb import charts, reports
 from fwdb.database import Database
-from fwdb.embedded.postgres_setup import LOGGED_PLANS
+from fwdb.embedded.postgres import LOGGED_PLANS
 from fwdb.errors import UnknownName
 from fwdb.monitoring.statements import coverage as covered
 from fwdb.reports import slow_queries

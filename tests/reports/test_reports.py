@@ -24,9 +24,12 @@ from fwdb import charts, cli, config, reports
 from fwdb.charts import words
 from fwdb.errors import (
     ConfigError,
+    FwdbError,
     ParameterError,
     PermissionDenied,
+    QueryTimeout,
     ReportError,
+    StoreUnavailable,
     UnknownName,
 )
 from fwdb.measure import measured
@@ -220,18 +223,28 @@ def test_the_same_check_in_two_reports_is_judged_alike(
     assert [c.status for c in facts.checks] == [status] * 2
 
 
-def test_a_question_that_is_refused_is_a_check_with_the_reason() -> None:
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (PermissionDenied, "not_measured"),
+        (QueryTimeout, "not_measured"),
+        (StoreUnavailable, "not_available"),
+    ],
+)
+def test_a_question_that_is_refused_is_a_check_with_the_reason(
+    error: type[FwdbError], status: str
+) -> None:
     """And is not judged as if there were nothing to see; what follows is asked all the same."""
 
     def refuse(facts: Facts, database: str) -> checks.Finding:
-        raise PermissionDenied("GRANT pg_monitor")
+        raise error("GRANT pg_monitor")
 
     refused, rule = (checks.check("blocked")(f) for f in (refuse, servers.blocked.function))
     first = judge("pool", refused, {})
     facts = judge("pool", rule, {"blocked": pd.DataFrame()}, checks=first.checks)
 
     (check,) = facts.checks
-    assert (check.id, check.status, check.value) == ("pool.blocked", "not_measured", None)
+    assert (check.id, check.status, check.value) == ("pool.blocked", status, None)
     assert check.sentence == "GRANT pg_monitor."
 
 

@@ -25,6 +25,8 @@ from fwdb.errors import ReportError
 from fwdb.reports import catalogue, run
 from fwdb.stores import MongoStore, PostgresStore
 
+pytestmark = pytest.mark.server  # kernels, at least
+
 NOWHERE = "postgresql://nobody:s3cret-canary@127.0.0.1:1/none"
 NO_MONGODB = "mongodb://nobody:s3cret-canary@127.0.0.1:1/none"
 

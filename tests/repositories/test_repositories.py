@@ -274,6 +274,8 @@ def test_pages_know_their_neighbours(case, items):
     assert (first.previous, first.next, first.total, first.pages) == (None, 2, None, None)
     assert names(last.items) == ["n4"]
     assert (last.previous, last.next, last.total, last.pages) == (2, None, 5, 3)
+    full = items.page(size=5)
+    assert (full.next, full.total) == (None, 5)
     assert items.page(size=2, total="exact").total == 5
     assert items.page(size=2, total="exact", name__gt="n2").total == 2
     assert items.page(size=2, total="estimate").total >= 3

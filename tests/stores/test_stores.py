@@ -453,8 +453,8 @@ AT = datetime(2026, 11, 1, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("declared", "values", "kind", "refused"),
     [
-        ("int64", [1, 2], "int64", [1.5, None]),
-        ("Int64", [1, None], "Int64", ["x", True]),
+        ("int64", [1, 2**53 + 1], "int64", [1.5, None]),
+        ("Int64", [2**53 + 1, None], "Int64", ["x", True]),
         ("float64", [1, None], "float64", ["x"]),
         ("boolean", [True, None], "boolean", ["yes"]),
         ("string", [{"a": 1}, None], "str", []),
@@ -469,6 +469,8 @@ def test_declared_types_hold_for_rows_and_for_none(declared, values, kind, refus
 
     assert str(full["x"].dtype) == str(empty["x"].dtype) == kind
     assert full["x"].isna().tolist() == [value is None for value in values]
+    if "int" in kind.lower():
+        assert full["x"].dropna().tolist() == [value for value in values if value is not None]
     for value in refused:
         with pytest.raises(
             errors.InvalidData, match=f"column x holds a value that is no {declared}"

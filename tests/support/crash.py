@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,48 +34,51 @@ class Round:
 
 def rounds(home: Path, name: str, count: int) -> list[Round]:
     """Kill the server `name` of `home` that often; rows stay, and all are counted each time."""
-    session, read = {
-        "postgres": (postgres_session, postgres_rows),
-        "mongodb": (mongodb_session, mongodb_rows),
+    writing, read = {
+        "postgres": (postgres_writing, postgres_rows),
+        "mongodb": (mongodb_writing, mongodb_rows),
     }[name]
     acknowledged: set[int] = set()
     results = []
     for number in range(count):
-        servers = embedded.up(home, stores=(name,), owner_pid=os.getpid())
-        urls = servers.postgres or servers.mongodb
-        assert urls
-        if servers.postgres:
+        urls = up(home, name)
+        if name == "postgres":
             with psycopg.connect(urls.owner) as connection:
                 connection.execute("CREATE TABLE IF NOT EXISTS crash (id bigint PRIMARY KEY)")
-        fresh = write_until_killed(home, name, urls, session, number)
+        fresh = write_until_killed(home, name, urls.app, writing, number)
         acknowledged |= fresh
         began = time.perf_counter()
-        servers = embedded.up(home, stores=(name,), owner_pid=os.getpid())
+        urls = up(home, name)
         took = time.perf_counter() - began
-        urls = servers.postgres or servers.mongodb
-        assert urls
         there = read(urls.report)
-        lost = len(acknowledged - there)
-        port = store(home, name).port or 0
+        lost, port = len(acknowledged - there), store(home, name).port or 0
         results.append(Round(len(fresh), lost, took, len(there) > 0, port))
     return results
 
 
-def write_until_killed(
-    home: Path,
-    name: str,
-    urls: embedded.Urls,
-    session: Callable[[embedded.Urls, threading.Event, list[int], int], None],
-    number: int,
-) -> set[int]:
+def up(home: Path, name: str) -> embedded.Urls:
+    urls: embedded.Urls = getattr(embedded.up(home, stores=(name,), owner_pid=os.getpid()), name)
+    return urls
+
+
+Writing = Callable[[str], contextlib.AbstractContextManager[Callable[[int], object]]]
+
+
+def write_until_killed(home: Path, name: str, url: str, writing: Writing, number: int) -> set[int]:
     """Rows confirmed by the server before it was killed, of some writers at full speed."""
     stop = threading.Event()
     noted: list[list[int]] = [[] for _ in range(WRITERS)]
+
+    def write(notes: list[int], row: int) -> None:
+        with writing(url) as insert:
+            while not stop.is_set():
+                insert(row)
+                notes.append(row)
+                row += 1
+
     writers = [
         threading.Thread(
-            target=session,
-            args=(urls, stop, notes, (number * WRITERS + index) * 10_000_000),
-            daemon=True,
+            target=write, args=(notes, (number * WRITERS + index) * 10_000_000), daemon=True
         )
         for index, notes in enumerate(noted)
     ]
@@ -92,19 +95,14 @@ def write_until_killed(
     return {row for notes in noted for row in notes}
 
 
-def postgres_session(
-    urls: embedded.Urls, stop: threading.Event, noted: list[int], first: int
-) -> None:
-    """Insert rows one transaction each, and note those whose commit was confirmed."""
+@contextlib.contextmanager
+def postgres_writing(url: str) -> Iterator[Callable[[int], object]]:
+    """One transaction for each row, until the server is gone."""
     with (
         contextlib.suppress(psycopg.OperationalError),
-        psycopg.connect(urls.app, autocommit=True) as connection,
+        psycopg.connect(url, autocommit=True) as connection,
     ):
-        row = first
-        while not stop.is_set():
-            connection.execute("INSERT INTO crash VALUES (%s)", (row,))
-            noted.append(row)
-            row += 1
+        yield lambda row: connection.execute("INSERT INTO crash VALUES (%s)", (row,))
 
 
 def postgres_rows(url: str) -> set[int]:
@@ -112,19 +110,14 @@ def postgres_rows(url: str) -> set[int]:
         return {row[0] for row in connection.execute("SELECT id FROM crash")}
 
 
-def mongodb_session(
-    urls: embedded.Urls, stop: threading.Event, noted: list[int], first: int
-) -> None:
-    """Insert documents one by one with the write concern of the URL, and note the confirmed."""
+@contextlib.contextmanager
+def mongodb_writing(url: str) -> Iterator[Callable[[int], object]]:
+    """With the write concern of the URL."""
     client: pymongo.MongoClient[dict[str, int]] = pymongo.MongoClient(
-        urls.app, serverSelectionTimeoutMS=500, retryWrites=False
+        url, serverSelectionTimeoutMS=500, retryWrites=False
     )
     with client, contextlib.suppress(pymongo.errors.PyMongoError):
-        row = first
-        while not stop.is_set():
-            client.fashion_wallet.crash.insert_one({"_id": row})
-            noted.append(row)
-            row += 1
+        yield lambda row: client.fashion_wallet.crash.insert_one({"_id": row})
 
 
 def mongodb_rows(url: str) -> set[int]:

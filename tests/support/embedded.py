@@ -16,7 +16,7 @@ import pymongo
 import pytest
 
 from fwdb import embedded
-from fwdb.embedded.processes import argv, find
+from fwdb.embedded.server import argv
 from fwdb.embedded.watcher import identity
 from support import ROOT
 
@@ -96,12 +96,13 @@ def servers_over(home: Path) -> dict[str, list[int]]:
 
     The replica is among them once there was one.
     """
-    from fwdb.embedded.join import KINDS, home_at, open_server
+    from fwdb.embedded.control import KINDS
+    from fwdb.embedded.home import Home
 
-    place = home_at(home)
-    servers = {name: open_server(place, name) for name in KINDS}
+    place = Home(home)
+    servers = {name: KINDS[name](place) for name in KINDS}
     return {
-        name: [pid for pid, _ in find(server.kind, server.data, server.account)]
+        name: [pid for pid, _ in server.processes()]
         for name, server in servers.items()
         if name in embedded.STORES or server.data.exists()
     }

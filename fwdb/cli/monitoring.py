@@ -7,17 +7,19 @@ import json
 import threading
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from fwdb import errors
 from fwdb.cli.program import Json, app, database, ended_by_signals, say, stdout
 
+Interval = Annotated[float, Option(help="Seconds between readings.", min=1)]
+Once = Annotated[bool, Option("--once", help="One full reading, then end.")]
+Port = Annotated[int, Option(help="0 takes a free one.", min=0, max=65535)]
+Host = Annotated[str, Option(help="0.0.0.0 is all of this machine.")]
+
 
 @app.command()
-def monitor(
-    interval: Annotated[float, typer.Option(help="Seconds between readings.", min=1)] = 30,
-    once: Annotated[bool, typer.Option("--once", help="One full reading, then end.")] = False,
-) -> None:
+def monitor(interval: Interval = 30, once: Once = False) -> None:
     """Sample both servers into the history.
 
     Reports read that history. Runs until Ctrl-C, or once.
@@ -31,11 +33,7 @@ def monitor(
 
 
 @app.command()
-def serve(
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 9464,
-    host: Annotated[str, typer.Option(help="0.0.0.0 is all of this machine.")] = "127.0.0.1",
-    interval: Annotated[float, typer.Option(help="Seconds between readings.", min=1)] = 30,
-) -> None:
+def serve(port: Port = 9464, host: Host = "127.0.0.1", interval: Interval = 30) -> None:
     """Answer /metrics and /health over HTTP.
 
     Samples both servers into the history too, as `fwdb monitor` does. Runs until Ctrl-C.

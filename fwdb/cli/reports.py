@@ -7,21 +7,24 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
+from typer import Argument, Option
 
 from fwdb import errors
 from fwdb.cli.program import Parameters, app, raw_pairs, say, stdout
 
+Names = Annotated[list[str], Argument(help="Reports, or 'all'; 'checks' lists what they judge by.")]
+Out = Annotated[Path, Option(help="Where the reports go.")]
+FailOn = Annotated[
+    Literal["warning", "critical", "never"], Option(help="Exit 3 from this verdict on.")
+]
+
 
 @app.command()
 def report(
-    names: Annotated[
-        list[str], typer.Argument(help="Reports, or 'all'; 'checks' lists what they judge by.")
-    ],
+    names: Names,
     parameter: Parameters = None,
-    out: Annotated[Path, typer.Option(help="Where the reports go.")] = Path("reports"),
-    fail_on: Annotated[
-        Literal["warning", "critical", "never"], typer.Option(help="Exit 3 from this verdict on.")
-    ] = "never",
+    out: Out = Path("reports"),
+    fail_on: FailOn = "never",
 ) -> None:
     """Make reports.
 

@@ -1,0 +1,19 @@
+-- What the new database gets, in single-user mode as well.
+
+CREATE EXTENSION pg_stat_statements;
+
+CREATE EXTENSION pg_trgm;
+
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+
+GRANT ALL ON SCHEMA public TO fwdb_owner;
+
+ALTER DEFAULT PRIVILEGES FOR ROLE fwdb_owner GRANT USAGE ON SCHEMAS TO fwdb_app, fwdb_report;
+
+ALTER DEFAULT PRIVILEGES FOR ROLE fwdb_owner
+  GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO fwdb_app;
+
+ALTER DEFAULT PRIVILEGES FOR ROLE fwdb_owner GRANT USAGE, SELECT ON SEQUENCES TO fwdb_app;
+
+ALTER DEFAULT PRIVILEGES FOR ROLE fwdb_owner GRANT SELECT ON TABLES TO fwdb_report;
+

@@ -13,7 +13,6 @@ from pydantic import SecretStr
 
 from fwdb import config, models
 from fwdb.arguments import checks_arguments
-from fwdb.models import AuditLog, Avatar, CatalogItem, User
 from fwdb.repositories import MongoRepository, PostgresRepository
 from fwdb.stores import MongoStore, PostgresStore
 

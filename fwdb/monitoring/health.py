@@ -23,7 +23,7 @@ from fwdb.errors import (
     QueryTimeout,
     StoreUnavailable,
 )
-from fwdb.stores import MongoStore, PoolStats, PostgresStore
+from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.timing import OWN
 
 if TYPE_CHECKING:

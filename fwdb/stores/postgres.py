@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 import pandas as pd

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from support.monitoring import ask, do
+from support.urls import url_of
 
 from fwdb.errors import FeatureUnavailable, InvalidData, ParameterError
 from fwdb.monitoring import Monitor

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 from support.monitoring import NO_MONGODB, NOON, NOWHERE, ask, do, flush, set_back
+from support.urls import url_of
 
 from fwdb.database import Database
 from fwdb.errors import DuplicateKey, PermissionDenied, StoreUnavailable

@@ -12,11 +12,10 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from support.urls import url_of as url_of
-
 from fwdb.monitoring import statements
 from fwdb.monitoring.readings import Reading, jsonable
 from fwdb.stores import PostgresStore
+from support.urls import url_of as url_of
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"

@@ -22,17 +22,6 @@ from fwdb.migrating.changes import Change
 from fwdb.migrating.operations import MADE, closing
 from fwdb.models import TABLES
 
-__all__ = [
-    "AuditTable",
-    "UnauditTable",
-    "functions",
-    "install",
-    "outdated",
-    "refit",
-    "refusal",
-    "remove",
-]
-
 Redaction = Literal["omit", "mask", "fingerprint"]
 
 _SQL = "\n".join(

@@ -19,8 +19,6 @@ from fwdb.errors import FwdbError, PermissionDenied, QueryError
 from fwdb.migrating.changes import Change, Difference
 from fwdb.stores import MongoStore
 
-__all__ = ["IMAGES", "RECORDS", "apply", "declarations", "differences"]
-
 RECORDS = "fwdb_migrations"
 
 Document = dict[str, Any]

@@ -24,18 +24,6 @@ from fwdb.migrating.operations import LOCK_KEY, VERSION_SCHEMA, VERSION_TABLE
 from fwdb.stores import PostgresStore
 from fwdb.stores.timings import OWN
 
-__all__ = [
-    "DROP_EMPTY_VERSION_TABLE",
-    "current",
-    "differences",
-    "downgrade",
-    "head",
-    "offline_sql",
-    "options",
-    "upgrade",
-    "version_schema",
-]
-
 # Alembic keeps the running migration in module variables: one at a time in a process.
 _one_at_a_time = threading.Lock()
 

@@ -31,8 +31,8 @@ GONE = (
 
 
 def upgrade() -> None:
+    op.execute("DROP VIEW IF EXISTS audit.trail")  # of the table and the journals
     op.execute(_DRAIN)
-    op.execute("DROP VIEW IF EXISTS audit.trail")
     for function in GONE:
         op.execute(f"DROP FUNCTION IF EXISTS {function}")
     op.drop_column("captured", "mode", schema="audit")

@@ -281,7 +281,8 @@ SELECT n, gen_random_uuid(), gen_random_uuid(), 'UPDATE', '{"a": 1}', '{"a": 1.1
 FROM generate_series(1, 3) AS n;
 INSERT INTO audit.journal_shop_gone SELECT * FROM audit.journal_shop_things WHERE number = 2;
 UPDATE audit.journal_shop_gone SET number = 9;
-CREATE VIEW audit.trail AS SELECT id FROM audit.audit_logs;
+CREATE VIEW audit.trail AS SELECT id FROM audit.audit_logs UNION ALL
+SELECT audit.time_id(created_at, number) FROM audit.journal_shop_things;
 CREATE FUNCTION audit.drain(text, int, int, boolean DEFAULT false) RETURNS bigint
 LANGUAGE sql AS 'SELECT 0';
 """

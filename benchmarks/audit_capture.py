@@ -3,8 +3,8 @@
     python benchmarks/audit_capture.py [rounds]
 
 Runs on the built-in server of this machine, because it reads the CPU time of the backend from
-/proc. Four tables like shared.users, with its indexes and its touch trigger: one is not captured,
-one is in each mode, and one has triggers that do what supa_audit does. Each round writes single
+/proc. Three tables like shared.users, with its indexes and its touch trigger: one is not captured,
+one is, and one has triggers that do what supa_audit does. Each round writes single
 rows, each in a transaction, then 5,000 rows by one statement, so that sizes alternate in a session
 as they do in a pool. Medians over the rounds; ratios to the table that is not captured.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +22,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from fwdb import embedded, migrating
-from fwdb.audit import Audit
 from fwdb.stores import PostgresStore
 
 SINGLE, BULK = 200, 5000
-DRAINED = 100_000
-FORMS = ("plain", "direct", "journal", "supa")
+FORMS = ("plain", "captured", "supa")
 KINDS = ("insert", "update", "delete")
 
 TABLE = """
@@ -183,13 +180,10 @@ def measure(store: PostgresStore, url: str, rounds: int) -> None:
         for form in FORMS:
             connection.execute(TABLE.format(form=form))
         connection.execute(SUPA)
-        for form in ("direct", "journal"):
-            connection.execute(
-                "SELECT audit.capture(CAST(%s AS regclass), entity_type => 'User', mode => %s,"
-                """ redact => '{"password_hash": "mask"}', ignore => '{updated_at}')""",
-                (f"{form}.users", form),
-            )
-        connection.execute("ALTER TABLE audit.journal_journal_users SET (autovacuum_enabled = off)")
+        connection.execute(
+            "SELECT audit.capture('captured.users', entity_type => 'User',"
+            """ redact => '{"password_hash": "mask"}', ignore => '{updated_at}')"""
+        )
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")
     session = Session(url)
@@ -213,27 +207,6 @@ def measure(store: PostgresStore, url: str, rounds: int) -> None:
         print(
             f"  bulk updates of {form}: worst round {max(updates) / min(updates):.2f} of the best"
         )
-    drain(store, session)
-
-
-def drain(store: PostgresStore, session: Session) -> None:
-    """The rate of the drain, and what both together cost."""
-    audit = Audit(store)
-    audit.drain()
-    per_round = 3 * BULK
-    for _ in range(-(-DRAINED // per_round)):
-        session.bulk("journal")
-    # The backend of the store's pool is the one that drains.
-    pid = store.rows(sa.text("SELECT pg_backend_pid() AS pid"))[0]["pid"]
-    clock = Path(f"/proc/{pid}/schedstat")
-    before, began = int(clock.read_text().split()[0]), time.perf_counter()
-    moved = audit.drain().moved
-    took = time.perf_counter() - began
-    spent = (int(clock.read_text().split()[0]) - before) / 1000 / moved
-    print(f"drain: {moved:,} changes in {took:.2f} s, {moved / took:,.0f} a second")
-    for size in ("single", "bulk"):
-        plain, journal = (session.microseconds(form, size) for form in ("plain", "journal"))
-        print(f"journal and drain, {size}: {(journal + 3 * spent) / plain:.2f}")
 
 
 if __name__ == "__main__":

@@ -114,9 +114,7 @@ def measure(store: PostgresStore, rows: int) -> None:
 
 def in_server(store: PostgresStore, name: str, **parameters: Any) -> None:
     """Planning and execution of a query file, as the server times them."""
-    plan = sa.text(
-        "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) " + queries.load(name, "postgres").text
-    )
+    plan = sa.text("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) " + queries.load(name).text)
     took = []
     for _ in range(30):
         with store.connection() as connection:

@@ -75,7 +75,7 @@ def measure(
 
 def small(store: PostgresStore, rows: int) -> None:
     """The answer of a query file, which comes as rows, made into a frame of its types."""
-    declared = queries.load("audit_search", "postgres").columns
+    declared = queries.load("audit_search").columns
     given = dict.fromkeys(("since", "until", "entity_types", "users", "actions"))
     given |= dict.fromkeys(("changed_field", "changed_field_too"))
     fetched = store.rows("audit_search", **given, row_limit=rows)

@@ -24,6 +24,7 @@ __all__ = [
 Address = str | ipaddress.IPv4Address | ipaddress.IPv6Address
 
 T = TypeVar("T")
+Name = TypeVar("Name", str, str | None)
 
 _CLOCK_TOLERANCE = timedelta(minutes=1)  # the caller's clock may run ahead of ours a little
 _FIELD_SAMPLE = 10_000  # newest rows in which a field that no entity has is looked for
@@ -36,11 +37,7 @@ def recordable(entity_type: str) -> str:
     return entity_type
 
 
-@overload
-def askable(store: PostgresStore, entity_type: str) -> str: ...
-@overload
-def askable(store: PostgresStore, entity_type: str | None) -> str | None: ...
-def askable(store: PostgresStore, entity_type: str | None) -> str | None:
+def askable(store: PostgresStore, entity_type: Name) -> Name:
     """`entity_type`, if fwdb records it or the trail holds rows of it that others wrote."""
     if entity_type is None or entity_type in ENTITIES:
         return entity_type
@@ -50,10 +47,6 @@ def askable(store: PostgresStore, entity_type: str | None) -> str | None:
     return entity_type
 
 
-@overload
-def action(name: str) -> str: ...
-@overload
-def action(name: str | None) -> str | None: ...
 def action(name: str | None) -> str | None:
     """`name` in capitals, if it is an action."""
     if name is None or name.upper() in ACTIONS:

@@ -167,14 +167,14 @@ FROM (
 FULL JOIN (
     SELECT undone.*, before
     FROM (
-{queries.load("audit_undone", "postgres").statement}
+{queries.load("audit_undone").statement}
     ) AS undone
     CROSS JOIN LATERAL jsonb_populate_record(
         CAST(NULL AS {table.quoted}), undone.values_before
     ) AS before
 ) AS undone ON undone.entity_id = live.{key}
 LEFT JOIN (
-{queries.load("audit_known", "postgres").statement}
+{queries.load("audit_known").statement}
 ) AS known ON known.entity_id = coalesce(live.{key}, undone.entity_id)
 WHERE coalesce(
     undone.existed,

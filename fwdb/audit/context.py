@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from fwdb import config
-from fwdb.audit.source import Source, Table, TableAndArchives
+from fwdb.audit.source import Source
 from fwdb.models import ACTIONS
 from fwdb.stores import MongoStore, PostgresStore
 
@@ -37,7 +37,7 @@ class Context:
         self.postgres = postgres
         self.mongodb = mongodb
         self.settings = settings or config.settings()
-        self.source: Source = Table(postgres)
+        self.source = Source(postgres)
         self.tally = Tally()
 
     def with_archives(self) -> Self:
@@ -52,5 +52,5 @@ class Context:
         extra ``archive``), `ParameterError` for more changes than can be handed over.
         """
         other = copy.copy(self)
-        other.source = TableAndArchives(self.postgres, self.settings)
+        other.source = Source(self.postgres, archives=self.settings)
         return other

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,17 +36,15 @@ _RECORD = (
 )
 
 
-def _plain(row: dict[str, Any], reason: str | None) -> sa.Executable:
+def _plain(row: dict[str, Any]) -> sa.Executable:
     """For a database that nobody migrated, whose table has no column for the reason."""
-    row["metadata"] = row["metadata"] or reason
+    known = {name: value for name, value in row.items() if value is not None and name != "reason"}
+    if (note := row["metadata"] or row["reason"]) is not None:
+        known["metadata"] = note
     # The moment of this change, where now() is the start of its transaction: so the changes of
     # one transaction keep their order.
-    row["created_at"] = sa.func.clock_timestamp()
-    return (
-        sa.insert(audit_logs)
-        .values({name: value for name, value in row.items() if value is not None})
-        .returning(*audit_logs.columns)
-    )
+    known["created_at"] = sa.func.clock_timestamp()
+    return sa.insert(audit_logs).values(known).returning(*audit_logs.columns)
 
 
 @contextmanager
@@ -100,10 +99,8 @@ def log_create(
     that is neither a UUID nor an ObjectId. Any user id is taken, except where a table of the
     service has a foreign key: `ForeignKeyViolation`.
     """
-    return _log(self,
-        "CREATE", entity_type, id, None, values.image(new),
-        user_id, ip_address, user_agent, metadata,
-    )  # fmt: skip
+    images, said = (None, values.image(new)), _said(user_id, ip_address, user_agent)
+    return _log(self, "CREATE", entity_type, id, images, said, metadata)
 
 
 def log_update(
@@ -125,12 +122,11 @@ def log_update(
     going back in time need, at a fraction of two whole images. Raises as `log_create`.
     """
     arguments.recordable(entity_type)
-    differing = values.changes(old, new)
-    if differing is None:
+    images = values.changes(old, new)
+    if images is None:
         return None
-    return _log(
-        self, "UPDATE", entity_type, id, *differing, user_id, ip_address, user_agent, metadata
-    )
+    said = _said(user_id, ip_address, user_agent)
+    return _log(self, "UPDATE", entity_type, id, images, said, metadata)
 
 
 def log_delete(
@@ -149,10 +145,8 @@ def log_delete(
     Call it after the change, as the others: what a trigger records later would be a second
     row. Raises as `log_create`.
     """
-    return _log(self,
-        "DELETE", entity_type, id, values.image(old), None,
-        user_id, ip_address, user_agent, metadata,
-    )  # fmt: skip
+    images, said = (values.image(old), None), _said(user_id, ip_address, user_agent)
+    return _log(self, "DELETE", entity_type, id, images, said, metadata)
 
 
 def log_read(
@@ -166,9 +160,8 @@ def log_read(
     metadata: str | Mapping[str, Any] | None = None,
 ) -> AuditLog:
     """Record that `entity_type` `id` was read; no values are stored. Raises as `log_create`."""
-    return _log(
-        self, "READ", entity_type, id, None, None, user_id, ip_address, user_agent, metadata
-    )
+    said = _said(user_id, ip_address, user_agent)
+    return _log(self, "READ", entity_type, id, (None, None), said, metadata)
 
 
 def _log(
@@ -176,35 +169,27 @@ def _log(
     action: str,
     entity_type: str,
     id: Id,
-    old: values.Values | None,
-    new: values.Values | None,
-    user_id: Id | None,
-    ip_address: arguments.Address | None,
-    user_agent: str | None,
+    images: tuple[values.Values | None, values.Values | None],
+    said: actor.Actor,
     metadata: str | Mapping[str, Any] | None,
 ) -> AuditLog:
-    who = _said(user_id, ip_address, user_agent).within(actor.current())
+    who = said.within(actor.current())
     if isinstance(metadata, Mapping):
         metadata = json.dumps(values.image(metadata), ensure_ascii=False)
     row: dict[str, Any] = {
         "entity_type": arguments.recordable(entity_type),
         "entity_id": str(id) if entity_uuid(id) else None,
         "action": action,
-        "old_values": old,
-        "new_values": new,
+        "old_values": images[0],
+        "new_values": images[1],
         "metadata": values.text(metadata),
-        "user_id": who.user_id,
-        "ip_address": who.ip_address,
-        "user_agent": who.user_agent,
+        **asdict(who),
     }
     try:
         known = self.postgres.has_function("audit.record")
         # The statement itself says who acts.
         with self.postgres.connection(naming=False) as connection:
-            if known:
-                result = connection.execute(_RECORD, {**row, "reason": who.reason})
-            else:
-                result = connection.execute(_plain(row, who.reason))
+            result = connection.execute(*((_RECORD, row) if known else (_plain(row),)))
             entry = AuditLog(**result.mappings().one())
     except FwdbError:
         with self.tally.lock:

@@ -84,7 +84,7 @@ def relation(store: PostgresStore, entity_type: str) -> Relation:
     if rules is not None:
         name, redact = str(rules["relation"]), rules["redact"] or {}
     elif isinstance(entity, TableEntity):
-        name, redact = entity.table_name, {}
+        name, redact = entity.stored_in, {}
     else:
         arguments.askable(store, entity_type)
         raise UnknownName("table of the entity type", entity_type, ENTITIES)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import pandas as pd
@@ -32,7 +32,7 @@ from fwdb.config import Settings
 from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.stores import PostgresStore, frames
 
-__all__ = ["Past", "Source", "Table", "TableAndArchives"]
+__all__ = ["Past", "Source"]
 
 TABLE = "audit.audit_logs"
 
@@ -88,59 +88,24 @@ class Past:
         return known if self.reach is None else max(known, self.reach)
 
 
-class Source(Protocol):
-    """Where rows of the trail come from."""
+@dataclass(frozen=True)
+class Source:
+    """Where rows of the trail come from: the table, with `archives` also the files of months.
+
+    `archives` are the settings that say where the files are.
+    """
+
+    store: PostgresStore
+    archives: Settings | None = None
 
     def frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
         """The answer to a query file."""
-
-    def past(
-        self, entity_type: str | None, id: UUID | None, window: Bounds = (None, None)
-    ) -> AbstractContextManager[Past]:
-        """What to read, within the block, to know what became of entities in a window."""
-
-    def require(self, at: datetime, name: str, remedy: str = "") -> None:
-        """Refuse to tell what was at `at` where changes since then are out of reach."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """The rows that are in the table."""
-
-    store: PostgresStore
-
-    def frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
-        none = {"archived": None} if _is_handed(query) else {}
-        return self.store.frame(query, **parameters, **none)
-
-    @contextmanager
-    def past(
-        self, entity_type: str | None, id: UUID | None, window: Bounds = (None, None)
-    ) -> Iterator[Past]:
-        yield Past(reach=partitions.reach(self.store))
-
-    def require(self, at: datetime, name: str, remedy: str = "") -> None:
-        reach = partitions.reach(self.store)
-        if reach is not None and at < reach:
-            raise ParameterError(
-                f"'{name}' is {at:%Y-%m-%dT%H:%M}Z, and changes up to {reach:%Y-%m-%d} are in "
-                f"archived months, not in the table; give a later time{remedy}.",
-                name=name,
-            )
-
-
-@dataclass(frozen=True)
-class TableAndArchives:
-    """The rows that are in the table, and those of months that left it."""
-
-    store: PostgresStore
-    settings: Settings
-
-    def frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
         window = parameters.get("since"), parameters.get("until")
-        if _is_handed(query):
+        if "archived" in queries.load(query).parameters:
             with self.past(parameters["entity_type"], parameters["entity_id"], window) as past:
                 return self.store.frame(query, **parameters, archived=past.archived)
+        if self.archives is None:
+            return self.store.frame(query, **parameters)
         if query not in _ROWS and query not in _FIGURES:
             raise FeatureUnavailable(
                 f"the question '{query.removeprefix('audit_')}' is not asked of archived months; "
@@ -161,12 +126,23 @@ class TableAndArchives:
     def past(
         self, entity_type: str | None, id: UUID | None, window: Bounds = (None, None)
     ) -> Iterator[Past]:
+        """What to read, within the block, to know what became of entities in a window."""
+        if self.archives is None:
+            yield Past(reach=partitions.reach(self.store))
+            return
         with self._settled():
             archived, begins = _changes(self._files(*window), entity_type, id)
             yield Past(archived, begins=begins)
 
     def require(self, at: datetime, name: str, remedy: str = "") -> None:
-        """All that ever was is within reach."""
+        """Refuse to tell what was at `at` where changes since then are out of reach."""
+        reach = None if self.archives is not None else partitions.reach(self.store)
+        if reach is not None and at < reach:
+            raise ParameterError(
+                f"'{name}' is {at:%Y-%m-%dT%H:%M}Z, and changes up to {reach:%Y-%m-%d} are in "
+                f"archived months, not in the table; give a later time{remedy}.",
+                name=name,
+            )
 
     @contextmanager
     def _settled(self) -> Iterator[None]:
@@ -190,14 +166,10 @@ class TableAndArchives:
             assert month.until is not None
             if (until and month.since >= until) or (since and month.until <= since):
                 continue
-            known = known or archives(self.store, folder_of(self.settings))
+            assert self.archives is not None
+            known = known or archives(self.store, folder_of(self.archives))
             found.append(known[month.day].check())
         return found
-
-
-def _is_handed(query: str) -> bool:
-    """Whether the server answers over archived changes too, which it is handed."""
-    return "archived" in queries.load(query, "postgres").parameters
 
 
 def _changes(
@@ -258,7 +230,7 @@ def _ask(
     live: pa.Table | None = None,
 ) -> pd.DataFrame:
     """The answer of DuckDB to a query file, over `files` and the rows of `live`."""
-    question = queries.load(query, "postgres")
+    question = queries.load(query)
     statement = sa.text(question.text.replace(" AS uuid", " AS text")).compile(dialect=_DUCKDB)
     with _duckdb()(":memory:", config=_OFFLINE) as connection:
         connection.execute(_MACROS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -130,7 +129,9 @@ def who_changed(
     if id is not None and entity_type is None:
         raise ParameterError("'id' needs 'entity_type' too.", name="entity_type")
     arguments.field(self.postgres, field, None if entity_type is None else [entity_type])
-    return _shown(_changes(self, entity_type, id, field=field, since=start, until=end, limit=limit))
+    return _shown(
+        _changes(self, entity_type, id, field=field, since=start, until=end, row_limit=limit)
+    )
 
 
 def diff(self: Context, entity_type: str, id: Id, since: Time, until: Time = "now") -> pd.DataFrame:
@@ -153,31 +154,19 @@ def diff(self: Context, entity_type: str, id: Id, since: Time, until: Time = "no
     same = found["before"].eq(found["after"]).fillna(False) | (
         found["before"].isna() & found["after"].isna()
     )
-    columns = ["field", "before", "after", "changes", "changed_at", "user_id", "reason",
-               "db_user", "log_id"]  # fmt: skip
-    different = found.loc[~same.astype(bool), columns]
+    columns = "field before after changes changed_at user_id reason db_user log_id"
+    different = found.loc[~same.astype(bool), columns.split()]
     return _shown(different.sort_values("field", ignore_index=True))
 
 
-def _changes(
-    self: Context,
-    entity_type: str | None,
-    id: Id | None,
-    *,
-    field: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    limit: Count | None = None,
-) -> pd.DataFrame:
+def _changes(self: Context, entity_type: str | None, id: Id | None, **filters: Any) -> pd.DataFrame:
+    given = dict.fromkeys(("field", "since", "until", "row_limit")) | filters
     return self.source.frame(
         "audit_changes",
         entity_type=entity_type,
         entity_id=None if id is None else entity_uuid(id),
-        field=field,
-        field_too=arguments.other_spelling(field),
-        since=since,
-        until=until,
-        row_limit=limit,
+        field_too=arguments.other_spelling(given["field"]),
+        **given,
     )
 
 

@@ -81,16 +81,18 @@ def audit_follow(
     Every change becomes a row of the trail, exactly once, also after a crash. Runs until Ctrl-C,
     or once; one at a time.
     """
+    from fwdb.models import COLLECTIONS
+
     if status:
         with database(role="report") as db:
-            found = db.audit.follower()
-            for name in (field.name for field in fields(found)):
-                stdout.print(f"{name:<14} {getattr(found, name)}")
+            for found in map(db.audit.follower, COLLECTIONS):
+                for name in (field.name for field in fields(found)):
+                    stdout.print(f"{name:<14} {getattr(found, name)}")
         return
     stop = threading.Event()
     with database(role="owner", application_name="fwdb-follower") as db, ended_by_signals(stop):
         if not once:
-            say(f"following designs of {db.mongodb.address}; Ctrl-C ends it")
+            say(f"following {', '.join(COLLECTIONS)} of {db.mongodb.address}; Ctrl-C ends it")
         followed = db.audit.follow(once=once, stop=stop, progress=say)
     print_counts("followed", followed)
 

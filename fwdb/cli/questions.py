@@ -11,7 +11,6 @@ from fwdb.cli.program import (
     FAILED,
     Json,
     Parameters,
-    Store,
     app,
     database,
     pairs,
@@ -46,7 +45,6 @@ def health(as_json: Json = False) -> None:
 def query(
     name: Annotated[str, typer.Argument(help="A query; 'fwdb sql' lists them.")],
     parameter: Parameters = None,
-    store: Store = "postgres",
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -57,7 +55,7 @@ def query(
     from fwdb.monitoring.redaction import redacted_frame
 
     with database(role="report") as db:
-        frame = redacted_frame(getattr(db, store).frame(name, **pairs(parameter)))
+        frame = redacted_frame(db.postgres.frame(name, **pairs(parameter)))
     if csv:
         print_csv(frame)
     elif as_json:
@@ -69,7 +67,6 @@ def query(
 @app.command()
 def sql(
     name: Annotated[str | None, typer.Argument(help="A query; without it, their list.")] = None,
-    store: Store = "postgres",
 ) -> None:
     """Print a query, ready for psql.
 
@@ -78,7 +75,7 @@ def sql(
     from fwdb import queries
 
     if name is None:
-        for known in queries.names(store):
-            stdout.print(f"{known:<24} {queries.load(known, store).about}")
+        for known in queries.names():
+            stdout.print(f"{known:<24} {queries.load(known).about}")
         return
-    print(queries.load(name, store).text, end="")
+    print(queries.load(name).text, end="")

@@ -15,8 +15,7 @@ from typing import Generic, TypeVar
 import sqlalchemy as sa
 
 from fwdb.audit import Audit
-from fwdb.audit.coverage import Standing
-from fwdb.audit.coverage_findings import KINDS
+from fwdb.audit.coverage import KINDS, Standing
 from fwdb.audit.seal import sealer
 from fwdb.errors import FwdbError, QueryError
 from fwdb.metrics.series import DATABASES
@@ -259,14 +258,12 @@ class Probes:
         yield "fwdb_audit_uncovered", ("mongodb", "follower"), uncovered
         yield "fwdb_audit_changes_without_actor", (), self._audit.without_actor("1h")
         yield "fwdb_audit_months_ahead", (), found.months_ahead
-        yield "fwdb_audit_journal_rows", (), found.journal_rows
-        yield "fwdb_audit_journal_age_seconds", (), found.journal_age_seconds
         yield "fwdb_audit_follower_lag_seconds", (), followed.behind_seconds
         gaps = None if followed.gaps is None else len(followed.gaps)
         yield "fwdb_audit_gaps", (), gaps
 
     def _ask_images(self) -> Iterator[Reading]:
-        found = Standing((self._audit.images(),))
+        found = Standing(tuple(self._audit.images()))
         yield "fwdb_audit_uncovered", ("mongodb", "collection"), found.uncovered("collection")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fwdb.audit.coverage_findings import KINDS
+from fwdb.audit.coverage import KINDS
 from fwdb.stores.failures import ERROR_TYPES
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -212,19 +212,6 @@ SERIES = (
         (),
         "Whole months after this one for which the audit trail has a partition, -1 if this one "
         "has none; absent for a trail that is one table.",
-    ),
-    Series(
-        "fwdb_audit_journal_rows",
-        "gauge",
-        (),
-        "Changes that wait in journals to be put into the audit trail; absent without a table in "
-        "journal mode.",
-    ),
-    Series(
-        "fwdb_audit_journal_age_seconds",
-        "gauge",
-        (),
-        "Age of the oldest change that waits in a journal; absent when none does.",
     ),
     Series(
         "fwdb_audit_follower_lag_seconds",

@@ -1,8 +1,7 @@
 """Capture of changes by triggers: the Alembic operations, and keeping triggers up to their tables.
 
-The functions that write the triggers are in the database (`capture.sql`,
-`capture_trail.sql`), so that a DBA can call
-them, and a script for psql needs no look at the database.
+The functions that write the triggers are in the database (`capture.sql`, `capture_trail.sql`), so
+that a DBA can call them, and a script for psql needs no look at the database.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from sqlalchemy.engine import Connection
 from fwdb.errors import MigrationError
 from fwdb.migrating.changes import Change
 from fwdb.migrating.operations import MADE, closing
+from fwdb.models import TABLES
 
 __all__ = [
     "AuditTable",
@@ -32,7 +32,6 @@ __all__ = [
     "remove",
 ]
 
-Mode = Literal["direct", "journal"]
 Redaction = Literal["omit", "mask", "fingerprint"]
 
 _SQL = "\n".join(
@@ -58,7 +57,7 @@ def _type(argument: str) -> str:
 
 
 def install(operations: Operations) -> None:
-    """Make the functions, or write them anew; `audit.make_trail()` says who else may call some."""
+    """Make the functions or write them anew; `audit.grant_reading()` says who else calls some."""
     operations.execute(_SQL)
     for function in functions():
         operations.execute(f"COMMENT ON FUNCTION {function} IS 'Part of audit capture. {MADE}'")
@@ -82,13 +81,11 @@ class AuditTable(MigrateOperation):
         entity_type: str | None,
         redact: Mapping[str, Redaction] | None,
         ignore: Iterable[str] | None,
-        mode: Mode | None,
     ) -> None:
         self.table = table
         self.entity_type = entity_type
         self.redact = redact
         self.ignore = ignore
-        self.mode = mode
 
     @classmethod
     def audit_table(
@@ -99,15 +96,14 @@ class AuditTable(MigrateOperation):
         entity_type: str | None = None,
         redact: Mapping[str, Redaction] | Iterable[str] | None = None,
         ignore: Iterable[str] | None = None,
-        mode: Mode | None = None,
     ) -> None:
         """Record every change of `table` (``schema.name``) in the audit trail from now on.
 
         `redact` says of columns ``omit`` (leave out), ``mask`` (that there is a value, and that it
         changed) or ``fingerprint`` (a keyed hash, by which equal values show); a list masks. A
-        change of nothing but `ignore` is none. `mode` ``direct`` writes to `audit.audit_logs`,
-        ``journal`` to a table from which `fwdb audit drain` fetches. `entity_type` is by default
-        the table's name in the singular, ``CatalogItem`` for catalog_items.
+        change of nothing but `ignore` is none. `entity_type` is by default the table's name in
+        the singular, ``CatalogItem`` for catalog_items. For a table of `fwdb.models`, its entity
+        has the defaults: secret columns are masked, and bookkeeping is ignored.
 
         Called again it changes what is given and keeps the rest; without any, it fits the capture
         to the columns. Raises `MigrationError` for a table that cannot be captured.
@@ -115,7 +111,7 @@ class AuditTable(MigrateOperation):
         how: Mapping[str, Redaction] | None = None
         if redact is not None:
             how = redact if isinstance(redact, Mapping) else dict.fromkeys(redact, "mask")
-        operations.invoke(cls(table, entity_type=entity_type, redact=how, ignore=ignore, mode=mode))
+        operations.invoke(cls(table, entity_type=entity_type, redact=how, ignore=ignore))
 
     def reverse(self) -> MigrateOperation:
         return UnauditTable(self.table)
@@ -130,7 +126,7 @@ class UnauditTable(MigrateOperation):
 
     @classmethod
     def unaudit_table(cls, operations: Operations, table: str) -> None:
-        """End the capture of `table`; a journal is drained first, and the trail stays."""
+        """End the capture of `table`; the trail stays."""
         operations.invoke(cls(table))
 
 
@@ -139,17 +135,27 @@ def _audit(operations: Operations, step: AuditTable) -> None:
     said = refusal(operations, step.table)
     if said is not None:
         raise MigrationError(f"no capture: {said}")
-    entity_type = _literal(step.entity_type)
-    if step.entity_type is None:
-        kept = f"(SELECT entity_type FROM audit.captured WHERE relation = {_literal(step.table)})"
-        entity_type = f"coalesce({kept}, {_literal(_entity_type(step.table))})"
+    entity = TABLES.get(step.table)
+
+    def first(default: str | None) -> str:
+        """`default` for a table that is not captured yet; what is captured keeps what it has."""
+        known = f"SELECT FROM audit.captured WHERE relation = {_literal(step.table)}"
+        return f"CASE WHEN NOT EXISTS ({known}) THEN {_literal(default)} END"
+
+    def given(value: str | None, default: str | None) -> str:
+        return _literal(value) if value is not None or default is None else first(default)
+
+    masked = json.dumps(dict.fromkeys(sorted(entity.secret), "mask")) if entity else None
+    ignored = _array(sorted(entity.bookkeeping)) if entity else None
     redact = None if step.redact is None else json.dumps(dict(step.redact))
-    ignore = None if step.ignore is None else "{" + ",".join(step.ignore) + "}"
+    ignore = None if step.ignore is None else _array(step.ignore)
+    singular = entity.name if entity else _entity_type(step.table)
     operations.execute(
         sa.text(
-            f"SELECT audit.capture({_literal(step.table)}, entity_type => {entity_type},"
-            f" redact => CAST({_literal(redact)} AS jsonb),"
-            f" ignore => CAST({_literal(ignore)} AS text[]), mode => {_literal(step.mode)})"
+            f"SELECT audit.capture({_literal(step.table)},"
+            f" entity_type => {given(step.entity_type, singular)},"
+            f" redact => CAST({given(redact, masked)} AS jsonb),"
+            f" ignore => CAST({given(ignore, ignored)} AS text[]))"
         )
     )
     _tell(operations, step.table, f"changes of {step.table} are recorded in the audit trail.")
@@ -181,6 +187,10 @@ def _tell(operations: Operations, table: str, sentence: str) -> None:
 def _entity_type(table: str) -> str:
     words = table.rpartition(".")[2].removesuffix("s").split("_")
     return "".join(word.capitalize() for word in words)
+
+
+def _array(names: Iterable[str]) -> str:
+    return "{" + ",".join(names) + "}"
 
 
 def _literal(value: str | None) -> str:

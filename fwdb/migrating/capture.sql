@@ -85,8 +85,7 @@ BEGIN
         number := nextval('audit.change_number');
         entity := CAST(CASE WHEN complete ? key THEN complete ->> key
         ELSE complete ->> audit.key_of(TG_RELID) END AS uuid);$code$;
-    IF $1.mode = 'direct' THEN
-        recording := recording || format($code$
+    recording := recording || format($code$
         row_id := audit.time_id(happened, number);
         INSERT INTO audit.audit_logs (
             id, user_id, entity_type, entity_id, action, old_values, new_values, metadata,
@@ -98,18 +97,6 @@ BEGIN
             session_user, nullif(current_setting('application_name'), ''), host(inet_client_addr())
         );$code$, $1.entity_type, CASE WHEN action_type ~ '^(character varying|text)'
             THEN 'did' ELSE format('CAST(did AS %s)', action_type) END);
-    ELSE
-        recording := recording || format($code$
-        INSERT INTO audit.journal_%s (
-            number, user_id, entity_id, action, old_values, new_values, metadata,
-            ip_address, user_agent, created_at, transaction_id, reason, db_user,
-            application_name, client_address
-        ) VALUES (
-            number, actor, entity, did, old_row, new_row, note,
-            address, agent, happened, CAST(CAST(pg_current_xact_id() AS text) AS bigint), why,
-            session_user, nullif(current_setting('application_name'), ''), host(inet_client_addr())
-        );$code$, $1.name);
-    END IF;
     RETURN format($function$
 CREATE OR REPLACE FUNCTION audit.capture_%1$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -203,7 +190,7 @@ END $source$;
 -- as it is captured already.
 CREATE OR REPLACE FUNCTION audit.capture(
     relation regclass, entity_type text DEFAULT NULL, redact jsonb DEFAULT NULL,
-    ignore text[] DEFAULT NULL, mode text DEFAULT NULL
+    ignore text[] DEFAULT NULL
 ) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $capture$
 #variable_conflict use_column
 DECLARE
@@ -225,7 +212,6 @@ BEGIN
     now.entity_type := coalesce(capture.entity_type, before.entity_type);
     now.redact := coalesce(capture.redact, before.redact, '{}');
     now.ignore := coalesce(capture.ignore, before.ignore, '{}');
-    now.mode := coalesce(capture.mode, before.mode, 'direct');
     now.name := coalesce(before.name, audit.capture_name(capture.relation));
     IF before.relation IS NOT NULL THEN
         now := audit.renamed(now, of_table.numbers, of_table.names);
@@ -237,30 +223,18 @@ BEGIN
     IF said IS NOT NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = said;
     END IF;
-    IF before.mode = 'journal' AND now.mode = 'direct' THEN
-        PERFORM audit.drain_whole(before.name);
-    END IF;
     DELETE FROM audit.captured WHERE relation = now.relation;
-    INSERT INTO audit.captured SELECT now.*;
-    IF now.mode = 'journal' AND to_regclass('audit.journal_' || now.name) IS NULL THEN
-        EXECUTE format($sql$
-            CREATE TABLE audit.journal_%s (
-                number bigint NOT NULL, user_id uuid, entity_id uuid NOT NULL, action text NOT NULL,
-                old_values jsonb, new_values jsonb, metadata text, ip_address varchar(45),
-                user_agent text, created_at timestamptz NOT NULL, transaction_id bigint NOT NULL,
-                reason text, db_user text, application_name text, client_address text)$sql$, now.name);
-        EXECUTE format('COMMENT ON TABLE audit.journal_%s IS %L', now.name,
-            format('Changes of %s on their way to audit.audit_logs. Made by fwdb.', now.relation));
-        PERFORM audit.protect(CAST('audit.journal_' || now.name AS regclass));
-    END IF;
+    INSERT INTO audit.captured (
+        relation, entity_type, redact, ignore, columns, numbers, name, generated_at
+    ) VALUES (
+        now.relation, now.entity_type, now.redact, now.ignore, now.columns, now.numbers, now.name,
+        now.generated_at
+    );
     EXECUTE audit.capture_source(now, audit.key_of(capture.relation));
     EXECUTE format('COMMENT ON FUNCTION audit.capture_%s() IS %L', now.name,
         format('Records the changes of %s. Made by fwdb.', now.relation));
     PERFORM audit.protect_function(CAST(format('audit.capture_%s()', now.name) AS regprocedure));
-    PERFORM audit.make_trail();
-    IF before.mode = 'journal' AND now.mode = 'direct' THEN
-        EXECUTE format('DROP TABLE audit.journal_%s', now.name);
-    END IF;
+    PERFORM audit.grant_reading();
     IF NOT EXISTS (SELECT FROM pg_trigger
                    WHERE tgrelid = capture.relation AND tgname = '00_fwdb_audit') THEN
         EXECUTE format('CREATE TRIGGER "00_fwdb_audit" AFTER INSERT OR UPDATE OR DELETE ON %s'
@@ -306,8 +280,6 @@ END $$;
 CREATE OR REPLACE FUNCTION audit.contradiction(audit.captured, new_redact boolean, new_ignore boolean)
 RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 SELECT CASE
-    WHEN $1.mode NOT IN ('direct', 'journal')
-        THEN format('mode is %L; choose direct or journal.', $1.mode)
     WHEN coalesce($1.entity_type, '') = '' OR length($1.entity_type) > 100
         THEN format('%s needs an entity_type of 1 to 100 characters.', $1.relation)
     WHEN EXISTS (SELECT FROM jsonb_each_text($1.redact)
@@ -340,12 +312,7 @@ BEGIN
     IF to_regclass($1) IS NOT NULL THEN
         EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', $1);
     END IF;
-    IF gone.mode = 'journal' THEN
-        PERFORM audit.drain_whole(gone.name);
-    END IF;
     DELETE FROM audit.captured WHERE relation = $1;
-    PERFORM audit.make_trail();
-    EXECUTE format('DROP TABLE IF EXISTS audit.journal_%s', gone.name);
     FOR hung IN
         SELECT tgname, CAST(tgrelid AS regclass) AS relation FROM pg_trigger
         WHERE tgfoid = to_regprocedure(format('audit.capture_%s()', gone.name)) AND tgparentid = 0

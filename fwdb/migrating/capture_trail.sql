@@ -1,5 +1,4 @@
--- What capture stands on: ids, facts of a table, the journals, the view of the whole trail, and the
--- drain.
+-- What capture stands on: ids, facts of a table, and who may call what.
 
 -- Ids in the order of the changes, on any version of the server: of version 7, milliseconds,
 -- microseconds, then a number of the sequence. Random ids cost a system call each. RETURN binds the
@@ -96,89 +95,25 @@ BEGIN
     END LOOP;
 END $$;
 
--- The rows of a journal as rows of audit.audit_logs, as the list of a SELECT FROM it AS j.
-CREATE OR REPLACE FUNCTION audit.journal_list(audit.captured) RETURNS text LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp AS $$
-SELECT string_agg(format('CAST(%s AS %s)', CASE
-    WHEN a.attname = 'id' THEN 'audit.time_id(j.created_at, j.number)'
-    WHEN a.attname = 'entity_type' THEN quote_literal($1.entity_type)
-    WHEN a.attname = 'origin' THEN quote_literal('trigger')
-    -- As for a row that was there when its user was removed.
-    WHEN a.attname = 'user_id' AND to_regclass('shared.users') IS NOT NULL
-        THEN '(SELECT u.id FROM shared.users AS u WHERE u.id = j.user_id)'
-    WHEN j.attname IS NULL THEN 'NULL'
-    ELSE format('j.%I', a.attname) END, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum)
-FROM pg_attribute AS a
-LEFT JOIN pg_attribute AS j ON j.attname = a.attname AND j.attnum > 0
-    AND j.attrelid = to_regclass('audit.journal_' || $1.name)
-WHERE a.attrelid = CAST('audit.audit_logs' AS regclass) AND a.attnum > 0 AND NOT a.attisdropped
-$$;
-
-CREATE OR REPLACE FUNCTION audit.log_columns() RETURNS text LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp AS $$
-SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum)
-FROM pg_attribute
-WHERE attrelid = CAST('audit.audit_logs' AS regclass) AND attnum > 0 AND NOT attisdropped
-$$;
-
--- Writes the view audit.trail; to be called again when audit.audit_logs gets a column.
-CREATE OR REPLACE FUNCTION audit.make_trail() RETURNS void LANGUAGE plpgsql
+-- Lets those who read the trail call what its coverage and its drift ask.
+CREATE OR REPLACE FUNCTION audit.grant_reading() RETURNS void LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    journals text;
     other record;
 BEGIN
-    SELECT string_agg(format(' UNION ALL SELECT %s FROM audit.journal_%s AS j',
-                             audit.journal_list(c), c.name), '' ORDER BY c.name)
-    INTO journals FROM audit.captured AS c WHERE c.mode = 'journal';
-    EXECUTE format('CREATE OR REPLACE VIEW audit.trail AS SELECT %s FROM audit.audit_logs%s',
-                   audit.log_columns(), journals);
-    COMMENT ON VIEW audit.trail IS
-        'The audit trail with what is still in the journals. Made by fwdb.';
     FOR other IN
         SELECT DISTINCT acl.grantee
         FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS acl
         WHERE c.oid = CAST('audit.audit_logs' AS regclass)
             AND acl.grantee <> c.relowner AND acl.privilege_type = 'SELECT'
     LOOP
-        -- The functions are those that the view calls, the coverage of capture and its drift.
-        EXECUTE format('GRANT SELECT ON audit.trail TO %1$s; GRANT EXECUTE ON FUNCTION
-            audit.time_id, audit.columns_of, audit.key_of, audit.outdated, audit.capture_source
-            TO %1$s', CASE other.grantee
+        EXECUTE format('GRANT EXECUTE ON FUNCTION audit.columns_of, audit.key_of, audit.outdated,
+            audit.capture_source TO %s', CASE other.grantee
             WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(other.grantee)) END);
     END LOOP;
-    PERFORM audit.protect('audit.trail');
 END $$;
 
--- Moves rows of one journal into audit.audit_logs, by the blocks from $2 up to but without $3, and
--- returns their number. Only transactions before which none is open, unless $4. A row is in the
--- journal or in the table, never in both: it is one statement.
-CREATE OR REPLACE FUNCTION audit.drain(text, int, int, boolean DEFAULT false) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
-DECLARE
-    which audit.captured;
-    moved bigint;
-BEGIN
-    -- One at a time. Others than the owner may hold any advisory lock, but not this one.
-    LOCK TABLE audit.captured IN SHARE UPDATE EXCLUSIVE MODE;
-    SELECT * INTO STRICT which FROM audit.captured AS c WHERE c.name = $1 AND c.mode = 'journal';
-    EXECUTE format(
-        'WITH j AS (DELETE FROM audit.journal_%s WHERE ctid >= %L AND ctid < %L %s RETURNING *)'
-        ' INSERT INTO audit.audit_logs (%s) SELECT %s FROM j ORDER BY j.created_at, j.number',
-        which.name, format('(%s,0)', $2), format('(%s,0)', $3),
-        CASE WHEN $4 THEN '' ELSE format('AND transaction_id < %s', audit.settled()) END,
-        audit.log_columns(), audit.journal_list(which));
-    GET DIAGNOSTICS moved = ROW_COUNT;
-    RETURN moved;
-END $$;
-
--- The oldest transaction that may still be open: rows of those before it are all there.
-CREATE OR REPLACE FUNCTION audit.settled() RETURNS bigint LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp AS $$
-SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
-$$;
-
--- A name for the function and the journal that no other captured table has.
+-- A name for the function that no other captured table has.
 CREATE OR REPLACE FUNCTION audit.capture_name(regclass) RETURNS text LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp AS $$
 SELECT CASE
@@ -192,18 +127,3 @@ FROM (
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1
 ) AS named
 $$;
-
--- Empties a journal whose table nobody writes to.
-CREATE OR REPLACE FUNCTION audit.drain_whole(text) RETURNS void LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    -- An older snapshot would not show all rows, and the journal is dropped.
-    IF current_setting('transaction_isolation') NOT LIKE 'read %committed' THEN
-        RAISE object_not_in_prerequisite_state USING
-            MESSAGE = 'a journal is closed in a read committed transaction only';
-    END IF;
-    -- In the order of audit.drain(), which takes this lock before the table.
-    LOCK TABLE audit.captured IN SHARE UPDATE EXCLUSIVE MODE;
-    EXECUTE format('LOCK TABLE audit.journal_%s IN ACCESS EXCLUSIVE MODE', $1);
-    PERFORM audit.drain($1, 0, 2147483647, true);
-END $$;

@@ -67,16 +67,14 @@ class User(Record):
 
 
 USERS = TableEntity(
-    record=User,
-    table_name="shared.users",
-    about="Accounts.",
+    User,
+    "shared.users",
+    "Accounts.",
+    Index("ix_users_email_live", "email", postgresql_where=LIVE),
+    Index("ix_users_role_live", "role", postgresql_where=LIVE),
+    Index("ix_users_is_active_live", "is_active", postgresql_where=LIVE),
     key=("email",),
     person=True,
-    rules=(
-        Index("ix_users_email_live", "email", postgresql_where=LIVE),
-        Index("ix_users_role_live", "role", postgresql_where=LIVE),
-        Index("ix_users_is_active_live", "is_active", postgresql_where=LIVE),
-    ),
 )
 
 
@@ -97,12 +95,12 @@ class Avatar(Record):
 
 
 AVATARS = TableEntity(
-    record=Avatar,
-    table_name="avatar.avatars",
-    about="Body models of users; measurements are personal data.",
+    Avatar,
+    "avatar.avatars",
+    "Body models of users; measurements are personal data.",
+    Index("ix_avatars_user_id_live", "user_id", postgresql_where=LIVE),
     key=("user_id", "name"),
     person=True,
-    rules=(Index("ix_avatars_user_id_live", "user_id", postgresql_where=LIVE),),
 )
 
 
@@ -127,13 +125,11 @@ class CatalogItem(Record):
 
 
 CATALOG_ITEMS = TableEntity(
-    record=CatalogItem,
-    table_name="catalog.catalog_items",
-    about="What designs are built from.",
+    CatalogItem,
+    "catalog.catalog_items",
+    "What designs are built from.",
+    Index("ix_catalog_items_type_category_live", "type", "category", postgresql_where=LIVE),
     key=("name", "type"),
-    rules=(
-        Index("ix_catalog_items_type_category_live", "type", "category", postgresql_where=LIVE),
-    ),
 )
 
 
@@ -158,9 +154,7 @@ class Design(Record):
     deleted_at: datetime | None = None
 
 
-DESIGNS = DocumentEntity(
-    record=Design, collection="designs", about="Outfits.", key=("user_id", "name")
-)
+DESIGNS = DocumentEntity(Design, "designs", "Outfits.", key=("user_id", "name"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,21 +178,19 @@ class AuditLog(Record):
 
 # Our own table is partitioned by month of `created_at`, which the key therefore includes.
 AUDIT_LOGS = TableEntity(
-    record=AuditLog,
-    table_name="audit.audit_logs",
-    about="Who did what to what, and when.",
-    trailed=False,
-    rules=(
-        Index("ix_audit_logs_user_id_created_at", "user_id", text("created_at DESC")),
-        # The service's own index serves the same questions.
-        Index(
-            "ix_audit_logs_entity_id_created_at",
-            "entity_id",
-            "created_at",
-            info={"or": ("entity_type", "entity_id")},
-        ),
-        Index("ix_audit_logs_created_at", text("created_at DESC")),
+    AuditLog,
+    "audit.audit_logs",
+    "Who did what to what, and when.",
+    Index("ix_audit_logs_user_id_created_at", "user_id", text("created_at DESC")),
+    # The service's own index serves the same questions.
+    Index(
+        "ix_audit_logs_entity_id_created_at",
+        "entity_id",
+        "created_at",
+        info={"or": ("entity_type", "entity_id")},
     ),
+    Index("ix_audit_logs_created_at", text("created_at DESC")),
+    trailed=False,
 )
 
 # What fwdb keeps beside the service's columns; null in rows from before. Questions of `db.audit`

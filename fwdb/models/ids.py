@@ -22,7 +22,7 @@ from bson import ObjectId, json_util
 
 from fwdb.errors import ParameterError, shown
 
-__all__ = ["Id", "document_id", "document_uuid", "entity_id", "entity_uuid"]
+__all__ = ["Id", "document_id", "document_uuid", "entity_id", "entity_uuid", "is_id"]
 
 Id = Annotated[str | UUID | ObjectId, "a UUID or the 24 hexadecimal digits of an ObjectId"]
 
@@ -59,6 +59,15 @@ def entity_uuid(id: Id) -> UUID:
     return value
 
 
+def is_id(value: Any) -> bool:
+    """Whether `entity_uuid` takes it."""
+    try:
+        entity_uuid(value)
+    except ParameterError:
+        return False
+    return True
+
+
 _IDS = uuid5(NAMESPACE_URL, "fwdb:document")
 
 
@@ -75,11 +84,8 @@ def document_uuid(key: Any) -> tuple[UUID, str | None]:
             kept = str(UUID(key)) == key
         except ValueError:
             kept = False
-    if kept:
-        try:
-            return entity_uuid(key), None
-        except ParameterError:
-            pass  # a uuid that looks like a kept ObjectId
+    if kept and is_id(key):  # it is not when it looks like a kept ObjectId
+        return entity_uuid(key), None
     text = json_util.dumps(key, json_options=json_util.CANONICAL_JSON_OPTIONS)
     return uuid5(_IDS, text), f"document id {text}"
 

@@ -7,6 +7,8 @@ that a reset or an eviction can still be seen.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -35,149 +37,100 @@ __all__ = [
     "statement_texts",
 ]
 
-_SCHEMA = "monitoring"
-_MADE = "Made by fwdb."  # downgrades drop only tables with this comment
+
+def _table(name: str, about: str, *parts: Any) -> Table:
+    # Downgrades drop only tables with this comment.
+    return Table(name, metadata, *parts, schema="monitoring", comment=f"{about} Made by fwdb.")
 
 
 def _reading() -> Column[int]:
-    return Column(
-        "reading_id",
-        BigInteger,
-        ForeignKey("monitoring.readings.reading_id", ondelete="CASCADE"),
-        primary_key=True,
-    )
+    target = ForeignKey("monitoring.readings.reading_id", ondelete="CASCADE")
+    return Column("reading_id", BigInteger, target, primary_key=True)
 
 
-def _text(name: str, *, key: bool = False) -> Column[str]:
-    return Column(name, Text, primary_key=key, nullable=False)
+def _key(names: str, kind: Any = Text) -> list[Column[Any]]:
+    return [
+        Column(name, kind, primary_key=True, nullable=False, autoincrement=False)
+        for name in names.split()
+    ]
 
 
-def _count(name: str, *, key: bool = False) -> Column[int]:
-    return Column(name, BigInteger, primary_key=key, nullable=False, autoincrement=False)
+def _columns(kind: Any, names: str) -> list[Column[Any]]:
+    return [Column(name, kind, nullable=False) for name in names.split()]
 
 
-def _number(name: str) -> Column[float]:
-    return Column(name, Double, nullable=False)
+_TIME = DateTime(timezone=True)
 
-
-readings = Table(
+readings = _table(
     "readings",
-    metadata,
+    "Moments at which something was measured.",
     Column("reading_id", BigInteger, Identity(), primary_key=True),
-    Column(
-        "read_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")
-    ),
+    Column("read_at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
     Column("kind", Text, nullable=False, comment="process, light or full"),
     Column("process", Text, nullable=False, comment="who took it: application, host, pid"),
     Column("details", JSONB, nullable=False, server_default=text("'{}'")),
     Index("ix_readings_read_at", "read_at"),
     Index("ix_readings_kind_read_at", "kind", "read_at"),
-    schema=_SCHEMA,
-    comment=f"Moments at which something was measured. {_MADE}",
 )
 
-pool_samples = Table(
+pool_samples = _table(
     "pool_samples",
-    metadata,
+    "Connection pools of the process that took the reading.",
     _reading(),
-    _text("database", key=True),
+    *_key("database"),
     Column("capacity", Integer, comment="null: unlimited"),
-    Column("in_use", Integer, nullable=False),
-    Column("idle", Integer, nullable=False),
-    Column("overflow", Integer, nullable=False),
-    Column("waiting", Integer, nullable=False),
-    Column("waiting_peak", Integer, nullable=False),
-    _count("waits"),
-    _number("wait_ms"),
-    _count("timeouts"),
-    _count("opened"),
-    _count("closed"),
-    _count("invalidated"),
+    *_columns(Integer, "in_use idle overflow waiting waiting_peak"),
+    *_columns(BigInteger, "waits timeouts opened closed invalidated"),
+    *_columns(Double, "wait_ms hold_ms dial_ms"),
     Column("wait_counts", ARRAY(BigInteger), nullable=False, comment="of waits, by bucket"),
     Column("hold_counts", ARRAY(BigInteger), nullable=False, comment="of holds, by bucket"),
-    _number("hold_ms"),
     Column("dial_counts", ARRAY(BigInteger), nullable=False, comment="of dials, by bucket"),
-    _number("dial_ms"),
-    schema=_SCHEMA,
-    comment=f"Connection pools of the process that took the reading. {_MADE}",
 )
 
-session_samples = Table(
+session_samples = _table(
     "session_samples",
-    metadata,
+    "Sessions of the servers.",
     _reading(),
-    _text("database", key=True),
-    _text("database_name", key=True),
-    _text("user_name", key=True),
-    _text("application", key=True),
-    _text("state", key=True),
-    Column("sessions", Integer, nullable=False),
+    *_key("database database_name user_name application state"),
+    *_columns(Integer, "sessions"),
     Column("oldest_seconds", Double),
     Column("waiting", Integer),
     Column("blocked", Integer),
-    schema=_SCHEMA,
-    comment=f"Sessions of the servers. {_MADE}",
 )
 
-counter_samples = Table(
+counter_samples = _table(
     "counter_samples",
-    metadata,
+    "Counters of the servers since they began, by subject.",
     _reading(),
-    _text("database", key=True),
-    _text("subject", key=True),
-    Column("counters", JSONB, nullable=False),
-    schema=_SCHEMA,
-    comment=f"Counters of the servers since they began, by subject. {_MADE}",
+    *_key("database subject"),
+    *_columns(JSONB, "counters"),
 )
 
-statement_samples = Table(
+statement_samples = _table(
     "statement_samples",
-    metadata,
+    "pg_stat_statements since each entry began.",
     _reading(),
-    _count("user_id", key=True),
-    _count("database_id", key=True),
-    Column("toplevel", Boolean, primary_key=True, nullable=False),
-    _count("query_id", key=True),
-    _count("calls"),
-    _number("total_ms"),
-    _number("squares_ms2"),
-    _count("row_count"),
-    _count("hit_blocks"),
-    _count("read_blocks"),
-    _number("read_ms"),
-    _count("temp_blocks"),
-    _count("wal_bytes"),
-    _number("plan_ms"),
-    Column("stats_since", DateTime(timezone=True), comment="null before PostgreSQL 17"),
-    schema=_SCHEMA,
-    comment=f"pg_stat_statements since each entry began. {_MADE}",
+    *_key("user_id database_id query_id", BigInteger),
+    *_key("toplevel", Boolean),
+    *_columns(BigInteger, "calls row_count hit_blocks read_blocks temp_blocks wal_bytes"),
+    *_columns(Double, "total_ms squares_ms2 read_ms plan_ms"),
+    Column("stats_since", _TIME, comment="null before PostgreSQL 17"),
 )
 
-statement_texts = Table(
+statement_texts = _table(
     "statement_texts",
-    metadata,
-    _count("database_id", key=True),
-    _count("query_id", key=True),
-    _text("statement"),
-    Column("first_seen_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
-    schema=_SCHEMA,
-    comment=f"Texts of the statements, stored once. {_MADE}",
+    "Texts of the statements, stored once.",
+    *_key("database_id query_id", BigInteger),
+    *_columns(Text, "statement"),
+    Column("first_seen_at", _TIME, nullable=False, server_default=text("now()")),
 )
 
-command_samples = Table(
+command_samples = _table(
     "command_samples",
-    metadata,
+    "MongoDB commands of one process since its reading before.",
     _reading(),
-    _text("command", key=True),
-    _text("namespace", key=True),
-    _text("shape", key=True),
-    _count("calls"),
-    _count("errors"),
-    _number("total_ms"),
-    _number("squares_ms2"),
-    _number("max_ms"),
-    _count("documents"),
-    Column("histogram", ARRAY(BigInteger), nullable=False),
-    schema=_SCHEMA,
-    comment=f"MongoDB commands of one process since its reading before. {_MADE}",
+    *_key("command namespace shape"),
+    *_columns(BigInteger, "calls errors documents"),
+    *_columns(Double, "total_ms squares_ms2 max_ms"),
+    *_columns(ARRAY(BigInteger), "histogram"),
 )

@@ -1,14 +1,13 @@
 """What an entity is: declared once, known everywhere.
 
 An entity is a frozen dataclass and one `TableEntity` or `DocumentEntity` about it, both in
-`entities`. The fields say the rest in their annotations: ``Annotated[str, SECRET, Column(…)]``.
+`entities`. Annotations say the rest of each field: ``Annotated[str, SECRET, Column(…)]``.
 Repositories, audit trail, reports and seeding ask here and name no entity themselves.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import re
 import types
@@ -22,23 +21,20 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from fwdb.errors import ParameterError, UnknownName
+from fwdb.errors import UnknownName
 from fwdb.models.columns import JSON, EntityId, Label, metadata
-from fwdb.models.ids import document_id, entity_uuid
+from fwdb.models.ids import document_id, is_id
 
 __all__ = [
     "BOOKKEEPING",
     "COLLECTIONS",
     "ENTITIES",
     "MARK",
-    "PUBLIC",
-    "SECRET",
     "TABLES",
     "DocumentEntity",
     "Entity",
     "Field",
     "Kind",
-    "Labels",
     "Record",
     "TableEntity",
     "is_person",
@@ -74,13 +70,13 @@ class Labels:
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
     """One field of an entity.
 
     `stored` is its name in the store, `type` that of its value in Python. `nullable` is what the
-    model allows; `may_be_empty` also covers what something older or other than fwdb wrote. A
-    `secret` field is in no frame and no sort order unless it is named.
+    model allows; `may_be_empty` also covers what something older or other than fwdb wrote.
+    `required` has no default. A `secret` field is in no frame and no sort order unless it is named.
     """
 
     name: str
@@ -89,10 +85,10 @@ class Field:
     type: type[Any]
     nullable: bool
     may_be_empty: bool
-    required: bool  # has no default, neither here nor in the database
-    secret: bool = False
-    public: bool = False
-    labels: tuple[str, ...] = ()
+    required: bool
+    secret: bool
+    public: bool
+    labels: tuple[str, ...]
 
     @property
     def ordered(self) -> bool:
@@ -110,21 +106,15 @@ _DTYPES: dict[Kind, tuple[str, str]] = {  # never empty, maybe empty
     "boolean": ("bool", "boolean"),
     "time": ("datetime64[us, UTC]", "datetime64[us, UTC]"),
 }
-_KINDS: dict[Any, Kind] = {
-    str: "text",
-    int: "integer",
-    bool: "boolean",
-    datetime: "time",
-    dict: "object",
-    list: "list",
-}
 _SQL_KINDS: dict[Any, Kind] = {EntityId: "entity id", sa.Uuid: "uuid", JSONB: "json"}
-_SQL_TYPES: dict[Any, Any] = {
-    str: sa.Text(),
-    int: sa.Integer(),
-    bool: sa.Boolean(),
-    datetime: sa.DateTime(timezone=True),
-    dict: JSON,
+# Of each type in Python: its kind, what it is called, and its column.
+_TYPES: dict[Any, tuple[Kind, str, Any]] = {
+    str: ("text", "text", sa.Text()),
+    int: ("integer", "a whole number", sa.Integer()),
+    bool: ("boolean", "True or False", sa.Boolean()),
+    datetime: ("time", "a time", sa.DateTime(timezone=True)),
+    dict: ("object", "a dictionary", JSON),
+    list: ("list", "a list", JSON),
 }
 
 
@@ -136,63 +126,60 @@ class Record:
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the row or document, no values: ``("name is missing",)``."""
-        kind: Any = type(self)
-        return tuple(misfits(kind, {name: getattr(self, name) for name in annotated(kind)}))
+        entity = _OF_RECORD[type(self)]
+        return tuple(entity.misfits({name: getattr(self, name) for name in entity.fields}))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Entity(Generic[E]):
     """One kind of entity: what is stored of it, and what each part of fwdb does with it.
 
-    `key` are the fields by which the seed data knows its own. `person` says whether it is about a
-    person: then all fields but `PUBLIC` ones, ids and times are personal data.
+    `name` is the `entity_type` of the trail (``"User"``), `attribute` that of `Database`
+    (``"users"``), `stored_in` the table or collection. `key` are the fields by which the seed data
+    knows its own. `person` says whether it is about a person: then all fields but public ones, ids
+    and times are personal data. `stored` has the name in the store of each field, `names` the way
+    back; `secret` and `bookkeeping` (what follows each change by itself) are names in the store.
     """
 
-    record: type[E]
-    about: str
-    key: tuple[str, ...] = ("id",)
-    person: bool = False
-    fields: Mapping[str, Field] = dataclasses.field(init=False)
+    def __init__(
+        self, record: type[E], stored_in: str, about: str, *, key: tuple[str, ...], person: bool
+    ) -> None:
+        self.record = record
+        self.name = record.__name__
+        self.stored_in = stored_in
+        self.attribute = stored_in.rpartition(".")[2]
+        self.about = about
+        self.key = key
+        self.person = person
+        hints = typing.get_type_hints(record, include_extras=True)
+        self.fields: dict[str, Field] = {}
+        for member in dataclasses.fields(cast(Any, record)):
+            hint, facts = hints[member.name], []
+            if typing.get_origin(hint) is typing.Annotated:
+                hint, *facts = typing.get_args(hint)
+            nullable = isinstance(hint, types.UnionType)
+            if nullable:
+                (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+            nothing = member.default is member.default_factory is dataclasses.MISSING
+            given = {
+                "name": member.name,
+                "stored": member.name,
+                "type": typing.get_origin(hint) or hint,
+                "nullable": nullable,
+                "required": nothing,
+                "secret": SECRET in facts,
+                "public": PUBLIC in facts,
+                "labels": next((fact.words for fact in facts if isinstance(fact, Labels)), ()),
+            }
+            self.fields[member.name] = self._field(given, facts)
+        self.stored = {field.name: field.stored for field in self.fields.values()}
+        self.names = {stored: name for name, stored in self.stored.items()}
+        self.required = tuple(field.name for field in self.fields.values() if field.required)
+        self.secret = frozenset(field.stored for field in self.fields.values() if field.secret)
+        self.bookkeeping = BOOKKEEPING & {*self.names}
+        _OF_RECORD[record] = self
 
-    @property
-    def name(self) -> str:
-        """The `entity_type` of the trail: ``"User"``."""
-        return self.record.__name__
-
-    @property
-    def attribute(self) -> str:
-        """The attribute of `Database`: ``"users"``."""
+    def _field(self, given: dict[str, Any], facts: Sequence[Any]) -> Field:
         raise NotImplementedError
-
-    @property
-    def stored_in(self) -> str:
-        """The table with its schema, or the collection."""
-        raise NotImplementedError
-
-    @functools.cached_property
-    def names(self) -> Mapping[str, str]:
-        """Name in the store -> field."""
-        return {field.stored: field.name for field in self.fields.values()}
-
-    @functools.cached_property
-    def stored(self) -> Mapping[str, str]:
-        """Field -> name in the store."""
-        return {field.name: field.stored for field in self.fields.values()}
-
-    @property
-    def secret(self) -> frozenset[str]:
-        """Stored names of what is never shown."""
-        return frozenset(field.stored for field in self.fields.values() if field.secret)
-
-    @property
-    def required(self) -> tuple[str, ...]:
-        """The fields that a new entity must be given."""
-        return tuple(field.name for field in self.fields.values() if field.required)
-
-    @property
-    def bookkeeping(self) -> frozenset[str]:
-        """Stored names of what follows each change by itself."""
-        return BOOKKEEPING & {*self.names, MARK}
 
     def is_personal(self, path: str) -> bool:
         """Whether what is stored at `path`, a name or a path with dots, is personal data."""
@@ -201,112 +188,104 @@ class Entity(Generic[E]):
         shown = name in _NEVER_PERSONAL or (name in self.fields and self.fields[name].public)
         return self.person and not shown
 
+    def misfits(self, values: Mapping[str, Any]) -> list[str]:
+        """What keeps `values` from being those of this entity, a sentence for each field."""
+        found = []
+        for name, value in values.items():
+            field = self.fields[name]
+            if value is None:
+                if not field.nullable:
+                    found.append(f"{name} is missing")
+            elif _fitting(field.type, value) is None:
+                kind = type(value)
+                given = _TYPES[kind][1] if kind in _TYPES else f"of type {kind.__name__}"
+                found.append(f"{name} is {given}, not {_TYPES[field.type][1]}")
+            elif name == "id" and not is_id(value):
+                found.append(
+                    "id is neither a UUID nor an ObjectId, so that get() cannot ask for it"
+                )
+        return found
 
-# All entities whose changes the trail records, by name.
-ENTITIES: dict[str, Entity[Any]] = {}
-TABLES: dict[str, TableEntity[Any]] = {}  # the same by table, ``"shared.users"``
-COLLECTIONS: dict[str, DocumentEntity[Any]] = {}  # and by collection
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class TableEntity(Entity[E]):
     """An entity that is a row of PostgreSQL; triggers capture its changes if it is `trailed`.
 
     `table` is made of the annotations of the dataclass and of `rules`, its indexes.
     """
 
-    table_name: str
-    rules: tuple[sa.schema.SchemaItem, ...] = ()
-    trailed: bool = True
-    table: sa.Table = dataclasses.field(init=False)
+    def __init__(
+        self,
+        record: type[E],
+        table: str,
+        about: str,
+        *rules: sa.schema.SchemaItem,
+        key: tuple[str, ...] = ("id",),
+        person: bool = False,
+        trailed: bool = True,
+    ) -> None:
+        self._columns: list[sa.Column[Any]] = []
+        super().__init__(record, table, about, key=key, person=person)
+        # Downgrades drop only tables whose comment says that they are ours.
+        parts = (*self._columns, *rules)
+        schema, name = table.split(".")
+        comment = f"{about} Made by fwdb."
+        self.table = sa.Table(name, metadata, *parts, schema=schema, comment=comment)
+        if trailed:
+            ENTITIES[self.name] = TABLES[table] = self
 
-    def __post_init__(self) -> None:
-        columns, fields = [], {}
-        for name, (kind, nullable, facts) in annotated(cast(Any, self.record)).items():
-            column = next((f for f in facts if isinstance(f, sa.Column)), None)
-            column = sa.Column() if column is None else column
-            labels = next((f.words for f in facts if isinstance(f, Labels)), ())
-            if labels:
-                column.type, column.info = Label(20), {"labels": labels}
-            elif isinstance(column.type, sa.types.NullType):
-                column.type = _SQL_TYPES[kind]
-            column.name = column.key = name
-            column.nullable = nullable
-            columns.append(column)
-            sql = next((k for t, k in _SQL_KINDS.items() if isinstance(column.type, t)), None)
-            # In tables that the existing service made, most columns with a default may be null.
-            given = column.server_default is not None
-            fields[name] = Field(
-                name=name,
-                stored=name,
-                kind=sql or _KINDS[kind],
-                type=kind,
-                nullable=nullable,
-                may_be_empty=nullable or (given and sql != "uuid" and kind is not datetime),
-                required=not nullable and not given,
-                secret=SECRET in facts,
-                public=PUBLIC in facts,
-                labels=labels,
-            )
-        schema, _, name = self.table_name.partition(".")
-        made = sa.Table(
-            name,
-            metadata,
-            *columns,
-            *self.rules,
-            schema=schema,
-            comment=f"{self.about} Made by fwdb.",  # downgrades drop only tables that say so
+    def _field(self, given: dict[str, Any], facts: Sequence[Any]) -> Field:
+        column = next((fact for fact in facts if isinstance(fact, sa.Column)), sa.Column())
+        column.name = column.key = given["name"]
+        column.nullable = given["nullable"]
+        if given["labels"]:
+            column.type, column.info = Label(20), {"labels": given["labels"]}
+        elif isinstance(column.type, sa.types.NullType):
+            column.type = _TYPES[given["type"]][2]
+        self._columns.append(column)
+        sql = next((kind for t, kind in _SQL_KINDS.items() if isinstance(column.type, t)), None)
+        # In tables that the existing service made, most columns with a default may be null.
+        default = column.server_default is not None
+        doubtful = default and sql != "uuid" and given["type"] is not datetime
+        return Field(
+            **given | {"required": given["required"] and not default},
+            kind=sql or _TYPES[given["type"]][0],
+            may_be_empty=column.nullable or doubtful,
         )
-        object.__setattr__(self, "table", made)
-        object.__setattr__(self, "fields", fields)
-        if self.trailed:
-            ENTITIES[self.name] = TABLES[self.table_name] = self
-
-    @property
-    def attribute(self) -> str:
-        return self.table.name
-
-    @property
-    def stored_in(self) -> str:
-        return self.table_name
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class DocumentEntity(Entity[E]):
     """An entity that is a document of MongoDB; the change stream captures its changes.
 
-    A field ``user_id`` is stored as ``userId``, the id as ``_id``.
+    A field ``user_id`` is stored as ``userId``, the id as ``_id``. What something else wrote may
+    lack any field but the id.
     """
 
-    collection: str
+    def __init__(
+        self,
+        record: type[E],
+        collection: str,
+        about: str,
+        *,
+        key: tuple[str, ...] = ("id",),
+        person: bool = False,
+    ) -> None:
+        super().__init__(record, collection, about, key=key, person=person)
+        self.collection = collection
+        self.bookkeeping |= {MARK}
+        ENTITIES[self.name] = COLLECTIONS[collection] = self
 
-    def __post_init__(self) -> None:
-        fields = {}
-        given = self.defaults()
-        for name, (kind, nullable, facts) in annotated(cast(Any, self.record)).items():
-            is_id = name == "id"
-            fields[name] = Field(
-                name=name,
-                stored="_id" if is_id else _camel(name),
-                kind="entity id" if is_id else _KINDS[kind],
-                type=kind,
-                nullable=nullable,
-                may_be_empty=not is_id,  # what something else wrote may lack any other
-                required=name not in given and not is_id,
-                secret=SECRET in facts,
-                public=PUBLIC in facts,
-                labels=next((f.words for f in facts if isinstance(f, Labels)), ()),
-            )
-        object.__setattr__(self, "fields", fields)
-        ENTITIES[self.name] = COLLECTIONS[self.collection] = self
+    def _field(self, given: dict[str, Any], facts: Sequence[Any]) -> Field:
+        if given["name"] == "id":
+            own = {"stored": "_id", "required": False}
+            return Field(**given | own, kind="entity id", may_be_empty=False)
+        stored = re.sub("_([a-z])", lambda found: found[1].upper(), given["name"])
+        kind = _TYPES[given["type"]][0]
+        return Field(**given | {"stored": stored}, kind=kind, may_be_empty=True)
 
-    @property
-    def attribute(self) -> str:
-        return self.collection
-
-    @property
-    def stored_in(self) -> str:
-        return self.collection
+    def defaults(self) -> dict[str, Any]:
+        """What a new document has that says nothing else."""
+        empty = self.record(**dict.fromkeys(("id", *self.required)))
+        return {name: getattr(empty, name) for name in self.fields}
 
     def document(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """`values` of fields under the names of the document; only the top level is renamed.
@@ -318,7 +297,7 @@ class DocumentEntity(Entity[E]):
         for name, value in values.items():
             if name not in self.fields:
                 raise UnknownName("field", name, self.fields, where=self.name)
-            document[self.fields[name].stored] = document_id(value) if name == "id" else value
+            document[self.stored[name]] = document_id(value) if name == "id" else value
         return document
 
     def values(self, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,16 +318,6 @@ class DocumentEntity(Entity[E]):
             found[name] = value
         return found
 
-    def defaults(self) -> dict[str, Any]:
-        """What a new document has that says nothing else."""
-        found = {}
-        for field in dataclasses.fields(cast(Any, self.record)):
-            if field.default is not dataclasses.MISSING:
-                found[field.name] = field.default
-            elif field.default_factory is not dataclasses.MISSING:
-                found[field.name] = field.default_factory()
-        return found
-
     def cell(self, name: str, value: Any) -> Any:
         """`value` of a field for a column of a frame: objects as JSON, None for what cannot be.
 
@@ -358,7 +327,7 @@ class DocumentEntity(Entity[E]):
         objects = {dict, list}
         if value is not None and (kind in objects or (kind is str and type(value) in objects)):
             return json.dumps(value, ensure_ascii=False, default=str)
-        return value if kind is str or value is None else fitting(kind, value)
+        return value if kind is str or value is None else _fitting(kind, value)
 
     def problems(
         self, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]
@@ -367,7 +336,7 @@ class DocumentEntity(Entity[E]):
         found = []
         for row in rows:
             there = [name for name in columns if name in row or name in ("id", *self.required)]
-            if said := misfits(self.record, {name: row.get(name) for name in there}):
+            if said := self.misfits({name: row.get(name) for name in there}):
                 found.append(f"{row.get('id')}: {'; '.join(said)}")
         if len(found) > _MOST_PROBLEMS:
             found[_MOST_PROBLEMS:] = [f"and {len(found) - _MOST_PROBLEMS:,} more"]
@@ -375,6 +344,12 @@ class DocumentEntity(Entity[E]):
 
 
 _MOST_PROBLEMS = 100
+
+# All entities whose changes the trail records, by name, table (``"shared.users"``), collection.
+ENTITIES: dict[str, Entity[Any]] = {}
+TABLES: dict[str, TableEntity[Any]] = {}
+COLLECTIONS: dict[str, DocumentEntity[Any]] = {}
+_OF_RECORD: dict[type[Record], Entity[Any]] = {}
 
 
 def is_person(entity_type: str) -> bool:
@@ -391,53 +366,7 @@ def is_personal(entity_type: str, path: str) -> bool:
     return known.is_personal(path)
 
 
-# -- fields and values -----------------------------------------------------------------------
-
-
-@functools.cache
-def annotated(record: Any) -> dict[str, tuple[type[Any], bool, tuple[Any, ...]]]:
-    """Of each field of a dataclass: its type, whether it may be None, what else is said of it."""
-    hints = typing.get_type_hints(record, include_extras=True)
-    found = {}
-    for field in dataclasses.fields(record):
-        hint, facts = hints[field.name], ()
-        if typing.get_origin(hint) is typing.Annotated:
-            hint, *more = typing.get_args(hint)
-            facts = tuple(more)
-        nullable = isinstance(hint, types.UnionType)
-        if nullable:
-            (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
-        found[field.name] = (typing.get_origin(hint) or hint, nullable, facts)
-    return found
-
-
-_WORDS = {
-    str: "text",
-    int: "a whole number",
-    bool: "True or False",
-    datetime: "a time",
-    dict: "a dictionary",
-    list: "a list",
-}
-
-
-def misfits(record: Any, values: Mapping[str, Any]) -> list[str]:
-    """What keeps `values` from being those of a `record`, a sentence for each field."""
-    found = []
-    for name, value in values.items():
-        kind, nullable, _ = annotated(record)[name]
-        if value is None:
-            if not nullable:
-                found.append(f"{name} is missing")
-        elif fitting(kind, value) is None:
-            given = _WORDS.get(type(value)) or f"of type {type(value).__name__}"
-            found.append(f"{name} is {given}, not {_WORDS[kind]}")
-        elif name == "id" and not _is_id(value):
-            found.append("id is neither a UUID nor an ObjectId, so that get() cannot ask for it")
-    return found
-
-
-def fitting(kind: type[Any], value: Any) -> Any:
+def _fitting(kind: type[Any], value: Any) -> Any:
     """`value`, if it is of this type or a float that is whole where this is int; else None."""
     if kind is int:
         if isinstance(value, float) and value.is_integer():
@@ -445,15 +374,3 @@ def fitting(kind: type[Any], value: Any) -> Any:
         whole = isinstance(value, int) and not isinstance(value, bool)
         return value if whole and abs(value) < 2**63 else None
     return value if isinstance(value, kind) else None
-
-
-def _is_id(value: Any) -> bool:
-    try:
-        entity_uuid(value)
-    except ParameterError:
-        return False
-    return True
-
-
-def _camel(name: str) -> str:
-    return re.sub("_([a-z])", lambda found: found[1].upper(), name)

@@ -145,7 +145,7 @@ Behind = Callable[[PostgresStore | MongoStore], str]
 
 def ask_postgres(store: PostgresStore, behind: Behind) -> Answer:
     """One small question on the connection that is kept for it, and whether the schema fits."""
-    body = queries.load("server_state", "postgres").text.rstrip().rstrip(";")
+    body = queries.load("server_state").text.rstrip().rstrip(";")
     question = sa.text(f"{body}\n{OWN}")
     # A transaction, so that all of it takes one connection out of the pool and tests it once.
     with store.transaction() as connection:

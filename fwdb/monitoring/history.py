@@ -105,7 +105,7 @@ class History:
         """
         reason = self.absence()
         if reason:
-            columns = queries.load(query, "postgres").columns
+            columns = queries.load(query).columns
             found = frames.from_rows(list(columns), [], columns)
         else:
             found = self.store.frame(query, **parameters)

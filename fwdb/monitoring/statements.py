@@ -126,7 +126,7 @@ def _reading(
 
 def store_reading(store: PostgresStore, connection: Connection, reading_id: int) -> int:
     """Store all entries of this moment under `reading_id`; how many. Nothing leaves the server."""
-    counters = queries.load("statement_counters", "postgres")
+    counters = queries.load("statement_counters")
     names = ", ".join(counters.columns)
     stored = connection.execute(
         sa.text(
@@ -146,7 +146,7 @@ def store_reading(store: PostgresStore, connection: Connection, reading_id: int)
     ).scalars()
     # Texts are several times as dear as counters, so they are read for new entries only.
     if new := list(unknown):
-        texts = _body(queries.load("statement_texts", "postgres").text)
+        texts = _body(queries.load("statement_texts").text)
         connection.execute(
             sa.text(
                 "INSERT INTO monitoring.statement_texts (database_id, query_id, statement) "

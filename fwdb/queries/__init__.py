@@ -1,31 +1,26 @@
-"""One question, one file: ``postgres/<name>.sql`` and ``mongodb/<name>.json``.
+"""One question, one file: ``postgres/<name>.sql``.
 
-An SQL file runs unchanged in psql and here: its header says what a row is, how to run it by
-hand and which columns come back. Parameters are ``:name``; a parameter is never followed by
-``::type`` (write ``CAST(:name AS type)``) and no comment holds a colon-word, because both would
-change what is bound. A MongoDB file is JSON with ``about``, ``collection``, ``columns`` and
-``pipeline``, and ``"$$name"`` for a parameter.
+A file runs unchanged in psql and here: its header says what a row is, how to run it by hand and
+which columns come back. Parameters are ``:name``; a parameter is never followed by ``::type``
+(write ``CAST(:name AS type)``) and no comment holds a colon-word, because both would change what
+is bound.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from fwdb.errors import ParameterError, UnknownName
 
-_FOLDER = Path(__file__).parent
-_SUFFIX = {"postgres": ".sql", "mongodb": ".json"}
+_FOLDER = Path(__file__).parent / "postgres"
 _NEEDS = re.compile(r"-- Needs PostgreSQL (?P<major>\d+)\.")
 _COLUMN = re.compile(r"--   (?P<name>[a-z_][a-z0-9_]*)\s+(?P<type>\S+)")
 # The same rule as sqlalchemy.text(): a colon that no colon or word character precedes.
 _PARAMETER = re.compile(r"(?<![:\w\\]):(?P<name>[a-zA-Z_]\w*)(?!:)")
-_MONGO_PARAMETER = re.compile(r'"\$\$(?P<name>[a-z_]\w*)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +31,11 @@ class Query:
     """
 
     name: str
-    store: str
     about: str
     text: str
     columns: dict[str, str]
     parameters: frozenset[str]
     minimum: int = 0
-    collection: str = ""
-    pipeline: tuple[dict[str, Any], ...] = ()
 
     @property
     def statement(self) -> str:
@@ -59,48 +51,27 @@ class Query:
             raise ParameterError(f"query '{self.name}' needs {', '.join(missing)}.")
 
 
-def names(store: str) -> list[str]:
-    """The queries there are for `store` (``postgres`` or ``mongodb``), sorted."""
-    return sorted(path.stem for path in (_FOLDER / store).glob(f"*{_SUFFIX[store]}"))
+def names() -> list[str]:
+    """The queries there are, sorted."""
+    return sorted(path.stem for path in _FOLDER.glob("*.sql"))
 
 
 @cache
-def load(name: str, store: str) -> Query:
-    """The query `name` of `store`; `UnknownName`, with the nearest name, if there is none."""
-    path = _FOLDER / store / f"{name}{_SUFFIX[store]}"
-    if name not in names(store):
-        raise UnknownName("query", name, names(store), where=store)
-    text = path.read_text(encoding="utf-8")
-    return _mongodb(name, text) if store == "mongodb" else _postgres(name, text)
-
-
-def _postgres(name: str, text: str) -> Query:
+def load(name: str) -> Query:
+    """The query `name`; `UnknownName`, with the nearest name, if there is none."""
+    if name not in names():
+        raise UnknownName("query", name, names(), where="postgres")
+    text = (_FOLDER / f"{name}.sql").read_text(encoding="utf-8")
     lines = text.splitlines()
     header = [line for line in lines if line.startswith("--")]
     body = "\n".join(line for line in lines if not line.startswith("--"))
     start = next((n for n, line in enumerate(header) if line.strip() == "-- Columns"), len(header))
     needs = next((m for line in header if (m := _NEEDS.fullmatch(line))), None)
-    columns = {m["name"]: m["type"] for line in header[start + 1 :] if (m := _COLUMN.match(line))}
     return Query(
         name=name,
-        store="postgres",
         about=header[0].removeprefix("--").strip() if header else "",
         text=text,
-        columns=columns,
+        columns={m["name"]: m["type"] for line in header[start:] if (m := _COLUMN.match(line))},
         parameters=frozenset(m["name"] for m in _PARAMETER.finditer(body)),
         minimum=int(needs["major"]) if needs else 0,
-    )
-
-
-def _mongodb(name: str, text: str) -> Query:
-    content = json.loads(text)
-    return Query(
-        name=name,
-        store="mongodb",
-        about=content["about"],
-        text=text,
-        columns=content["columns"],
-        parameters=frozenset(m["name"] for m in _MONGO_PARAMETER.finditer(text)),
-        collection=content["collection"],
-        pipeline=tuple(content["pipeline"]),
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -13,7 +12,17 @@ from sqlalchemy.dialects.postgresql import insert
 
 from fwdb.arguments import Range, checks_arguments
 from fwdb.errors import ParameterError, PermissionDenied
-from fwdb.models import DESIGNS, avatars, catalog_items, users
+from fwdb.models import (
+    AUDIT_LOGS,
+    COLLECTIONS,
+    ENTITIES,
+    TABLES,
+    DocumentEntity,
+    Entity,
+    TableEntity,
+    metadata,
+    users,
+)
 from fwdb.seeding import data, volume
 from fwdb.stores import MongoStore, PostgresStore, actor, without_capture
 from fwdb.stores.capture import TRIGGERS
@@ -25,7 +34,6 @@ Progress = Callable[[str], None]
 _SEED_LOCK = 0x66776431
 _SCALE_LOCK = 0x66776432
 
-_TABLES = ("shared.users", "avatar.avatars", "catalog.catalog_items")
 # Of these tables, those that this role neither owns nor, where they are not captured, may write.
 _CLOSED = sa.text("""
     SELECT CAST(CAST(c.oid AS regclass) AS text) AS name
@@ -44,23 +52,25 @@ _INSERT_BATCH = 1000
 _DELETE_BATCH = 100
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Rows and documents added or removed, by kind."""
+class Counts(dict[str, int]):
+    """Rows and documents added or removed, by kind: ``counts.users``, as `Database` calls them."""
 
-    users: int = 0
-    avatars: int = 0
-    catalog_items: int = 0
-    designs: int = 0
-    audit_logs: int = 0
+    def __init__(self, **numbers: int) -> None:
+        kinds = [entity.attribute for entity in (*ENTITIES.values(), AUDIT_LOGS)]
+        super().__init__(dict.fromkeys(kinds, 0) | numbers)
+
+    def __getattr__(self, kind: str) -> int:
+        if kind not in self:
+            raise AttributeError(kind)
+        return self[kind]
 
     @property
     def total(self) -> int:
         """All kinds together."""
-        return sum(astuple(self))
+        return sum(self.values())
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+        return Counts(**{kind: number + other[kind] for kind, number in self.items()})
 
 
 @checks_arguments
@@ -88,48 +98,90 @@ class Seeder:
         Raises `StoreUnavailable` when MongoDB does not answer; the rows of PostgreSQL stay, and
         running it again adds the rest.
         """
-        with self._locked(_SEED_LOCK):
-            rows = self.seed_avatars() + self.seed_catalog_items()
-        return rows + self.seed_designs()
+        return self._seed(*data.ROWS)
 
     def seed_users(self) -> Counts:
         """The three accounts, with the password "secret"."""
-        with self._locked(_SEED_LOCK):
-            added = insert(users).values(list(data.USERS)).on_conflict_do_nothing()
-            return Counts(users=len(self.postgres.rows(added.returning(users.c.id))))
+        return self._seed("User")
 
     def seed_avatars(self) -> Counts:
         """The two avatars, and their owners."""
-        with self._locked(_SEED_LOCK):
-            counts = self.seed_users()
-            owners = self._owners()
-            rows = [
-                {"user_id": owners[email], **avatar}
-                for email, avatar in data.AVATARS.items()
-                if email in owners
-            ]
-            return counts + Counts(avatars=self._add(avatars, rows, ("user_id", "name")))
+        return self._seed("Avatar")
 
     def seed_catalog_items(self) -> Counts:
         """The four catalog items."""
-        with self._locked(_SEED_LOCK):
-            added = self._add(catalog_items, data.CATALOG_ITEMS, ("name", "type"))
-            return Counts(catalog_items=added)
+        return self._seed("CatalogItem")
 
     def seed_designs(self) -> Counts:
         """The two designs, their owners, and the catalog items they are built from."""
+        return self._seed("Design")
+
+    def _seed(self, *names: str) -> Counts:
+        wanted = {*names}
+        for name in reversed([*data.ROWS]):
+            if name in wanted:
+                wanted |= {ref.entity for ref in _refs(data.ROWS[name])}
+        entities = [ENTITIES[name] for name in data.ROWS if name in wanted]
+        counts = Counts()
         with self._locked(_SEED_LOCK):
-            counts = self.seed_users() + self.seed_catalog_items()
+            for entity in entities:
+                if isinstance(entity, TableEntity):
+                    counts[entity.attribute] = sum(
+                        self._add_row(entity, row) for row in self._rows(entity)
+                    )
         # MongoDB is asked in a transaction of PostgreSQL for the sake of its lock: no index makes
         # owner and name of a design unique.
         with self._locked(_SEED_LOCK):
-            items, owners = self._items(), self._owners()
-            added = [
-                self._add_design(owners[email], design, items)
-                for email, design in data.DESIGNS.items()
-                if email in owners
-            ]
-        return counts + Counts(designs=sum(added))
+            for entity in entities:
+                if isinstance(entity, DocumentEntity):
+                    counts[entity.attribute] = sum(
+                        self._add_document(entity, row) for row in self._rows(entity)
+                    )
+        return counts
+
+    def _rows(self, entity: Entity[Any]) -> list[dict[str, Any]]:
+        """The rows of `entity` with ids; without those that refer to what was removed."""
+        rows = data.ROWS[entity.name]
+        ids = {ref: self._id(ref) for ref in _refs(rows)}
+        return [_filled(row, ids) for row in rows if None not in {ids[r] for r in _refs(row)}]
+
+    def _id(self, ref: data.Ref) -> str | None:
+        """The id of what `ref` names: live before deleted, oldest first."""
+        entity = TABLES[ENTITIES[ref.entity].stored_in]
+        t = entity.table.c
+        same = (t[name] == value for name, value in zip(entity.key, ref.key, strict=True))
+        order = (t.deleted_at.is_not(None), t.created_at, t.id)
+        found = self.postgres.rows(
+            sa.select(t.id, t.deleted_at).where(*same).order_by(*order).limit(1)
+        )
+        if not found or (ref.live and found[0]["deleted_at"] is not None):
+            return None
+        return str(found[0]["id"])
+
+    def _add_row(self, entity: TableEntity[Any], row: dict[str, Any]) -> bool:
+        """Insert `row` unless one has its key; whether it was inserted."""
+        t = entity.table.c
+        if self.postgres.rows(
+            sa.select(t.id).where(*(t[name] == row[name] for name in entity.key))
+        ):
+            return False
+        added = insert(entity.table).values(row).on_conflict_do_nothing()
+        return bool(self.postgres.rows(added.returning(t.id)))
+
+    def _add_document(self, entity: DocumentEntity[Any], row: dict[str, Any]) -> bool:
+        now = datetime.now(UTC)
+        given = entity.defaults() | {"created_at": now, "updated_at": now} | row
+        key = entity.document({name: row[name] for name in entity.key})
+        document = entity.document({n: v for n, v in given.items() if v is not None})
+        rest = {name: value for name, value in document.items() if name not in key}
+        with self.mongodb.errors():
+            result = self.mongodb.collection(entity.collection).update_one(
+                key,
+                {"$setOnInsert": rest | actor.marked()},
+                upsert=True,
+                session=self.mongodb.session,
+            )
+        return result.upserted_id is not None
 
     # -- volume -------------------------------------------------------------------------------
 
@@ -186,14 +238,12 @@ class Seeder:
         return counts + Counts(designs=len(documents))
 
     def _copy(self, part: volume.Part) -> Counts:
-        tables = {
-            "users": "shared.users",
-            "avatars": "avatar.avatars",
-            "catalog_items": "catalog.catalog_items",
-            "audit_logs": "audit.audit_logs",
-        }
         return Counts(
-            **{name: self.postgres.copy(t, getattr(part, name)) for name, t in tables.items()}
+            **{
+                entity.attribute: self.postgres.copy(entity.stored_in, frame)
+                for entity in (*TABLES.values(), AUDIT_LOGS)
+                if (frame := getattr(part, entity.attribute, None)) is not None
+            }
         )
 
     def _insert(self, documents: list[dict[str, Any]]) -> None:
@@ -235,14 +285,15 @@ class Seeder:
             self._uncaptured("clear_all"),
         ):
             logs = self._empty_trail()
+            gone = Counts(audit_logs=logs)
             with self.mongodb.errors():
-                designs = self.mongodb.collection("designs").delete_many({}).deleted_count
+                for name in COLLECTIONS:
+                    gone[name] = self.mongodb.collection(name).delete_many({}).deleted_count
             # All users go in one statement, so their references to each other hold nothing back.
-            rows = {
-                table.name: self.postgres.execute(sa.delete(table)).rowcount
-                for table in (avatars, catalog_items, users)
-            }
-        return Counts(**rows, audit_logs=logs, designs=designs)
+            for table in reversed(metadata.sorted_tables):
+                if table.fullname in TABLES:
+                    gone[table.name] = self.postgres.execute(sa.delete(table)).rowcount
+        return gone
 
     # -- parts of the above -------------------------------------------------------------------
 
@@ -267,14 +318,14 @@ class Seeder:
         for the end of the transaction. Raises `PermissionDenied` for a role that may not, before
         anything is done; `doing` begins the sentence.
         """
-        tables = [*_TABLES, "audit.audit_logs"]
+        tables = [*TABLES, AUDIT_LOGS.stored_in]
         if closed := self.postgres.rows(_CLOSED, tables=tables, triggers=list(TRIGGERS)):
             raise PermissionDenied(
                 f"{doing} writes the audit trail itself, and this role does not own "
                 f"{closed[0]['name']}; "
                 "connect with role='owner', or name the owner in FWDB_POSTGRES_URL."
             )
-        with without_capture(self.postgres, _TABLES) as connection:
+        with without_capture(self.postgres, [*TABLES]) as connection:
             yield
             # Deferred constraints would keep their tables from being altered.
             connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
@@ -292,66 +343,23 @@ class Seeder:
                     f"{n} month{'s' if n > 1 else ''} of the audit trail must be kept; release "
                     "what is held first."
                 )
-        rows = [name for name in names if name == "audit_logs" or name.startswith("journal_")]
-        gone = {
-            name: self.postgres.execute(sa.text(f"DELETE FROM audit.{name}")).rowcount
-            for name in (*rows, *(_BESIDE_TRAIL & {*names}))
-        }
-        return sum(gone[name] for name in rows)
+        for name in _BESIDE_TRAIL & {*names}:
+            self.postgres.execute(sa.text(f"DELETE FROM audit.{name}"))
+        return self.postgres.execute(sa.delete(AUDIT_LOGS.table)).rowcount
 
-    def _add(self, table: sa.Table, rows: Iterable[dict[str, Any]], key: tuple[str, ...]) -> int:
-        """Insert those of `rows` whose `key` no row of `table` has; the number inserted."""
-        added = 0
-        for row in rows:
-            same = sa.select(table.c.id).where(*(table.c[name] == row[name] for name in key))
-            if not self.postgres.rows(same):
-                self.postgres.execute(sa.insert(table).values(row))
-                added += 1
-        return added
 
-    def _owners(self) -> dict[str, str]:
-        """E-mail -> id of the seed users that are live."""
-        emails = [user["email"] for user in data.USERS]
-        statement = sa.select(users.c.email, users.c.id).where(
-            users.c.email.in_(emails), users.c.deleted_at.is_(None)
-        )
-        return {row["email"]: str(row["id"]) for row in self.postgres.rows(statement)}
+def _refs(value: Any) -> list[data.Ref]:
+    """All references in `value`, however deep."""
+    if isinstance(value, data.Ref):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value
+    return [] if isinstance(inner, str | int) else [ref for one in inner for ref in _refs(one)]
 
-    def _items(self) -> dict[tuple[str, str], str]:
-        """(name, type) -> id of the seed catalog items, live ones before deleted, oldest first."""
-        t = catalog_items.c
-        statement = (
-            sa.select(t.name, t.type, t.id)
-            .where(t.name.in_([item["name"] for item in data.CATALOG_ITEMS]))
-            .order_by(t.deleted_at.is_(None), t.created_at.desc(), t.id.desc())
-        )
-        # The last row of a key wins.
-        return {(row["name"], row["type"]): str(row["id"]) for row in self.postgres.rows(statement)}
 
-    def _add_design(
-        self, owner: str, design: dict[str, Any], items: dict[tuple[str, str], str]
-    ) -> bool:
-        now = datetime.now(UTC)
-        document = DESIGNS.document(
-            {
-                "status": design["status"],
-                "layers": [
-                    data.layer(number, key[1], items[key])
-                    for number, key in enumerate(design["layers"], start=1)
-                ],
-                "metadata": {"tags": design["tags"], "description": design["description"]},
-                "catalog_item_ids": [items[key] for key in design["catalog_items"]],
-                "version": 1,
-                "created_at": now,
-                "updated_at": now,
-            }
-        )
-        key = DESIGNS.document({"user_id": owner, "name": design["name"]})
-        with self.mongodb.errors():
-            result = self.mongodb.collection("designs").update_one(
-                key,
-                {"$setOnInsert": document | actor.marked()},
-                upsert=True,
-                session=self.mongodb.session,
-            )
-        return result.upserted_id is not None
+def _filled(value: Any, ids: Mapping[data.Ref, str | None]) -> Any:
+    """`value` with ids in place of references."""
+    if isinstance(value, data.Ref):
+        return ids[value]
+    if isinstance(value, dict):
+        return {name: _filled(inner, ids) for name, inner in value.items()}
+    return [_filled(inner, ids) for inner in value] if isinstance(value, list) else value

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -56,8 +57,7 @@ USER, AVATAR, ITEM, DESIGN = range(4)
 ACTIONS = ("CREATE", "UPDATE", "READ", "DELETE")
 CREATE, UPDATE, READ, DELETE = range(4)
 
-# The two fields of each kind that updates change by turns, each through a circle of values. What
-# has few values is a state and begins with the first.
+# The two fields of each kind that updates change by turns, each through a circle of values.
 FIELDS: tuple[dict[str, Sequence[Any]], ...] = (
     {"email_verified": (False, True), "last_name": LAST_NAMES},
     {
@@ -72,16 +72,12 @@ FIELDS: tuple[dict[str, Sequence[Any]], ...] = (
     },
     {"status": DESIGN_STATUSES, "name": [*map(" ".join, itertools.product(MOODS, OCCASIONS))]},
 )
-_FEW = 3
-_CHANGES = [json.dumps({n: v}) for fields in FIELDS for n, values in fields.items() for v in values]
-_SIZES = np.array([[len(values) for values in fields.values()] for fields in FIELDS])
-_FIRSTS = np.cumsum(_SIZES).reshape(_SIZES.shape) - _SIZES  # where the values are in _CHANGES
 
-# By kind: its share of readings and changes, that of changes among them and of readings by others
-# among these, and how many entities are deleted.
+# By kind: its share of readings and changes, that of changes among them, and of readings by others
+# among these; how many entities are deleted.
 _EVENTS = np.array([0.08, 0.14, 0.33, 0.45])
 _UPDATED = np.array([0.25, 0.45, 0.30, 0.60])
-_OTHERS = np.array([0.0, 0.15, 1.0, 0.15])
+_OTHERS = np.array([0.6, 0.15, 1.0, 0.15])
 _DELETED = np.array([0.04, 0.08, 0.05, 0.10])
 
 # Whole weeks, and a day less than the retention of the audit log, which therefore finds nothing
@@ -156,21 +152,46 @@ class _Model:
 
     def __init__(self, plan: Plan, number: int, people: range, designs: int) -> None:
         self.plan, self.number, self.people = plan, number, people
-        self.rng = np.random.default_rng([plan.seed, number, 2])
+        self.rng = rng = np.random.default_rng([plan.seed, number, 2])
         self.users = users = len(people)
         self.staff = min(users, 4 + users // 10)  # admins and designers
         self.counts = np.array([users, users + users // 3, max(24, users // 2), designs])
         self.kind = np.repeat(np.arange(4), self.counts)
-        self.turn = self.rng.integers(0, 1000, len(self.kind))  # where values begin
-        activity = 1 / (self.rng.permutation(users) + users / 100 + 3)
+        activity = 1 / (rng.permutation(users) + users / 100 + 3)
         self.activity = activity / activity.sum()
-
         self._start = plan.until - timedelta(days=_DAYS)
         hours = pd.date_range(self._start, periods=24 * _DAYS, freq="h")
         busy = np.cumsum(_HOURS[hours.hour] * _WEEKDAYS[hours.day_of_week])
         self._positions = np.concatenate(([0.0], busy / busy[-1]))
 
-        self._live()
+        # Staff is there from the start; the rest joins all year, and some of them leave.
+        born = np.where(np.arange(users) < self.staff, 4e-4, 1e-3 + 0.98 * rng.random(users))
+        born[0] = 0
+        leaves = (rng.random(users) < _DELETED[USER]) & (np.arange(users) >= self.staff)
+        gone = np.where(leaves, born + (1 - born) * rng.uniform(0.1, 0.98, users), 1)
+        # Each has an avatar, which comes and goes with the account; the rest is of those who stay.
+        stay = np.where(leaves, 0, self.activity)
+        stay /= stay.sum()
+        _, avatars, items, _ = self.counts
+        makers = rng.integers(0, self.staff, items)
+        makers[:5] = 0
+        rest = [rng.choice(users, n, p=stay) for n in (avatars - users, designs)]
+        owner = np.concatenate([np.arange(users), rest[0], makers, rest[1]])
+        begin = born[owner] + (1 - born[owner]) * rng.uniform(0.002, 0.95, len(owner))
+        begin[avatars : avatars + 5] = 4e-4  # five items are there on the first day
+        end = np.where(
+            rng.random(len(owner)) < _DELETED[self.kind[users:]], rng.uniform(begin, 1), 1
+        )
+        begin[:users], end[:users] = born + 1e-4 * (gone - born), np.where(leaves, gone - 1e-5, 1)
+        self.owner = np.concatenate([np.arange(users), owner])
+        self.born, self.gone = np.concatenate([born, begin]), np.concatenate([gone, end])
+        self.night = np.zeros(0, int)  # what is deleted in that night
+        if number == 0:
+            since, until = self.span(3, 2.75, 3)
+            able = (self.kind == ITEM) & (self.owner > 0) & (self.born < since) & (self.gone == 1)
+            self.night = rng.permutation(np.flatnonzero(able))[: np.clip(items // 8, 12, 150)]
+            self.gone[self.night] = rng.uniform(since, until, len(self.night))
+
         # A stream of its own: a seed is recognised by its first id, whatever its numbers are.
         ids = np.random.default_rng([plan.seed, number, 1])
         made = self.times(self.born[self.kind == DESIGN]).as_unit("s").asi8
@@ -180,10 +201,8 @@ class _Model:
     def times(self, positions: Any) -> pd.DatetimeIndex:
         """The times at `positions`."""
         hours = np.interp(positions, self._positions, np.arange(len(self._positions)))
-        times = np.datetime64(self._start.replace(tzinfo=None), "us") + (hours * 3.6e9).astype(
-            "m8[us]"
-        )
-        return pd.DatetimeIndex(times).tz_localize("UTC")
+        start = np.datetime64(self._start.replace(tzinfo=None), "us")
+        return pd.DatetimeIndex(start + (hours * 3.6e9).astype("m8[us]")).tz_localize("UTC")
 
     def span(self, days_ago: int, *clock: float) -> Any:
         """The positions of two hours of the day that began `days_ago` before the last midnight."""
@@ -191,52 +210,10 @@ class _Model:
         hours = [(day - self._start) / timedelta(hours=1) + hour for hour in clock]
         return np.interp(hours, np.arange(len(self._positions)), self._positions)
 
-    def _live(self) -> None:
-        """From birth to deletion: `owner`, `born`, `gone`, and who is deleted in that `night`."""
-        rng, users, kind = self.rng, self.users, self.kind
-        # Staff is there from the start and stays; others join all year, a good part at the launch.
-        born = 1e-3 + rng.random(users) * np.where(rng.random(users) < 0.35, 0.03, 0.98)
-        born[: self.staff] = 4e-4 * rng.random(self.staff)
-        born[0] = 0
-        leaves = rng.random(users) < _DELETED[USER]
-        leaves[: self.staff] = False
-        gone = np.where(leaves, born + (1 - born) * rng.uniform(0.1, 0.98, users), 1)
-
-        _, avatars, items, designs = self.counts
-        others = rng.choice(users, avatars - users, replace=False)
-        makers = rng.integers(0, self.staff, items)
-        makers[:5] = 0
-        authors = rng.choice(users, designs, p=self.activity)
-        owner = np.concatenate([np.arange(users), others, makers, authors])
-        life, end = gone[owner] - born[owner], gone[owner]
-        # First avatars come and go with the account, and five items are there on the first day.
-        after = rng.uniform(0.002, 0.95, len(owner))
-        after[avatars : avatars + 5] /= 1000
-        after[:users] = 1e-4
-        begin = born[owner] + life * after
-        # What is not deleted before goes with its owner, just before them.
-        end = np.where(end < 1, end - life * rng.uniform(1e-4, 1e-3, len(owner)), 1)
-        sooner = rng.random(len(owner)) < _DELETED[kind[users:]]
-        sooner[:users] = False
-        end = np.where(sooner, begin + (end - begin) * rng.uniform(0.05, 0.95, len(owner)), end)
-        self.owner = np.concatenate([np.arange(users), owner])
-        self.born, self.gone = np.concatenate([born, begin]), np.concatenate([gone, end])
-
-        self.night = np.zeros(len(kind), bool)
-        if self.number == 0:
-            since, until = self.span(3, 2.75, 3)
-            able = (kind == ITEM) & (self.owner > 0) & (self.born < since) & (self.gone == 1)
-            chosen = rng.permutation(np.flatnonzero(able))[: int(np.clip(items // 8, 12, 150))]
-            self.night[chosen] = True
-            self.gone[chosen] = rng.uniform(since, until, len(chosen))
-
     def part(self, rows: int) -> Part:
         """The rows of everything, with the newest `rows` of the trail."""
-        log = self._log(rows)
-        changes = log[log["action"] == UPDATE].groupby("entity")["position"]
-        entities = pd.RangeIndex(len(self.kind))
-        updates = changes.size().reindex(entities, fill_value=0)
-        changed = np.fmax(changes.max().reindex(entities), self.born)
+        states, updates, changed = self._facts(), np.zeros(len(self.kind), int), self.born.copy()
+        trail = self._trail(self._log(rows), states, updates, changed)
         gone = self.gone < 1
         lives = pd.DataFrame(
             {
@@ -245,28 +222,23 @@ class _Model:
                 "deleted_at": self.times(self.gone).where(gone),
             }
         )
-        facts = self._facts()
-        first = [fact | self._values(i, 0) for i, fact in enumerate(facts)]
-        last = [
-            fact | self._values(i, n)
-            for i, (fact, n) in enumerate(zip(facts, updates, strict=True))
-        ]
         tables = []
         for kind in (USER, AVATAR, ITEM):
             own = np.flatnonzero(self.kind == kind)
-            table = pd.DataFrame([last[i] for i in own])
+            table = pd.DataFrame([states[i] for i in own])
             for name in {"customization", "properties"} & {*table}:
                 table[name] = table[name].map(json.dumps)
             table.insert(0, "id", [self.ids[i] for i in own])
             tables.append(table.join(lives.iloc[own].reset_index(drop=True)))
         heights = self.rng.integers(150, 200, self.counts[AVATAR]).tolist()
+        # Measurements are personal data and stay out of the trail.
         bodies = [{"height": h, "weight": h - 105, "chest": h // 2 + 6} for h in heights]
         return Part(
             users=tables[USER].assign(password_hash=_NO_PASSWORD),
             avatars=tables[AVATAR].assign(measurements=[*map(json.dumps, bodies)]),
             catalog_items=tables[ITEM],
-            audit_logs=self._audit_logs(log, first, last).tail(rows),
-            designs=self._designs(last, updates, lives),
+            audit_logs=trail.tail(rows),
+            designs=self._designs(states, updates, lives),
         )
 
     def _log(self, rows: int) -> pd.DataFrame:
@@ -277,10 +249,10 @@ class _Model:
         rng, kind, owner, born, gone = self.rng, self.kind, self.owner, self.born, self.gone
         removed = np.flatnonzero(gone < 1)
         since, until = self.span(21 + (self.plan.until.weekday() + 1) % 7, 22.1, 22.4)
-        spies = np.flatnonzero((kind == USER) & (owner >= self.staff) & (born < 0.5) & (gone == 1))
-        present = np.flatnonzero((kind == USER) & (born < since) & (gone > until))
-        most = min(200, rows // 25) if self.number == 0 and len(spies) else 0
-        victims = rng.permutation(present)[:most]
+        people = kind == USER
+        spies = np.flatnonzero(people & (owner >= self.staff) & (born < 0.5) & (gone == 1))
+        present = rng.permutation(np.flatnonzero(people & (born < since) & (gone > until)))
+        victims = present[: min(200, rows // 25) if self.number == 0 and len(spies) else 0]
         count = max(0, rows - len(kind) - len(removed) - len(victims))
         popular = rng.pareto(1.5, len(kind))  # some items are used by many
         weight = (gone - born) * np.where(kind == ITEM, popular, self.activity[owner])
@@ -289,90 +261,84 @@ class _Model:
         # Not at the very ends of a life: births come first and deletions last.
         position = born[entity] + (gone - born)[entity] * rng.uniform(1e-4, 1 - 1e-4, count)
         updated = rng.random(count) < _UPDATED[kind[entity]]
-        sweep = rng.uniform(since, until, len(victims))
+        stories = np.where(np.isin(removed, self.night), _NIGHT, _NO_STORY)
         log = pd.concat(
             pd.DataFrame({"entity": e, "position": p, "action": a, "story": s})
             for e, p, a, s in (
                 (np.arange(len(kind)), born, CREATE, _NO_STORY),
-                (removed, gone[removed], DELETE, np.where(self.night[removed], _NIGHT, _NO_STORY)),
-                (victims, sweep, READ, _EVENING),
+                (removed, gone[removed], DELETE, stories),
+                (victims, rng.uniform(since, until, len(victims)), READ, _EVENING),
                 (entity, position, np.where(updated, UPDATE, READ), _NO_STORY),
             )
         ).sort_values("position", kind="stable", ignore_index=True)
         entity, position, story = (log[name].to_numpy() for name in ("entity", "position", "story"))
-        # Who did it: the owner, for readings also others, if they were there; the first admin.
-        reads, chance = (log["action"] == READ).to_numpy(), rng.random(len(log))
+        # Who did it: the owner, for readings also others, if they are there.
+        others = (log["action"] == READ) & (rng.random(len(log)) < _OTHERS[kind[entity]])
         anybody = rng.choice(self.users, len(log), p=self.activity)
-        actor = np.where(reads & (chance < _OTHERS[kind[entity]]), anybody, owner[entity])
-        absent = (born[actor] > position) | (gone[actor] < position)
-        actor[absent] = owner[entity][absent]
-        actor[(reads & (kind[entity] == USER) & (chance < 0.6)) | (story == _NIGHT)] = 0
+        there = (born[anybody] <= position) & (position <= gone[anybody])
+        actor = np.where(others & there, anybody, owner[entity])
+        actor[story == _NIGHT] = 0
         actor[story == _EVENING] = spies[: len(victims) and 1].sum()
         return log.assign(actor=actor)
 
     def _facts(self) -> list[dict[str, Any]]:
-        """What never changes of each entity, as its table or its document has it."""
+        """Each entity as it is made, as its table or its document has it."""
         users, avatars, items, designs = self.counts.tolist()
-        owners = [self.ids[i] for i in self.owner]
+        owners = [{"user_id": self.ids[i]} for i in self.owner]
         facts: list[dict[str, Any]] = []
         for i, first in enumerate(self._pick(FIRST_NAMES, users)):
-            name = f"{first}.{self._values(i, 0)['last_name']}.{self.people[i]}.{self.plan.seed}"
+            email = f"{first}.{self.people[i]}.{self.plan.seed}@example.com".lower()
             role = "user" if i >= self.staff else "designer" if i > users // 100 else "admin"
-            email = f"{name}@example.com".lower()
             facts.append({"email": email, "first_name": first, "role": role, "is_active": True})
-        # Measurements are personal data and stay out of the trail.
         for i, gender in enumerate(self._pick(GENDERS, avatars)):
-            owner = owners[users + i]
-            facts.append({"user_id": owner, "gender": gender, "is_default": i < users})
+            facts.append(owners[users + i] | {"gender": gender, "is_default": i < users})
         kinds = (self._pick(words, items) for words in (MOODS, CATALOG_TYPES, [*GARMENTS]))
         for mood, type_, category in zip(*kinds, strict=True):
             noun = GARMENTS[category] if type_ == "silhouette" else type_.title()
             facts.append({"name": f"{mood} {noun}", "type": type_, "category": category})
-        return facts + [{"user_id": owner} for owner in owners[len(owners) - designs :]]
+        facts += owners[len(owners) - designs :]
+        turns = self.rng.integers(0, 1000, len(facts)).tolist()
+        return [
+            fact | {n: v[turn % len(v) if len(v) > 3 else 0] for n, v in FIELDS[kind].items()}
+            for fact, kind, turn in zip(facts, self.kind, turns, strict=True)
+        ]
 
     def _pick(self, words: Sequence[str], count: int) -> list[str]:
         return [words[i] for i in self.rng.integers(0, len(words), count)]
 
-    def _values(self, entity: int, updates: int) -> dict[str, Any]:
-        """The fields of `FIELDS` after so many updates."""
-        found = {}
-        for number, (name, values) in enumerate(FIELDS[self.kind[entity]].items()):
-            begin = self.turn[entity] if len(values) > _FEW else 0
-            found[name] = values[(begin + (updates + 1 - number) // 2) % len(values)]
-        return found
-
-    def _audit_logs(
-        self, log: pd.DataFrame, first: list[dict[str, Any]], last: list[dict[str, Any]]
+    def _trail(
+        self, log: pd.DataFrame, states: list[dict[str, Any]], updates: Any, changed: Any
     ) -> pd.DataFrame:
         """The rows of `log` as `audit.audit_logs` has them.
 
-        `first` and `last` have the entities as they were made and at their end.
+        `states` are as the entities were made, and afterwards as they are at the end, with the
+        number of `updates` of each and the position where it last `changed`.
         """
-        columns = ("entity", "action", "actor", "story")
-        entity, action, actor, story = (log[name].to_numpy() for name in columns)
-        turn, field = np.divmod(log.groupby(["entity", "action"]).cumcount().to_numpy(), 2)
-        where = self.kind[entity], field
-        turn += np.where(_SIZES[where] > _FEW, self.turn[entity], 0)
-        before, after = (_FIRSTS[where] + (turn + n) % _SIZES[where] for n in (0, 1))
-        made = len(_CHANGES) + entity
-        updated = action == UPDATE
-        old = np.select([updated, action == DELETE], [before, made + len(self.kind)], -1)
-        new = np.select([updated, action == CREATE], [after, made], -1)
-        values = [*_CHANGES, *map(json.dumps, first), *map(json.dumps, last)]
-
+        columns = ("entity", "action", "actor", "story", "position")
+        entity, action, actor, story, position = (log[name].to_numpy() for name in columns)
+        old: list[str | None] = [None] * len(log)
+        new = old.copy()
+        for row, (i, did) in enumerate(zip(entity.tolist(), action.tolist(), strict=True)):
+            if did == UPDATE:
+                name, values = [*FIELDS[self.kind[i]].items()][updates[i] % 2]
+                value = values[(values.index(states[i][name]) + 1) % len(values)]
+                old[row], new[row] = json.dumps({name: states[i][name]}), json.dumps({name: value})
+                states[i][name] = value
+                updates[i] += 1
+                changed[i] = position[row]
+            elif did == CREATE:
+                new[row] = json.dumps(states[i])
+            elif did == DELETE:
+                old[row] = json.dumps(states[i])
         told = story != _NO_STORY
         home, agent = (self.rng.integers(0, len(of), self.users) for of in (ADDRESSES, USER_AGENTS))
-        address = np.where(told, len(ADDRESSES) + story, home[actor])
-        agents = np.where(told, len(USER_AGENTS), agent[actor])
         ids = [str(entity_uuid(id)) for id in self.ids]
-        times = self.times(log["position"])
+        times = self.times(position)
         # Uuids of version 7 (RFC 9562), which sort as the times do.
         uuids = [
-            f"{ms[:8]}-{ms[8:]}-7{uuid[15:]}"
+            f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{uuid[15:]}"
             for ms, uuid in zip(
-                (f"{ms:012x}" for ms in times.as_unit("ms").asi8),
-                _uuids(self.rng, len(log)),
-                strict=True,
+                times.as_unit("ms").asi8.tolist(), _uuids(self.rng, len(log)), strict=True
             )
         ]
         frame = {
@@ -381,10 +347,14 @@ class _Model:
             "entity_type": _texts(ENTITY_TYPES, self.kind[entity]),
             "entity_id": _texts(ids, entity),
             "action": _texts(ACTIONS, action),
-            "old_values": _texts(values, old),
-            "new_values": _texts(values, new),
-            "ip_address": _texts((*ADDRESSES, *_STORIES), address),
-            "user_agent": _texts((*USER_AGENTS, _SCRIPT), agents),
+            "old_values": pa.array(old, pa.string()),
+            "new_values": pa.array(new, pa.string()),
+            "ip_address": _texts(
+                (*ADDRESSES, *_STORIES), np.where(told, len(ADDRESSES) + story, home[actor])
+            ),
+            "user_agent": _texts(
+                (*USER_AGENTS, _SCRIPT), np.where(told, len(USER_AGENTS), agent[actor])
+            ),
         }
         return pd.DataFrame(
             {name: pd.array(column, dtype="str") for name, column in frame.items()}
@@ -402,6 +372,7 @@ class _Model:
             known = np.searchsorted(self.born[items], self.born[i])
             used = [*dict.fromkeys(items[self.rng.integers(0, known, self.rng.integers(1, 5))])]
             fields: dict[str, Any] = {
+                "id": self.ids[i],
                 **states[i],
                 "layers": [layer(n, states[k]["type"], self.ids[k]) for n, k in enumerate(used, 1)],
                 "avatar_id": self.ids[self.users + self.owner[i]],
@@ -409,18 +380,14 @@ class _Model:
                 "version": 1 + int(updates[i]),
             }
             times = {str(n): at.to_pydatetime() for n, at in life.items() if at is not pd.NaT}
-            documents.append(DESIGNS.document({"id": self.ids[i], **fields, **times}))
+            documents.append(DESIGNS.document(fields | times))
         return documents
 
 
 def _uuids(rng: np.random.Generator, count: int) -> list[str]:
     """`count` uuids of version 4; the first ones are the same whatever `count` is."""
-    text = rng.bytes(16 * count).hex()
-    return [
-        f"{text[i : i + 8]}-{text[i + 8 : i + 12]}-4{text[i + 13 : i + 16]}-"
-        f"{'89ab'[int(text[i + 16], 16) & 3]}{text[i + 17 : i + 20]}-{text[i + 20 : i + 32]}"
-        for i in range(0, len(text), 32)
-    ]
+    octets = rng.bytes(16 * count)
+    return [str(UUID(bytes=octets[i : i + 16], version=4)) for i in range(0, len(octets), 16)]
 
 
 def _texts(values: Sequence[str], codes: Any) -> pa.Array:

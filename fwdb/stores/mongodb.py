@@ -12,9 +12,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-import pandas as pd
 import pymongo
-from bson import ObjectId
 from bson.codec_options import DatetimeConversion
 from bson.errors import BSONError
 from pydantic import SecretStr
@@ -23,9 +21,8 @@ from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from fwdb import config, errors, queries
+from fwdb import config, errors
 from fwdb.errors import FwdbError
-from fwdb.stores import frames
 from fwdb.stores.commands import CommandStats, CommandTimes
 from fwdb.stores.dialling import OF_PARENT
 from fwdb.stores.failures import error_type, without_values
@@ -205,25 +202,6 @@ class MongoStore:
                     self._local.session = 0, None
                     if began != os.getpid():
                         ending.pop_all()  # it is the parent's to end
-
-    # -- asking -------------------------------------------------------------------------------
-
-    def rows(self, query: str, /, **parameters: Any) -> list[Document]:
-        """All documents that a query file answers with."""
-        found = queries.load(query, self.name)
-        found.check(parameters)
-        with self.errors():
-            cursor = self.collection(found.collection).aggregate(
-                list(found.pipeline), let=parameters, session=self.session, comment="fwdb"
-            )
-            return list(cursor)
-
-    def frame(self, query: str, /, **parameters: Any) -> pd.DataFrame:
-        """The answer of a query file in the columns and types it declares."""
-        declared = queries.load(query, self.name).columns
-        rows = self.rows(query, **parameters)
-        values = [[_plain(row.get(name)) for name in declared] for row in rows]
-        return frames.from_rows(list(declared), values, declared)
 
     # -- the server and the pool --------------------------------------------------------------
 
@@ -427,7 +405,3 @@ def _reason(error: Exception) -> str:
     """The first clause of the driver's message: the rest repeats timeouts, topology and values."""
     text = re.split(r" \(configured timeouts|, full error| ?\{", str(error))[0]
     return text.splitlines()[0].strip().rstrip(".") if text.strip() else type(error).__name__
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, ObjectId) else value

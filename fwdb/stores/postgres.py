@@ -315,7 +315,7 @@ class PostgresStore:
         with self.connection(naming=not opening.only_reads(query)) as connection:
             if isinstance(query, str):
                 result = connection.execute(statement, parameters)
-                declared = queries.load(query, self.name).columns
+                declared = queries.load(query).columns
                 return frames.from_rows(list(result.keys()), result.fetchall(), declared)
             with self.times.timed("copy"):
                 return frames.from_copy(connection, statement, parameters)
@@ -372,7 +372,7 @@ class PostgresStore:
     ) -> Executable:
         if not isinstance(query, str):
             return query
-        found = queries.load(query, self.name)
+        found = queries.load(query)
         found.check(parameters)
         # The marker lets the slow-query questions leave fwdb's own statements out. It ends the
         # text because pg_stat_statements drops a leading comment from PostgreSQL 18 on.

@@ -30,10 +30,10 @@ def upgrade() -> None:
         sa.Column("entity_type", sa.Text, nullable=False),
         sa.Column("redact", JSONB, nullable=False, comment="column: omit, mask or fingerprint"),
         sa.Column("ignore", ARRAY(sa.Text), nullable=False, comment="alone they are no change"),
-        sa.Column("mode", sa.Text, nullable=False, comment="direct or journal"),
+        sa.Column("mode", sa.Text, nullable=False, server_default="direct"),
         sa.Column("columns", ARRAY(sa.Text), nullable=False, comment="as the trigger knows them"),
         sa.Column("numbers", ARRAY(sa.Integer), nullable=False, comment="attnum of each column"),
-        sa.Column("name", sa.Text, nullable=False, unique=True, comment="of function and journal"),
+        sa.Column("name", sa.Text, nullable=False, unique=True, comment="of the function"),
         sa.Column("generated_at", sa.DateTime(timezone=True), nullable=False),
         about="Tables whose changes are recorded.",
         key="relation",
@@ -47,7 +47,7 @@ def upgrade() -> None:
     # Evaluated anew for each row, it was a sixth of the cost of recording it. Whoever may add rows
     # does it through functions that know the words.
     op.execute(_ours(f"ALTER TABLE {LOGS} DROP CONSTRAINT IF EXISTS ck_audit_logs_action;"))
-    op.execute("SELECT audit.make_trail()")
+    op.execute("SELECT audit.grant_reading()")
     for table, (entity_type, redact) in TABLES.items():
         said = capture.refusal(op, table)
         if said is not None:
@@ -101,7 +101,7 @@ END $$"""
 
 def downgrade() -> None:
     op.execute("SELECT audit.uncapture(relation) FROM audit.captured")
-    op.execute("DROP VIEW audit.trail")
+    op.execute("DROP VIEW IF EXISTS audit.trail")
     capture.remove(op)
     for table in ("audit.fingerprint_key", "audit.captured"):
         fw.drop_table(table)

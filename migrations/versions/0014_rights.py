@@ -8,7 +8,6 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from fwdb.migrating import capture
 from fwdb.migrating import operations as fw
 
 revision = "0014"
@@ -37,14 +36,6 @@ def upgrade() -> None:
         fw.protect(name)
     op.execute(_SEQUENCES)
     op.execute(_READERS)
-    capture.install(op)
-    op.execute("DROP FUNCTION IF EXISTS audit.undrained()")
-    op.execute("SELECT audit.make_trail()")
-    op.execute(
-        "SELECT audit.capture(to_regclass(relation)) FROM audit.captured WHERE CASE"
-        " WHEN to_regclass(relation) IS NULL THEN false"
-        " ELSE audit.refusal(to_regclass(relation)) IS NULL END"
-    )
 
 
 def downgrade() -> None:

@@ -1,4 +1,4 @@
-"""kill -9 of the server and of the drain: no change is lost and none is doubled.
+"""kill -9 of the server: no change is lost and none is doubled.
 
 Two rounds by default, twenty with FWDB_TEST_FULL=1.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -19,20 +17,11 @@ from support.capture import Captured
 from support.embedded import FULL, kill, pid, shared
 
 from fwdb import embedded, migrating
-from fwdb.audit import Audit
 from fwdb.stores import PostgresStore
 
 __all__ = ["shared"]  # the fixture
 
 BEFORE_KILL = (60, 150, 300)  # changes confirmed; the kill meets other moments
-DRAIN = """
-import sys
-from fwdb.audit import Audit
-from fwdb.stores import PostgresStore
-audit = Audit(PostgresStore(sys.argv[1]))
-while True:
-    audit.drain()
-"""
 
 
 @pytest.mark.heavy
@@ -44,16 +33,12 @@ def test_no_change_is_lost_or_doubled(shared):
         if number == 0:
             migrating.migrate(store, None)
             captured = Captured(store)
-            captured.capture(mode="journal")
+            captured.capture()
         noted = until_killed(shared, store, number)
         store.close()
         confirmed |= noted
         store = started(shared)
-        captured = Captured(store, emptied=False)
-        check(captured, confirmed)
-        moved = Audit(store).drain()
-        assert moved.left == 0
-        check(captured, confirmed)
+        check(Captured(store, emptied=False), confirmed)
         store.close()
 
 
@@ -69,7 +54,7 @@ def check(captured: Captured, confirmed: set[str]) -> None:
     assert confirmed <= table.keys()
     assert captured.replayed() == table
     assert captured.run(
-        "SELECT count(*), count(DISTINCT id) FROM audit.trail WHERE entity_type = 'Thing'"
+        "SELECT count(*), count(DISTINCT id) FROM audit.audit_logs WHERE entity_type = 'Thing'"
     ) == [(2 * len(table), 2 * len(table))]
 
 
@@ -91,24 +76,13 @@ def until_killed(home, store: PostgresStore, number: int) -> set[str]:
                 noted.add(id)
 
     writers = [threading.Thread(target=write, daemon=True) for _ in range(3)]
-    drain = [sys.executable, "-c", DRAIN, url]
-    draining = subprocess.Popen(drain, stderr=subprocess.DEVNULL)
     for writer in writers:
         writer.start()
     enough, deadline = BEFORE_KILL[number % len(BEFORE_KILL)], time.monotonic() + 60
-    halfway = False
     while len(noted) < enough and time.monotonic() < deadline:
-        if not halfway and len(noted) > enough / 2:
-            # In the middle of whatever it does; another one goes on.
-            draining.kill()
-            draining.wait()
-            draining = subprocess.Popen(drain, stderr=subprocess.DEVNULL)
-            halfway = True
         time.sleep(0.005)
     kill(pid(home, "postgres"))
     stop.set()
     for writer in writers:
         writer.join()
-    draining.kill()
-    draining.wait()
     return noted

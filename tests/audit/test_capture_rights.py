@@ -13,11 +13,10 @@ from alembic.runtime.migration import MigrationContext
 from support import DATA
 from support.capture import Captured, thing
 
-from fwdb import cli, errors, migrating
+from fwdb import errors, migrating
 from fwdb.migrating.capture import AuditTable, UnauditTable
 from fwdb.stores import PostgresStore, without_capture
 
-# A view of two tables is refused before the right to it is looked at.
 REFUSED = (
     psycopg.errors.InsufficientPrivilege,
     psycopg.errors.ObjectNotInPrerequisiteState,
@@ -31,7 +30,7 @@ EXISTING = DATA / "fashion_wallet.sql"
 def captured(db) -> Captured:
     """shop.things, and the database of the seed."""
     found = Captured(db.postgres)
-    found.capture(redact={"tags": "fingerprint"}, mode="journal")
+    found.capture(redact={"tags": "fingerprint"})
     return found
 
 
@@ -52,7 +51,7 @@ def app(captured) -> Iterator[str]:
     # Everything is made again under these default privileges.
     migrating.downgrade(captured.store, "0006")
     migrating.migrate(captured.store, None)
-    captured.capture(redact={"tags": "fingerprint"}, mode="journal")
+    captured.capture(redact={"tags": "fingerprint"})
     yield role
     captured.run(f"DROP OWNED BY {role}")
     captured.run(f"DROP ROLE {role}")
@@ -69,19 +68,18 @@ def test_the_application_adds_to_the_trail_only_by_what_it_does(captured, app):
     (month,) = captured.run(
         "SELECT CAST(relid AS text) FROM pg_partition_tree('audit.audit_logs') WHERE isleaf LIMIT 1"
     )[0]
-    relations = ("audit.audit_logs", month, "audit.trail", "audit.journal_shop_things")
+    relations = ("audit.audit_logs", month)
     with captured.session(app) as connection:
         connection.execute("INSERT INTO shop.things (name, tags) VALUES ('a', '[1]')")
         connection.execute("UPDATE shop.things SET name = 'b'")
-        assert connection.execute("SELECT count(*) FROM audit.trail").fetchone() == (2,)
+        assert connection.execute("SELECT count(*) FROM audit.audit_logs").fetchone() == (2,)
         for statement in [r.format(name) for r in refused for name in relations] + [
             "SELECT * FROM audit.fingerprint_key",
             "SELECT audit.fingerprint('x')",
             "SELECT nextval('audit.change_number')",
             "DELETE FROM audit.captured",
-            "SELECT audit.capture('shop.things', mode => 'direct')",
+            "SELECT audit.capture('shop.things')",
             "SELECT audit.uncapture('shop.things')",
-            "SELECT audit.drain('shop_things', 0, 100)",
             "SET session_replication_role = replica",
             'ALTER TABLE shop.things DISABLE TRIGGER "00_fwdb_audit"',
             "CREATE TEMP TABLE mine (id uuid, name text);"
@@ -90,13 +88,8 @@ def test_the_application_adds_to_the_trail_only_by_what_it_does(captured, app):
         ]:
             with pytest.raises(REFUSED):
                 connection.execute(statement)
-        # Without a journal the view is one that could be written through.
-        captured.capture(mode="direct")
-        for statement in refused[:3]:
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(statement.format("audit.trail"))
 
-    assert captured.run("SELECT DISTINCT db_user FROM audit.trail") == [(app,)]
+    assert captured.run("SELECT DISTINCT db_user FROM audit.audit_logs") == [(app,)]
     assert captured.actions() == ["CREATE", "UPDATE"]
 
 
@@ -138,7 +131,6 @@ def test_a_table_without_a_uuid_as_key_is_refused(captured, table, said):
         ({"ignore": ["nmae"]}, "has no column nmae to redact or to ignore"),
         ({"redact": {"name": "hide"}}, "omit, mask or fingerprint"),
         ({"redact": {"id": "mask"}}, "primary key of shop.things cannot be redacted"),
-        ({"mode": "later"}, "choose direct or journal"),
     ],
 )
 def test_wishes_that_cannot_be_met_are_refused(captured, options, said):
@@ -159,7 +151,7 @@ def test_no_hash_of_a_password_is_in_the_trail(db):
     db.users.delete(user.id)
     rows = db.postgres.rows(
         sa.text(
-            "SELECT action, CAST(t AS text) AS text FROM audit.trail AS t"
+            "SELECT action, CAST(t AS text) AS text FROM audit.audit_logs AS t"
             " WHERE entity_id = CAST(:id AS uuid) ORDER BY created_at, id"
         ),
         id=user.id,
@@ -203,11 +195,11 @@ def test_the_operations_of_alembic(captured):
     with captured.store.transaction() as connection:
         op = Operations(MigrationContext.configure(connection))
         op.audit_table("shop.boxes", redact=["code"], ignore=["seen"])
-        op.audit_table("shop.boxes", mode="journal")
+        op.audit_table("shop.boxes", ignore=[])
         op.add_column("boxes", sa.Column("size", sa.Integer), schema="shop")
         op.audit_table("shop.boxes")
         found = captured.run(
-            "SELECT entity_type, redact, ignore, mode, columns FROM audit.captured"
+            "SELECT entity_type, redact, ignore, columns FROM audit.captured"
             " WHERE relation = 'shop.boxes'"
         )
         with pytest.raises(errors.MigrationError, match="does not record itself"):
@@ -215,10 +207,9 @@ def test_the_operations_of_alembic(captured):
         op.unaudit_table("shop.boxes")
 
     columns = ["id", "code", "seen", "size"]
-    assert found == [("Boxe", {"code": "mask"}, ["seen"], "journal", columns)]
+    assert found == [("Boxe", {"code": "mask"}, [], columns)]
     assert captured.run("SELECT 1 FROM audit.captured WHERE relation = 'shop.boxes'") == []
-    assert captured.run("SELECT to_regclass('audit.journal_shop_boxes')") == [(None,)]
-    step = AuditTable("shop.boxes", entity_type=None, redact=None, ignore=None, mode=None)
+    step = AuditTable("shop.boxes", entity_type=None, redact=None, ignore=None)
     assert isinstance(step.reverse(), UnauditTable)
 
 
@@ -243,7 +234,7 @@ def test_an_adopted_trail_with_enum_and_foreign_key(
     found = store.rows(
         sa.text(
             "SELECT DISTINCT CAST(user_id AS text) AS id, CAST(action AS text) AS action"
-            " FROM audit.trail WHERE origin = 'trigger' ORDER BY 1"
+            " FROM audit.audit_logs WHERE origin = 'trigger' ORDER BY 1"
         )
     )
     store.close()
@@ -289,18 +280,3 @@ def test_the_sql_for_psql_captures_too():
 
     assert "SELECT audit.capture('shared.users', entity_type => 'User'" in written
     assert """redact => CAST('{"password_hash": "mask"}' AS jsonb)""" in written
-
-
-def test_the_command_drains_once(captured, monkeypatch, capsys):
-    """And says how many changes moved."""
-    url = captured.store.url.set(drivername="postgresql")
-    monkeypatch.setenv("FWDB_POSTGRES_URL", url.render_as_string(hide_password=False))
-    monkeypatch.setenv("FWDB_MONGODB_URL", "mongodb://127.0.0.1:1/nothing")
-    monkeypatch.setattr("sys.argv", ["fwdb", "audit", "drain", "--once"])
-    thing(captured)
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-
-    assert not ended.value.code
-    assert capsys.readouterr().out == "drained: 1 changes, 0 left\n"
-    assert captured.run("SELECT count(*) FROM audit.journal_shop_things") == [(0,)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pymongo.hello import Hello
 
-from fwdb import config, errors, migrating
+from fwdb import config, errors, migrating, models
 from fwdb.audit import runs, values
 from fwdb.audit.cdc import consumer, resync
 from fwdb.audit.cdc.document import plain
@@ -486,6 +487,49 @@ def test_a_single_change_that_is_too_large_is_a_gap(db, narrow, steps, seen):
 
 def entity(id: ObjectId) -> str:
     return str(entity_uuid(str(id)))
+
+
+# -- another collection -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note(models.Record):
+    """An entity that only this test knows."""
+
+    id: str
+    text: str | None = None
+    version: int = 1
+
+
+@pytest.fixture
+def notes(db: Database) -> Iterator[Any]:
+    """The collection of a second entity, which its declaration alone makes known."""
+    models.DocumentEntity(Note, "notes", "Notes.")
+    images = {"changeStreamPreAndPostImages": {"enabled": True}}
+    yield db.mongodb.database.create_collection("notes", **images)
+    db.mongodb.database.drop_collection("notes")
+    del models.ENTITIES["Note"], models.COLLECTIONS["notes"]
+
+
+def test_a_second_collection_needs_its_declaration_alone(db, notes):
+    """It is followed, asked for, gone back in, brought back and looked for as the first is."""
+    id = notes.insert_one({"text": "a", "version": 1}).inserted_id
+    designs(db).insert_one(dict(GOOD))
+    db.audit.follow(once=True)
+    notes.update_one({"_id": id}, {"$set": {"text": "b"}})
+    designs(db).update_many({}, {"$set": {"name": "M"}})
+    with db.audit.following():
+        designs(db).update_many({}, {"$set": {"name": "N"}})
+    history = db.audit.history("Note", str(id))
+
+    assert list(history["action"]) == ["CREATE", "UPDATE"]
+    assert replayed(db).keys() == {entity(id), *stored(db)}
+    assert db.audit.as_of("Note", history["created_at"][0], id=str(id))["text"].tolist() == ["a"]
+    assert db.audit.follower("notes").changes == 2
+    assert set(db.audit.coverage().query("kind == 'follower'")["object"]) == {"designs", "notes"}
+    db.audit.revert(event=history["id"][1], dry_run=False)
+    assert notes.find_one()["text"] == "a"
+    assert db.audit.follow(once=True).changes == 1
 
 
 # -- who may, and where -----------------------------------------------------------------------

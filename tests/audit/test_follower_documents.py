@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -35,8 +36,10 @@ def event(operation: str = "update", **parts: Any) -> ChangeEvent:
     return ChangeEvent(operation=operation, **{**usual, **parts})
 
 
-def row(found: ChangeEvent, **options: Any) -> document.Row | None:
-    return document.row(found, document.after(found), 0, **options)
+def row(found: ChangeEvent, **options: Any) -> Any:
+    made = document.row(found, document.after(found), 0, **options)
+    nobody = dict.fromkeys(("user_id", "ip_address", "user_agent", "reason"))
+    return made and SimpleNamespace(**{**nobody, **made})
 
 
 # https://www.mongodb.com/docs/manual/reference/change-events/update/

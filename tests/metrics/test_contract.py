@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import Metric
 from support import ROOT
 
-from fwdb.audit.coverage_findings import KINDS
+from fwdb.audit.coverage import KINDS
 from fwdb.metrics.series import BY_NAME, DATABASES, POOL_STATES, PROBES, SERIES
 from fwdb.stores import commands, statements
 from fwdb.stores.failures import ERROR_TYPES

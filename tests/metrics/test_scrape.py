@@ -336,7 +336,7 @@ def test_what_the_trail_lacks_is_told_by_kind(db: Database, scrape):
     assert exposed.each(name, database="mongodb", kind="follower") == [1]
     assert exposed.each("fwdb_audit_months_ahead") == [1]
     assert exposed("fwdb_audit_changes_without_actor") >= 1
-    for absent in ("follower_lag_seconds", "gaps", "seal_age_seconds", "journal_age_seconds"):
+    for absent in ("follower_lag_seconds", "gaps", "seal_age_seconds"):
         assert exposed.each(f"fwdb_audit_{absent}") == []
 
 

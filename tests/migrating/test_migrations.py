@@ -260,6 +260,71 @@ def test_rows_from_before_move_into_their_months_and_back(empty):
     assert ask(empty, wanted) == before
 
 
+JOURNAL = """
+CREATE SCHEMA shop;
+CREATE TABLE shop.things (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text);
+SELECT audit.capture('shop.things', entity_type => 'Thing', redact => '{"name": "mask"}');
+UPDATE audit.captured SET mode = 'journal' WHERE relation IN ('shop.things', 'shared.users');
+UPDATE audit.captured SET relation = 'shop.gone', name = 'shop_gone'
+WHERE relation = 'shared.users';
+CREATE TABLE audit.journal_shop_things (
+    number bigint NOT NULL, user_id uuid, entity_id uuid NOT NULL, action text NOT NULL,
+    old_values jsonb, new_values jsonb, metadata text, ip_address varchar(45), user_agent text,
+    created_at timestamptz NOT NULL, transaction_id bigint NOT NULL, reason text, db_user text,
+    application_name text, client_address text);
+CREATE TABLE audit.journal_shop_gone (LIKE audit.journal_shop_things);
+INSERT INTO audit.journal_shop_things
+SELECT n, gen_random_uuid(), gen_random_uuid(), 'UPDATE', '{"a": 1}', '{"a": 1.10}', 'note',
+    '10.0.0.1', 'agent', now() - make_interval(mins => n), 700 + n, 'why', 'ana', 'psql', '10.0.0.2'
+FROM generate_series(1, 3) AS n;
+INSERT INTO audit.journal_shop_gone SELECT * FROM audit.journal_shop_things WHERE number = 2;
+UPDATE audit.journal_shop_gone SET number = 9;
+CREATE VIEW audit.trail AS SELECT id FROM audit.audit_logs;
+CREATE FUNCTION audit.drain(text, int, int, boolean DEFAULT false) RETURNS bigint
+LANGUAGE sql AS 'SELECT 0';
+"""
+
+
+def test_what_waits_in_journals_comes_into_the_trail(store):
+    """With its ids, times and facts; journals, view and drain are gone, and capture goes on."""
+    migrating.migrate(store, None)
+    migrating.downgrade(store, "0014")
+    with store.transaction() as connection:
+        connection.exec_driver_sql(JOURNAL.replace("%", "%%"))
+    waiting = ask(
+        store,
+        "SELECT audit.time_id(created_at, number), created_at, transaction_id, entity_id"
+        " FROM audit.journal_shop_things ORDER BY 1",
+    )
+    migrating.migrate(store, None)
+    store.execute(sa.text("INSERT INTO shop.things (name) VALUES ('x')"))
+    moved = ask(
+        store,
+        "SELECT id, created_at, transaction_id, entity_id FROM audit.audit_logs"
+        " WHERE entity_type = 'Thing' AND action = 'UPDATE' ORDER BY 1",
+    )
+    facts = ask(
+        store,
+        "SELECT entity_type, old_values, CAST(new_values AS text), metadata, user_id, ip_address,"
+        " user_agent, origin, reason, db_user, application_name, client_address"
+        " FROM audit.audit_logs WHERE reason = 'why' ORDER BY created_at DESC, entity_type",
+    )
+    left = ask(
+        store,
+        "SELECT relname FROM pg_class WHERE relnamespace = CAST('audit' AS regnamespace)"
+        " AND (relname LIKE 'journal%' OR relname = 'trail')",
+    )
+    gone = ask(store, "SELECT coalesce(to_regproc('audit.drain'), to_regproc('audit.journals_of'))")
+    made = ask(store, "SELECT new_values ->> 'name' FROM audit.audit_logs WHERE action = 'CREATE'")
+    said = ["note", None, "10.0.0.1", "agent", "trigger", "why", "ana", "psql", "10.0.0.2"]
+
+    assert moved == waiting
+    assert facts == [
+        (kind, {"a": 1}, '{"a": 1.10}', *said) for kind in ("Thing", "Thing", "User", "Thing")
+    ]
+    assert (left, gone, made) == ([], [(None,)], [("[redacted]",)])
+
+
 def test_only_the_owner_may_change_the_trail(empty):
     """Whoever had the right to before has lost it, on months made later too."""
     role = f"app_{os.getpid()}"
@@ -379,8 +444,8 @@ def test_a_database_of_a_newer_release_is_refused(empty):
 
 def test_an_unknown_revision_is_refused(empty):
     """With the names there are."""
-    with pytest.raises(errors.UnknownName, match="did you mean '0005'"):
-        migrating.downgrade(empty, "005")
+    with pytest.raises(errors.UnknownName, match="did you mean '0006'"):
+        migrating.downgrade(empty, "006")
 
 
 def test_drift_names_what_is_missing(empty):

@@ -22,7 +22,7 @@ from fwdb.stores import PostgresStore
 
 PACKAGE = Path(fwdb.__file__).parent
 FOLDER = PACKAGE / "queries" / "postgres"
-NAMES = queries.names("postgres")
+NAMES = queries.names()
 
 # Type OIDs that each declared type may come from (src/include/catalog/pg_type.dat).
 OIDS = {
@@ -84,7 +84,7 @@ def test_a_query_is_used_by_the_package(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_header_says_what_how_and_which_columns(name: str) -> None:
     """The first sentence, the psql line with every parameter, the columns with known types."""
-    query = queries.load(name, "postgres")
+    query = queries.load(name)
 
     assert query.about[0].isupper()
     assert set(variables(name)) == query.parameters
@@ -95,7 +95,7 @@ def test_a_header_says_what_how_and_which_columns(name: str) -> None:
 
 def skip_before(name: str, store: PostgresStore) -> None:
     """A query that says in its header which version it needs is not asked of an older one."""
-    needed = queries.load(name, "postgres").minimum
+    needed = queries.load(name).minimum
     if store.server_version // 10000 < needed:
         pytest.skip(f"needs PostgreSQL {needed}")
 
@@ -125,7 +125,7 @@ def test_the_psql_line_runs(name: str, store: PostgresStore) -> None:
 def test_the_answer_has_the_declared_columns(name: str, store: PostgresStore) -> None:
     """The same names in the same order, and types that fit; also when there are no rows."""
     skip_before(name, store)
-    query = queries.load(name, "postgres")
+    query = queries.load(name)
     text = query.text
     for variable, expression in variables(name).items():
         text = re.sub(rf"(?<![:\w]):{variable}\b", lambda _, e=expression: e, text)
@@ -141,14 +141,12 @@ def test_the_answer_has_the_declared_columns(name: str, store: PostgresStore) ->
     assert not wrong
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in NAMES if not queries.load(name, "postgres").parameters]
-)
+@pytest.mark.parametrize("name", [name for name in NAMES if not queries.load(name).parameters])
 def test_a_frame_has_the_declared_types(name: str, store: PostgresStore) -> None:
     """What the header says is what pandas gets."""
     skip_before(name, store)
     dtypes = store.frame(name).dtypes.astype(str).to_dict()
-    declared = queries.load(name, "postgres").columns
+    declared = queries.load(name).columns
 
     expected = {"string": "str", "timestamp": "datetime64[us, UTC]"}
     assert dtypes == {column: expected.get(kind, kind) for column, kind in declared.items()}
@@ -166,15 +164,3 @@ def test_parameters_are_checked_by_name(store: PostgresStore) -> None:
         store.frame("readings")
     with pytest.raises(UnknownName, match="did you mean 'since'"):
         store.frame("readings", sinse=1, until=2)
-
-
-def test_each_mongodb_query_is_used_and_complete() -> None:
-    """The same for the other store."""
-    code = [path.read_text() for path in PACKAGE.rglob("*.py")]
-    for name in queries.names("mongodb"):
-        query = queries.load(name, "mongodb")
-
-        assert any(f'"{name}"' in text for text in code)
-        assert query.about.endswith(".")
-        assert query.columns
-        assert set(query.columns.values()) <= set(OIDS)

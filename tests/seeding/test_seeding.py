@@ -254,7 +254,7 @@ def captured(db: Database) -> list[dict]:
     """What the triggers wrote: kind, action and reason, and how many."""
     return db.postgres.rows(
         sa.text(
-            "SELECT entity_type, action, reason, count(*) AS n FROM audit.trail"
+            "SELECT entity_type, action, reason, count(*) AS n FROM audit.audit_logs"
             " WHERE origin = 'trigger' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
         )
     )

@@ -103,7 +103,7 @@ def test_every_change_is_in_the_trail_once_with_who_made_it(small, db):
     prices = db.postgres.rows(
         sa.text("""
             SELECT DISTINCT ON (i.id) i.price, CAST(a.new_values ->> 'price' AS integer) AS audited
-            FROM catalog.catalog_items AS i JOIN audit.trail AS a ON a.entity_id = i.id
+            FROM catalog.catalog_items AS i JOIN audit.audit_logs AS a ON a.entity_id = i.id
             WHERE a.new_values ? 'price' AND a.action = 'UPDATE'
             ORDER BY i.id, a.created_at DESC, a.id DESC
         """)
@@ -112,7 +112,7 @@ def test_every_change_is_in_the_trail_once_with_who_made_it(small, db):
         sa.text("""
             SELECT entity_type, action, count(*) AS n, count(DISTINCT entity_id) AS entities,
                    bool_and(user_id IS NOT NULL AND ip_address IS NOT NULL) AS named
-            FROM audit.trail WHERE origin = 'trigger' AND reason IS DISTINCT FROM 'seed data'
+            FROM audit.audit_logs WHERE origin = 'trigger' AND reason IS DISTINCT FROM 'seed data'
             GROUP BY 1, 2
         """)
     )

@@ -103,8 +103,6 @@ LINES = (
     ("SchemaBehind", "warning", "db_schema_current", "0", "1", 900, "0", POSTGRES),
     ("AuditFollowerLagging", "warning", "fwdb_audit_follower_lag_seconds", "61", "60", 300,
      "1m 1s", PROCESS),
-    ("AuditJournalBacklog", "warning", "fwdb_audit_journal_age_seconds", "601", "600", 300,
-     "10m 1s", PROCESS),
     ("AuditMonthsMissing", "critical", "fwdb_audit_months_ahead", "0", "1", 300, "0", PROCESS),
     ("HighConnectionPoolUsage", "warning", "db_connection_pool_utilization", "81", "80", 300,
      "81", MONGODB),

@@ -56,7 +56,7 @@ class Captured:
     def trail(self, entity_type: str = "Thing") -> list[tuple[Any, ...]]:
         """Action, old and new values, metadata of each change, in order."""
         return self.run(
-            "SELECT action, old_values, new_values, metadata FROM audit.trail"
+            "SELECT action, old_values, new_values, metadata FROM audit.audit_logs"
             " WHERE entity_type = :type ORDER BY created_at, id",
             type=entity_type,
         )
@@ -75,7 +75,7 @@ class Captured:
         """The rows that follow from the trail alone."""
         rows: dict[str, Any] = {}
         statement = (
-            "SELECT entity_id, action, old_values, new_values FROM audit.trail"
+            "SELECT entity_id, action, old_values, new_values FROM audit.audit_logs"
             " WHERE entity_type = :type ORDER BY created_at, id"
         )
         for id, action, old, new in self.run(statement, type=entity_type):

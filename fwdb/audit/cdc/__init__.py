@@ -1,24 +1,25 @@
-"""Following MongoDB: the part of `Audit` that runs the follower and says how far it is."""
+"""Changes of MongoDB: the follower that records them, and how far it is."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Any
 
 import pandas as pd
-import sqlalchemy as sa
 
-from fwdb.audit.cdc.consumer import COLLECTION, Followed, Follower
+from fwdb.audit.cdc.consumer import Followed, Follower
 from fwdb.audit.cdc.position import State
 from fwdb.audit.context import Context
+from fwdb.audit.relation import exists
 from fwdb.errors import FeatureUnavailable, FwdbError
 from fwdb.measure import Measure, measured, unmeasured
-from fwdb.stores import MongoStore
+from fwdb.models import COLLECTIONS
 from fwdb.stores.changes import present
 
 __all__ = ["FollowerStatus", "follow", "follower", "following", "gaps"]
@@ -26,10 +27,12 @@ __all__ = ["FollowerStatus", "follow", "follower", "following", "gaps"]
 _FRESH_SECONDS = 10.0  # a follower that lives writes every 2 s
 _SOURCE = "audit.followers"
 
+Progress = Callable[[str], None]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowerStatus:
-    """How far the changes of MongoDB are recorded.
+    """How far the changes of a collection are recorded.
 
     `running`: whether a session follows now. `lag_seconds`: how much older than MongoDB's
     present the moment is up to which all is recorded, to the second; a follower with nothing to do
@@ -56,7 +59,7 @@ def follow(
     *,
     once: bool = False,
     stop: threading.Event | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Followed:
     """Record every change of `designs` until `stop` is set, or `once` up to the present.
 
@@ -70,48 +73,54 @@ def follow(
     follower runs, `PermissionDenied` for another role than the owner, `FeatureUnavailable`
     before `fwdb migrate` or for a MongoDB without a replica set.
     """
-    follower = Follower(self.postgres, _followed(self), progress=progress)
-    return follower.run(once=once, stop=stop or threading.Event())
+    return _run(_followers(self, progress), once=once, stop=stop or threading.Event())
 
 
 @contextmanager
-def following(self: Context, *, progress: Callable[[str], None] | None = None) -> Iterator[None]:
+def following(self: Context, *, progress: Progress | None = None) -> Iterator[None]:
     """Follow in a thread as long as the block runs, and up to its end when it has ended.
 
     Raises as `follow`, at the start or at the end.
     """
-    follower = Follower(self.postgres, _followed(self), progress=progress)
-    stop, failed = threading.Event(), list[BaseException]()
-
-    def run() -> None:
+    followers = _followers(self, progress)
+    stop = threading.Event()
+    with ThreadPoolExecutor(1, "fwdb-follower") as pool:
+        run = pool.submit(_run, followers, once=False, stop=stop)
+        while not (run.done() or all(one.ready.wait(0.05) for one in followers)):
+            pass
         try:
-            follower.run(once=False, stop=stop)
-        except BaseException as error:  # noqa: BLE001  # raised by the thread that waits
-            failed.append(error)
+            if not (run.done() and run.exception()):
+                yield
         finally:
-            follower.ready.set()
-
-    thread = threading.Thread(target=run, name="fwdb-follower", daemon=True)
-    thread.start()
-    follower.ready.wait()
-    try:
-        if not failed:
-            yield
-    finally:
-        stop.set()
-        thread.join()
-    if failed:
-        raise failed[0]
-    follower.run(once=True, stop=threading.Event())
+            stop.set()
+        run.result()
+    _run(followers, once=True, stop=threading.Event())
 
 
-def follower(self: Context) -> FollowerStatus:
-    """How far `follow` is, also when it does not run or never did."""
-    found = _follower_row(self)
+def follower(self: Context, collection: str | None = None) -> FollowerStatus:
+    """How far `follow` is, also when it does not run or never did; by default of designs."""
+    name = collection or next(iter(COLLECTIONS))
+    rows = self.postgres.rows("audit_followers") if exists(self.postgres, "audit.runs") else []
+    found = next((one for one in rows if one["name"] == name), None)
     if found is None:
-        reason = "designs were never followed; run 'fwdb audit follow'"
-        return _status({}, *(_unknown(reason, unit) for unit in ("seconds", "events")))
-    return _status(found, _lag(self, found), _behind(found))
+        reason = f"{name} were never followed; run 'fwdb audit follow'"
+        lag, behind = _unknown(reason, "seconds"), _unknown(reason, "events")
+    else:
+        lag, behind = _lag(self, found), _behind(found)
+    known = found or {}
+    return FollowerStatus(
+        running=bool(known.get("running", False)),
+        lag_seconds=lag,
+        events_behind=behind,
+        gaps=known.get("gaps", 0),
+        events=known.get("events", 0),
+        changes=known.get("changes", 0),
+        started_at=known.get("started_at"),
+        saved_at=known.get("saved_at"),
+        position_at=known.get("position_at"),
+        event_at=known.get("event_at"),
+        images=known.get("images"),
+    )
 
 
 def gaps(self: Context) -> pd.DataFrame:
@@ -121,38 +130,43 @@ def gaps(self: Context) -> pd.DataFrame:
     comparison with the collection added; missing: not compared), `detected_at`. Raises
     `FeatureUnavailable` before `fwdb migrate`.
     """
-    if not _has_followers(self):
+    if not exists(self.postgres, "audit.runs"):
         raise FeatureUnavailable("this database has no table audit.gaps; run 'fwdb migrate'.")
     return self.postgres.frame("audit_gaps")
 
 
-def _followed(self: Context) -> MongoStore:
+def _followers(self: Context, progress: Progress | None) -> list[Follower]:
     if self.mongodb is None:
         raise FeatureUnavailable("following needs MongoDB; make Audit with both stores.")
-    return self.mongodb
+    return [
+        Follower(self.postgres, self.mongodb, entity, progress=progress)
+        for entity in COLLECTIONS.values()
+    ]
 
 
-def _has_followers(self: Context) -> bool:
-    asked = sa.text("SELECT to_regclass('audit.runs') IS NOT NULL AS there /* fwdb */")
-    return bool(self.postgres.rows(asked)[0]["there"])
-
-
-def _follower_row(self: Context) -> dict[str, Any] | None:
-    if not _has_followers(self):
-        return None
-    rows = self.postgres.rows("audit_followers")
-    return next((one for one in rows if one["name"] == COLLECTION), None)
+def _run(followers: list[Follower], *, once: bool, stop: threading.Event) -> Followed:
+    """Run all of them, one in each thread; when one fails, the others end too."""
+    if len(followers) == 1:
+        return followers[0].run(once=once, stop=stop)
+    with ThreadPoolExecutor(len(followers), "fwdb-follower") as pool:
+        runs = [pool.submit(one.run, once=once, stop=stop) for one in followers]
+        try:
+            if any(run.exception() for run in wait(runs, return_when=FIRST_EXCEPTION).done):
+                stop.set()
+        except BaseException:
+            stop.set()
+            raise
+        return Followed(*map(sum, zip(*(astuple(run.result()) for run in runs), strict=True)))
 
 
 def _lag(self: Context, found: dict[str, Any]) -> Measure:
-    stored = found["state"]
-    state = State.of(json.loads(stored)) if stored else State()
+    state = State.of(json.loads(found["state"] or "{}"))
     if state.time is None:
         return _unknown("the first look at the documents has not ended", "seconds")
     if self.mongodb is None:
         return _unknown("asked without MongoDB", "seconds")
     try:
-        now = present(self.mongodb, COLLECTION).time
+        now = present(self.mongodb, found["name"]).time
     except FwdbError as error:
         return _unknown(str(error).rstrip("."), "seconds")
     return measured(max(0, now.seconds - state.time.seconds), "seconds", "mongodb", _SOURCE)
@@ -168,18 +182,3 @@ def _behind(found: dict[str, Any]) -> Measure:
 
 def _unknown(reason: str, unit: str) -> Measure:
     return unmeasured("not_measured", reason, unit, "mongodb", _SOURCE)
-
-
-def _status(found: dict[str, Any], lag: Measure, behind: Measure) -> FollowerStatus:
-    return FollowerStatus(
-        running=bool(found.get("running", False)),
-        lag_seconds=lag,
-        events_behind=behind,
-        gaps=found.get("gaps", 0),
-        events=found.get("events", 0),
-        changes=found.get("changes", 0),
-        **{
-            name: found.get(name)
-            for name in ("started_at", "saved_at", "position_at", "event_at", "images")
-        },
-    )

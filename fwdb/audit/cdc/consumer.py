@@ -1,4 +1,4 @@
-"""The follower: reads the changes of `designs` from MongoDB and writes them into the trail."""
+"""The follower: reads the changes of a collection from MongoDB and writes them into the trail."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -18,14 +19,8 @@ import sqlalchemy as sa
 from fwdb.audit.cdc.document import FOUND_ORDINAL, Row, after, announced, is_found, row, row_id
 from fwdb.audit.cdc.position import BEGINNING, Ledger, State
 from fwdb.audit.cdc.resync import Found, compare, earlier, seen
-from fwdb.errors import (
-    Conflict,
-    PermissionDenied,
-    QueryTimeout,
-    StoreUnavailable,
-    Transient,
-)
-from fwdb.models import document_uuid
+from fwdb.errors import Conflict, PermissionDenied, QueryTimeout, StoreUnavailable, Transient
+from fwdb.models import DocumentEntity, document_uuid
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.changes import (
     ChangeBatch,
@@ -37,11 +32,10 @@ from fwdb.stores.changes import (
     present,
 )
 
-__all__ = ["COLLECTION", "Followed", "Follower"]
+__all__ = ["Followed", "Follower"]
 
 _log = logging.getLogger("fwdb.audit")
 
-COLLECTION = "designs"
 BATCH = 1000  # events of one answer and of one transaction; SecantusDB gives 200 at most
 WAIT_MS, ONCE_WAIT_MS = 250, 50  # that the server waits for an event before it says there is none
 READ_SECONDS = 0.25  # for which a batch may grow while events come slowly
@@ -55,22 +49,24 @@ LONGEST_CONFLICT_SECONDS = 5.0
 _COMPARE_MS = 600_000
 
 AFTER_GAP = "found after a gap"
-
 ENDED = "ended"  # in place of the id of a collection that was dropped
 
 _DOCUMENTS = {"insert", "update", "replace", "delete"}
 _ENDS = {"drop", "rename", "dropDatabase"}
 _PASSING = (StoreUnavailable, Transient, QueryTimeout)
 
-RECORDED = sa.text("""
+_RECORDED = sa.text("""
 SELECT id FROM audit.audit_logs
-WHERE origin = 'follower' AND created_at >= :since
+WHERE origin = 'follower' AND entity_type = :entity_type AND created_at >= :since
     AND id >= CAST(:first AS uuid) AND id < CAST(:behind AS uuid) /* fwdb */
 """)
-NEWEST = sa.text("""
+_NEWEST = sa.text("""
 SELECT max(created_at) AS at FROM audit.audit_logs
-WHERE origin = 'follower' AND created_at >= :since AND id < CAST(:behind AS uuid) /* fwdb */
+WHERE origin = 'follower' AND entity_type = :entity_type AND created_at >= :since
+    AND id < CAST(:behind AS uuid) /* fwdb */
 """)
+
+Moment = tuple[ClusterTime, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ class Followed:
 
 
 class Follower:
-    """Follows `designs` of `mongodb` into the trail of `postgres`.
+    """Follows the documents of `entity` in `mongodb` into the trail of `postgres`.
 
     Each event becomes one row, in the transaction that also saves how far it came. After a loss
     it reads a little again, and the ids of rows, which are made from the events, keep them single.
@@ -93,11 +89,14 @@ class Follower:
         self,
         postgres: PostgresStore,
         mongodb: MongoStore,
+        entity: DocumentEntity[Any],
         *,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         self._mongodb = mongodb
-        self._ledger = Ledger(postgres, COLLECTION, mongodb.address)
+        self._collection = entity.collection
+        self._entity_type = entity.name
+        self._ledger = Ledger(postgres, entity, mongodb.address)
         self._progress = progress or (lambda sentence: None)
         self._events = self._changes = self._gaps = 0
         self._state = State()
@@ -131,20 +130,20 @@ class Follower:
             except EventsTooLarge as error:
                 self._one_too_large = self._fetch == 1
                 self._fetch, self._since_less = max(1, self._fetch // 8), 0
-                _log.info("following %s with less at a time: %s", COLLECTION, error)
+                _log.info("following %s with less at a time: %s", self._collection, error)
             except (*_PASSING, Conflict) as error:
                 # A lock of ours may outlive its lost connection for a while; not for long.
                 lasting = isinstance(error, Conflict) and delay > LONGEST_CONFLICT_SECONDS
                 if lasting or not self.ready.is_set():
                     raise
-                _log.warning("following %s paused: %s", COLLECTION, error)
+                _log.warning("following %s paused: %s", self._collection, error)
                 delay = FIRST_DELAY_SECONDS if self._events > before else delay
                 if stop.wait(delay):
                     return Followed(self._events, self._changes, self._gaps)
                 delay = min(2 * delay, LONGEST_DELAY_SECONDS)
 
     def _follow(self, *, once: bool, stop: threading.Event) -> None:
-        target = present(self._mongodb, COLLECTION).time
+        target = present(self._mongodb, self._collection).time
         self._wait_ms = ONCE_WAIT_MS if once else WAIT_MS
         quiet = 0
         while not stop.is_set():
@@ -171,15 +170,14 @@ class Follower:
 
     def _open(self) -> ChangeFeed:
         """A feed from where the state is; after a look at the collection where that is needed."""
-        state, now = self._state, present(self._mongodb, COLLECTION)
+        state, now = self._state, present(self._mongodb, self._collection)
         one_too_large, self._one_too_large = self._one_too_large, False
-        if state.images != now.images or state.time is None:
-            state.images = now.images
-            if not now.images:
-                self._progress(
-                    f"MongoDB keeps no documents before changes for {COLLECTION}, so old values "
-                    "are not known; run 'fwdb migrate' as the owner."
-                )
+        if (state.images != now.images or state.time is None) and not now.images:
+            self._progress(
+                f"MongoDB keeps no documents before changes for {self._collection}, so old values "
+                "are not known; run 'fwdb migrate' as the owner."
+            )
+        state.images = now.images
         try:
             if state.time is None:
                 self._look("baseline", None)
@@ -201,8 +199,8 @@ class Follower:
             event = self._next(feed, behind)
         reason, moment = "a change is too large to be read", None
         if event is not None:
-            reason += f": {event.operation} of design {document_uuid(event.key)[0]}"
-            moment = self._moment(event.time)
+            what = f"{self._entity_type.lower()} {document_uuid(event.key)[0]}"
+            reason, moment = f"{reason}: {event.operation} of {what}", self._moment(event.time)
         try:
             self._look(AFTER_GAP, reason, moment)
         except EventsTooLarge:  # another one, without which the documents of then are not known
@@ -210,16 +208,21 @@ class Follower:
 
     def _next(self, feed: ChangeFeed, behind: tuple[ClusterTime, int]) -> ChangeEvent | None:
         """The first event behind a cluster time and a number among the events of that time."""
-        state, quiet = self._state, 0
+        quiet = 0
         while quiet < 2:  # an answer without events may come from a server that is still looking
             batch = feed.read(BATCH, seconds=READ_SECONDS)
             for event in batch.events:
-                state.ordinal = state.ordinal + 1 if event.time == state.event else 0
-                state.event = event.time
-                if (event.time, state.ordinal) > behind:
+                if self._numbered(event) > behind:
                     return event
             quiet += batch.idle and not batch.events
         return None
+
+    def _numbered(self, event: ChangeEvent) -> tuple[ClusterTime, int]:
+        """The place of the next event: its cluster time, and its number among those of then."""
+        state = self._state
+        state.ordinal = state.ordinal + 1 if event.time == state.event else 0
+        state.event = event.time
+        return event.time, state.ordinal
 
     def _resume(self, *, names_only: bool = False) -> ChangeFeed:
         """A feed behind the newest event, or by time with what was there shortly before."""
@@ -227,7 +230,7 @@ class Follower:
         feed_of = partial(
             ChangeFeed,
             self._mongodb,
-            COLLECTION,
+            self._collection,
             wait_ms=self._wait_ms,
             fetch=self._fetch,
             names_only=names_only,
@@ -240,13 +243,14 @@ class Follower:
         feed = feed_of(at=begin)
         state.event, state.ordinal = None, -1  # it begins before or with a cluster time
         self._again_until = state.time
-        found = self._ledger.store.rows(
-            RECORDED,
+        recorded = self._ledger.store.rows(
+            _RECORDED,
+            entity_type=self._entity_type,
             since=begin.at,
             first=str(row_id(begin, 0, bytes(8))),
             behind=str(row_id(state.time.next, 0, bytes(8))),
         )
-        self._missing = {id for one in found if not is_found(id := UUID(str(one["id"])))}
+        self._missing = {id for one in recorded if not is_found(id := UUID(str(one["id"])))}
         return feed
 
     def _behind(self, token: str, feed_of: Callable[..., ChangeFeed]) -> ChangeFeed | None:
@@ -264,68 +268,58 @@ class Follower:
         feed.close()
         return None
 
+    # -- comparing ----------------------------------------------------------------------------
+
     def _look(
-        self,
-        note: str,
-        reason: str | None,
-        at: tuple[ClusterTime, datetime] | None = None,
-        *,
-        perhaps: bool = False,
+        self, note: str, reason: str | None, at: Moment | None = None, *, perhaps: bool = False
     ) -> None:
         """Compare the collection with the trail, and go on from the time of that.
 
         That is now, or `at` where MongoDB still has all changes since. `perhaps` there is no
         gap: then one is recorded only where documents differ.
         """
-        state, since = self._state, None if self._state.time is None else self._state.time.at
-        now = present(self._mongodb, COLLECTION)
+        since = None if self._state.time is None else self._state.time.at
+        now = present(self._mongodb, self._collection)
         time.sleep(SETTLE_SECONDS)
-        self._progress(
-            f"looking at all documents of {COLLECTION}; {reason or 'it is the first time'}"
-        )
+        said = reason or "it is the first time"
+        self._progress(f"looking at all documents of {self._collection}; {said}")
         moment = at or (now.time, now.at)
         self._move(moment[0], now.collection_id)
-        self._compare(
-            seen(self._mongodb, COLLECTION),
-            moment,
-            note,
-            corrections=lambda: earlier(self._mongodb, COLLECTION, state.floor, fetch=self._fetch),
-            gap=None if reason is None else (since, reason),
-            perhaps=perhaps,
+        found = seen(self._mongodb, self._collection)
+        corrections = partial(
+            earlier, self._mongodb, self._collection, self._state.floor, fetch=self._fetch
         )
+        gap = None if reason is None else {"since": since, "until": moment[1], "reason": reason}
+        self._compare(found, moment, note, corrections, gap, perhaps=perhaps)
 
     def _move(self, time: ClusterTime, collection_id: str | None) -> None:
         """Let the state be behind `time`, before which nothing is read again."""
-        state = self._state
-        state.time, state.floor = time, time.next
-        state.event, state.ordinal, state.token = None, -1, None
-        state.collection_id = collection_id
-        state.marks.clear()
+        images = self._state.images
+        self._state = State(time, floor=time.next, collection_id=collection_id, images=images)
         self._missing.clear()
 
     def _compare(
         self,
         found: Iterable[Found],
-        at: tuple[ClusterTime, datetime],
+        at: Moment,
         note: str,
-        *,
         corrections: Callable[[], Mapping[UUID, Found | None]] = dict,
-        gap: tuple[datetime | None, str] | None = None,
+        gap: dict[str, Any] | None = None,
+        *,
         perhaps: bool = False,
     ) -> None:
         """Record how the documents `found` differ from the trail, and the state."""
         with self._ledger.store.transaction(timeout_ms=_COMPARE_MS):
-            added = compare(
-                self._ledger, found, time=at[0], at=at[1], note=note, corrections=corrections
-            )
+            added = compare(self._ledger, found, at, note, corrections)
             gap = None if perhaps and not added else gap
             if gap is not None:
-                self._ledger.gap(since=gap[0], until=at[1], reason=gap[1], differences=added)
-            self._ledger.save(self._state, changes=added)
+                self._ledger.gap(**gap, differences=added)
+            self._ledger.write(self._state, compared=added)
         self._changes += added
         if gap is not None:
             self._gaps += 1
-            _log.warning("%s: %s; %d differences recorded", COLLECTION, gap[1], added)
+            said = "%s: %s; %d differences recorded"
+            _log.warning(said, self._collection, gap["reason"], added)
 
     # -- what comes ---------------------------------------------------------------------------
 
@@ -339,12 +333,11 @@ class Follower:
                 if self._lost_some(rows, fresh):
                     return True
                 fresh.append(event)
-            state.ordinal = state.ordinal + 1 if event.time == state.event else 0
-            state.event, state.token = event.time, event.token
+            self._numbered(event)
+            state.token = event.token
             state.time = event.time if state.time is None else max(state.time, event.time)
             if event.operation in _DOCUMENTS:
-                if (found := self._row(event)) is not None:
-                    rows.append(found)
+                rows += self._row(event)
             elif event.operation in _ENDS:
                 self._write(rows, fresh)
                 self._ended(event)
@@ -360,16 +353,17 @@ class Follower:
             return idle and self._replaced(quiet=not batch.events)
         return False
 
-    def _row(self, event: ChangeEvent) -> Row | None:
-        state, key = self._state, str(document_uuid(event.key)[0])
-        marked = state.marks.pop(key, None)
+    def _row(self, event: ChangeEvent) -> list[Row]:
+        marks, key = self._state.marks, str(document_uuid(event.key)[0])
+        marked = marks.pop(key, None)
         document = after(event)
         if (nonce := announced(event, document)) is not None:
-            state.marks[key] = nonce
-        found = row(event, document, state.ordinal, marked=marked)
-        if found is not None:
-            self._missing.discard(found.id)
-        return found
+            marks[key] = nonce
+        found = row(event, document, self._state.ordinal, marked=marked)
+        if found is None:
+            return []
+        self._missing.discard(found["id"])
+        return [found]
 
     def _write(
         self, rows: Sequence[Row], fresh: Sequence[ChangeEvent], *, caught_up: bool = False
@@ -393,40 +387,41 @@ class Follower:
         if not self._missing:
             return False
         self._write(rows, fresh)
-        lost = len(self._missing)
-        reason = f"the server lost {lost} recorded changes, as after a crash"
+        reason = f"the server lost {len(self._missing)} recorded changes, as after a crash"
         self._look(AFTER_GAP, reason, self._moment(self._again_until))
         return True
 
-    def _moment(self, time: ClusterTime) -> tuple[ClusterTime, datetime]:
+    def _moment(self, time: ClusterTime) -> Moment:
         """`time` and a clock time that is not before the rows up to then."""
-        since, behind = time.back(OVERLAP_SECONDS).at, row_id(time.next, 0, bytes(8))
-        newest = self._ledger.store.rows(NEWEST, since=since, behind=str(behind))[0]["at"]
+        since, behind = time.back(OVERLAP_SECONDS).at, str(row_id(time.next, 0, bytes(8)))
+        asked = {"entity_type": self._entity_type, "since": since, "behind": behind}
+        newest = self._ledger.store.rows(_NEWEST, **asked)[0]["at"]
         return time, max(time.at, newest or time.at)
 
     def _ended(self, event: ChangeEvent) -> None:
         """The collection went: all documents that the trail knows did, at that moment."""
-        said = "renamed" if event.operation == "rename" else "dropped"
-        if event.to == COLLECTION:
+        if event.to == self._collection:
             self._look(AFTER_GAP, "another collection was renamed to this one")
             return
+        said = "renamed" if event.operation == "rename" else "dropped"
         self._move(event.time, ENDED)
         self._compare((), (event.time, event.at), f"collection {said}")
 
     def _replaced(self, *, quiet: bool) -> bool:
         """Whether the collection is another one and no event said so; it is compared then."""
-        state, now = self._state, present(self._mongodb, COLLECTION)
-        known = now.collection_id == (None if state.collection_id == ENDED else state.collection_id)
-        if known or state.collection_id is None or not quiet or self._strange is None:
+        state, now = self._state, present(self._mongodb, self._collection)
+        told = state.collection_id == ENDED
+        known = now.collection_id == (None if told else state.collection_id)
+        if state.collection_id is None:
+            state.collection_id, self._strange = now.collection_id, None
+            return False
+        if known or not quiet or self._strange is None:
             # The event that says so may be on its way: it is believed when asked again.
             self._strange = None if known else now.collection_id or ENDED
-            if state.collection_id is None:
-                state.collection_id, self._strange = now.collection_id, None
             return False
         self._strange = None
         assert state.time is not None, "it was followed up to here"
         # After an end that was told, one that is as the trail says was made anew, event by event.
-        told = state.collection_id == ENDED
         reason = "the collection was replaced by another"
         self._look(AFTER_GAP, reason, self._moment(state.time), perhaps=told)
         return True

@@ -2,71 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from fwdb import models
 from fwdb.audit import values
-from fwdb.models import document_uuid
+from fwdb.models import MARK, document_uuid
 from fwdb.stores.changes import ChangeEvent, ClusterTime
 
 __all__ = [
-    "FOUND_ORDINAL",
-    "MARK",
-    "Row",
-    "after",
-    "announced",
-    "applied",
-    "found_prefix",
-    "is_found",
-    "payload",
-    "plain",
-    "row",
-    "row_id",
+    *("BOOKKEEPING", "DELETED", "FOUND_ORDINAL", "Row", "after", "announced", "applied"),
+    *("found_prefix", "is_found", "plain", "row", "row_id"),
 ]
 
 Document = dict[str, Any]
+Row = dict[str, Any]  # columns of audit.audit_logs, without what the server adds
 
-MARK = "_audit"  # the field in which a writer says who it is: by, ip, userAgent, reason, nonce
-# Follows every change; alone it is none. `version` alone is one: a document goes back exactly.
-_BOOKKEEPING = frozenset({"updatedAt"})
+# Alone they are no change. `version` alone is one: a document goes back exactly.
+BOOKKEEPING = models.BOOKKEEPING - {"version"}
+DELETED = "deletedAt"  # the field that says when a document was deleted softly
 FOUND_ORDINAL = 0xFFFF  # of rows that no event stands behind: the last of their cluster time
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A row of the trail, without what the server adds to it."""
-
-    id: UUID
-    created_at: datetime
-    action: str
-    entity_id: UUID
-    old_values: values.Values | None
-    new_values: values.Values | None
-    metadata: str | None = None
-    user_id: str | None = None
-    ip_address: str | None = None
-    user_agent: str | None = None
-    reason: str | None = None
-
-    def json(self) -> dict[str, Any]:
-        """The row as `json_to_recordset` reads it."""
-        return {
-            "id": str(self.id),
-            "created_at": self.created_at.isoformat(),
-            "action": self.action,
-            "entity_id": str(self.entity_id),
-            "old_values": self.old_values,
-            "new_values": self.new_values,
-            "metadata": self.metadata,
-            "user_id": self.user_id,
-            "ip_address": self.ip_address,
-            "user_agent": self.user_agent,
-            "reason": self.reason,
-        }
 
 
 def row(
@@ -80,24 +36,23 @@ def row(
     """
     entity_id, note = document_uuid(event.key)
     notes = [note] if note else []
-    blind = event.before is None and event.operation != "insert"
-    if blind:
+    if event.before is None and event.operation != "insert":
         notes.append("values before are not known: the server kept no pre-image")
     change = _values(event.operation, plain(event.before), plain(after))
     if change is None:
         return None
     action, old, new = change
     who, refused = _who(_writer(event, after, marked))
-    return Row(
-        id=row_id(event.time, ordinal, event.digest),
-        created_at=event.at,
-        action=action,
-        entity_id=entity_id,
-        old_values=old,
-        new_values=new,
-        metadata="; ".join([*notes, *refused]) or None,
+    return {
+        "id": row_id(event.time, ordinal, event.digest),
+        "created_at": event.at,
+        "action": action,
+        "entity_id": entity_id,
+        "old_values": old,
+        "new_values": new,
+        "metadata": "; ".join([*notes, *refused]) or None,
         **who,
-    )
+    }
 
 
 def after(event: ChangeEvent) -> Document | None:
@@ -123,10 +78,10 @@ def _values(
         return "DELETE", None if before is None else values.image(before), None
     if before is None:
         return "UPDATE", None, values.image(after or {})
-    differing = values.changes(before, after, bookkeeping=_BOOKKEEPING)
+    differing = values.changes(before, after, bookkeeping=BOOKKEEPING)
     if differing is None:
         return None
-    deleted = before.get("deletedAt") is None and (after or {}).get("deletedAt") is not None
+    deleted = before.get(DELETED) is None and (after or {}).get(DELETED) is not None
     return "DELETE" if deleted else "UPDATE", *differing
 
 
@@ -160,8 +115,7 @@ def applied(before: Mapping[str, Any], event: ChangeEvent) -> Document:
     """
     after: Any = dict(before)
     for name, size in event.truncated:
-        path = _path(name, event)
-        after = _put(after, path, list(_get(after, path) or ())[:size])
+        after = _put(after, _path(name, event), size=size)
     for name in event.removed:
         after = _remove(after, _path(name, event))
     for name, value in event.updated.items():
@@ -173,29 +127,23 @@ def _path(name: str, event: ChangeEvent) -> Sequence[str | int]:
     return event.paths.get(name) or name.split(".")
 
 
-def _get(inside: Any, path: Sequence[str | int]) -> Any:
-    for part in path:
-        if isinstance(inside, list):
-            inside = inside[int(part)] if int(part) < len(inside) else None
-        elif isinstance(inside, Mapping):
-            inside = inside.get(str(part))
-        else:
-            return None
-    return inside
+def _put(
+    inside: Any, path: Sequence[str | int], value: Any = None, *, size: int | None = None
+) -> Any:
+    """`inside` with `value` at `path`, or only the first `size` items of what is there.
 
-
-def _put(inside: Any, path: Sequence[str | int], value: Any) -> Any:
-    """`inside` with `value` at `path`; only what lies on the path is copied."""
+    Only what lies on the path is copied.
+    """
     if not path:
-        return value
+        return value if size is None else list(inside or ())[:size]
     first, rest = path[0], path[1:]
     if isinstance(inside, list):
         index = int(first)
         items = [*inside, *[None] * (index + 1 - len(inside))]
-        items[index] = _put(items[index], rest, value)
+        items[index] = _put(items[index], rest, value, size=size)
         return items
     fields = dict(inside) if isinstance(inside, Mapping) else {}
-    fields[str(first)] = _put(fields.get(str(first)), rest, value)
+    fields[str(first)] = _put(fields.get(str(first)), rest, value, size=size)
     return fields
 
 
@@ -247,25 +195,15 @@ def _who(mark: Document | None) -> tuple[dict[str, str | None], list[str]]:
     """The columns that name the actor; a `by` that is no uuid goes into the metadata."""
     if mark is None:
         return {}, []
-    said: dict[str, str | None] = {
-        "ip_address": _text(mark.get("ip"), 45),
-        "user_agent": _text(mark.get("userAgent")),
-        "reason": _text(mark.get("reason")),
-    }
-    by = _text(mark.get("by"))
+    by, ip, agent, reason = (
+        None if (said := mark.get(name)) is None else values.text(str(said))
+        for name in ("by", "ip", "userAgent", "reason")
+    )
+    who = {"ip_address": ip and ip[:45], "user_agent": agent, "reason": reason}
     try:
-        return {**said, "user_id": None if by is None else str(UUID(by))}, []
+        return {**who, "user_id": None if by is None else str(UUID(by))}, []
     except ValueError:
-        return said, [f"actor {by!r} is no uuid"]
-
-
-def _text(value: object, length: int | None = None) -> str | None:
-    return None if value is None else str(values.text(str(value)))[:length]
-
-
-def payload(rows: Sequence[Row]) -> str:
-    """`rows` as one JSON array."""
-    return json.dumps([one.json() for one in rows], ensure_ascii=False)
+        return who, [f"actor {by!r} is no uuid"]
 
 
 def found_prefix(time: ClusterTime) -> str:

@@ -7,43 +7,43 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
 
 from fwdb.audit import runs
-from fwdb.audit.cdc.document import Row, payload
+from fwdb.audit.cdc.document import Row
+from fwdb.audit.relation import exists
 from fwdb.errors import Conflict, FeatureUnavailable, PermissionDenied
+from fwdb.models import DocumentEntity
 from fwdb.stores import PostgresStore
 from fwdb.stores.changes import ClusterTime
 
-__all__ = ["Ledger", "State"]
+__all__ = ["BEGINNING", "Ledger", "State"]
 
-ENTITY_TYPE = "Design"
 BEGINNING = ClusterTime(0, 0)
 
-INSERT = """
+# In the types of the table, which may be enums. A trail that was there before fwdb may have a
+# foreign key too, and one row it refuses would stop all that come after.
+_INSERT = sa.text("""
 INSERT INTO audit.audit_logs (
     id, created_at, action, entity_type, entity_id, user_id, old_values, new_values, metadata,
     ip_address, user_agent, reason, origin
 )
 SELECT
-    change.id, change.created_at, CAST(change.action AS {action}), '{entity_type}',
-    change.entity_id, {user_id}, change.old_values, change.new_values, change.metadata,
-    change.ip_address, change.user_agent, change.reason, 'follower'
-FROM json_to_recordset(CAST(:changes AS json)) AS change (
-    id uuid, created_at timestamptz, action text, entity_id uuid, user_id uuid, old_values jsonb,
-    new_values jsonb, metadata text, ip_address text, user_agent text, reason text
-)
+    id, created_at, action, entity_type, entity_id,
+    CASE WHEN EXISTS (
+        SELECT FROM pg_constraint
+        WHERE conrelid = to_regclass('audit.audit_logs') AND contype = 'f'
+    ) THEN (SELECT u.id FROM shared.users AS u WHERE u.id = change.user_id)
+    ELSE user_id END,
+    old_values, new_values, metadata, ip_address, user_agent, reason, 'follower'
+FROM json_populate_recordset(CAST(NULL AS audit.audit_logs), CAST(:changes AS json)) AS change
 -- One that is there was read before: the id says which event it is.
 ON CONFLICT DO NOTHING /* fwdb */
-"""
-# An adopted table has a foreign key, and one row it refuses would stop all that come after.
-_KNOWN_USER = "(SELECT u.id FROM shared.users AS u WHERE u.id = change.user_id)"
-
-SAVE = sa.text("""
+""")
+_SAVE = sa.text("""
 UPDATE audit.followers
 SET state = CAST(:state AS jsonb),
     saved_at = clock_timestamp(),
@@ -55,16 +55,20 @@ SET state = CAST(:state AS jsonb),
     changes = changes + :changes
 WHERE name = :name AND holder = CAST(:holder AS uuid) /* fwdb */
 """)
-BEGIN = sa.text("""
+_BEGIN = sa.text("""
 INSERT INTO audit.followers AS f (name, source, holder, started_at)
 VALUES (:name, :source, CAST(:holder AS uuid), clock_timestamp())
 ON CONFLICT (name) DO UPDATE
     SET source = EXCLUDED.source, holder = EXCLUDED.holder, started_at = EXCLUDED.started_at
 RETURNING f.state /* fwdb */
 """)
-GAP = sa.text("""
+_GAP = sa.text("""
 INSERT INTO audit.gaps (follower, since, until, reason, differences)
 VALUES (:follower, :since, :until, :reason, :differences) /* fwdb */
+""")
+_ALLOWED = sa.text("""
+SELECT current_user AS role, has_table_privilege('audit.audit_logs', 'INSERT')
+    AND has_table_privilege('audit.followers', 'INSERT') AS allowed /* fwdb */
 """)
 
 
@@ -99,11 +103,12 @@ class State:
 
 
 class Ledger:
-    """The tables of the trail as the one follower `name` writes them."""
+    """The tables of the trail as the one follower of `entity` writes them."""
 
-    def __init__(self, store: PostgresStore, name: str, source: str) -> None:
+    def __init__(self, store: PostgresStore, entity: DocumentEntity[Any], source: str) -> None:
         self.store = store
-        self.name = name
+        self.entity = entity
+        self.name = entity.collection
         self._source = source
         self._holder = str(uuid4())
         self._months: set[tuple[int, int]] = set()
@@ -111,13 +116,21 @@ class Ledger:
     @contextmanager
     def alone(self) -> Iterator[State]:
         """The state, for the only follower; raises `Conflict` when there is another."""
-        self._require()
+        if not exists(self.store, "audit.followers"):
+            raise FeatureUnavailable(
+                "this database has no table audit.followers; run 'fwdb migrate' first."
+            )
+        found = self.store.rows(_ALLOWED)[0]
+        if not found["allowed"]:
+            raise PermissionDenied(
+                f"role '{found['role']}' may not write the audit trail, which belongs to its "
+                "owner; follow as the owner of audit.audit_logs."
+            )
         rival = f"another follower of {self.name} is running{{}}; one is enough."
         with runs.alone(self.store, f"follow {self.name}", rival):
             with self.store.transaction() as writing:
-                stored = writing.execute(
-                    BEGIN, {"name": self.name, "source": self._source, "holder": self._holder}
-                ).scalar()
+                begun = {"name": self.name, "source": self._source, "holder": self._holder}
+                stored = writing.execute(_BEGIN, begun).scalar()
             yield State.of(stored)
 
     def write(
@@ -125,36 +138,24 @@ class Ledger:
         state: State,
         rows: Sequence[Row] = (),
         *,
+        compared: int = 0,
         events: int = 0,
         event_at: datetime | None = None,
         caught_up: bool = False,
     ) -> int:
         """Store `rows` and `state`, both or neither; how many rows were new.
 
-        Raises `Conflict` when another follower has taken over: this one has lost its lock.
+        A comparison has added as many as `compared`. Raises `Conflict` when another follower has
+        taken over: this one has lost its lock.
         """
         with self.store.transaction():
-            new = self.insert(rows) if rows else 0
-            self.save(state, events=events, changes=new, event_at=event_at, caught_up=caught_up)
-        return new
-
-    def insert(self, rows: Sequence[Row]) -> int:
-        """Add `rows` that are not there yet; their number."""
-        self.add_months([one.created_at for one in rows])
-        return self.store.execute(self._insert, {"changes": payload(rows)}).rowcount
-
-    def save(
-        self,
-        state: State,
-        *,
-        events: int = 0,
-        changes: int = 0,
-        event_at: datetime | None = None,
-        caught_up: bool = False,
-    ) -> None:
-        kept = self.store.execute(
-            SAVE,
-            {
+            new = 0
+            if rows:
+                self.add_months([row["created_at"] for row in rows])
+                listed = [{"entity_type": self.entity.name, **row} for row in rows]
+                changes = json.dumps(listed, ensure_ascii=False, default=str)
+                new = self.store.execute(_INSERT, {"changes": changes}).rowcount
+            saved = {
                 "name": self.name,
                 "holder": self._holder,
                 "state": state.json(),
@@ -163,83 +164,24 @@ class Ledger:
                 "caught_up": caught_up,
                 "images": state.images,
                 "events": events,
-                "changes": changes,
-            },
-        ).rowcount
-        if not kept:
-            raise Conflict(f"another follower of {self.name} has taken over; this one ends.")
+                "changes": new + compared,
+            }
+            if not self.store.execute(_SAVE, saved).rowcount:
+                raise Conflict(f"another follower of {self.name} has taken over; this one ends.")
+        return new
 
-    def gap(
-        self, *, since: datetime | None, until: datetime, reason: str, differences: int | None
-    ) -> None:
-        """Record that not each change between the two times was seen."""
-        self.store.execute(
-            GAP,
-            {
-                "follower": self.name,
-                "since": since,
-                "until": until,
-                "reason": reason,
-                "differences": differences,
-            },
-        )
+    def gap(self, **gap: Any) -> None:
+        """Record that between `since` and `until` not each change was seen, and the `reason`.
 
-    # -- the tables as they are ---------------------------------------------------------------
-
-    @cached_property
-    def _table(self) -> dict[str, Any]:
-        """What differs between a trail of ours and an adopted one: an enum, a foreign key."""
-        return self.store.rows(
-            sa.text("""
-            SELECT
-                (SELECT format_type(atttypid, atttypmod) FROM pg_attribute
-                 WHERE attrelid = c.oid AND attname = 'action') AS action,
-                EXISTS (SELECT FROM pg_constraint
-                 WHERE conrelid = c.oid AND contype = 'f') AS bound
-            FROM pg_class AS c WHERE c.oid = to_regclass('audit.audit_logs') /* fwdb */""")
-        )[0]
-
-    @property
-    def action_type(self) -> str:
-        """The SQL type of the column `action`."""
-        return str(self._table["action"])
-
-    @cached_property
-    def _insert(self) -> sa.TextClause:
-        user_id = _KNOWN_USER if self._table["bound"] else "change.user_id"
-        return sa.text(
-            INSERT.format(action=self.action_type, entity_type=ENTITY_TYPE, user_id=user_id)
-        )
+        `differences` are the rows that a comparison added.
+        """
+        self.store.execute(_GAP, {"follower": self.name, **gap})
 
     def add_months(self, times: Sequence[datetime]) -> None:
         """Make the months of these times; a change of long ago must not find none."""
         first, last = min(times), max(times)
         months = {(first.year, first.month), (last.year, last.month)}
-        if months <= self._months:
-            return
-        self.store.execute(
-            sa.text("SELECT audit.add_partitions(:since, :until) /* fwdb */"),
-            {"since": first.date(), "until": last.date()},
-        )
-        self._months |= months
-
-    def _require(self) -> None:
-        """Raise what is missing before anything is followed."""
-        found = self.store.rows(
-            sa.text("""
-            SELECT to_regclass('audit.followers') IS NOT NULL AS there,
-                current_user AS role,
-                CASE WHEN to_regclass('audit.followers') IS NOT NULL THEN
-                    has_table_privilege('audit.audit_logs', 'INSERT')
-                    AND has_table_privilege('audit.followers', 'INSERT') END AS allowed
-            /* fwdb */""")
-        )[0]
-        if not found["there"]:
-            raise FeatureUnavailable(
-                "this database has no table audit.followers; run 'fwdb migrate' first."
-            )
-        if not found["allowed"]:
-            raise PermissionDenied(
-                f"role '{found['role']}' may not write the audit trail, which belongs to its "
-                "owner; follow as the owner of audit.audit_logs."
-            )
+        if not months <= self._months:
+            asked = sa.text("SELECT audit.add_partitions(:since, :until) /* fwdb */")
+            self.store.execute(asked, {"since": first.date(), "until": last.date()})
+            self._months |= months

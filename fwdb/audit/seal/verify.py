@@ -18,7 +18,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from fwdb.arguments import File
-from fwdb.audit import arguments, coverage_findings
+from fwdb.audit import arguments, coverage
 from fwdb.audit.context import Context
 from fwdb.audit.retention import partitions
 from fwdb.audit.retention.archive import Archive, archives, known_folder
@@ -117,8 +117,8 @@ def verify(
         for archive in never:
             run.faulty(archive)
         erasures, untold = erase.erasures(store, months)
-        around = [*coverage_findings.trail(store.rows("audit_coverage_trail"))]
-        rights = [*coverage_findings.rights(store.rows("audit_coverage_rights"))]
+        around = [*coverage.trail(store.rows("audit_coverage_trail"))]
+        rights = [*coverage.rights(store.rows("audit_coverage_rights"))]
     about_file = kept.findings(run.heads, newest.number, key) if kept else ()
     uncovered = [one.sentence for one in around if one.status == "uncovered"]
     findings = (

@@ -5,21 +5,17 @@
 -- Columns
 --   table_name   string  schema and name of the table
 --   entity_type  string  what its rows are called in the trail
---   mode         string  direct, or journal if the rows go through a journal first
 --   columns      string  JSON list of the columns that the triggers were made for
 --   redact       string  JSON object of columns whose values are left out, masked or fingerprinted
 --   ignored      string  JSON list of columns that make no row when they alone change
---   journal      string  the journal, in the schema audit; null in direct mode
 --   function     string  schema and name of the function that its triggers are to run
 --   body_md5     string  md5 of the text that function is to have; null for a table that is gone
 SELECT
     relation AS table_name,
     entity_type,
-    mode,
     CAST(to_jsonb(columns) AS text) AS columns,
     CAST(redact AS text) AS redact,
     CAST(to_jsonb(ignore) AS text) AS ignored,
-    CASE mode WHEN 'journal' THEN 'journal_' || name END AS journal,
     'audit.capture_' || name AS function,
     CASE WHEN to_regclass(relation) IS NOT NULL THEN md5(substring(
         audit.capture_source(captured, audit.key_of(to_regclass(relation)))

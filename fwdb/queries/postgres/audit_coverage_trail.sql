@@ -7,8 +7,7 @@
 --
 -- Columns
 --   table_name  string   schema and name of the table or view
---   what        string   kind (the trail is no table), security (row security is on), trigger, rule,
---                        or view (audit.trail is not what was generated)
+--   what        string   kind (the trail is no table), security (row security is on), trigger or rule
 --   name        string   of the trigger or rule; of kind what it is instead, as pg_class.relkind
 --   hides       boolean  whether row security holds for the role that asks
 --   made        boolean  whether fwdb made the table
@@ -23,18 +22,6 @@ WITH watched AS (
         to_regclass('audit.audit_logs'), to_regclass('audit.seals'), to_regclass('audit.erasures'),
         to_regclass('audit.archives'), to_regclass('audit.captured')
     ) OR i.inhrelid IS NOT NULL
-), trail AS (
-    SELECT
-        to_regclass('audit.trail') AS oid,
-        regexp_replace(replace(
-            pg_get_viewdef(to_regclass('audit.trail')), ' audit_logs.', ' '), '\s+', ' ', 'g'
-        ) AS text,
-        -- The columns of the view itself: the table may have got one since.
-        (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
-        WHERE attrelid = to_regclass('audit.trail') AND attnum > 0) AS columns,
-        (SELECT count(*) FROM pg_class
-        WHERE relnamespace = to_regnamespace('audit') AND relname LIKE 'journal\_%'
-            AND relkind = 'r') AS journals
 ), found AS (
     SELECT oid, relname, made, 'kind' AS what, CAST(relkind AS text) AS name, false AS hides
     FROM watched WHERE relkind NOT IN ('r', 'p')
@@ -49,16 +36,6 @@ WITH watched AS (
     SELECT w.oid, relname, made, 'rule', CAST(rulename AS text), false
     FROM watched AS w JOIN pg_rewrite AS r ON r.ev_class = w.oid
     WHERE rulename <> '_RETURN' AND ev_enabled <> 'D'
-    UNION ALL
-    -- What is in the table must be in the view as it is; what is in journals is sealed later.
-    SELECT oid, 'trail', true, 'view', NULL, false
-    FROM trail
-    WHERE NOT (
-        regexp_replace(text, '( UNION ALL SELECT .* FROM (audit\.)?journal_\w+ j)?;$', '') IN (
-            ' SELECT ' || columns || ' FROM audit.audit_logs',
-            ' SELECT ' || columns || ' FROM audit_logs'
-        ) AND (length(text) - length(replace(text, ' UNION ALL ', ''))) / 11 = journals
-    )
 )
 SELECT format('audit.%I', relname) AS table_name, what, name, hides, made
 FROM found

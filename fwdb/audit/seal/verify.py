@@ -118,7 +118,7 @@ def verify(
             run.faulty(archive)
         erasures, untold = erase.erasures(store, months)
         around = [*coverage.trail(store.rows("audit_coverage_trail"))]
-        rights = coverage.rights(store.rows("audit_coverage_rights"))
+        rights = [*coverage.rights(store.rows("audit_coverage_rights"))]
     about_file = kept.findings(run.heads, newest.number, key) if kept else ()
     uncovered = [one.sentence for one in around if one.status == "uncovered"]
     findings = (

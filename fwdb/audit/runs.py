@@ -32,6 +32,7 @@ _RIVAL = sa.text(f"""
 SELECT a.pid, a.application_name AS program, r.since
 FROM audit.runs AS r JOIN pg_stat_activity AS a ON {_LIVES} WHERE r.name = :name /* fwdb */
 """)
+_SESSION = " (session {pid}, program '{program}', since {since:%Y-%m-%dT%H:%MZ})"
 
 
 @contextmanager
@@ -45,7 +46,8 @@ def alone(store: PostgresStore, name: str, rival: str) -> Iterator[None]:
         raise FeatureUnavailable("this database has no table audit.runs; run 'fwdb migrate' first.")
     with store.connection(naming=False) as connection:
         if not connection.execute(_BEGIN, {"name": name}).rowcount:
-            raise Conflict(rival.format(_session(store, name)))
+            sessions = "".join(_SESSION.format(**row) for row in store.rows(_RIVAL, name=name))
+            raise Conflict(rival.format(sessions))
         try:
             yield
         except StoreUnavailable as error:
@@ -55,10 +57,3 @@ def alone(store: PostgresStore, name: str, rival: str) -> Iterator[None]:
         finally:
             if not connection.invalidated:
                 connection.execute(_END, {"name": name})
-
-
-def _session(store: PostgresStore, name: str) -> str:
-    return "".join(
-        f" (session {row['pid']}, program '{row['program']}', since {row['since']:%Y-%m-%dT%H:%MZ})"
-        for row in store.rows(_RIVAL, name=name)
-    )

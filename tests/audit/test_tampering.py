@@ -148,36 +148,37 @@ def id_of(store: PostgresStore, condition: str) -> str:
 # -- rows -------------------------------------------------------------------------------------
 
 CHANGED = {
-    "id": "gen_random_uuid()",
-    "created_at": "created_at + interval '1 microsecond'",
-    "entity_type": "'Avatar'",
-    "entity_id": "gen_random_uuid()",
-    "action": "'READ'",
-    "transaction_id": "transaction_id - 1",
-    "origin": "'trigger'",
-    "db_user": "'somebody'",
-    "user_id": "gen_random_uuid()",
-    "ip_address": "'192.0.2.70'",
-    "user_agent": "NULL",
-    "application_name": "'other'",
-    "client_address": "NULL",
-    "reason": "''",
-    "old_values": "'{\"price\": 1.1}'",
-    "new_values": "'null'",
-    "metadata": "metadata || ' '",
-}
+    "id": "gen_random_uuid()", "created_at": "created_at + interval '1 microsecond'",
+    "entity_type": "'Avatar'", "entity_id": "gen_random_uuid()", "action": "'READ'",
+    "transaction_id": "transaction_id - 1", "origin": "'trigger'", "db_user": "'somebody'",
+    "user_id": "gen_random_uuid()", "ip_address": "'192.0.2.70'", "user_agent": "NULL",
+    "application_name": "'other'", "client_address": "NULL", "reason": "''",
+    "old_values": "'{\"price\": 1.1}'", "new_values": "'null'", "metadata": "metadata || ' '",
+}  # fmt: skip
+UPDATED = {f"{column} = {CHANGED[column]}": {"altered", "missing", "moved"}
+           for column in canonical.FIELDS} | {
+    "user_id = NULL": {"altered"},  # of a user who was not removed
+    "transaction_id = -transaction_id": {"altered"},
+    "created_at = created_at - interval '1 month'": {"moved"},
+    "created_at = created_at - interval '3 months'": {"moved"},  # where there is no row
+}  # fmt: skip
 
 
-ROW_TAMPERING = {
-    "a user who was not removed taken out": (
-        f"UPDATE audit.audit_logs SET user_id = NULL WHERE {LIVE}", LIVE, "altered"),
+@pytest.mark.parametrize("change", UPDATED)
+def test_a_changed_row_is_found_and_named(sealed, change):
+    """Also where the new value is as good as the old one, such as 1.1 for 1.10."""
+    id = id_of(sealed, LIVE)
+    do(sealed, MONTHS + f"UPDATE audit.audit_logs SET {change} WHERE {LIVE}")
+    found = verify(sealed)
+
+    assert not found.intact
+    assert found.first.row_id == id
+    assert found.first.kind in UPDATED[change]
+    assert found.first.created_at is not None
+
+
+ROWS_CHANGED = {
     "a row deleted": (f"DELETE FROM audit.audit_logs WHERE {LIVE}", LIVE, "missing"),
-    "a row moved to another month": (
-        "UPDATE audit.audit_logs SET created_at = created_at - interval '1 month' WHERE " + LIVE,
-        LIVE, "moved"),
-    "a row moved to a month without any": (
-        "UPDATE audit.audit_logs SET created_at = created_at - interval '3 months' WHERE " + LIVE,
-        LIVE, "moved"),
     "the last row of a month deleted": (
         "DELETE FROM audit.audit_logs WHERE metadata = 'row 1-3'", "metadata = 'row 1-3'",
         "missing"),
@@ -198,11 +199,7 @@ ROW_TAMPERING = {
         " SELECT audit.record('User', '11111111-1111-1111-1111-111111111111', 'DELETE', '{}',"
         " NULL, NULL, NULL, NULL, NULL, NULL); RESET SESSION AUTHORIZATION;"
         f" DROP OWNED BY {ROLE}; DROP ROLE {ROLE}; UPDATE audit.audit_logs SET user_id = NULL"
-        f" WHERE {LIVE}",
-        LIVE, "altered"),
-    "a row given a negative transaction": (
-        "UPDATE audit.audit_logs SET transaction_id = -transaction_id WHERE " + LIVE, LIVE,
-        "altered"),
+        f" WHERE {LIVE}", LIVE, "altered"),
     "a row erased without a record": (
         "UPDATE audit.audit_logs SET old_values = NULL, new_values = NULL, metadata = NULL WHERE "
         + LIVE + "; UPDATE audit.seals SET salts = overlay(salts PLACING"
@@ -210,45 +207,29 @@ ROW_TAMPERING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("column", canonical.FIELDS)
-def test_a_changed_column_is_found_and_its_row_named(sealed, column):
-    """Also where the new value is as good as the old one, such as 1.1 for 1.10."""
-    id = id_of(sealed, LIVE)
-    do(sealed, f"UPDATE audit.audit_logs SET {column} = {CHANGED[column]} WHERE {LIVE}")
-    found = verify(sealed)
-
-    assert not found.intact
-    assert found.first.row_id == id
-    assert found.first.kind in {"altered", "missing", "moved"}
-    assert found.first.created_at is not None
-
-
-@pytest.mark.parametrize("name", ROW_TAMPERING)
-def test_what_was_done_to_a_row_is_found_and_the_row_named(sealed, name):
-    statements, condition, kind = ROW_TAMPERING[name]
+@pytest.mark.parametrize("name", ROWS_CHANGED)
+def test_what_was_done_to_rows_is_found_and_the_first_named(sealed, name):
+    statements, condition, kind = ROWS_CHANGED[name]
     id = id_of(sealed, condition)
-    do(sealed, MONTHS + statements)
+    do(sealed, statements)
     found = verify(sealed)
 
     assert not found.intact
     assert (found.first.row_id, found.first.kind) == (id, kind)
 
 
-INSERTED = {
-    "into a sealed range": f"SELECT transaction_id, created_at FROM audit.audit_logs WHERE {LIVE}",
-    "behind the last row of a month": (
-        "SELECT max(transaction_id), max(created_at) FROM audit.audit_logs"
-        " WHERE metadata LIKE 'row 1-%'"
-    ),
-    "without a transaction": "SELECT CAST(NULL AS bigint), created_at FROM audit.audit_logs"
-    f" WHERE {LIVE}",
-    "into a month without any": "SELECT 5, now() - interval '3 months'",
-    "into a month that was dropped": "SELECT 5, now() - interval '2 months'",
-    "for a negative transaction": f"SELECT -5, created_at FROM audit.audit_logs WHERE {LIVE}",
-    "for a negative one, into a month that was dropped": "SELECT -5, now() - interval '2 months'",
-    "for a negative one, into a month without any": "SELECT -5, now() - interval '3 months'",
-    "for a transaction to come": "SELECT 9000000000, now()",
-}
+OF = "FROM audit.audit_logs WHERE"
+INSERTED = (
+    f"transaction_id, created_at {OF} {LIVE}",  # into a sealed range
+    # Behind the last row of a month.
+    f"max(transaction_id), max(created_at) {OF} metadata LIKE 'row 1-%'",
+    f"CAST(NULL AS bigint), created_at {OF} {LIVE}",
+    f"-5, created_at {OF} {LIVE}",
+    # Into a month that was dropped, and one without any.
+    *(f"{transaction}, now() - interval '{months} months'"
+      for transaction in (5, -5) for months in (2, 3)),
+    "9000000000, now()",  # for a transaction to come
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("where", INSERTED)
@@ -257,7 +238,7 @@ def test_an_inserted_row_is_found_and_named(sealed, where):
         sealed,
         MONTHS + "INSERT INTO audit.audit_logs (transaction_id, created_at, entity_type, entity_id,"
         " action, metadata) SELECT q.*, 'User', gen_random_uuid(), 'READ', 'forged'"
-        f" FROM ({INSERTED[where]}) AS q",
+        f" FROM (SELECT {where}) AS q",
     )
     found = verify(sealed)
 
@@ -281,29 +262,20 @@ def test_a_month_that_went_without_an_archive_is_found(own, how):
 def test_a_row_where_nothing_looks_for_it_is_counted(own):
     """A month that took it with a constraint that was made to seem checked."""
     month = partition(own, 0)
-    bounds = "created_at >= date_trunc('month', now()) AND created_at < date_trunc('month', now())"
-    do(own, "ALTER DATABASE " + str(own.url.database) + " SET TimeZone = 'UTC'")
+    bounds = "date_trunc('month', now()), date_trunc('month', now()) + interval '1 month'"
+    run = "DO $$ BEGIN EXECUTE format('ALTER TABLE {}', " + bounds + "); END $$"
+    check = "ADD CONSTRAINT seems CHECK (created_at >= %L AND created_at < %L) NOT VALID"
+    do(own, f"ALTER DATABASE {own.url.database} SET TimeZone = 'UTC'")
     own.close()
-    do(
-        own,
-        f"ALTER TABLE audit.audit_logs DETACH PARTITION {month};"
-        f" INSERT INTO {month} (entity_type, entity_id, action, created_at, transaction_id)"
-        " VALUES ('User', gen_random_uuid(), 'READ', date_trunc('month', now()) - interval"
-        " '1 month', 5); DO $$ BEGIN EXECUTE format('ALTER TABLE " + month + " ADD CONSTRAINT seems"
-        " CHECK ("
-        + bounds.replace("date_trunc('month', now())", "%1$L", 1).replace(
-            "date_trunc('month', now())", "%2$L"
-        )
-        + ") NOT VALID', date_trunc('month', now()),"
-        " date_trunc('month', now()) + interval '1 month'); END $$;"
-        " UPDATE pg_constraint SET convalidated = true WHERE conname = 'seems'",
-    )
-    do(
-        own,
-        "DO $$ BEGIN EXECUTE format('ALTER TABLE audit.audit_logs ATTACH PARTITION " + month +
-        " FOR VALUES FROM (%L) TO (%L)', date_trunc('month', now()), date_trunc('month', now())"
-        " + interval '1 month'); END $$",
-    )  # fmt: skip
+    for statement in (
+        f"ALTER TABLE audit.audit_logs DETACH PARTITION {month}",
+        f"INSERT INTO {month} (entity_type, entity_id, action, created_at, transaction_id) VALUES"
+        " ('User', gen_random_uuid(), 'READ', date_trunc('month', now()) - interval '1 month', 5)",
+        run.format(f"{month} {check}"),
+        "UPDATE pg_constraint SET convalidated = true WHERE conname = 'seems'",
+        run.format(f"audit.audit_logs ATTACH PARTITION {month} FOR VALUES FROM (%L) TO (%L)"),
+    ):
+        do(own, statement)
     found = verify(own)
 
     assert [(f.kind, f.count) for f in found.findings] == [("trail", 1)]

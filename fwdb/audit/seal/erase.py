@@ -213,8 +213,7 @@ def _erase(
     """Rows of the table that were emptied, and the id of the erasure, None without any row."""
     store, part, erasure_id, recorded = self.postgres, chosen.part, str(uuid4()), 0
     removed = removals(store, archives(store, known_folder(self.settings)))
-    with store.transaction(isolation="repeatable read", timeout_ms=0) as connection:
-        sealer.begin(connection)
+    with seals.snapshot(store, "erase() seals first", sealer.LOCK):
         _refuse_kept(store, chosen, [archive.month for archive, _ in files])
         sealer.seal_here(store, seals.signing_key(self.settings), progress=say)
         live: list[bytes] = []

@@ -17,13 +17,12 @@ from hashlib import sha256
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from fwdb.arguments import Seconds
 from fwdb.audit.context import Context
 from fwdb.audit.seal import canonical, merkle, seals
 from fwdb.audit.seal.seals import Key, Seal
-from fwdb.errors import DuplicateKey, ParameterError, SealError, StoreUnavailable, Transient
+from fwdb.errors import DuplicateKey, SealError, StoreUnavailable, Transient
 from fwdb.stores import PostgresStore
 
 __all__ = ["Sealed", "run_sealer", "seal", "sealed", "state"]
@@ -53,13 +52,7 @@ class Sealed:
     key_id: str | None
 
 
-# Values are written in one way, and operators are those of PostgreSQL, whatever a role or a
-# database was set to.
-SETTINGS = (
-    "SET LOCAL TimeZone = 'UTC'",
-    "SET LOCAL DateStyle = 'ISO'",
-    "SET LOCAL search_path = pg_catalog, pg_temp",
-)
+LOCK = "audit.seals IN SHARE ROW EXCLUSIVE MODE"  # one seals at a time
 
 
 def seal(
@@ -74,14 +67,8 @@ def seal(
     transactions count anew.
     """
     store = self.postgres
-    if store.in_transaction:
-        raise ParameterError(
-            "seal() reads by a snapshot of its own; call it outside a transaction."
-        )
-    seals.require(store)
     try:
-        with store.transaction(isolation="repeatable read", timeout_ms=0) as connection:
-            begin(connection)
+        with seals.snapshot(store, "seal() reads by a snapshot of its own", LOCK):
             return seal_here(store, seals.signing_key(self.settings), sign, progress)
     except Transient as error:
         raise Transient(
@@ -149,26 +136,17 @@ def _sealed(
     )
 
 
-def begin(connection: Connection) -> None:
-    """Fix how values are written, and let one seal at a time.
-
-    In this order: the lock comes before the first question, which takes the snapshot.
-    """
-    for statement in (*SETTINGS, "LOCK TABLE audit.seals IN SHARE ROW EXCLUSIVE MODE"):
-        connection.execute(sa.text(statement))
-
-
 def seal_here(
     store: PostgresStore,
     key: bytes | None,
     sign: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Sealed:
-    """As `seal`, in the transaction that `begin` has prepared."""
+    """As `seal`, within `seals.snapshot`."""
     newest = seals.last(store)
     if newest.number:
         newest = _sound(store, newest, key, sign=sign)
-    until, now = snapshot(store)
+    until, now = transactions(store)
     # Transactions count from the beginning again in a server into which a dump was restored.
     if now < newest.horizon:
         raise SealError(restored(now, newest.horizon))
@@ -187,7 +165,7 @@ def seal_here(
     return _sealed(store, newest, None if key is None else merkle.key_id(key), made, rows)
 
 
-def snapshot(store: PostgresStore) -> tuple[int, int]:
+def transactions(store: PostgresStore) -> tuple[int, int]:
     """The transaction before which all are over, and the first that has not begun."""
     bound = "CAST(CAST(pg_snapshot_{}(pg_current_snapshot()) AS text) AS bigint)"
     statement = f"SELECT {bound.format('xmin')} AS over, {bound.format('xmax')} AS next"

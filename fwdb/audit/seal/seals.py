@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 from fwdb import config
 from fwdb.audit.seal import canonical, merkle
-from fwdb.errors import FeatureUnavailable
+from fwdb.errors import FeatureUnavailable, ParameterError
 from fwdb.stores import PostgresStore
 
 Key = tuple[int, str]  # transaction and id: the order of rows within a month
@@ -98,10 +99,48 @@ def signing_key(settings: config.Settings) -> bytes | None:
 
 
 def require(store: PostgresStore) -> None:
-    """Refuse a database without the table."""
-    found = store.rows(sa.text("SELECT to_regclass('audit.seals') AS name /* fwdb */"))
-    if found[0]["name"] is None:
+    """Refuse a database without the table, or one in which changes still wait in journals."""
+    found = store.rows(_READY)[0]
+    if not found["sealed"]:
         raise FeatureUnavailable("this database has no seals of the trail; run 'fwdb migrate'.")
+    if found["waiting"]:
+        raise FeatureUnavailable("changes of this database are in journals; run 'fwdb migrate'.")
+
+
+_READY = sa.text(r"""
+SELECT to_regclass('audit.seals') IS NOT NULL AS sealed, EXISTS (
+    SELECT FROM pg_class WHERE relnamespace = to_regnamespace('audit') AND relkind IN ('r', 'p')
+        AND relname LIKE 'journal\_%') AS waiting /* fwdb */
+""")
+
+
+# Values are written in one way, and operators are those of PostgreSQL, whatever a role or a
+# database was set to.
+_SETTINGS = (
+    "SET LOCAL TimeZone = 'UTC'",
+    "SET LOCAL DateStyle = 'ISO'",
+    "SET LOCAL search_path = pg_catalog, pg_temp",
+)
+
+
+@contextmanager
+def snapshot(
+    store: PostgresStore, why: str, *locks: str, read_only: bool = False
+) -> Iterator[None]:
+    """A transaction over one state of rows and seals, with these locks on tables.
+
+    The locks come before the first question, which takes the snapshot. Raises `ParameterError`
+    inside another transaction, as `why` says, and what `require` raises.
+    """
+    if store.in_transaction:
+        raise ParameterError(f"{why}; call it outside a transaction.")
+    require(store)
+    with store.transaction(
+        isolation="repeatable read", read_only=read_only, timeout_ms=0
+    ) as connection:
+        for statement in (*_SETTINGS, *(f"LOCK TABLE {lock}" for lock in locks)):
+            connection.execute(sa.text(statement))
+        yield
 
 
 def last(store: PostgresStore, back: int = 0) -> Seal:

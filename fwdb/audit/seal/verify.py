@@ -26,7 +26,7 @@ from fwdb.audit.seal import canonical, erase, file, merkle, sealer, seals
 from fwdb.audit.seal.findings import Finding, Verification, iso, of_row, of_seal
 from fwdb.audit.seal.rows import Batch, Removed, Tally
 from fwdb.audit.seal.seals import HIGHEST_ID, Key, Seal
-from fwdb.errors import ArchiveError, ParameterError
+from fwdb.errors import ArchiveError
 from fwdb.stores import PostgresStore
 from fwdb.timespan import Time
 
@@ -95,72 +95,61 @@ def verify(
     Raises `SealError` for a seal file that cannot be read, `ParameterError` for a `since` in
     the future or without a time zone.
     """
-    store, key = self.postgres, seals.signing_key(self.settings)
     begin = None if since is None else arguments.at(since, name="since").date().replace(day=1)
-    if store.in_transaction:
-        raise ParameterError(
-            "verify() reads by a snapshot of its own; call it outside a transaction."
-        )
     kept = None if against is None else file.read(Path(against))
-    seals.require(store)
-    by_months = partitions.partitioned(store)
-    with store.transaction(isolation="repeatable read", read_only=True, timeout_ms=0) as connection:
-        # Before the first question, which takes the snapshot: no month leaves while this reads.
-        stay = [f"LOCK TABLE {partitions.TABLE} IN ACCESS SHARE MODE"] if by_months else []
-        for setting in (*sealer.SETTINGS, *stay):
-            connection.execute(sa.text(setting))
-        chain = _follow(store, key, frozenset(() if kept is None else kept.heads))
-        newest = chain.newest
+    store, key = self.postgres, seals.signing_key(self.settings)
+    # No month leaves while this reads.
+    locks = [f"{partitions.TABLE} IN ACCESS SHARE MODE"] if partitions.partitioned(store) else []
+    with seals.snapshot(store, "verify() reads by a snapshot of its own", *locks, read_only=True):
         months = archives(store, known_folder(self.settings))
-        removed = erase.removals(store, months)
-        run = _Run(store, newest.horizon, chain.months, months, progress, removed)
-        for month in chain.months:
+        run = _Run(store, months, erase.removals(store, months), progress)
+        run.follow(key, frozenset(() if kept is None else kept.heads))
+        newest, sealed = run.newest, run.newest.number > 0
+        for month in run.sealed:
             if begin is None or month >= begin:
                 run.month(month)
-        unsealed = run.count() if newest.number else sealer.unsealed(store, newest)
+        unsealed = run.count() if sealed else sealer.unsealed(store, newest)
         never = [
             archive
             for month, archive in months.items()
-            if month not in chain.months and (begin is None or month >= begin)
+            if month not in run.sealed and (begin is None or month >= begin)
         ]
         for archive in never:
             run.faulty(archive)
         erasures, untold = erase.erasures(store, months)
         around = [*coverage.trail(store.rows("audit_coverage_trail"))]
-        rights = coverage.rights(store.rows("audit_coverage_rights"))
+        rights = [*coverage.rights(store.rows("audit_coverage_rights"))]
+    about_file = kept.findings(run.heads, newest.number, key) if kept else ()
     uncovered = [one.sentence for one in around if one.status == "uncovered"]
-    about_file = kept.findings(chain.heads, newest.number, key) if kept else ()
     findings = (
         *about_file,
-        *chain.findings,
         *_joined(run.findings),
         *untold,
         *(Finding(kind="trail", sentence=sentence) for sentence in uncovered),
     )
-    unread = sum(n for month, n in chain.months.items() if begin is not None and month < begin)
-    not_proven: dict[str, tuple[object, ...] | None] = {"empty": ()}
-    if newest.number:
-        not_proven = {
-            "key": () if key is None and newest.signature is not None else None,
-            "signature": () if key is None and newest.signature is None else None,
-            "unsigned": (chain.unsigned,) if key is not None and chain.unsigned else None,
-            "file": () if kept is None else None,
-            "unread": (unread, begin) if unread else None,
-            "unsealed": (unsealed,) if unsealed else None,
-            "uncovered": (),
-        }
+    unread = sum(n for month, n in run.sealed.items() if begin is not None and month < begin)
     alone = sum(archive.rows for archive in never if archive.left)
+    facts: dict[str, tuple[object, ...]] = {
+        "empty": (not sealed,),
+        "key": (sealed and key is None and newest.signature is not None,),
+        "signature": (sealed and key is None and newest.signature is None,),
+        "unsigned": (sealed and key is not None and run.unsigned,),
+        "file": (sealed and kept is None,),
+        "unread": (unread, begin),
+        "unsealed": (sealed and unsealed,),
+        "uncovered": (sealed,),
+    }
     return Verification(
-        intact=not findings and newest.number > 0,
+        intact=not findings and sealed,
         findings=findings,
         not_proven=(
-            *(_NOT_PROVEN[name].format(*v) for name, v in not_proven.items() if v is not None),
+            *(_NOT_PROVEN[name].format(*given) for name, given in facts.items() if given[0]),
             *(one.sentence for one in around if one.status != "uncovered"),
             # A right is no trace of what was done with it.
             *(one.sentence for one in rights if _PROVING.match(one.object)),
             *([_NOT_PROVEN["never"].format(alone)] if alone else []),
         ),
-        seals=chain.seals,
+        seals=run.seals,
         sealed_rows=newest.total_rows,
         checked_rows=run.tally.checked,
         archived_rows=run.archived,
@@ -169,90 +158,71 @@ def verify(
         unsealed_rows=unsealed,
         unread_rows=unread,
         since=begin,
-        head=newest.head.hex() if newest.number else None,
-        sealed_at=newest.sealed_at if newest.number else None,
+        head=newest.head.hex() if sealed else None,
+        sealed_at=newest.sealed_at if sealed else None,
         key_id=newest.key_id,
         erasures=erasures,
     )
 
 
-# -- the chain of seals ---------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Chain:
-    """What one pass over all seals gave, without anything of their rows.
-
-    `months` are the sealed months in order with their numbers of rows, `heads` those that were
-    asked for, `unsigned` the number of seals before the first that the key signed.
-    """
-
-    newest: Seal = seals.NONE
-    months: dict[date, int] = field(default_factory=dict)
-    heads: dict[int, str] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-    seals: int = 0
-    unsigned: int = 0
-
-    def find(self, kind: str, seal: Seal, name: str, *facts: object) -> None:
-        self.findings.append(of_seal(seal, kind, _CHAIN[name].format(seal, *facts)))
-
-
-def _follow(store: PostgresStore, key: bytes | None, wanted: frozenset[int]) -> _Chain:
-    """Look at every seal in order: each follows from the one before it, and the key signed it."""
-    chain = _Chain()
-    last_in_month: dict[date, Key] = {}
-    for seal in seals.read(store):
-        before, last = chain.newest, last_in_month.get(seal.month)
-        number = before.number + 1
-        goes_on = (last is None or last < seal.last) and before.horizon <= seal.horizon
-        if seal.number < number:
-            chain.find("chain", seal, "twice")
-        elif seal.number > number:
-            several = seal.number > number + 1
-            name = "missing" if several else "one missing"
-            chain.find("chain", seal, name, number, seal.number - 1)
-        elif seal.chained(before.head) != seal.head:
-            chain.find("chain", seal, "changed")
-        elif seal.total_rows != before.total_rows + seal.rows or not goes_on:
-            chain.find("chain", seal, "order")
-        if key is not None and not seal.signed_with(key):
-            if seal.signature is not None and seal.key_id == merkle.key_id(key):
-                chain.find("signature", seal, "signature")
-            else:
-                chain.unsigned += 1
-        if seal.number in wanted:
-            chain.heads[seal.number] = seal.head.hex()
-        last_in_month[seal.month] = seal.last
-        chain.months[seal.month] = chain.months.get(seal.month, 0) + seal.rows
-        chain.newest = seal
-        chain.seals += 1
-    chain.months = dict(sorted(chain.months.items()))
-    newest = chain.newest
-    if key is not None and newest.number and not newest.signed_with(key):
-        name = "unsigned" if newest.signature is None else "other key"
-        chain.find("signature", newest, name, merkle.key_id(key))
-    return chain
-
-
-# -- rows, of the table and of archives -----------------------------------------------------------
-
-
 @dataclass(slots=True)
 class _Run:
-    """One verification on its way: `read` rows of the table were compared with seals."""
+    """One verification on its way.
+
+    `sealed` are the sealed months in order with their numbers of rows, `heads` those that were
+    asked for, `unsigned` the number of seals that are not signed with the key. `read` rows of the
+    table were compared with seals, those of the months in `compared`.
+    """
 
     store: PostgresStore
-    horizon: int
-    sealed: dict[date, int]
     archives: dict[date, Archive]
-    progress: Callable[[str], None] | None
     removed: Removed
+    progress: Callable[[str], None] | None
+    newest: Seal = seals.NONE
+    seals: int = 0
+    unsigned: int = 0
+    sealed: dict[date, int] = field(default_factory=dict)
+    heads: dict[int, str] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
     archived: int = 0
     read: int = 0
     compared: set[date] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
+
+    def follow(self, key: bytes | None, wanted: frozenset[int]) -> None:
+        """Look at every seal: each follows from the one before it, and the key signed it."""
+
+        def find(kind: str, seal: Seal, name: str, *facts: object) -> None:
+            self.findings.append(of_seal(seal, kind, _CHAIN[name].format(seal, *facts)))
+
+        last_in_month: dict[date, Key] = {}
+        for seal in seals.read(self.store):
+            before, last = self.newest, last_in_month.get(seal.month)
+            number = before.number + 1
+            goes_on = (last is None or last < seal.last) and before.horizon <= seal.horizon
+            if seal.number < number:
+                find("chain", seal, "twice")
+            elif seal.number > number:
+                name = "missing" if seal.number > number + 1 else "one missing"
+                find("chain", seal, name, number, seal.number - 1)
+            elif seal.chained(before.head) != seal.head:
+                find("chain", seal, "changed")
+            elif seal.total_rows != before.total_rows + seal.rows or not goes_on:
+                find("chain", seal, "order")
+            if key is not None and not seal.signed_with(key):
+                if seal.signature is not None and seal.key_id == merkle.key_id(key):
+                    find("signature", seal, "signature")
+                else:
+                    self.unsigned += 1
+            if seal.number in wanted:
+                self.heads[seal.number] = seal.head.hex()
+            self.newest, last_in_month[seal.month] = seal, seal.last
+            self.sealed[seal.month] = self.sealed.get(seal.month, 0) + seal.rows
+            self.seals += 1
+        self.sealed = dict(sorted(self.sealed.items()))
+        if key is not None and self.seals and not self.newest.signed_with(key):
+            name = "unsigned" if self.newest.signature is None else "other key"
+            find("signature", self.newest, name, merkle.key_id(key))
 
     def month(self, month: date) -> None:
         """Compare the rows of a month, wherever they are."""
@@ -285,7 +255,7 @@ class _Run:
         for covered, is_last in _groups(seals.read(self.store, month=month)):
             batch = Batch(self.store, covered, self.removed, self.tally)
             # Behind the last sealed row of a month, up to the horizon, there is none.
-            until = (self.horizon - 1, HIGHEST_ID) if is_last else covered[-1].last
+            until = (self.newest.horizon - 1, HIGHEST_ID) if is_last else covered[-1].last
             seals.lines(self.store, batch.feed, seals.between(month, after, until))
             self.findings += batch.finish()
             self.read += batch.fed
@@ -305,7 +275,7 @@ class _Run:
         def feed(key: Key, line: bytes) -> None:
             place = bisect_left(ends, key)
             if place == len(ends) or left[place] == 0:
-                if key[0] < self.horizon:
+                if key[0] < self.newest.horizon:
                     fields = canonical.split(line)[0]
                     self.findings.append(of_row("inserted", None, fields, _INSERTED["archive"]))
                 return
@@ -322,7 +292,7 @@ class _Run:
             self.findings.append(Finding(kind="archive", sentence=f"{error}", month=month))
         if with_table:
             late: list[bytes] = []
-            until = (self.horizon - 1, HIGHEST_ID)
+            until = (self.newest.horizon - 1, HIGHEST_ID)
             seals.lines(self.store, late.append, seals.between(month, None, until))
             self.read += len(late)
             for line in late:
@@ -338,7 +308,7 @@ class _Run:
         What is in no sealed month, though it should have been sealed, was inserted, as was a row
         of a transaction that has not begun, which the sealer would never come to.
         """
-        over, now = self.horizon, sealer.snapshot(self.store)[1]
+        over, now = self.newest.horizon, sealer.transactions(self.store)[1]
         outside = " AND ".join(
             [
                 f"coalesce(transaction_id, 0) < {over}",

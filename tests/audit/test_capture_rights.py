@@ -195,9 +195,15 @@ def test_the_operations_of_alembic(captured):
         with pytest.raises(errors.MigrationError, match="does not record itself"):
             op.audit_table("audit.captured")
         op.unaudit_table("shop.boxes")
+        op.unaudit_table("shared.users")
+        op.audit_table("shared.users")
+        users = captured.run(
+            "SELECT entity_type, redact, ignore FROM audit.captured WHERE relation = 'shared.users'"
+        )
 
     columns = ["id", "code", "seen", "size"]
     assert found == [("Boxe", {"code": "mask"}, [], columns)]
+    assert users == [("User", {"password_hash": "mask"}, ["updated_at"])]
     assert captured.run("SELECT 1 FROM audit.captured WHERE relation = 'shop.boxes'") == []
     step = AuditTable("shop.boxes", entity_type=None, redact=None, ignore=None)
     assert isinstance(step.reverse(), UnauditTable)

@@ -14,10 +14,10 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -164,11 +164,12 @@ class Archive:
         `ArchiveError` for a file that cannot be read to its end.
         """
         with self._reading(), pq.ParquetFile(self.path) as file:
+            read = partial(file.iter_batches, batch_size=_BATCH_ROWS)
             for group in range(file.num_row_groups):
-                looked_at = _read(file, group, list(equal)) if equal else ()
+                looked_at = read(row_groups=[group], columns=[*equal]) if equal else ()
                 if equal and not any(pc.any(_fits(part, equal)).as_py() for part in looked_at):
                     continue
-                for batch in _read(file, group, columns):
+                for batch in read(row_groups=[group], columns=columns):
                     yield batch.filter(_fits(batch, equal)) if equal else batch
 
     def lines(self, **equal: str) -> Iterator[Line]:
@@ -306,10 +307,9 @@ def folder_of(settings: Settings) -> Path:
 
 def known_folder(settings: Settings) -> Path | None:
     """The same, None where nobody said; that files are missing there is then a finding."""
-    try:
+    with suppress(ConfigError):
         return folder_of(settings)
-    except ConfigError:
-        return None
+    return None
 
 
 def remove(folder: Path, month: date, name: str) -> None:
@@ -361,14 +361,13 @@ def _text(month: date) -> str:
 
 
 def place(path: Path, text: str) -> None:
-    """Put `text` at `path`, whole or not at all, for everybody who may enter the folder."""
+    """Put `text` at `path`, whole or not at all."""
     part = _part(path)
     try:
         with part.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(0o644)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -376,12 +375,6 @@ def place(path: Path, text: str) -> None:
 
 def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-
-
-def _read(
-    file: pq.ParquetFile, group: int, columns: Sequence[str] | None
-) -> Iterator[pa.RecordBatch]:
-    yield from file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=columns)
 
 
 def _fits(rows: pa.RecordBatch | pa.Table, equal: dict[str, str]) -> Any:

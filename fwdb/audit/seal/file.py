@@ -106,6 +106,7 @@ def seal_file(self: Context, path: File) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         place(path, json.dumps(body, indent=2) + "\n")
+        path.chmod(0o644)  # nothing in it is secret, and an auditor copies it
     except OSError as error:
         raise SealError(
             f"the seal file cannot be written to {path} "

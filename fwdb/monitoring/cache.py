@@ -12,9 +12,9 @@ from fwdb.arguments import Seconds
 from fwdb.errors import FwdbError
 from fwdb.measure import Measure, Status, Window, measured, unmeasured
 from fwdb.monitoring import readings
-from fwdb.monitoring.context import Context, Database, Rows, frame
+from fwdb.monitoring.context import Context, Database, frame
 from fwdb.monitoring.history import window
-from fwdb.monitoring.readings import Reading, delta
+from fwdb.monitoring.readings import Reading, Rows, delta
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.timespan import Time
 

@@ -22,6 +22,7 @@ from fwdb.stores.timings import OWN
 IO_MINIMUM = 160000  # pg_stat_io came with PostgreSQL 16
 
 Row = Mapping[str, Any]
+Rows = list[dict[str, Any]]
 
 
 def counters(query: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from fwdb.monitoring import commands
 from fwdb.monitoring import statements as recorded
 from fwdb.monitoring.context import APPLICATION, Context, frame
 from fwdb.monitoring.history import History, window
+from fwdb.monitoring.readings import Row
 from fwdb.monitoring.statements import COUNTERS, INNER, StoreWindow
 from fwdb.timespan import Time, moment
 
@@ -303,8 +304,6 @@ _CAUSES = {
     "hit_ratio": "blocks found in memory {:.0f} → {:.0f} % (cache)",
     "read_ms_per_block": "time per block read {} ms (disk)",
 }
-
-Row = Mapping[str, Any]  # of `statements.derived`
 
 
 def query_changes(

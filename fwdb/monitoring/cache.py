@@ -96,16 +96,12 @@ def cache(
             last = end or datetime.now(UTC)
             edges = self.history.window("postgres", "io", start, last, "light", "full")
             edges = [*edges[:1], *_io_now(self.postgres)] if end is None else edges
+    told: dict[str, Any] = {"counted": "this database", "access": "all"}
     rows = [
-        {
-            "database": ratio.database,
-            "counted": "this database",
-            "access": "all",
-            "hit_ratio": ratio.value,
-            "status": ratio.status,
-            "reason": ratio.reason,
-        }
-        for ratio in ratios
+        told
+        | {n: getattr(one, n) for n in ("database", "status", "reason")}
+        | {"hit_ratio": one.value}
+        for one in ratios
     ]
     if len(edges) == 2:
         rows[1:1] = by_access(*edges)

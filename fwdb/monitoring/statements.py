@@ -170,7 +170,7 @@ def reading(read_at: datetime, details: Row, rows: Rows) -> Reading:
     the function, and counting both would count it twice."""
     return Reading(
         read_at,
-        readings.keyed((r for r in rows if r["toplevel"]), "user_id", "database_id", "query_id"),
+        {(r["user_id"], r["database_id"], r["query_id"]): r for r in rows if r["toplevel"]},
         details,
         readings.moment(details["server_started_at"]),
         readings.moment(details["stats_reset"]),

@@ -12,9 +12,9 @@ from fwdb.arguments import Seconds
 from fwdb.errors import FwdbError
 from fwdb.measure import Measure, Status, Window, measured, unmeasured
 from fwdb.monitoring import readings
-from fwdb.monitoring.context import Context, Database, Rows, frame
+from fwdb.monitoring.context import Context, Database, frame
 from fwdb.monitoring.history import window
-from fwdb.monitoring.readings import Reading, delta
+from fwdb.monitoring.readings import Reading, Rows, delta
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.timespan import Time
 
@@ -96,16 +96,12 @@ def cache(
             last = end or datetime.now(UTC)
             edges = self.history.window("postgres", "io", start, last, "light", "full")
             edges = [*edges[:1], *_io_now(self.postgres)] if end is None else edges
+    told: dict[str, Any] = {"counted": "this database", "access": "all"}
     rows = [
-        {
-            "database": ratio.database,
-            "counted": "this database",
-            "access": "all",
-            "hit_ratio": ratio.value,
-            "status": ratio.status,
-            "reason": ratio.reason,
-        }
-        for ratio in ratios
+        told
+        | {n: getattr(one, n) for n in ("database", "status", "reason")}
+        | {"hit_ratio": one.value}
+        for one in ratios
     ]
     if len(edges) == 2:
         rows[1:1] = by_access(*edges)

@@ -17,14 +17,13 @@ from fwdb.errors import FwdbError
 from fwdb.monitoring.commands import CommandLedger
 from fwdb.monitoring.health import Behind, probes
 from fwdb.monitoring.history import History
+from fwdb.monitoring.readings import Row, Rows
 from fwdb.stores import MongoStore, PostgresStore, frames
 
 DATABASES = ("postgres", "mongodb")
 APPLICATION = "fwdb-monitor"
 
 Database = Annotated[str, DATABASES]
-
-Rows = list[dict[str, Any]]
 
 _numbers = itertools.count(1)
 
@@ -70,9 +69,7 @@ class Context:
             store.close()
 
 
-def frame(
-    columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]], **attrs: Any
-) -> pd.DataFrame:
+def frame(columns: Mapping[str, str], rows: Iterable[Row], **attrs: Any) -> pd.DataFrame:
     """`rows` as a DataFrame of these columns, what a row does not have missing."""
     found = frames.from_rows(
         list(columns), [[row.get(name) for name in columns] for row in rows], columns

@@ -119,16 +119,9 @@ def holders(self: Context, *, leak_seconds: Seconds | None = None) -> pd.DataFra
         if leak:
             at = running.get(hold.thread_id)
             site = THREAD_ENDED if at is None else call_site(at)
-        rows.append(
-            {
-                "database": hold.database,
-                "held_seconds": hold.seconds,
-                "thread": names.get(hold.thread_id, ""),
-                "thread_id": hold.thread_id,
-                "is_leak": leak,
-                "call_site": site,
-            }
-        )
+        name, ident = names.get(hold.thread_id, ""), hold.thread_id
+        cells = (hold.database, hold.seconds, name, ident, leak, site)
+        rows.append(dict(zip(HOLDER_COLUMNS, cells, strict=True)))
     return frame(HOLDER_COLUMNS, rows)
 
 

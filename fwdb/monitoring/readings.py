@@ -7,7 +7,7 @@ difference of two readings. Which columns of a query file are counters stands in
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +22,7 @@ from fwdb.stores.timing import OWN
 IO_MINIMUM = 160000  # pg_stat_io came with PostgreSQL 16
 
 Row = Mapping[str, Any]
+Rows = list[dict[str, Any]]
 
 
 def counters(query: str) -> dict[str, str]:
@@ -195,11 +196,6 @@ def mongodb_counters(store: MongoStore) -> dict[str, Any]:
         kept["pages_requested"] = int(cache["pages requested from the cache"])
         kept["pages_read"] = int(cache["pages read into cache"])
     return kept
-
-
-def keyed(rows: Iterable[Row], *names: str) -> dict[Any, Row]:
-    """`rows` by the values of the columns `names`."""
-    return {tuple(row[name] for name in names): row for row in rows}
 
 
 def insert(connection: Connection, table: str, rows: Sequence[Row]) -> int:

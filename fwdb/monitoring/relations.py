@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from fwdb import queries
-from fwdb.monitoring.context import Context, Rows, both_stores
+from fwdb.monitoring.context import Context, both_stores
 from fwdb.monitoring.history import window
+from fwdb.monitoring.readings import Row, Rows
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.timespan import Time
 
@@ -73,7 +74,7 @@ def tables(self: Context, since: Time = "24h") -> pd.DataFrame:
     return both_stores(TABLES, {"postgres": ask_postgres, "mongodb": ask_mongodb})
 
 
-def growth(row: Mapping[str, Any], kept: Any, read_at: datetime) -> dict[str, Any]:
+def growth(row: Row, kept: Any, read_at: datetime) -> dict[str, Any]:
     """Bytes since a reading that kept `sizes`; a table that it did not have grew from nothing."""
     known = None if kept is None else kept.get(row["table"], [0])[0]
     if known is None or row.get("total_bytes") is None:
@@ -153,7 +154,7 @@ def unjudgeable(rows: Rows, now: datetime, *, replicas: bool) -> str:
     return ""
 
 
-def unused(row: Mapping[str, Any], *, known: bool) -> bool | None:
+def unused(row: Row, *, known: bool) -> bool | None:
     """An index that was scanned is used, whoever else counts; the contrary must be known."""
     if row["scans"] or row["is_needed"]:
         return False

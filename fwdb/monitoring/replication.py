@@ -18,7 +18,8 @@ import pandas as pd
 from fwdb import queries
 from fwdb.errors import QueryError
 from fwdb.measure import Measure, measured, unmeasured
-from fwdb.monitoring.context import Context, Database, Rows, both_stores
+from fwdb.monitoring.context import Context, Database, both_stores
+from fwdb.monitoring.readings import Row, Rows
 from fwdb.stores import MongoStore, PostgresStore
 
 COLUMNS = {
@@ -56,8 +57,6 @@ _OUTAGE_STATES = {6: "unknown", 8: "down", 9: "rolling back", 3: "recovering"}
 _PRIMARY_SIDE = ("seconds", "postgres", "pg_stat_replication")
 _REPLICA_SIDE = ("seconds", "postgres", "pg_last_xact_replay_timestamp")
 _MEMBERS = ("seconds", "mongodb", "replSetGetStatus")
-
-Row = Mapping[str, Any]
 
 
 def replication_lag(self: Context, database: Database = "postgres") -> Measure:

@@ -13,9 +13,9 @@ import pandas as pd
 from fwdb.errors import PermissionDenied
 from fwdb.measure import Measure, Status, Window, measured, unmeasured
 from fwdb.monitoring import readings
-from fwdb.monitoring.context import Context, Rows, frame
+from fwdb.monitoring.context import Context, frame
 from fwdb.monitoring.history import History, window
-from fwdb.monitoring.readings import Reading, delta
+from fwdb.monitoring.readings import Reading, Row, Rows, delta
 from fwdb.stores import PostgresStore
 from fwdb.timespan import Time
 
@@ -270,7 +270,7 @@ def settings_reading(store: PostgresStore, history: History) -> dict[str, Any]:
     return found
 
 
-def setting_changes(rows: Iterable[Mapping[str, Any]]) -> Rows:
+def setting_changes(rows: Iterable[Row]) -> Rows:
     """What changed from one row of `stored_settings.sql` to the next.
 
     Readings of roles that see different settings are not compared.

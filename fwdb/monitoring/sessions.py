@@ -16,8 +16,8 @@ from fwdb import queries
 from fwdb.arguments import Count, Seconds
 from fwdb.errors import FeatureUnavailable, PermissionDenied
 from fwdb.measure import Measure, measured, unmeasured
-from fwdb.monitoring.context import APPLICATION, Context, Database, Rows, both_stores, frame
-from fwdb.monitoring.readings import server_status
+from fwdb.monitoring.context import APPLICATION, Context, Database, both_stores, frame
+from fwdb.monitoring.readings import Rows, server_status
 from fwdb.monitoring.redaction import redacted_frame
 from fwdb.stores import MongoStore, PostgresStore
 

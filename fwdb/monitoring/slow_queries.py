@@ -18,6 +18,7 @@ from fwdb.monitoring import commands
 from fwdb.monitoring import statements as recorded
 from fwdb.monitoring.context import APPLICATION, Context, frame
 from fwdb.monitoring.history import History, window
+from fwdb.monitoring.readings import Row
 from fwdb.monitoring.statements import COUNTERS, INNER, StoreWindow
 from fwdb.timespan import Time, moment
 
@@ -114,10 +115,10 @@ def slow_queries(
     asked: dict[str, datetime | None] = {}
     if live_seconds is None:
         start, end = window(since, until)
-        before = window_before(start, end, compare_since, None) if growing else None
+        span = window_before(start, end, compare_since, None) if growing else None
         found, asked = _past(self, start, end), {"since": start, "until": end}
-        if before:
-            earlier = {one.database: one for one in _past(self, *before) if one.window}
+        if span:
+            earlier = {one.database: one for one in _past(self, *span) if one.window}
     elif growing:
         raise ParameterError(
             "a window watched live has none before it; leave 'live_seconds' out to "
@@ -129,15 +130,14 @@ def slow_queries(
     _require_one(found)
     rows = []
     for one in found:
-        grown = growth(earlier[one.database], one) if one.database in earlier else {}
-        rows += [
-            {
-                **row,
-                "share_percent": 100 * row["total_ms"] / one.total_ms if one.total_ms else 0.0,
-                "growth_ms": grown.get(row["query_id"]),
-            }
-            for row in one.statements
-        ]
+        old = earlier.get(one.database)
+        then = {row["query_id"]: row["total_ms"] for row in old.statements} if old else {}
+        lengths = _times_as_long(old, one) if old and one.window else 0.0
+        for row in one.statements:
+            share = 100 * row["total_ms"] / one.total_ms if one.total_ms else 0.0
+            # Beyond the time of an equally long part of the window before.
+            grown = row["total_ms"] - lengths * then.get(row["query_id"], 0) if old else None
+            rows.append({**row, "share_percent": share, "growth_ms": grown})
     listed = frame(COLUMNS, rows)
     listed = listed[listed["mean_ms"] >= least]
     column = ORDERS[order]
@@ -185,18 +185,6 @@ def _require_one(found: Iterable[StoreWindow]) -> None:
         for one in stores:
             if one.error:
                 raise one.error
-
-
-def growth(before: StoreWindow, now: StoreWindow) -> Mapping[str, float]:
-    """Per query id, the time it took beyond that of an equally long part of the window before."""
-    if now.window is None:
-        return {}
-    lengths = _times_as_long(before, now)
-    earlier = {row["query_id"]: row["total_ms"] for row in before.statements}
-    return {
-        row["query_id"]: row["total_ms"] - lengths * earlier.get(row["query_id"], 0)
-        for row in now.statements
-    }
 
 
 def _times_as_long(before: StoreWindow, now: StoreWindow) -> float:
@@ -303,8 +291,6 @@ _CAUSES = {
     "hit_ratio": "blocks found in memory {:.0f} → {:.0f} % (cache)",
     "read_ms_per_block": "time per block read {} ms (disk)",
 }
-
-Row = Mapping[str, Any]  # of `statements.derived`
 
 
 def query_changes(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,7 +23,7 @@ from fwdb.errors import FeatureUnavailable, FwdbError
 from fwdb.measure import Status
 from fwdb.monitoring import readings
 from fwdb.monitoring.history import History, StoredReading
-from fwdb.monitoring.readings import Reading, delta
+from fwdb.monitoring.readings import Reading, Row, Rows, delta
 from fwdb.stores import PostgresStore
 from fwdb.stores.timing import OWN
 
@@ -45,8 +45,6 @@ _KEPT = (
 )
 
 _ADVICE = "run 'fwdb monitor', which takes one every 5 minutes, or sample with live_seconds"
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -85,7 +83,7 @@ def moments(calls: int, total_ms: float, squares_ms2: float) -> tuple[float, flo
     return mean, math.sqrt(max(0.0, squares_ms2 / calls - mean * mean))
 
 
-def derived(row: Mapping[str, Any]) -> dict[str, Any]:
+def derived(row: Row) -> dict[str, Any]:
     """`row` with what follows from its counters; None is what they cannot tell."""
     calls, rows, temp = row["calls"], row.get("rows"), row.get("temp_bytes")
     hits, reads = row.get("hit_blocks"), row.get("read_blocks")
@@ -141,7 +139,7 @@ def recorder(store: PostgresStore) -> dict[str, Any]:
     return settings | store.rows("statement_info")[0]
 
 
-def kept(recorded: Mapping[str, Any]) -> dict[str, Any]:
+def kept(recorded: Row) -> dict[str, Any]:
     """What a stored reading keeps of what `recorder` found, ready for JSON."""
     return readings.jsonable({name: recorded[name] for name in _KEPT})
 
@@ -167,12 +165,12 @@ def read_stored(history: History, stored: StoredReading) -> Reading:
     return reading(stored.read_at, stored.details["statements"], rows)
 
 
-def reading(read_at: datetime, details: Mapping[str, Any], rows: Rows) -> Reading:
+def reading(read_at: datetime, details: Row, rows: Rows) -> Reading:
     """Without statements inside functions: their time is in that of the statement which called
     the function, and counting both would count it twice."""
     return Reading(
         read_at,
-        readings.keyed((r for r in rows if r["toplevel"]), "user_id", "database_id", "query_id"),
+        {(r["user_id"], r["database_id"], r["query_id"]): r for r in rows if r["toplevel"]},
         details,
         readings.moment(details["server_started_at"]),
         readings.moment(details["stats_reset"]),

@@ -319,31 +319,26 @@ def test_a_mongodb_pool_counts_those_that_gave_up(
 
 
 def test_closed_and_invalidated_connections_are_counted(small: Database) -> None:
-    """One that the server cut is both; one that the pool gave up is closed."""
+    """One that the server cut is both; one that the pool gave up is closed; and the garbage
+    collector returns what nobody closed."""
     small.postgres.ping()
     before = small.postgres.pool()
     killed = small.postgres.rows(sa.text("SELECT pg_backend_pid() AS pid"))[0]["pid"]
     small.monitor.postgres.rows(sa.text("SELECT pg_terminate_backend(:pid)"), pid=killed)
     small.postgres.ping()
     after = small.postgres.pool()
-
-    assert after.invalidated == before.invalidated + 1
-    assert after.closed == before.closed + 1
-    assert after.opened == before.opened + 1
-    small.postgres.close()
-    assert small.postgres.pool().closed == after.opened
-
-
-def test_a_pool_that_lost_a_connection_counts_it_back(small: Database) -> None:
-    """The garbage collector returns what nobody closed."""
     connection = small.postgres.engine.connect()
     assert small.postgres.pool().in_use == 1
     del connection
     gc.collect()
-    pool = small.postgres.pool()
 
-    assert pool.in_use == 0
+    assert after.invalidated == before.invalidated + 1
+    assert after.closed == before.closed + 1
+    assert after.opened == before.opened + 1
+    assert small.postgres.pool().in_use == 0
     assert small.postgres.holds() == []
+    small.postgres.close()
+    assert small.postgres.pool().closed == after.opened
 
 
 # -- holders --------------------------------------------------------------------------------------

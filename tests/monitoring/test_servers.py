@@ -82,18 +82,11 @@ def test_a_locked_table_has_no_size_and_holds_nobody_up(
     assert table(frame, "public.free")["total_bytes"] == 0
     assert "tables" not in sample.missing
     assert pd.isna(table(listed, "public.busy")["index_bytes"])
-
-
-def test_growth_needs_a_size_then_and_now() -> None:
-    """A table that was locked at one of the readings has none."""
-    kept = {"a": [None, 1, 0], "b": [100, 1, 0]}
-
-    def grown(table: str, size: int | None) -> Any:
-        found = relations.growth({"table": table, "total_bytes": size}, kept, NOON)
-        return found.get("growth_bytes")
-
-    assert grown("a", 5) is grown("b", None) is None
-    assert (grown("b", 70), grown("c", 7)) == (-30, 7)
+    kept = {"a": [None, 1, 0], "b": [100, 1, 0]}  # growth needs a size then and now
+    sizes: list[tuple[str, int | None]] = [("a", 5), ("b", None), ("b", 70), ("c", 7)]
+    rows = [{"table": name, "total_bytes": size} for name, size in sizes]
+    grown = [relations.growth(row, kept, NOON).get("growth_bytes") for row in rows]
+    assert grown == [None, None, -30, 7]
 
 
 def test_secantusdb_has_no_sizes_and_no_scans(db: Database) -> None:

@@ -109,14 +109,15 @@ class Facts:
         for store in self.db.monitor.health(timeout_seconds=ANSWER_SECONDS).stores:
             if store.database not in databases:
                 continue
-            id, name = f"{self.report}.reachable", DATABASES[store.database]
-            if store.status != "down":
-                self.checks.append(Check(id, store.database, "ok", f"{name} answers."))
-                continue
-            self.down.add(store.database)
-            text = sentence(f"{name} is missing from this report: {store.reason}")
-            action = f"Bring {name} back and run the report again."
-            self.checks.append(Check(id, store.database, "not_available", text, action=action))
+            name, action = DATABASES[store.database], ""
+            status: Status = "ok"
+            text = f"{name} answers."
+            if store.status == "down":
+                self.down.add(store.database)
+                text = sentence(f"{name} is missing from this report: {store.reason}")
+                status, action = "not_available", f"Bring {name} back and run the report again."
+            check = Check(f"{self.report}.reachable", store.database, status, text, action=action)
+            self.checks.append(check)
 
     def ask(
         self,

@@ -138,7 +138,7 @@ class Facts:
                 return question()
             except REFUSALS as error:
                 self.refuse(subject, database, error)
-        return empty(without) if isinstance(without, str | dict) else without
+        return empty(without) if isinstance(without, str | Mapping) else without
 
     def take(self, subject: str, *question: Any, **how: Any) -> Any:
         """As `ask`, and kept under the name of the subject."""

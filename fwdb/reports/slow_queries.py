@@ -331,7 +331,7 @@ def regression(facts: Facts, database: str) -> Found:
         f"{name} takes {ratio} times as long (95 % {low} to {high}) for {statement}, "
         f"{milliseconds(float(worst['extra_ms']))} more in this window{because}{others_too}.",
         float(slower["extra_ms"].sum()),
-        advice(facts, worst) or remedies[-(database == "mongodb")].format(statement),
+        advice(facts, worst) or remedies[0 if database == "postgres" else -1].format(statement),
         status="warning",
         kpis=kpis,
     )

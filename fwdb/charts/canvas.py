@@ -55,6 +55,7 @@ STYLE: list[Any] = [
     },
 ]
 P = ParamSpec("P")
+Grid = Literal["x", "y", ""]
 
 
 def drawn(chart: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -117,15 +118,7 @@ class Canvas:
     top: float
     bottom: float
 
-    def axes(
-        self,
-        left: float,
-        bottom: float,
-        right: float,
-        top: float,
-        *,
-        grid: Literal["x", "y", ""] = "",
-    ) -> Axes:
+    def axes(self, left: float, bottom: float, right: float, top: float, grid: Grid = "") -> Axes:
         """Bare axes between these four edges, in points from the lower left corner."""
         size = (right - left) / WIDTH, (top - bottom) / self.height
         axes = self.figure.add_axes((left / WIDTH, bottom / self.height, *size))
@@ -138,11 +131,9 @@ class Canvas:
             axes.set_axisbelow(True)
         return axes
 
-    def box(
-        self, left: float, bottom: float, width: float, height: float, colour: Any, **style: Any
-    ) -> None:
+    def box(self, x: float, y: float, wide: float, high: float, colour: Any, **style: Any) -> None:
         """A filled rectangle, in points from the lower left corner."""
-        corner, size = (left / WIDTH, bottom / self.height), (width / WIDTH, height / self.height)
+        corner, size = (x / WIDTH, y / self.height), (wide / WIDTH, high / self.height)
         self.figure.add_artist(Rectangle(corner, *size, facecolor=colour, **style))
 
     def text(self, x: float, y: float, text: object, **style: Any) -> None:

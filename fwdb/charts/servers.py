@@ -29,13 +29,6 @@ def _per_database(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(name): rows for name, rows in sorted(groups, key=lambda g: str(g[0]), reverse=True)}
 
 
-def _fullest(rows: pd.DataFrame) -> pd.DataFrame:
-    """For each moment the fullest pool of all processes, and all who waited."""
-    rows = rows.assign(sampled_at=w.utc(rows["sampled_at"]), waiting=rows.get("waiting", 0))
-    how = {"utilisation_percent": "max", "waiting": "sum"}
-    return rows.groupby("sampled_at", sort=True).agg(how).astype(float)
-
-
 def _pool_finding(parts: dict[str, pd.DataFrame], warning: float, critical: float) -> str:
     waits = {d: int((p["waiting"] > 0).sum()) for d, p in parts.items()}
     where = max(waits, key=lambda d: waits[d])
@@ -74,7 +67,13 @@ def pool(
     """
     subtitle = "Connections in use, percent of the pool's capacity, fullest process of each sample"
     known = frame.dropna(subset=["utilisation_percent"])
-    parts = {database: _fullest(rows) for database, rows in _per_database(known).items()}
+    known = known.assign(sampled_at=w.utc(known["sampled_at"]), waiting=known.get("waiting", 0))
+    # For each moment the fullest pool of all processes, and all who waited.
+    how = {"utilisation_percent": "max", "waiting": "sum"}
+    parts = {
+        database: rows.groupby("sampled_at", sort=True).agg(how).astype(float)
+        for database, rows in _per_database(known).items()
+    }
     if not parts:
         footer = c.footer(source, w.window_text(since, until), "0 samples")
         return c.empty("The pools were not sampled", subtitle, footer, reason=reason)

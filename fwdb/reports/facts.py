@@ -109,14 +109,15 @@ class Facts:
         for store in self.db.monitor.health(timeout_seconds=ANSWER_SECONDS).stores:
             if store.database not in databases:
                 continue
-            id, name = f"{self.report}.reachable", DATABASES[store.database]
-            if store.status != "down":
-                self.checks.append(Check(id, store.database, "ok", f"{name} answers."))
-                continue
-            self.down.add(store.database)
-            text = sentence(f"{name} is missing from this report: {store.reason}")
-            action = f"Bring {name} back and run the report again."
-            self.checks.append(Check(id, store.database, "not_available", text, action=action))
+            name, action = DATABASES[store.database], ""
+            status: Status = "ok"
+            text = f"{name} answers."
+            if store.status == "down":
+                self.down.add(store.database)
+                text = sentence(f"{name} is missing from this report: {store.reason}")
+                status, action = "not_available", f"Bring {name} back and run the report again."
+            check = Check(f"{self.report}.reachable", store.database, status, text, action=action)
+            self.checks.append(check)
 
     def ask(
         self,
@@ -137,7 +138,7 @@ class Facts:
                 return question()
             except REFUSALS as error:
                 self.refuse(subject, database, error)
-        return empty(without) if isinstance(without, str | dict) else without
+        return empty(without) if isinstance(without, str | Mapping) else without
 
     def take(self, subject: str, *question: Any, **how: Any) -> Any:
         """As `ask`, and kept under the name of the subject."""

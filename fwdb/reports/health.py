@@ -93,7 +93,13 @@ def build(facts: Facts) -> Result:
     found, largest = facts["dead_rows"], ["database", "total_bytes"]
     largest = found.sort_values(largest, ascending=False, kind="stable")
     facts.frames["tables"] = largest.groupby("database", sort=False).head(top)
-    facts.frames["suspect"] = _suspect(facts["indexes"]).head(2 * top)
+    # Indexes with something against them first, then by size.
+    found = facts["indexes"]
+    bad = found["duplicate_of"].notna() | _is(found, "is_valid", False) | _is(found, "unused", True)
+    order = found.assign(bad=bad).sort_values(
+        ["bad", "index_bytes"], ascending=False, kind="stable"
+    )
+    facts.frames["suspect"] = order.drop(columns="bad").head(2 * top)
     facts.frames["holders"] = facts["vacuum_held"].head(top)
     facts.kpis[:] = _kpis(facts)
     none = trends.attrs.get("reason") or "no reading was stored in this window"
@@ -191,15 +197,9 @@ def _kpis(facts: Facts) -> Iterator[Kpi]:
                 yield kpi.filled(database, one.status)
 
 
-def _suspect(found: pd.DataFrame) -> pd.DataFrame:
-    """Indexes with something against them first, then by size."""
-    bad = found["duplicate_of"].notna()
-    for column, fault in (("is_valid", False), ("unused", True)):
-        bad |= (found[column] == fault).fillna(False).astype(bool)
-    order = found.assign(bad=bad).sort_values(
-        ["bad", "index_bytes"], ascending=False, kind="stable"
-    )
-    return order.drop(columns="bad")
+def _is(found: pd.DataFrame, column: str, value: bool) -> pd.Series[bool]:
+    """Where a column is known to have this value: it is three-valued."""
+    return (found[column] == value).fillna(False).astype(bool)
 
 
 def _missing(facts: Facts) -> Iterator[tuple[str, str]]:
@@ -425,7 +425,7 @@ def invalid_indexes(facts: Facts, database: str) -> Found:
     mine = found[found["database"] == database]
     if mine.empty:
         return None
-    bad = mine[mine["is_valid"] == False]  # noqa: E712  three-valued
+    bad = mine[_is(mine, "is_valid", False)]
     fault = "is not valid: it costs writes and answers nothing"
     return _bad_index(bad, fault, "no index is invalid", ", and make it again.")
 
@@ -447,13 +447,11 @@ def duplicate_indexes(facts: Facts, database: str) -> Found:
 def unused_indexes(facts: Facts, database: str) -> Found:
     """Indexes that nothing asked, where this server can tell."""
     found, least = facts["indexes"], facts.limit("unused_indexes.size")
-    mine, reason = (
-        found[found["database"] == database],
-        (found.attrs.get("unjudged") or {}).get(database),
-    )
+    mine = found[found["database"] == database]
+    reason = (found.attrs.get("unjudged") or {}).get(database)
     if mine.empty or (database == "mongodb" and not reason):
         return None
-    bad = mine[(mine["unused"] == True) & (mine["index_bytes"] >= least)]  # noqa: E712
+    bad = mine[_is(mine, "unused", True) & (mine["index_bytes"] >= least)]
     if database == "mongodb" or (reason and bad.empty):
         status: Status = "not_available" if database == "mongodb" else "no_data"
         return Finding(sentence(reason), status=status)

@@ -334,7 +334,7 @@ def sizing(facts: Facts, database: str) -> Iterator[Finding]:
     mean + 2.33 √mean; a pool of that size seldom makes anybody wait. Sources: J. D. C. Little
     (1961), A Proof for the Queuing Formula L = λW; the normal approximation of the quantile.
     """
-    fewest = facts.limit("sizing.fewest")
+    fewest, limit = facts.limit("sizing.fewest"), facts.limit("sizing.long_hold")
     for database, name, part in _pools(facts):
         known = part[part["timed_holds"] >= fewest]
         if known.empty:
@@ -351,13 +351,16 @@ def sizing(facts: Facts, database: str) -> Iterator[Finding]:
         small = capacity is not None and needed > capacity
         rate = f"{figure(float(row['checkouts_per_second']))} checkouts/s"
         mean = figure(float(row["hold_mean_ms"]), "ms")
+        held, waited = _lasting(facts, database, "hold"), int(part["waits"].sum())
+        long = int(held.loc[held["over_ms"] >= limit, "durations"].sum())
         said, action = "" if capacity is None else f", and this one may open {capacity}", ""
         if small:
             said = f", and the one{_of(row)} may open {capacity}"
             action = f"Shorten what holds connections, or allow {needed}: FWDB_POOL_SIZE plus "
             action += "FWDB_POOL_MAX_OVERFLOW."
-        elif said and (long := _long(facts, database, part)):
-            said += long
+        elif said and waited and long:
+            said += f". The {figure(waited)} waits came from {figure(long)} holds of over "
+            said += f"{duration(limit)}, not from its size"
             action = "Shorten those transactions; a larger pool would not help."
         note = f"{rate}, held {mean} on average"
         label = "Connections of {} busy on average"
@@ -372,17 +375,6 @@ def sizing(facts: Facts, database: str) -> Iterator[Finding]:
             kpis=(Kpi("{}_busy", label, round(busy, 2), status="ok", note=note),),
             always=True,
         )
-
-
-def _long(facts: Facts, database: str, pools: pd.DataFrame) -> str:
-    """That waits came from long holds, where they did."""
-    limit, mine = facts.limit("sizing.long_hold"), _lasting(facts, database, "hold")
-    long = int(mine.loc[mine["over_ms"] >= limit, "durations"].sum())
-    waited = int(pools["waits"].sum())
-    if not (waited and long):
-        return ""
-    text = f". The {figure(waited)} waits came from {figure(long)} holds of over "
-    return f"{text}{duration(limit)}, not from its size"
 
 
 @check("session_limits", "percent", servers.SESSIONS, live=True)

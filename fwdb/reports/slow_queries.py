@@ -326,33 +326,29 @@ def regression(facts: Facts, database: str) -> Found:
     ratio, low, high = (times(worst[n]) for n in ("ratio", "ratio_low", "ratio_high"))
     because, others = f": {remark}" if remark else "", len(slower) - 1
     others_too = f"; {others} more did" if others else ""
+    remedies = next(found for cause, found in _REMEDIES.items() if cause in remark)
     return Finding(
         f"{name} takes {ratio} times as long (95 % {low} to {high}) for {statement}, "
         f"{milliseconds(float(worst['extra_ms']))} more in this window{because}{others_too}.",
         float(slower["extra_ms"].sum()),
-        advice(facts, worst) or _remedy(remark, database).format(statement),
+        advice(facts, worst) or remedies[0 if database == "postgres" else -1].format(statement),
         status="warning",
         kpis=kpis,
     )
 
 
-# What helps against a cause that a remark names, the first that it does.
+_PLAN = "Compare the plan of {} (table `plans`) with the indexes there were, and run `ANALYZE;`."
+_SCAN = "Run {} with `.explain('executionStats')` and look for COLLSCAN."
+_OTHERS = "Look at what else reads: `fwdb report slow_queries -p order=io`."
+# What helps against a cause that a remark names, the first that it does, in each of the stores.
 _REMEDIES = {
-    "spill": "Give the role that runs {} more memory: `ALTER ROLE … SET work_mem = …;`.",
-    "blocks per call": "Compare the plan of {} (table `plans`) with the indexes there were, and "
-    "run `ANALYZE;`.",
-    "examined": "Run {} with `.explain('executionStats')` and look for COLLSCAN.",
-    "(cache)": "Look at what else reads: `fwdb report slow_queries -p order=io`.",
-    "(disk)": "Look at what else reads: `fwdb report slow_queries -p order=io`.",
-    "": "Look at what changed around {} in the application; table `query_changes` has the rest.",
+    "spill": ("Give the role that runs {} more memory: `ALTER ROLE … SET work_mem = …;`.",),
+    "blocks per call": (_PLAN, _SCAN),
+    "examined": (_PLAN, _SCAN),
+    "(cache)": (_OTHERS,),
+    "(disk)": (_OTHERS,),
+    "": ("Look at what changed around {} in the application; table `query_changes` has the rest.",),
 }
-
-
-def _remedy(remark: str, database: str) -> str:
-    cause = next(cause for cause in _REMEDIES if cause in remark)
-    if cause in ("blocks per call", "examined"):
-        cause = "blocks per call" if database == "postgres" else "examined"
-    return _REMEDIES[cause]
 
 
 # As for regressions: what takes less of the time is not worth a search.

@@ -439,7 +439,7 @@ def test_the_same_data_gives_the_same_bytes(case: str) -> None:
 def test_time_zone_locale_and_settings_of_the_user_change_no_byte() -> None:
     """A report made elsewhere is the same report."""
     code = (
-        "import sys; sys.path.insert(0, 'tests/charts'); import matplotlib as m\n"
+        "import sys; sys.path[:0] = ['tests', 'tests/charts']; import matplotlib as m\n"
         "if sys.argv[1:]: m.rcParams.update({'font.size': 20, 'axes.grid': True, "
         "'axes.facecolor': 'red', 'lines.linewidth': 9})\n"
         "from test_charts import CASES; from fwdb import charts\n"

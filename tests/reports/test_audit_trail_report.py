@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from support.faults import check
 
 from fwdb import reports
 from fwdb.database import Database
-from fwdb.reports.results import Check
 
 ITEM = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
 
@@ -31,11 +31,6 @@ def told(db: Database) -> Database:
 
 def ask(db: Database, **given: Any) -> reports.Report:
     return reports.open_report("audit_trail", db=db, since="1h", **given)
-
-
-def check(report: reports.Report, subject: str, database: str = "postgres") -> Check:
-    wanted = (f"audit_trail.{subject}", database)
-    return next(c for c in report.result.checks if (c.id, c.database) == wanted)
 
 
 def test_what_is_not_covered_is_a_warning_with_its_remedy(told: Database) -> None:

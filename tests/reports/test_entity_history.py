@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from support.faults import check
 
 from fwdb import charts, reports
 from fwdb.audit.history import breaks, field_changes
 from fwdb.database import Database
 from fwdb.errors import UnknownName
 from fwdb.models.registry import is_personal
-from fwdb.reports.results import Check
 
 ITEM = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
 OTHER = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2c"
@@ -127,10 +127,6 @@ def told(db: Database) -> Database:
 
 def ask(db: Database, **given: Any) -> reports.Report:
     return reports.open_report("entity_history", db=db, **given)
-
-
-def check(report: reports.Report, subject: str) -> Check:
-    return next(c for c in report.result.checks if c.id == f"entity_history.{subject}")
 
 
 def test_without_an_id_the_entity_that_changed_most_is_told(told: Database) -> None:

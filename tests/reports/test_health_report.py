@@ -8,21 +8,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from support.faults import judge
+from support.faults import check, judge
 
 from fwdb import charts, reports
 from fwdb.database import Database
 from fwdb.monitoring import Measure, replication
 from fwdb.reports import health, servers
 from fwdb.reports.results import Check
-
-
-def check(report: reports.Report, subject: str, database: str = "postgres") -> Check:
-    found = [
-        c for c in report.result.checks if c.id == f"health.{subject}" and c.database == database
-    ]
-    assert len(found) == 1, [c.id for c in report.result.checks]
-    return found[0]
 
 
 def ask(db: Database, **given: Any) -> reports.Report:

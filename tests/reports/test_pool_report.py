@@ -9,24 +9,17 @@ from contextlib import ExitStack
 
 import pytest
 import sqlalchemy as sa
-from support.faults import application, lower
+from support.faults import application, check, lower
 
 from fwdb import reports
 from fwdb.database import Database
 from fwdb.reports import Report
-from fwdb.reports.results import Check
 
 FEWEST = 30  # holds that say something about a rate
 
 
 def pool_report(db: Database) -> Report:
     return reports.open_report("pool", db=db, since="1h", until="now")
-
-
-def check(report: Report, subject: str, database: str = "postgres") -> Check:
-    return next(
-        c for c in report.result.checks if c.id == f"pool.{subject}" and c.database == database
-    )
 
 
 def work(db: Database, times: int = 40) -> None:

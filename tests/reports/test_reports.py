@@ -241,7 +241,7 @@ def test_a_question_that_is_refused_is_a_check_with_the_reason(
 
     refused, rule = (checks.check("blocked")(f) for f in (refuse, servers.blocked.function))
     first = judge("pool", refused, {})
-    facts = judge("pool", rule, {"blocked": pd.DataFrame()}, checks=first.checks)
+    facts = judge("pool", rule, {"blocked": pd.DataFrame()}, found=first.checks)
 
     (check,) = facts.checks
     assert (check.id, check.status, check.value) == ("pool.blocked", status, None)

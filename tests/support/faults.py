@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from fwdb import config
 from fwdb.database import Database
-from fwdb.reports import catalogue, check
+from fwdb.reports import Report, catalogue
+from fwdb.reports import check as checks
 from fwdb.reports.facts import Facts as Known
 from fwdb.reports.results import Check
 from fwdb.stores import MongoStore, PostgresStore
@@ -57,22 +58,29 @@ def lower(db: Database, limits: str) -> None:
     db.settings = db.settings.model_copy(update={"limits": config.limits(limits)})
 
 
+def check(report: Report, subject: str, database: str = "postgres") -> Check:
+    """The one check of a report on this subject and database."""
+    wanted = (f"{report.result.report}.{subject}", database)
+    (found,) = (c for c in report.result.checks if (c.id, c.database) == wanted)
+    return found
+
+
 def judge(
     report: str,
-    rule: check.Rule,
+    rule: checks.Rule,
     frames: dict[str, Any],
     *,
     db: Any = None,
     settings: config.Settings | None = None,
-    checks: Iterable[Check] = (),
+    found: Iterable[Check] = (),
     **given: Any,
 ) -> Known:
     """What a check of a report finds in these frames, without a server."""
     db = db or SimpleNamespace(settings=settings or config.settings())
     facts = catalogue.gather(report, db, catalogue.accept(report, given))
     facts.frames |= frames
-    facts.checks += checks
-    check.run(facts, [rule])
+    facts.checks += found
+    checks.run(facts, [rule])
     return facts
 
 

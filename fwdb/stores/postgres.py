@@ -88,12 +88,15 @@ class PostgresStore(Store):
             pool_recycle=int(settings.pool_lifetime_seconds),
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args=session.options(
-                self.url,
-                connect_seconds=settings.connect_timeout_seconds,
-                silence=settings.timeout_seconds,
-                name=self.application_name,
-            ),
+            connect_args={
+                "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
+                "application_name": self.application_name,
+                # So that the system notices a network that lost an idle connection.
+                "keepalives_idle": max(1, round(settings.timeout_seconds)),
+                "keepalives_interval": 1,
+                "keepalives_count": 3,
+                **{n: v for n, v in self.url.query.items() if n.startswith("keepalives")},
+            },
         )
         self.engine.dialect.do_ping = Session.ping  # type: ignore[assignment]
         self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)

@@ -161,21 +161,6 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
-def options(url: URL, *, connect_seconds: float, silence: float, name: str) -> dict[str, Any]:
-    """Options of libpq for `url`; those that it has itself win.
-
-    With keepalives, so that the system notices a network that lost an idle connection.
-    """
-    ours = {
-        "connect_timeout": max(2, round(connect_seconds)),
-        "application_name": name,
-        "keepalives_idle": max(1, round(silence)),
-        "keepalives_interval": 1,
-        "keepalives_count": 3,
-    }
-    return ours | {n: v for n, v in url.query.items() if n.startswith("keepalives")}
-
-
 def require_version(session: Session, address: str) -> None:
     """Refuse a server that is too old."""
     version = session.info.server_version

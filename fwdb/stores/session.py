@@ -108,7 +108,7 @@ class Session(psycopg.Connection[Any]):
         given = self.silence, self.allowed, self.autocommit
         self.silence, self.allowed, self.autocommit = self.ping_seconds, 0.0, True
         try:
-            psycopg.Cursor(self).execute("")
+            psycopg.Cursor(self).execute("", prepare=False)
         finally:
             self.silence, self.allowed = given[:2]
             if not self.closed:

@@ -108,9 +108,10 @@ def test_ctrl_c_ends_a_frame_and_its_statement(module_db, wait_until):
     """The statement is cancelled in the server, and the pool goes on."""
     store = module_db.postgres
     slow = sa.text("SELECT n, pg_sleep(0.01) IS NULL AS slept FROM generate_series(1, 3000) AS n")
+    runs = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%pg_sleep%'"
 
     def interrupt() -> None:
-        wait_until(lambda: running(store))
+        wait_until(lambda: store.rows(sa.text(runs)))
         signal.raise_signal(signal.SIGINT)
 
     with ThreadPoolExecutor(1) as other:
@@ -119,13 +120,8 @@ def test_ctrl_c_ends_a_frame_and_its_statement(module_db, wait_until):
             store.frame(slow)
         interrupted.result()
 
-    wait_until(lambda: not running(store))
+    wait_until(lambda: not store.rows(sa.text(runs)))
     assert len(store.frame(sa.text("SELECT 1 AS one"))) == 1
-
-
-def running(store: PostgresStore) -> bool:
-    asked = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%pg_sleep%'"
-    return bool(store.rows(sa.text(asked)))
 
 
 def test_a_full_pool_is_told_apart_from_a_server_that_is_down(wire, wait_until):
@@ -246,6 +242,10 @@ def seen(text: str) -> Any:
 CANARY = "can\nary@example.com"  # of two lines, as the first of a message is not all of it
 PERSON = dict.fromkeys(("email", "password_hash", "first_name", "last_name"), CANARY)
 DESIGN = {"user_id": str(UUID(int=1)), "name": CANARY, "id": "0" * 24}
+HIDDEN = ("can\n", "ary@", "can\\n", "9999", "parameters:")
+NO_TIME = pd.DataFrame([{"created_at": CANARY}])
+INCOMPLETE = seen("INSERT INTO shared.users (email, first_name) VALUES (:a, :a)")
+TO_INT = [{"$project": {"x": {"$toInt": "$name"}}}]
 
 
 @pytest.mark.parametrize(
@@ -260,16 +260,8 @@ DESIGN = {"user_id": str(UUID(int=1)), "name": CANARY, "id": "0" * 24}
         (lambda db: db.users.create(**PERSON | {"email": f"{CANARY}\ud800"}), "email"),
         (lambda db: db.users.create(**PERSON | {"password_hash": CANARY.encode()}), "bytes"),
         (lambda db: db.postgres.copy("shared.users", pd.DataFrame([PERSON])), "uq_users_email"),
-        (
-            lambda db: db.postgres.copy("shared.users", pd.DataFrame([{"created_at": CANARY}])),
-            "line 1, column created_at",
-        ),
-        (
-            lambda db: db.postgres.execute(
-                seen("INSERT INTO shared.users (email, first_name) VALUES (:a, :a)")
-            ),
-            "users.password_hash",
-        ),
+        (lambda db: db.postgres.copy("shared.users", NO_TIME), "line 1, column created_at"),
+        (lambda db: db.postgres.execute(INCOMPLETE), "users.password_hash"),
         (lambda db: db.postgres.rows(seen("SELECT CAST(:a AS integer)")), "22P02"),
         (lambda db: db.postgres.rows(seen("SELECT nothing, :a")), '"nothing" does not exist'),
         (lambda db: db.frame("SELECT CAST(:a AS uuid)", a=CANARY), "type uuid"),
@@ -283,14 +275,7 @@ DESIGN = {"user_id": str(UUID(int=1)), "name": CANARY, "id": "0" * 24}
         (lambda db: db.designs.create(**DESIGN | {"metadata": {"a": {CANARY}}}), "BSON"),
         (lambda db: db.designs.create(**DESIGN | {"metadata": {CANARY: 2**64}}), "64 bits"),
         (lambda db: db.mongodb.collection("designs").insert_one({"name": CANARY}), "code 121"),
-        (
-            lambda db: list(
-                db.mongodb.collection("designs").aggregate(
-                    [{"$project": {"x": {"$toInt": "$name"}}}]
-                )
-            ),
-            "code 241",
-        ),
+        (lambda db: list(db.mongodb.collection("designs").aggregate(TO_INT)), "code 241"),
     ],
 )
 def test_no_traceback_shows_a_row_or_a_parameter(module_db, use, kept):
@@ -303,11 +288,9 @@ def test_no_traceback_shows_a_row_or_a_parameter(module_db, use, kept):
         use(module_db)
 
     shown = "".join(traceback.format_exception(caught.value))
-    assert "can\n" not in shown
-    assert "ary@" not in shown
-    assert "can\\n" not in shown
-    assert "9999" not in shown
-    assert "parameters:" not in shown
+    assert not [
+        part for part in ("can\n", "ary@", "can\\n", "9999", "parameters:") if part in shown
+    ]
     assert kept in shown
 
 

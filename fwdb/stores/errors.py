@@ -61,9 +61,7 @@ _CODES = {
     "serialization": {112, 246, 251},
     "invalid_data": {2, 14, 52, 54, 121, 10334},
     "syntax": {9, 26, 59, 40323, 40324},
-    "connection": {
-        *(6, 7, 89, 91, 189, 9001, 10107, 11600, 11602, 13435, 13436)
-    },
+    "connection": {6, 7, 89, 91, 189, 9001, 10107, 11600, 11602, 13435, 13436},
     "resources": {146, 292, 14031},
 }  # fmt: skip
 _WORDS = {code: word for word, codes in _CODES.items() for code in codes}

@@ -110,11 +110,7 @@ class PostgresStore(Store):
         return super().twin(read_only=self.read_only, **options)
 
     def _dial(
-        self,
-        dialect: sa.engine.Dialect,
-        record: object,
-        arguments: list[Any],
-        options: dict[str, Any],
+        self, _dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]
     ) -> Session:
         """A new connection with our settings, in the time that counts as dialling."""
         settings, started = self.settings, time.perf_counter()
@@ -123,7 +119,7 @@ class PostgresStore(Store):
             connection.silence = connection.ping_seconds = settings.connect_timeout_seconds
             session.require_version(connection, self.address)
             connection.autocommit = True
-            connection.execute("; ".join(f"SET {name} = {value}" for name, value in self._sets))
+            connection.execute(self._sets)
             connection.autocommit = False
         except BaseException:
             connection.close()
@@ -135,17 +131,16 @@ class PostgresStore(Store):
         return connection
 
     @property
-    def _sets(self) -> Iterator[tuple[str, object]]:
-        """The settings of a session, as statements: poolers refuse them at the start-up."""
+    def _sets(self) -> str:
+        """What a session is told first, as statements: poolers refuse them at the start-up."""
         # Planned anew each time: optional parameters (NULL lets all through) want another plan
         # for each use, and a generic one would read the whole table for the narrowest question.
-        yield "plan_cache_mode", "force_custom_plan"
-        yield "TimeZone", "'UTC'"
-        yield "DateStyle", "'ISO'"
-        yield "statement_timeout", round(1000 * self.settings.statement_timeout_seconds)
-        yield "default_transaction_read_only", "on" if self.read_only else "off"
-        if self._monitors:
-            yield "lock_timeout", 100  # ms
+        settings = (
+            "SET plan_cache_mode = force_custom_plan; SET TimeZone = 'UTC'; SET DateStyle = 'ISO';"
+            f" SET statement_timeout = {round(1000 * self.settings.statement_timeout_seconds)};"
+            f" SET default_transaction_read_only = {'on' if self.read_only else 'off'}"
+        )
+        return settings + ("; SET lock_timeout = 100" if self._monitors else "")
 
     def _count(self, connection: Session, record: object) -> None:
         connection.times = self.times

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 import sqlalchemy as sa
@@ -146,13 +147,16 @@ def test_the_documented_grants_are_enough_and_not_more(postgres_database: Callab
     for role in ("fashion_owner", "fashion_app", "fashion_report"):
         grants = re.sub(rf"\b{role}\b", role + suffix, grants)
     grants = grants.replace("fashion_wallet", str(url.database))
-    admin = PostgresStore(text(url))
-    admin.execute(sa.text(grants))
-    owner, app, report = (
-        PostgresStore(text(url.set(username=f"fashion_{role}{suffix}", password="change me")))
-        for role in ("owner", "app", "report")
-    )
-    try:
+    with ExitStack() as ending:
+        admin = ending.enter_context(closing(PostgresStore(text(url))))
+        admin.execute(sa.text(grants))
+        drop = "DROP OWNED BY fashion_{0}{1} CASCADE; DROP ROLE fashion_{0}{1}"
+        stores = []
+        for role in ("owner", "app", "report"):
+            ending.callback(admin.execute, sa.text(drop.format(role, suffix)))
+            login = url.set(username=f"fashion_{role}{suffix}", password="change me")
+            stores.append(ending.enter_context(closing(PostgresStore(text(login)))))
+        owner, app, report = stores
         migrating.migrate(owner, None)
         id = "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"
         Audit(app).log_create("Avatar", id, {"name": "x"})
@@ -167,11 +171,3 @@ def test_the_documented_grants_are_enough_and_not_more(postgres_database: Callab
             Audit(report).retain()
         with pytest.raises(errors.PermissionDenied):
             app.execute(sa.text("DROP TABLE audit.audit_logs"))
-    finally:
-        for store in (owner, app, report):
-            store.close()
-        for role in ("fashion_report", "fashion_app", "fashion_owner"):
-            admin.execute(
-                sa.text(f"DROP OWNED BY {role}{suffix} CASCADE; DROP ROLE {role}{suffix}")
-            )
-        admin.close()

@@ -71,11 +71,11 @@ def test_anything_else_is_refused_with_what_to_write(value):
     assert caught.value.name == "since"
 
 
-@pytest.mark.parametrize("value", ["2026-11-01T00:00", datetime(2026, 11, 1)])
-def test_a_time_without_a_zone_is_refused(value):
+def test_a_time_without_a_zone_is_refused():
     """It would mean another moment on another computer."""
-    with pytest.raises(ParameterError, match=r"'until' is .* without a zone"):
-        moment(value, now=NOW, name="until")
+    for value in ("2026-11-01T00:00", datetime(2026, 11, 1)):
+        with pytest.raises(ParameterError, match=r"'until' is .* without a zone"):
+            moment(value, now=NOW, name="until")
 
 
 def test_a_span_alone_is_a_length_of_time():

@@ -83,9 +83,9 @@ class _Entry:
     """The commands of one shape."""
 
     def __init__(self) -> None:
-        self.errors = self.documents = 0
-        self.total_ms = self.squares = self.max_ms = 0.0
         self.calls = Histogram()
+        self.sums: dict[str, Any] = dict.fromkeys(("errors", "documents"), 0)
+        self.sums |= dict.fromkeys(("total_ms", "squares_ms2", "max_ms"), 0.0)
 
 
 _Key = tuple[str, str, str]
@@ -97,7 +97,7 @@ class CommandTimes(monitoring.CommandListener):
     def __init__(self, times: QueryTimes) -> None:
         self._times = times
         self.since = datetime.now(UTC)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as in `Histogram`
         self._entries: dict[_Key, _Entry] = {}
         self._cursors: OrderedDict[int, _Key] = OrderedDict()
         # A command begins and ends in one thread, and a thread has one command at a time.
@@ -107,16 +107,7 @@ class CommandTimes(monitoring.CommandListener):
         """One `CommandStats` per shape seen, in the order of first appearance."""
         with self._lock:
             return [
-                CommandStats(
-                    *key,
-                    calls=calls.count,
-                    errors=entry.errors,
-                    total_ms=entry.total_ms,
-                    squares_ms2=entry.squares,
-                    max_ms=entry.max_ms,
-                    documents=entry.documents,
-                    histogram=calls.counts,
-                )
+                CommandStats(*key, calls=calls.count, histogram=calls.counts, **entry.sums)
                 for key, entry in self._entries.items()
                 for calls in (entry.calls.read(),)
             ]
@@ -158,11 +149,12 @@ class CommandTimes(monitoring.CommandListener):
                 entry = self._entries[key] = _Entry()
             if command != "getMore":  # a further batch, which is no call
                 entry.calls.add(ms / 1000)
-            entry.errors += bool(error)
-            entry.total_ms += ms
-            entry.squares += ms * ms
-            entry.max_ms = max(entry.max_ms, ms)
-            entry.documents += _documents(command, reply)
+            sums = entry.sums
+            sums["errors"] += bool(error)
+            sums["total_ms"] += ms
+            sums["squares_ms2"] += ms * ms
+            sums["max_ms"] = max(sums["max_ms"], ms)
+            sums["documents"] += _documents(command, reply)
             if cursor is not None and (open_cursor := cursor.get("id")):
                 self._cursors[int(open_cursor)] = key
                 self._cursors.move_to_end(int(open_cursor))

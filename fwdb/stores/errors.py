@@ -7,7 +7,7 @@ primary sentence and not its DETAIL, which quotes the values of the row.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -61,9 +61,7 @@ _CODES = {
     "serialization": {112, 246, 251},
     "invalid_data": {2, 14, 52, 54, 121, 10334},
     "syntax": {9, 26, 59, 40323, 40324},
-    "connection": {
-        *(6, 7, 89, 91, 189, 9001, 10107, 11600, 11602, 13435, 13436)
-    },
+    "connection": {6, 7, 89, 91, 189, 9001, 10107, 11600, 11602, 13435, 13436},
     "resources": {146, 292, 14031},
 }  # fmt: skip
 _WORDS = {code: word for word, codes in _CODES.items() for code in codes}
@@ -106,8 +104,7 @@ def error_type(error: BaseException) -> str:
 
 def of_reply(reply: Any) -> str:
     """The word for what a command of MongoDB failed with, as its reply or event tells."""
-    failed = next(iter(reply.get("writeErrors") or ()), reply)
-    code = failed.get("code")
+    code = _first(reply).get("code")
     if isinstance(code, int):
         return _WORDS.get(code, OTHER)
     return _NAMES.get(str(reply.get("errtype")), OTHER)
@@ -128,7 +125,7 @@ def without_values(error: Exception) -> Exception:
             names = (state, one.diag.constraint_name, ".".join(where))
             one.args = (" ".join(filter(None, names)),)
         elif isinstance(one, driver.OperationFailure):
-            one.args = (f"code {_first(one).get('code', one.code)}",)
+            one.args = (f"code {_first(one.details).get('code', one.code)}",)
         elif isinstance(one, BSONError):
             one.args = ("the document is not shown",)
     return error
@@ -286,7 +283,7 @@ def of_mongodb(error: Exception, store: Store) -> errors.FwdbError:
     text = re.split(r" \(configured timeouts|, full error| ?\{", str(error))[0]
     said = text.splitlines()[0].strip().rstrip(".") if text.strip() else type(error).__name__
     if isinstance(error, driver.DuplicateKeyError | driver.BulkWriteError):
-        return _of_write(_first(error))
+        return _of_write(_first(error.details))
     known = (getattr(error, "code", None), *type(error).__mro__)
     if (found := next((one for one in known if one in _SENTENCES), None)) is not None:
         return _error(store, *_SENTENCES[found], said=said)
@@ -299,7 +296,7 @@ def of_mongodb(error: Exception, store: Store) -> errors.FwdbError:
     return errors.QueryError(f"mongodb: {said} (code {error.code}).")
 
 
-def _of_write(refused: dict[str, Any]) -> errors.FwdbError:
+def _of_write(refused: Mapping[str, Any]) -> errors.FwdbError:
     if refused.get("code") == 121:
         return errors.InvalidData("mongodb refused a document: it breaks the validator.")
     if refused.get("code") != 11000:
@@ -310,11 +307,10 @@ def _of_write(refused: dict[str, Any]) -> errors.FwdbError:
     )
 
 
-def _first(error: driver.OperationFailure) -> dict[str, Any]:
+def _first(reply: Any) -> Mapping[str, Any]:
     """What the server said of the first write that it refused, else of the whole command."""
-    details: dict[str, Any] = dict(error.details or {})
-    first: dict[str, Any] = (details.get("writeErrors") or [details])[0]
-    return first
+    found: Mapping[str, Any] = reply or {}
+    return next(iter(found.get("writeErrors") or ()), found)
 
 
 def _violations(error: driver.OperationFailure) -> str:

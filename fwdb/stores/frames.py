@@ -60,8 +60,6 @@ _ARROW_TYPES: dict[int, pa.DataType] = {
     1114: pa.timestamp("us"),
     1184: pa.timestamp("us", tz="UTC"),
 }
-
-
 _NULLABLE: dict[pa.DataType, Any] = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 
@@ -91,9 +89,8 @@ def copy_tables(
     At least one table comes, which tells columns and types when there are no rows. Raises as
     `from_copy`.
     """
-    driver = driver_of(connection)
-    query = _literal(connection, driver, statement, parameters)
-    types = _types(driver, query)
+    query = _literal(connection, statement, parameters)
+    types = _types(connection, query)
     rows: list[memoryview] = []
     size, empty = 0, True
 
@@ -105,7 +102,7 @@ def copy_tables(
             consume(_parse(rows, types))
             rows, size, empty = [], 0, False
 
-    _copy_out(driver, query, "csv", take)
+    _copy_out(connection, query, "csv", take)
     if rows or empty:
         consume(_parse(rows, types))
 
@@ -117,15 +114,15 @@ def each_line(
     feed: Callable[[bytes], Any],
 ) -> None:
     """Give `feed` each row of `statement` as a line of COPY's text format, in UTF-8."""
-    driver = driver_of(connection)
-    query = _literal(connection, driver, statement, parameters)
+    query = _literal(connection, statement, parameters)
     # The line end is part of the server's message.
-    _copy_out(driver, query, "text, ENCODING 'UTF8'", lambda row: feed(bytes(row)[:-1]))
+    _copy_out(connection, query, "text, ENCODING 'UTF8'", lambda row: feed(bytes(row)[:-1]))
 
 
 def _copy_out(
-    driver: Session, query: sql.SQL, form: str, take: Callable[[memoryview], Any]
+    connection: Connection, query: sql.SQL, form: str, take: Callable[[memoryview], Any]
 ) -> None:
+    driver = driver_of(connection)
     copy = sql.SQL("COPY ({}\n) TO STDOUT (FORMAT {})").format(query, sql.SQL(form))
     driver.wait(_receive(driver, copy.as_bytes(driver), take))
 
@@ -155,10 +152,9 @@ def _receive(driver: Session, copy: bytes, take: Callable[[memoryview], Any]) ->
         raise psycopg.errors.error_from_result(answer, encoding=driver.info.encoding)
 
 
-def _types(driver: psycopg.Connection[Any], query: sql.SQL) -> dict[str, pa.DataType]:
-    with driver.cursor() as cursor:
-        cursor.execute(sql.SQL("SELECT * FROM ({}\n) AS q LIMIT 0").format(query))
-        described = cursor.description or []
+def _types(connection: Connection, query: sql.SQL) -> dict[str, pa.DataType]:
+    none = sql.SQL("SELECT * FROM ({}\n) AS q LIMIT 0").format(query)
+    described = driver_of(connection).execute(none).description or []
     types = {c.name: _ARROW_TYPES.get(c.type_code, pa.string()) for c in described}
     if len(types) < len(described):
         names = [c.name for c in described]
@@ -200,10 +196,7 @@ def copy_into(connection: Connection, table: str, frame: pd.DataFrame) -> int:
 
 
 def _literal(
-    connection: Connection,
-    driver: psycopg.Connection[Any],
-    statement: Executable,
-    parameters: Mapping[str, Any],
+    connection: Connection, statement: Executable, parameters: Mapping[str, Any]
 ) -> sql.SQL:
     """`statement` with its parameters written into the text: COPY takes none beside it."""
     compiled = statement.compile(  # type: ignore[attr-defined]
@@ -214,7 +207,7 @@ def _literal(
         name: compiled._bind_processors[name](value) if name in compiled._bind_processors else value
         for name, value in bound.items()
     }
-    text = psycopg.ClientCursor(driver).mogrify(str(compiled), processed)
+    text = psycopg.ClientCursor(driver_of(connection)).mogrify(str(compiled), processed)
     return sql.SQL(text.rstrip().rstrip(";"))
 
 

@@ -87,12 +87,15 @@ class PostgresStore(Store):
             pool_recycle=int(settings.pool_lifetime_seconds),
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args=session.options(
-                self.url,
-                connect_seconds=settings.connect_timeout_seconds,
-                silence=settings.timeout_seconds,
-                name=self.application_name,
-            ),
+            connect_args={
+                "connect_timeout": max(2, round(settings.connect_timeout_seconds)),
+                "application_name": self.application_name,
+                # So that the system notices a network that lost an idle connection.
+                "keepalives_idle": max(1, round(settings.timeout_seconds)),
+                "keepalives_interval": 1,
+                "keepalives_count": 3,
+                **{n: v for n, v in self.url.query.items() if n.startswith("keepalives")},
+            },
         )
         self.engine.dialect.do_ping = Session.ping  # type: ignore[assignment]
         self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
@@ -106,11 +109,7 @@ class PostgresStore(Store):
         return super().twin(read_only=self.read_only, **options)
 
     def _dial(
-        self,
-        dialect: sa.engine.Dialect,
-        record: object,
-        arguments: list[Any],
-        options: dict[str, Any],
+        self, _dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]
     ) -> Session:
         """A new connection with our settings, in the time that counts as dialling."""
         settings, started = self.settings, time.perf_counter()
@@ -119,7 +118,7 @@ class PostgresStore(Store):
             connection.silence = connection.ping_seconds = settings.connect_timeout_seconds
             session.require_version(connection, self.address)
             connection.autocommit = True
-            connection.execute("; ".join(f"SET {name} = {value}" for name, value in self._sets))
+            connection.execute(self._sets)
             connection.autocommit = False
         except BaseException:
             connection.close()
@@ -131,17 +130,16 @@ class PostgresStore(Store):
         return connection
 
     @property
-    def _sets(self) -> Iterator[tuple[str, object]]:
-        """The settings of a session, as statements: poolers refuse them at the start-up."""
+    def _sets(self) -> str:
+        """What a session is told first, as statements: poolers refuse them at the start-up."""
         # Planned anew each time: optional parameters (NULL lets all through) want another plan
         # for each use, and a generic one would read the whole table for the narrowest question.
-        yield "plan_cache_mode", "force_custom_plan"
-        yield "TimeZone", "'UTC'"
-        yield "DateStyle", "'ISO'"
-        yield "statement_timeout", round(1000 * self.settings.statement_timeout_seconds)
-        yield "default_transaction_read_only", "on" if self.read_only else "off"
-        if self._monitors:
-            yield "lock_timeout", 100  # ms
+        settings = (
+            "SET plan_cache_mode = force_custom_plan; SET TimeZone = 'UTC'; SET DateStyle = 'ISO';"
+            f" SET statement_timeout = {round(1000 * self.settings.statement_timeout_seconds)};"
+            f" SET default_transaction_read_only = {'on' if self.read_only else 'off'}"
+        )
+        return settings + ("; SET lock_timeout = 100" if self._monitors else "")
 
     def _count(self, connection: Session, record: object) -> None:
         connection.times = self.times

@@ -108,7 +108,7 @@ class Session(psycopg.Connection[Any]):
         given = self.silence, self.allowed, self.autocommit
         self.silence, self.allowed, self.autocommit = self.ping_seconds, 0.0, True
         try:
-            psycopg.Cursor(self).execute("")
+            psycopg.Cursor(self).execute("", prepare=False)
         finally:
             self.silence, self.allowed = given[:2]
             if not self.closed:
@@ -159,21 +159,6 @@ def parse_url(url: str) -> URL:
             f"the PostgreSQL URL starts with '{parsed.drivername}://'; write postgresql://…"
         )
     return parsed.set(drivername="postgresql+psycopg")
-
-
-def options(url: URL, *, connect_seconds: float, silence: float, name: str) -> dict[str, Any]:
-    """Options of libpq for `url`; those that it has itself win.
-
-    With keepalives, so that the system notices a network that lost an idle connection.
-    """
-    ours = {
-        "connect_timeout": max(2, round(connect_seconds)),
-        "application_name": name,
-        "keepalives_idle": max(1, round(silence)),
-        "keepalives_interval": 1,
-        "keepalives_count": 3,
-    }
-    return ours | {n: v for n, v in url.query.items() if n.startswith("keepalives")}
 
 
 def require_version(session: Session, address: str) -> None:

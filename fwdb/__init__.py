@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fwdb import charts, errors
     from fwdb.database import Database, connect
     from fwdb.errors import FwdbError
-    from fwdb.monitoring import Measure
+    from fwdb.measure import Measure
     from fwdb.reports import open_report, report
 
 __all__ = [
@@ -33,21 +33,20 @@ __all__ = [
 
 # Loaded at first use: `fwdb --help` and `import fwdb` need neither pandas nor matplotlib.
 _HOMES = {
-    "Database": "fwdb.database",
-    "FwdbError": "fwdb.errors",
-    "Measure": "fwdb.monitoring",
-    "connect": "fwdb.database",
-    "open_report": "fwdb.reports",
-    "report": "fwdb.reports",
+    "Database": "database",
+    "FwdbError": "errors",
+    "Measure": "measure",
+    "connect": "database",
+    "open_report": "reports",
+    "report": "reports",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in {"charts", "errors"}:
-        return importlib.import_module(f"fwdb.{name}")
-    raise AttributeError(f"module 'fwdb' has no attribute '{name}'")
+    if name not in __all__:
+        raise AttributeError(f"module 'fwdb' has no attribute '{name}'")
+    home = importlib.import_module(f"fwdb.{_HOMES.get(name, name)}")
+    return getattr(home, name) if name in _HOMES else home
 
 
 def __dir__() -> list[str]:

@@ -74,6 +74,7 @@ _WORDS: dict[Any, str] = {
     timedelta: "a timedelta",
     UUID: "a UUID",
     Path: "a path",
+    type(None): "",  # goes without saying
     dict: "a dictionary",
     Mapping: "a dictionary",
 }
@@ -83,14 +84,11 @@ class _Unfit(Exception):
     """The value is not what the annotation asks for."""
 
 
-Take = Callable[[Any], Any]  # the value to go on with; raises _Unfit
-
-
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What an annotation accepts: `take` checks a value, `wanted` says it in words."""
+    """What an annotation accepts: `take` gives the value to go on with or raises `_Unfit`."""
 
-    take: Take
+    take: Callable[[Any], Any]
     wanted: str
     choices: tuple[str, ...] = ()
 
@@ -111,15 +109,11 @@ def checks_arguments(target: T) -> T:
 
 
 def _checking(function: Callable[..., Any]) -> Callable[..., Any]:
-    signature: _Signature | None = None  # made at the first call: imports stay quick
+    signature = functools.cache(lambda: _Signature(function))  # at the first call
 
     @functools.wraps(function)
     def call(*args: Any, **named: Any) -> Any:
-        nonlocal signature
-        if signature is None:
-            signature = _Signature(function)
-        args = signature.check(args, named)
-        return function(*args, **named)
+        return function(*signature().check(args, named), **named)
 
     return call
 
@@ -130,80 +124,48 @@ class _Signature:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._call = f"{function.__name__}()"
         parameters = inspect.signature(function).parameters.values()
-        hints = _hints(function)
-        self._ordered: list[tuple[str, Take | None]] = []
-        self._kinds: dict[str, _Kind] = {}
-        self._named: dict[str, Take | None] = {}
-        self._required: list[tuple[int, str]] = []
-        self._open = False
-        for place, parameter in enumerate(parameters):
-            name = parameter.name
-            if parameter.kind is parameter.VAR_KEYWORD:
-                self._open = True
-                continue
-            kind = _kind(hints[name]) if name in hints else None
-            take = None
-            if kind is not None:
-                self._kinds[name] = kind
-                take = kind.take
-            if parameter.kind is not parameter.KEYWORD_ONLY:
-                self._ordered.append((name, take))
-            if parameter.kind is not parameter.POSITIONAL_ONLY and name != "self":
-                self._named[name] = take
-            if parameter.default is parameter.empty:
-                by_place = parameter.kind is not parameter.KEYWORD_ONLY
-                self._required.append((place if by_place else 1000, name))
+        named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+        self._open = len(named) < len(parameters)
+        self._places = [p.name for p in named if p.kind is not p.KEYWORD_ONLY]
+        self._names = {p.name for p in named if p.kind is not p.POSITIONAL_ONLY} - {"self"}
+        self._required = [p.name for p in named if p.default is p.empty]
+        self._kinds = {name: _kind(hint) for name, hint in _hints(function).items()}
 
-    def check(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+    def check(self, args: tuple[Any, ...], named: dict[str, Any]) -> list[Any]:
         """The arguments by position, checked; those by name are checked in place."""
-        given = len(args)
-        if given > len(self._ordered):
-            own = int(self._ordered[:1] == [("self", None)])
-            most, given = len(self._ordered) - own, given - own
+        if len(args) > len(self._places):
+            own = int(self._places[:1] == ["self"])
+            most = len(self._places) - own
             raise ParameterError(
-                f"{self._call} takes {most} argument{'s' * (most != 1)} by position, not {given}; "
-                "give the others by name."
+                f"{self._call} takes {most} argument{'s' * (most != 1)} by position, not "
+                f"{len(args) - own}; give the others by name."
             )
-        changed: dict[int, Any] = {}
-        for place, value in enumerate(args):
-            name, take = self._ordered[place]
-            if take is not None:
-                taken = self._taken(name, take, value)
-                if taken is not value:
-                    changed[place] = taken
+        by_place = [self._take(*pair) for pair in zip(self._places, args, strict=False)]
         for name, value in named.items():
-            take = self._named.get(name, _NONE)
-            if take is _NONE:
-                if self._open:
-                    continue
-                raise UnknownName("argument", name, self._named, where=self._call)
-            if take is not None:
-                named[name] = self._taken(name, take, value)
-        for place, name in self._required:
-            if place >= given and name not in named:
-                wanted = self._kinds[name].wanted if name in self._kinds else "a value"
+            if name in self._names:
+                named[name] = self._take(name, value)
+            elif not self._open:
+                raise UnknownName("argument", name, self._names, where=self._call)
+        for name in self._required:
+            if name not in self._places[: len(args)] and name not in named:
+                kind = self._kinds.get(name)
+                wanted = kind.wanted if kind else "a value"
                 raise ParameterError(f"{self._call} needs '{name}'; give {wanted}.", name=name)
-        if changed:
-            return tuple(changed.get(place, value) for place, value in enumerate(args))
-        return args
+        return by_place
 
-    def _taken(self, name: str, take: Take, value: Any) -> Any:
+    def _take(self, name: str, value: Any) -> Any:
+        kind = self._kinds.get(name)
+        if kind is None:
+            return value
         try:
-            return take(value)
+            return kind.take(value)
         except _Unfit:
-            kind = self._kinds[name]
+            pass
         if kind.choices and isinstance(value, str):
             raise UnknownName(name.replace("_", " "), value, kind.choices)
         raise ParameterError(
             f"{self._call}: '{name}' is {shown(value)}; give {kind.wanted}.", name=name
         )
-
-
-def _none(value: Any) -> Any:
-    raise AssertionError("never called")
-
-
-_NONE: Take = _none
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -232,31 +194,29 @@ def _kind(hint: Any) -> _Kind | None:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if hint in (Any, object) or isinstance(hint, TypeVar):
         return None
+    if hint in _NUMBERS:
+        return _NUMBERS[hint]
     if origin is Annotated:
         return _annotated(_kind(parts[0]), hint.__metadata__)
     if origin in (Union, types.UnionType):
-        return _union(
-            [_kind(part) for part in parts if part is not type(None)], type(None) in parts
-        )
+        return _union([_kind(part) for part in parts])
     if origin is Literal:
         return _choice(parts)
-    if hint in (int, float):
-        return _Kind(_whole, "a whole number") if hint is int else _Kind(_number, "a number")
     if origin is collections.abc.Callable:
-        return _Kind(_only(callable), "a function")
+        return _only(callable, "a function")
     if origin in (Sequence, list):
         item = _kind(parts[0])
         wanted = f"a list of {'values' if item is None else item.wanted}"
         return _Kind(functools.partial(_listed, item), wanted)
     if origin in (Iterable, Iterator):
-        return _Kind(_only(_is_many), "a list")
+        return _only(_is_many, "a list")
     kind = origin or hint
     if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
         return None
     wanted = _WORDS.get(kind, f"a {kind.__name__}")
-    if issubclass(kind, date):  # pandas' NaT is a datetime, and unlike itself
-        return _Kind(_only(lambda value: isinstance(value, kind) and value == value), wanted)
-    return _Kind(_only(lambda value: isinstance(value, kind)), wanted)
+    # pandas' NaT is a datetime, and unlike itself
+    strict = issubclass(kind, date)
+    return _only(lambda value: isinstance(value, kind) and (not strict or value == value), wanted)
 
 
 def _annotated(kind: _Kind | None, metadata: tuple[Any, ...]) -> _Kind | None:
@@ -265,52 +225,48 @@ def _annotated(kind: _Kind | None, metadata: tuple[Any, ...]) -> _Kind | None:
             kind = _choice(rule)
         elif kind is not None and isinstance(rule, str):
             kind = _Kind(kind.take, rule)
-        elif kind is not None and isinstance(rule, Range):
-            kind = _Kind(_only(rule.__contains__, kind.take), f"{kind.wanted} {rule}")
         elif kind is not None:
-            kind = _Kind(_only(rule, kind.take), kind.wanted)
+            ranged = isinstance(rule, Range)
+            wanted = f"{kind.wanted} {rule}" if ranged else kind.wanted
+            kind = _only(rule.__contains__ if ranged else rule, wanted, kind.take)
     return kind
 
 
 def _choice(choices: tuple[Any, ...]) -> _Kind:
-    return _Kind(
-        _only(lambda value: isinstance(value, str) and value in choices),
-        f"one of {', '.join(choices)}",
-        choices,
-    )
+    fits = _only(lambda value: isinstance(value, str) and value in choices, "")
+    return _Kind(fits.take, f"one of {', '.join(choices)}", choices)
 
 
-def _union(kinds: list[_Kind | None], optional: bool) -> _Kind | None:
+def _union(kinds: list[_Kind | None]) -> _Kind | None:
     found = [kind for kind in kinds if kind is not None]
     if len(found) < len(kinds):
         return None
-    takes = tuple(kind.take for kind in found)
 
     def take(value: Any) -> Any:
-        if value is None and optional:
-            return None
-        for one in takes:
+        for kind in found:
             try:
-                return one(value)
+                return kind.take(value)
             except _Unfit:
                 continue
         raise _Unfit
 
-    wanted = list(dict.fromkeys(kind.wanted for kind in found))
+    wanted = list(dict.fromkeys(kind.wanted for kind in found if kind.wanted))
     words = " or ".join([", ".join(wanted[:-1]), wanted[-1]] if wanted[1:] else wanted)
-    return _Kind(take, words, found[0].choices)
+    return _Kind(take, words, next((kind.choices for kind in found if kind.wanted), ()))
 
 
-def _only(test: Callable[[Any], bool], inner: Take | None = None) -> Take:
-    """What passes `test`, after `inner` took it."""
+def _only(
+    test: Callable[[Any], bool], wanted: str, take: Callable[[Any], Any] | None = None
+) -> _Kind:
+    """What passes `test`, after `take` took it."""
 
-    def take(value: Any) -> Any:
-        taken = value if inner is None else inner(value)
+    def only(value: Any) -> Any:
+        taken = value if take is None else take(value)
         if test(taken):
             return taken
         raise _Unfit
 
-    return take
+    return _Kind(only, wanted)
 
 
 def _whole(value: Any) -> int:
@@ -341,3 +297,6 @@ def _listed(item: _Kind | None, value: Any) -> Any:
         raise _Unfit
     many = value if isinstance(value, list | tuple) else list(value)
     return many if item is None else [item.take(one) for one in many]
+
+
+_NUMBERS = {int: _Kind(_whole, "a whole number"), float: _Kind(_number, "a number")}

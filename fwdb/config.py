@@ -133,13 +133,10 @@ def settings(profile: str | None = None) -> Settings:
         return found.model_copy(update={"profile": name, "postgres_url": None, "mongodb_url": None})
     if name not in profiles():
         raise UnknownName("profile", name, profiles(), where="the FWDB_* variables")
-    prefix = f"FWDB_{name.upper()}"
     urls = {
-        key: SecretStr(os.environ[variable]) if variable in os.environ else None
-        for key, variable in (
-            ("postgres_url", f"{prefix}_POSTGRES_URL"),
-            ("mongodb_url", f"{prefix}_MONGODB_URL"),
-        )
+        f"{store}_url": SecretStr(os.environ[variable]) if variable in os.environ else None
+        for store in ("postgres", "mongodb")
+        for variable in (f"FWDB_{name.upper()}_{store.upper()}_URL",)
     }
     return found.model_copy(update={"profile": name, **urls})
 

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pandas as pd
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from fwdb import config
+from fwdb import config, models
 from fwdb.arguments import checks_arguments
+from fwdb.models import AuditLog, Avatar, CatalogItem, User
+from fwdb.repositories import MongoRepository, PostgresRepository
 from fwdb.stores import MongoStore, PostgresStore
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # each is loaded when it is asked for
     from fwdb.audit import Audit
     from fwdb.metrics import Metrics
-    from fwdb.models import AuditLog, Avatar, CatalogItem, User
     from fwdb.monitoring import Health, Monitor
-    from fwdb.repositories import MongoRepository, PostgresRepository
     from fwdb.seeding import Seeder
 
 Role = Literal["app", "owner", "report"]
@@ -51,31 +50,32 @@ def connect(
     settings = settings or config.settings(profile)
     if postgres_url is not None:  # what is kept for the built-in server is not kept for this one
         settings = settings.model_copy(update={"postgres_url": SecretStr(postgres_url)})
-    given = {
+    urls = {
         "postgres": postgres_url or _secret(settings.postgres_url),
         "mongodb": mongodb_url or _secret(settings.mongodb_url),
     }
-    missing = tuple(name for name, url in given.items() if not url)
-    urls = dict(given)
-    if missing:
-        urls.update(_embedded_urls(settings, missing, role, progress))
-    remedies = {name: _remedy(settings.profile, name, built_in=name in missing) for name in urls}
-    return Database(
-        PostgresStore(
-            urls["postgres"] or "",
-            application_name=application_name,
-            settings=settings,
-            read_only=role == "report",
-            remedy=remedies["postgres"],
-        ),
-        MongoStore(
-            urls["mongodb"] or "",
-            application_name=application_name,
-            settings=settings,
-            remedy=remedies["mongodb"],
-        ),
+    remedies = {name: _remedy(settings.profile, name) for name in urls}
+    if missing := tuple(name for name, url in urls.items() if not url):
+        from fwdb import embedded
+
+        servers = embedded.up(settings.home, stores=missing, progress=progress)
+        for name in missing:
+            urls[name] = getattr(getattr(servers, name), role)
+            remedies[name] = _START
+    postgres = PostgresStore(
+        urls["postgres"] or "",
+        application_name=application_name,
         settings=settings,
+        read_only=role == "report",
+        remedy=remedies["postgres"],
     )
+    mongodb = MongoStore(
+        urls["mongodb"] or "",
+        application_name=application_name,
+        settings=settings,
+        remedy=remedies["mongodb"],
+    )
+    return Database(postgres, mongodb, settings=settings)
 
 
 @checks_arguments
@@ -98,40 +98,26 @@ class Database:
     @cached_property
     def users(self) -> PostgresRepository[User]:
         """Accounts, `shared.users`."""
-        from fwdb import models
-        from fwdb.repositories import PostgresRepository
-
         return PostgresRepository(self.postgres, models.users, models.User)
 
     @cached_property
     def avatars(self) -> PostgresRepository[Avatar]:
         """Body models, `avatar.avatars`."""
-        from fwdb import models
-        from fwdb.repositories import PostgresRepository
-
         return PostgresRepository(self.postgres, models.avatars, models.Avatar)
 
     @cached_property
     def catalog_items(self) -> PostgresRepository[CatalogItem]:
         """What designs are built from, `catalog.catalog_items`."""
-        from fwdb import models
-        from fwdb.repositories import PostgresRepository
-
         return PostgresRepository(self.postgres, models.catalog_items, models.CatalogItem)
 
     @cached_property
     def audit_logs(self) -> PostgresRepository[AuditLog]:
         """The rows of the audit trail, `audit.audit_logs`; ask `audit` for their meaning."""
-        from fwdb import models
-        from fwdb.repositories import PostgresRepository
-
         return PostgresRepository(self.postgres, models.audit_logs, models.AuditLog)
 
     @cached_property
     def designs(self) -> MongoRepository:
         """Designs, the collection `designs`."""
-        from fwdb.repositories import MongoRepository
-
         return MongoRepository(self.mongodb, trail=self.postgres)
 
     def frame(self, sql: str, /, **parameters: Any) -> pd.DataFrame:
@@ -218,38 +204,22 @@ class Database:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
         return f"Database(postgres={self.postgres.address}, mongodb={self.mongodb.address})"
 
 
-def _embedded_urls(
-    settings: config.Settings,
-    stores: tuple[str, ...],
-    role: Role,
-    progress: Callable[[str], None] | None,
-) -> dict[str, str]:
-    from fwdb import embedded
-
-    servers = embedded.up(settings.home, stores=stores, progress=progress)
-    return {name: getattr(getattr(servers, name), role) for name in stores}
-
-
-def _secret(value: Any) -> str | None:
+def _secret(value: SecretStr | None) -> str | None:
     return value.get_secret_value() if value is not None else None
 
 
-def _remedy(profile: str, store: str, *, built_in: bool) -> str:
-    """What to do when the store cannot be reached."""
-    if built_in:
-        return "Start the built-in servers with 'fwdb up'; 'fwdb doctor' says what is wrong."
+# What to do when a store cannot be reached: a built-in one, and one that a URL names.
+_START = "Start the built-in servers with 'fwdb up'; 'fwdb doctor' says what is wrong."
+
+
+def _remedy(profile: str, store: str) -> str:
     middle = "" if profile == "default" else f"{profile.upper()}_"
     variable = f"FWDB_{middle}{store.upper()}_URL"
     return f"Check {variable}, or unset it to use the built-in server."

@@ -42,38 +42,6 @@ from numbers import Number
 from typing import Any
 from uuid import UUID
 
-__all__ = [
-    "ArchiveError",
-    "AuthenticationFailed",
-    "ConfigError",
-    "Conflict",
-    "DuplicateKey",
-    "EmbeddedError",
-    "FeatureUnavailable",
-    "ForeignKeyViolation",
-    "FwdbError",
-    "InvalidData",
-    "MetricsError",
-    "MigrationError",
-    "NotFound",
-    "ParameterError",
-    "PermissionDenied",
-    "PoolExhausted",
-    "QueryError",
-    "QueryTimeout",
-    "ReportError",
-    "RevertRefused",
-    "SealError",
-    "StaleVersion",
-    "StoreUnavailable",
-    "Transient",
-    "UnknownName",
-    "is_secret",
-    "nearest",
-    "redact",
-    "shown",
-]
-
 # Short names are secret as a whole word: user_pin, otpCode, CVV; not shipping, not option.
 _SHORT = ["otp", "totp", "hotp", "mfa", "jwt", "jws", "pin", "puk", "cvv", "cvc", "csc", "ssn"]
 _SECRET_NAME = re.compile(
@@ -278,15 +246,17 @@ def shown(value: object) -> str:
         value = redact(value[:1000])
         if _PRIVATE.search(value):
             return "a secret"
-        text = value if len(value) <= 60 else value[:57] + "..."
-        return f"'{text.encode('utf-8', 'backslashreplace').decode()}'"
+        return f"'{_short(value).encode('utf-8', 'backslashreplace').decode()}'"
     if value is None or isinstance(value, bool):
         return str(value)
     if isinstance(value, Number | date | timedelta | UUID):
         try:
-            text = str(value)
+            return _short(str(value))
         except ValueError:  # more digits than Python writes
-            text = "a huge number"
-        return text if len(text) <= 60 else text[:57] + "..."
+            return "a huge number"
     kind = type(value).__name__
     return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -16,13 +16,7 @@ Time = Annotated[
 ]
 
 _SPAN = re.compile(r"(?P<count>\d+(?:\.\d+)?)\s*(?P<unit>[smhdw])", re.ASCII)
-_UNITS = {
-    "s": timedelta(seconds=1),
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-    "w": timedelta(weeks=1),
-}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -40,34 +34,32 @@ def moment(value: Time, *, now: datetime | None = None, name: str = "since") -> 
     datetime.datetime(2026, 11, 1, 0, 0, tzinfo=datetime.timezone.utc)
     """
     now = now or datetime.now(UTC)
+    text = value.strip() if isinstance(value, str) else ""
     try:
-        if value != value:  # pandas' NaT is a datetime, and unlike itself
-            raise _unreadable(name, value)
-        if isinstance(value, timedelta):
-            return _utc(now - value)
-        if isinstance(value, datetime):
-            found = value
-        elif isinstance(value, date):
-            return datetime.combine(value, time(), UTC)
-        elif not isinstance(value, str):
-            raise _unreadable(name, value)
-        elif value.strip() == "now":
+        if text == "now":
             return _utc(now)
-        elif _SPAN.fullmatch(value.strip()):
-            return _utc(now - span(value, name=name))
-        elif _DATE.fullmatch(value.strip()):
-            return datetime.combine(date.fromisoformat(value.strip()), time(), UTC)
-        else:
-            found = datetime.fromisoformat(value.strip().upper())
-        if found.tzinfo is None:
-            raise ParameterError(
-                f"'{name}' is {shown(value)}, a time without a zone; add one, such as Z for UTC "
-                "(2026-11-01T00:00Z).",
-                name=name,
-            )
-        return _utc(found)
+        if isinstance(value, timedelta) or _SPAN.fullmatch(text):
+            return _utc(now - span(value if isinstance(value, timedelta) else text, name=name))
+        if _DATE.fullmatch(text):
+            value = date.fromisoformat(text)
+        if isinstance(value, date) and not isinstance(value, datetime):
+            return datetime.combine(value, time(), UTC)
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(text.upper())
+        if found != found:  # pandas' NaT is a datetime, and unlike itself
+            raise ValueError
+        if found.tzinfo is not None:
+            return _utc(found)
     except (ValueError, OverflowError):
-        raise _unreadable(name, value) from None
+        raise ParameterError(
+            f"'{name}' is {shown(value)}; give an ISO time (2026-11-01T00:00Z) or a span (24h, "
+            "7d).",
+            name=name,
+        ) from None
+    raise ParameterError(
+        f"'{name}' is {shown(value)}, a time without a zone; add one, such as Z for UTC "
+        "(2026-11-01T00:00Z).",
+        name=name,
+    )
 
 
 def span(value: str | timedelta, *, name: str = "span") -> timedelta:
@@ -87,7 +79,7 @@ def span(value: str | timedelta, *, name: str = "span") -> timedelta:
     if found is None:
         raise refusal
     try:
-        return float(found["count"]) * _UNITS[found["unit"]]
+        return timedelta(seconds=float(found["count"]) * _SECONDS[found["unit"]])
     except OverflowError:  # longer than a timedelta can say
         raise refusal from None
 
@@ -96,10 +88,3 @@ def _utc(value: datetime) -> datetime:
     # Rebuilt from its parts so that a pandas Timestamp becomes a plain datetime.
     value = value.astimezone(UTC)
     return datetime.combine(value.date(), value.time(), UTC)
-
-
-def _unreadable(name: str, value: object) -> ParameterError:
-    return ParameterError(
-        f"'{name}' is {shown(value)}; give an ISO time (2026-11-01T00:00Z) or a span (24h, 7d).",
-        name=name,
-    )

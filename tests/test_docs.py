@@ -9,8 +9,9 @@ import pytest
 import sqlalchemy as sa
 import typer
 from pydantic.fields import FieldInfo
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from support import ROOT
+from support.urls import text
 
 import fwdb
 from fwdb import cli, config, errors, migrating
@@ -32,6 +33,10 @@ FIELDS: dict[str, FieldInfo] = {
 }
 
 
+def is_error(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, errors.FwdbError)
+
+
 def rows(text: str) -> dict[str, list[str]]:
     """The rows of all tables in `text`, by the word in code style of their first cell."""
     found = {}
@@ -42,20 +47,20 @@ def rows(text: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_every_setting_is_documented_with_its_default(name):
-    """docs/configuration.md has a row for each variable."""
-    field, known = FIELDS[name], rows((ROOT / "docs/configuration.md").read_text())
-    variable = f"FWDB_{name.upper()}"
+def agree(shown: str, default: object) -> bool:
+    """Whether the `shown` default of a table is `default`."""
+    if default is None:
+        return shown.startswith(("none", ".fwdb"))
+    if isinstance(default, bool):
+        return shown == str(default).lower()
+    return shown == default if isinstance(default, str) else float(shown) == default
 
-    assert variable in known
-    shown = known[variable][1].strip("`")
-    if field.default is None:
-        assert shown.startswith(("none", ".fwdb"))
-    elif isinstance(field.default, str):
-        assert shown == field.default
-    else:
-        assert float(shown) == field.default
+
+def test_every_setting_is_documented_with_its_default():
+    """docs/configuration.md has a row for each variable."""
+    known = rows((ROOT / "docs/configuration.md").read_text())
+    for name, field in FIELDS.items():
+        assert agree(known[f"FWDB_{name.upper()}"][1].strip("`"), field.default), name
 
 
 def test_no_variable_is_documented_that_does_not_exist():
@@ -77,27 +82,19 @@ def test_every_report_parameter_is_documented_with_its_default(report):
 
     assert set(known) == set(parameters)
     for name, parameter in parameters.items():
-        shown = known[name][1].strip("`")
-        if parameter.default is None:
-            assert shown in ("none", "none: all")
-        elif isinstance(parameter.default, bool):
-            assert shown == str(parameter.default).lower()
-        elif isinstance(parameter.default, str):
-            assert shown == parameter.default
-        else:
-            assert float(shown) == parameter.default
+        assert agree(known[name][1].strip("`"), parameter.default), name
         if parameter.low is not None:
             assert f"{parameter.low:g} to {parameter.high:.0f}" in known[name][2]
         for choice in parameter.choices:
             assert f"`{choice}`" in known[name][2]
 
 
-@pytest.mark.parametrize(
-    "name", [*fwdb.__all__, *(name for name in errors.__all__ if name[0].isupper())]
-)
-def test_every_public_name_is_documented(name):
-    """What `import fwdb` offers can be looked up, each error too."""
-    assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", EVERYTHING)
+def test_every_public_name_is_documented():
+    """What `import fwdb` offers can be looked up, each error and each command too."""
+    for name in [*fwdb.__all__, *(name for name, kind in vars(errors).items() if is_error(kind))]:
+        assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", EVERYTHING), name
+    for command in commands():
+        assert re.search(rf"\bfwdb (--profile \w+ )?{command}\b", EVERYTHING), command
 
 
 def commands() -> list[str]:
@@ -112,12 +109,6 @@ def commands() -> list[str]:
             yield from walk(group.typer_instance, f"{before}{group.name} ")
 
     return sorted(walk(cli.app, ""))
-
-
-@pytest.mark.parametrize("command", commands())
-def test_every_command_is_documented(command):
-    """What `fwdb --help` lists is explained somewhere."""
-    assert re.search(rf"\bfwdb (--profile \w+ )?{command}\b", EVERYTHING)
 
 
 def test_every_command_in_the_documentation_exists():
@@ -149,16 +140,16 @@ def test_no_link_in_the_documentation_is_broken():
 def test_the_documented_grants_are_enough_and_not_more(postgres_database: Callable[..., str]):
     """Each role of docs/real-servers.md can do what it is for; that for reports only reads."""
     url = make_url(postgres_database())
-    text = (ROOT / "docs/real-servers.md").read_text()
-    grants = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)[0]
+    page = (ROOT / "docs/real-servers.md").read_text()
+    grants = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)[0]
     suffix = f"_{url.database}"
     for role in ("fashion_owner", "fashion_app", "fashion_report"):
         grants = re.sub(rf"\b{role}\b", role + suffix, grants)
     grants = grants.replace("fashion_wallet", str(url.database))
-    admin = PostgresStore(_text(url))
+    admin = PostgresStore(text(url))
     admin.execute(sa.text(grants))
     owner, app, report = (
-        PostgresStore(_text(url.set(username=f"fashion_{role}{suffix}", password="change me")))
+        PostgresStore(text(url.set(username=f"fashion_{role}{suffix}", password="change me")))
         for role in ("owner", "app", "report")
     )
     try:
@@ -184,7 +175,3 @@ def test_the_documented_grants_are_enough_and_not_more(postgres_database: Callab
                 sa.text(f"DROP OWNED BY {role}{suffix} CASCADE; DROP ROLE {role}{suffix}")
             )
         admin.close()
-
-
-def _text(url: URL) -> str:
-    return url.render_as_string(hide_password=False)

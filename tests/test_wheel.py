@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support import ROOT
+from support.urls import url_of
 
 from fwdb.database import Database
 
@@ -53,10 +54,8 @@ def test_an_installed_wheel_makes_a_report(wheel: Path, tmp_path: Path, db: Data
     python = str(environment / "bin" / "python")
     _run(python, "-m", "pip", "install", "--quiet", "--no-compile", str(wheel))
     urls = {
-        "FWDB_POSTGRES_URL": db.postgres.engine.url.set(drivername="postgresql").render_as_string(
-            hide_password=False
-        ),
-        "FWDB_MONGODB_URL": db.mongodb._given.get_secret_value(),
+        "FWDB_POSTGRES_URL": url_of(db.postgres),
+        "FWDB_MONGODB_URL": url_of(db.mongodb),
     }
     fwdb = str(environment / "bin" / "fwdb")
     user = db.users.first(role="designer")

@@ -20,7 +20,7 @@ from fwdb.measure import Status
 from fwdb.monitoring import statements
 from fwdb.monitoring.history import History
 from fwdb.stores import PostgresStore
-from fwdb.stores.plans import generic_plan
+from fwdb.stores.postgres import generic_plan
 
 _CUT = 10_000  # statement_texts.sql keeps so many characters
 _SCAN = re.compile(r"(?:Parallel )?Seq Scan on (?P<table>[\w.\"]+)")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import uuid4
-
-__all__ = ["Actor", "acting", "current", "listening", "marked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +22,17 @@ class Actor:
 
     def within(self, outer: Actor | None) -> Actor:
         """This actor with what it does not say taken from `outer`."""
-        if outer is None:
-            return self
-        return Actor(
-            *(
-                getattr(outer, f.name) if getattr(self, f.name) is None else getattr(self, f.name)
-                for f in fields(self)
-            )
-        )
+        return Actor(**{**(outer.said if outer else {}), **self.said})
+
+    @property
+    def said(self) -> dict[str, str]:
+        """The fields that are said."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def json(self) -> str:
         """What is said, as PostgreSQL gets it in the setting ``fwdb.actor``."""
-        said = {name: value for name, value in asdict(self).items() if value is not None}
-        return json.dumps(said, ensure_ascii=False)
+        return json.dumps(self.said, ensure_ascii=False)
 
 
 # Field of the actor -> field of ``_audit`` in a document.
@@ -47,16 +41,8 @@ _STORED = {"user_id": "by", "ip_address": "ip", "user_agent": "userAgent", "reas
 _current: ContextVar[Actor | None] = ContextVar("fwdb_actor", default=None)
 
 _Tell = Callable[[Actor | None], None]
-
-
-class _Listeners(threading.local):
-    """The open transactions of a thread, which hear of an actor that begins or ends in them."""
-
-    def __init__(self) -> None:
-        self.open: list[_Tell] = []
-
-
-_listeners = _Listeners()
+# The open transactions of a thread, which hear of an actor that begins or ends in them.
+_hearing: ContextVar[tuple[_Tell, ...]] = ContextVar("fwdb_hearing", default=())
 
 
 def current() -> Actor | None:
@@ -73,7 +59,7 @@ def acting(actor: Actor) -> Iterator[Actor]:
     """
     before = current()
     inner = actor.within(before)
-    hearing = tuple(_listeners.open)
+    hearing = _hearing.get()
     for tell in hearing:
         tell(inner)
     token = _current.set(inner)
@@ -82,18 +68,18 @@ def acting(actor: Actor) -> Iterator[Actor]:
     finally:
         _current.reset(token)
         for tell in hearing:
-            if tell in _listeners.open:  # a block that was left late may outlive its transaction
+            if tell in _hearing.get():  # a block that was left late may outlive its transaction
                 tell(before)
 
 
 @contextmanager
 def listening(tell: _Tell) -> Iterator[None]:
     """While the block, a transaction, runs, `tell` hears of actors that begin or end in it."""
-    _listeners.open.append(tell)
+    _hearing.set((*_hearing.get(), tell))
     try:
         yield
     finally:
-        _listeners.open.remove(tell)
+        _hearing.set(tuple(one for one in _hearing.get() if one is not tell))
 
 
 def marked(*, deleting: bool = False) -> dict[str, Any]:
@@ -107,7 +93,6 @@ def marked(*, deleting: bool = False) -> dict[str, Any]:
     who = current()
     if who is None:
         return {}
-    said = {stored: getattr(who, name) for name, stored in _STORED.items()}
-    given = {stored: value for stored, value in said.items() if value is not None}
+    said = {_STORED[name]: value for name, value in who.said.items()}
     more = {"deleting": True} if deleting else {}
-    return {"_audit": {**given, "nonce": uuid4().hex, **more}}
+    return {"_audit": {**said, "nonce": uuid4().hex, **more}}

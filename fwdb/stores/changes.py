@@ -25,25 +25,13 @@ from fwdb import errors
 if TYPE_CHECKING:
     from fwdb.stores.mongodb import MongoStore
 
-__all__ = [
-    "ChangeBatch",
-    "ChangeEvent",
-    "ChangeFeed",
-    "ClusterTime",
-    "EventsTooLarge",
-    "HistoryLost",
-    "Present",
-    "documents",
-    "present",
-]
-
 Document = dict[str, Any]
 
 _MOST_BYTES = 1 << 24  # of events read at once: they are held in memory and written together
 
 # src/mongo/base/error_codes.yml
-_LOST = {286}  # ChangeStreamHistoryLost
-_BAD_TOKEN = {260, 280, 50811}  # of another collection, or of a server that forgot it
+# ChangeStreamHistoryLost, and tokens of another collection or of a server that forgot it.
+_LOST = {286, 260, 280, 50811}
 _TOO_LARGE = {10334}  # BSONObjectTooLarge
 # What the specification of change streams calls resumable, for servers that set no label.
 _RESUMABLE = {6, 7, 43, 63, 89, 91, 133, 150, 189, 234, 237, 262, 9001, 10107, 11600, 11602}
@@ -127,9 +115,10 @@ def present(store: MongoStore, collection: str) -> Present:
         raise errors.FeatureUnavailable(
             "mongodb has change streams in a replica set only; this server is not in one."
         )
-    uuid = found[0].get("info", {}).get("uuid") if found else None
-    named = None if uuid is None else bytes(uuid).hex() if isinstance(uuid, bytes) else str(uuid)
-    kept = found[0].get("options", {}).get("changeStreamPreAndPostImages", {}) if found else {}
+    known = found[0] if found else {}
+    uuid = known.get("info", {}).get("uuid")
+    named = uuid.hex() if isinstance(uuid, bytes) else uuid and str(uuid)
+    kept = known.get("options", {}).get("changeStreamPreAndPostImages", {})
     return Present(ClusterTime(time.time, time.inc), clock, named, bool(kept.get("enabled")))
 
 
@@ -199,22 +188,20 @@ class ChangeFeed:
         """At most `limit` events, or 16 MB; it ends after about `seconds` when they come slowly."""
         self._cursor._batch_size = limit  # batch_size(1) asks for two
         found: list[ChangeEvent] = []
-        size, deadline = 0, monotonic() + seconds
+        size, deadline, idle = 0, monotonic() + seconds, False
         with self._errors():
-            while (
-                len(found) < limit
-                and size < _MOST_BYTES
-                and monotonic() < deadline
-                and self._cursor.alive
-            ):
+            while len(found) < limit and size < _MOST_BYTES and monotonic() < deadline:
+                if not self._cursor.alive:
+                    break
                 raw = self._cursor.try_next()
-                if raw is None:
-                    return ChangeBatch(found, True, *self._position(), bool(self._cursor.alive))
+                if idle := raw is None:
+                    break
                 whole = self._joined(raw)
                 if whole is not None:
                     size += len(bson.encode(whole))
                     found.append(_event(whole))
-        return ChangeBatch(found, False, None, None, bool(self._cursor.alive))
+            passed, token = self._position() if idle else (None, None)
+        return ChangeBatch(found, idle, passed, token, bool(self._cursor.alive))
 
     def close(self) -> None:
         with self._errors():
@@ -222,9 +209,7 @@ class ChangeFeed:
 
     def _joined(self, part: Document) -> Document | None:
         """A whole event; None while parts of it are missing."""
-        split = part.pop("splitEvent", None)
-        if split is None or split["of"] == 1:
-            return part
+        split = part.pop("splitEvent", {"fragment": 1, "of": 1})
         self._parts.append(part)
         if split["fragment"] < split["of"]:
             return None
@@ -248,30 +233,24 @@ class ChangeFeed:
                     raise
                 raise EventsTooLarge("mongodb gave more events than fit into an answer.") from error
             except driver.OperationFailure as error:
-                if error.code in _TOO_LARGE:
+                code = error.code
+                if code in _TOO_LARGE:
                     raise EventsTooLarge("mongodb has an event of more than 16 MB.") from error
-                if error.code in _LOST | _BAD_TOKEN:
-                    raise HistoryLost(
-                        f"mongodb no longer has the wanted changes (code {error.code})."
-                    ) from error
-                if error.code in _RESUMABLE or error.has_error_label("ResumableChangeStreamError"):
-                    raise errors.StoreUnavailable(
-                        f"mongodb ended the change stream (code {error.code}).",
-                        database=self._store.name,
-                    ) from error
+                if code in _LOST:
+                    said = f"mongodb no longer has the wanted changes (code {code})."
+                    raise HistoryLost(said) from error
+                if code in _RESUMABLE or error.has_error_label("ResumableChangeStreamError"):
+                    said = f"mongodb ended the change stream (code {code})."
+                    raise errors.StoreUnavailable(said, database=self._store.name) from error
                 raise
 
 
 def _event(raw: Document) -> ChangeEvent:
     time = ClusterTime(raw["clusterTime"].time, raw["clusterTime"].inc)
     description: Document = raw.get("updateDescription") or {}
-    key = raw.get("documentKey", {}).get("_id")
-    target: Document = raw.get("to") or {}
-    transaction = (
-        f"{bytes(raw['lsid']['id']).hex()}-{raw['txnNumber']}"
-        if "lsid" in raw and "txnNumber" in raw
-        else None
-    )
+    transaction = None
+    if "lsid" in raw and "txnNumber" in raw:
+        transaction = f"{bytes(raw['lsid']['id']).hex()}-{raw['txnNumber']}"
     operation = str(raw["operationType"])
     content = [operation, raw.get("documentKey"), description, raw.get("fullDocument"), transaction]
     return ChangeEvent(
@@ -279,7 +258,7 @@ def _event(raw: Document) -> ChangeEvent:
         time=time,
         at=max(raw.get("wallTime", time.at), time.at),
         token=json_util.dumps(raw["_id"]),
-        key=key,
+        key=raw.get("documentKey", {}).get("_id"),
         before=raw.get("fullDocumentBeforeChange"),
         after=raw.get("fullDocument") if operation in {"insert", "replace"} else None,
         updated=description.get("updatedFields") or {},
@@ -289,7 +268,7 @@ def _event(raw: Document) -> ChangeEvent:
         ),
         paths=description.get("disambiguatedPaths") or {},
         transaction=transaction,
-        to=target.get("coll"),
+        to=(raw.get("to") or {}).get("coll"),
         digest=hashlib.sha256(bson.encode({"content": content})).digest(),
     )
 
@@ -301,14 +280,12 @@ def _token_time(token: Mapping[str, Any] | None, *, secantus: bool) -> ClusterTi
     resume_token.h); SecantusDB's is a BSON document.
     """
     data = (token or {}).get("_data")
-    if not isinstance(data, str):
-        return None
     try:
         if secantus:
-            inner: Any = bson.decode(bytes.fromhex(data)).get("t")
-            return ClusterTime(inner.time, inner.inc) if isinstance(inner, Timestamp) else None
-        if data.startswith("82"):
-            return ClusterTime(int(data[2:10], 16), int(data[10:18], 16))
-    except (ValueError, bson.errors.BSONError):
+            inner: Any = bson.decode(bytes.fromhex(data)).get("t")  # type: ignore[arg-type]
+            return ClusterTime(inner.time, inner.inc)
+        if str(data).startswith("82"):
+            return ClusterTime(int(data[2:10], 16), int(data[10:18], 16))  # type: ignore[index]
+    except (AttributeError, TypeError, ValueError, bson.errors.BSONError):
         pass
     return None

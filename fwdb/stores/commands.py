@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -125,7 +125,7 @@ class CommandTimes(monitoring.CommandListener):
         name, command = event.command_name, event.command
         self._current.key = None
         # The driver hides the content of commands with secrets, and of all before login.
-        if name in _IGNORED or not command or _is_own(command):
+        if name in _IGNORED or not command or str(command.get("comment", "")).startswith("fwdb"):
             return
         if name == "getMore":
             with self._lock:
@@ -135,17 +135,15 @@ class CommandTimes(monitoring.CommandListener):
         self._current.key = (name, f"{event.database_name}.{collection}", shape(name, command))
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        key = getattr(self._current, "key", None)
-        if key is not None:
-            reply = event.reply
-            error = of_reply(reply) if reply.get("writeErrors") else ""
-            self._add(key, event.command_name, event.duration_micros / 1000, reply, error)
+        error = of_reply(event.reply) if event.reply.get("writeErrors") else ""
+        self._ended(event, event.reply, error)
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        key = getattr(self._current, "key", None)
-        if key is not None:
-            error = of_reply(event.failure)
-            self._add(key, event.command_name, event.duration_micros / 1000, {}, error)
+        self._ended(event, {}, of_reply(event.failure))
+
+    def _ended(self, event: Any, reply: Mapping[str, Any], error: str) -> None:
+        if (key := getattr(self._current, "key", None)) is not None:
+            self._add(key, event.command_name, event.duration_micros / 1000, reply, error)
 
     def _add(
         self, key: _Key, command: str, ms: float, reply: Mapping[str, Any], error: str
@@ -183,122 +181,97 @@ def shape(name: str, command: Mapping[str, Any]) -> str:
     """
     target = command.get(name)
     place = target if isinstance(target, str) else "db"
-    match name:
-        case "find":
-            text = f"find({_filter(command.get('filter') or {})})"
-            if command.get("projection"):
-                text += f".project({{{', '.join(command['projection'])}}})"
-        case "aggregate":
-            text = f"aggregate([{', '.join(map(_stage, command.get('pipeline') or []))}])"
-        case "insert":
-            text = "insert(?)"
-        case "update":
-            text = f"update({_distinct(_update(u) for u in command.get('updates') or [])})"
-        case "delete":
-            text = f"delete({_distinct(_filter(d['q']) for d in command.get('deletes') or [])})"
-        case "findAndModify":
-            change = "remove" if command.get("remove") else _change(command.get("update"))
-            text = f"findAndModify({_filter(command.get('query') or {})}, {change})"
-        case "count":
-            text = f"count({_filter(command.get('query') or {})})"
-        case "distinct":
-            text = f"distinct({command.get('key')}, {_filter(command.get('query') or {})})"
-        case _:
-            text = f"{name}()"
+    arguments = _ARGUMENTS[name](command) if name in _ARGUMENTS else []
+    text = f"{place}.{name}({', '.join(arguments)})"
+    if name == "find" and command.get("projection"):
+        text += f".project({{{', '.join(command['projection'])}}})"
     if command.get("sort"):
         text += f".sort({_ordered(command['sort'])})"
     if command.get("hint"):
-        hint = command["hint"]
-        text += f".hint({_ordered(hint) if isinstance(hint, Mapping) else hint})"
+        text += f".hint({_ordered(command['hint'])})"
     if command.get("collation"):
         text += f".collation({command['collation'].get('locale', '?')})"
-    return f"{place}.{text}"
+    return text
 
 
-_PLAIN = frozenset({str, int, float, bool, bytes, type(None), ObjectId, datetime, list})
-
-
-def _filter(value: Mapping[str, Any]) -> str:
-    if len(value) == 1:
-        ((field, part),) = value.items()
-        if type(part) in _PLAIN and not field.startswith("$"):
-            return f"{{{field}: ?}}"
-    fields = (
-        f"{field}: {_branches(part) if field in {'$or', '$and', '$nor'} else _value(part)}"
-        for field, part in value.items()
-    )
+def _filter(value: Mapping[str, Any] | None) -> str:
+    fields = (f"{field}: {_value(field, part)}" for field, part in (value or {}).items())
     return "{" + ", ".join(sorted(fields)) + "}"
 
 
-def _branches(parts: Iterable[Any]) -> str:
-    return f"[{_distinct(_filter(part) for part in parts)}]"
+def _value(field: str, value: Any) -> str:
+    """`?`, or what stays of `value`: operators, and the filters in it."""
+    if field.startswith("$"):
+        if field in {"$or", "$and", "$nor"}:
+            return f"[{_distinct(map(_filter, value))}]"
+        if field in {"$in", "$nin", "$all"}:
+            return "[?]"
+        if field in {"$elemMatch", "$not"} and isinstance(value, Mapping):
+            return _filter(value)
+    if type(value) not in _PLAIN and isinstance(value, Mapping) and _operators(value):
+        return _filter(value)
+    return "?"
 
 
-def _value(value: Any) -> str:
-    """`?`, or the operators when the value is made of them."""
-    if type(value) in _PLAIN:  # quicker than the question below, and mostly enough
-        return "?"
-    if not (isinstance(value, Mapping) and value and next(iter(value)).startswith("$")):
-        return "?"
-    parts = []
-    for operator, operand in value.items():
-        if operator in {"$in", "$nin", "$all"}:
-            parts.append(f"{operator}: [?]")
-        elif operator in {"$elemMatch", "$not"} and isinstance(operand, Mapping):
-            inner = _value(operand)
-            parts.append(f"{operator}: {_filter(operand) if inner == '?' else inner}")
-        else:
-            parts.append(f"{operator}: ?")
-    return "{" + ", ".join(sorted(parts)) + "}"
+# Quicker to ask than whether it is a mapping, and mostly enough.
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None), ObjectId, datetime, list})
+
+
+def _operators(value: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in value if key.startswith("$"))
+
+
+def _stages(pipeline: Iterable[Mapping[str, Any]] | None) -> str:
+    return f"[{', '.join(map(_stage, pipeline or []))}]"
 
 
 def _stage(stage: Mapping[str, Any]) -> str:
     name, content = next(iter(stage.items()), ("?", None))
-    if name == "$match" and isinstance(content, Mapping):
-        return f"$match {_filter(content)}"
-    if name == "$sort" and isinstance(content, Mapping):
-        return f"$sort {_ordered(content)}"
+    if name in {"$match", "$sort"} and isinstance(content, Mapping):
+        return f"{name} {_filter(content) if name == '$match' else _ordered(content)}"
     return name
 
 
-def _update(statement: Mapping[str, Any]) -> str:
-    return f"{_filter(statement['q'])}, {_change(statement.get('u'))}"
-
-
 def _change(update: Any) -> str:
-    if isinstance(update, Mapping):
-        operators = sorted(key for key in update if key.startswith("$"))
-        return "{" + ", ".join(operators) + "}" if operators else "?"
-    return "[" + ", ".join(map(_stage, update or [])) + "]"
+    if not isinstance(update, Mapping):
+        return _stages(update)
+    return f"{{{', '.join(_operators(update))}}}" if _operators(update) else "?"
 
 
-def _ordered(keys: Mapping[str, Any]) -> str:
-    return (
-        "{"
-        + ", ".join(
-            f"{key}: {order if isinstance(order, int) else '?'}" for key, order in keys.items()
-        )
-        + "}"
-    )
+def _ordered(keys: Mapping[str, Any] | str) -> str:
+    if isinstance(keys, str):
+        return keys
+    parts = (f"{key}: {order if isinstance(order, int) else '?'}" for key, order in keys.items())
+    return "{" + ", ".join(parts) + "}"
 
 
 def _distinct(parts: Iterable[str]) -> str:
     return " | ".join(sorted(set(parts)))
 
 
-def _is_own(command: Mapping[str, Any]) -> bool:
-    return str(command.get("comment", "")).startswith("fwdb")
+_ARGUMENTS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "find": lambda c: [_filter(c.get("filter"))],
+    "aggregate": lambda c: [_stages(c.get("pipeline"))],
+    "insert": lambda c: ["?"],
+    "update": lambda c: [
+        _distinct(f"{_filter(u['q'])}, {_change(u.get('u'))}" for u in c.get("updates") or [])
+    ],
+    "delete": lambda c: [_distinct(_filter(d["q"]) for d in c.get("deletes") or [])],
+    "findAndModify": lambda c: [
+        _filter(c.get("query")),
+        "remove" if c.get("remove") else _change(c.get("update")),
+    ],
+    "count": lambda c: [_filter(c.get("query"))],
+    "distinct": lambda c: [str(c.get("key")), _filter(c.get("query"))],
+}
 
 
 def _documents(command: str, reply: Mapping[str, Any]) -> int:
     """Documents that came back, or that a write met."""
     cursor = reply.get("cursor")
     if isinstance(cursor, Mapping):
-        batch = cursor.get("nextBatch" if command == "getMore" else "firstBatch")
-        return len(batch or ())
+        return len(cursor.get("nextBatch" if command == "getMore" else "firstBatch") or ())
     if command == "count":
         return 0  # the answer is a number, not documents
     count = reply.get("n")
-    if isinstance(count, int):
-        return count
-    return int(reply.get("value") is not None)
+    return count if isinstance(count, int) else int(reply.get("value") is not None)

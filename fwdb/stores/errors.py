@@ -19,8 +19,7 @@ from fwdb import errors
 from fwdb.stores.session import Silent
 
 if TYPE_CHECKING:
-    from fwdb.stores.mongodb import MongoStore
-    from fwdb.stores.postgres import PostgresStore
+    from fwdb.stores.base import Store
 
 OTHER = "other"
 ERROR_TYPES = (
@@ -147,37 +146,87 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     yield from reversed(found)
 
 
-# -- PostgreSQL -----------------------------------------------------------------------------------
+# -- as errors of fwdb ---------------------------------------------------------------------------
 
-_AGAIN = (errors.Transient, "postgres: {said}; the same work may succeed if tried again.")
-_SENTENCES: dict[str, tuple[type[errors.FwdbError], str]] = {
+# A sentence for each word; for MongoDB one for codes and classes of which the word says too little.
+_REFUSED = "{at} refused the user or password. {remedy}"
+_NO_ANSWER = "no answer from {at} within {connecting:g} s ({said}). {remedy}"
+_UNKNOWN = "whether a change under way was stored is not known. {remedy}"
+_AGAIN = "postgres: {said}; the same work may succeed if tried again."
+_NO_SET = "mongodb has transactions in a replica set only; this server is not in one."
+_SENTENCES: dict[str | int | type[Exception], tuple[type[errors.FwdbError], str]] = {
+    "authentication": (errors.AuthenticationFailed, _REFUSED),
+    "connection": (errors.StoreUnavailable, "{at} ended the connection: {said}. {remedy}"),
     "foreign_key": (errors.ForeignKeyViolation, "{subject}: {said}."),
-    "serialization": _AGAIN,
-    "deadlock": _AGAIN,
-    "lock_timeout": _AGAIN,
+    "serialization": (errors.Transient, _AGAIN),
+    "deadlock": (errors.Transient, _AGAIN),
+    "lock_timeout": (errors.Transient, _AGAIN),
     "timeout": (errors.QueryTimeout, "postgres stopped the statement: {said}."),
-    "permission": (errors.PermissionDenied, "postgres at {address}: {said}."),
+    "permission": (errors.PermissionDenied, "{at}: {said}."),
+    18: (errors.AuthenticationFailed, _REFUSED),
+    13: (errors.PermissionDenied, "{at}: the user may not do this (code 13)."),
+    8000: (errors.PermissionDenied, "{at}: the user may not do this (code 8000)."),
+    50: (errors.QueryTimeout, "mongodb stopped the operation at its time limit."),
+    112: (errors.Transient, "mongodb: another transaction wrote the same document; try again."),
+    20: (errors.FeatureUnavailable, _NO_SET),
+    263: (errors.FeatureUnavailable, _NO_SET),
+    59: (errors.FeatureUnavailable, "{at}: {said}."),
+    40324: (errors.FeatureUnavailable, "{at}: {said}."),
+    driver.WaitQueueTimeoutError: (
+        errors.PoolExhausted,
+        "no connection to {at} became free in time. "
+        "Return connections sooner, or raise FWDB_POOL_MAX_OVERFLOW.",
+    ),
+    driver.NetworkTimeout: (
+        errors.StoreUnavailable,
+        "no answer from {at} within {answering:g} s ({waits_for}); " + _UNKNOWN,
+    ),
+    driver.ConnectionFailure: (errors.StoreUnavailable, _NO_ANSWER),
+    driver.ConfigurationError: (errors.ConfigError, "mongodb: {said}. {remedy}"),
+    driver.DocumentTooLarge: (errors.InvalidData, "mongodb cannot store the document: {said}."),
+    BSONError: (  # its text quotes the value
+        errors.InvalidData,
+        "mongodb cannot store the document: a key is no plain text, or a value is of a type that "
+        "BSON does not have.",
+    ),
 }
 
 
-def of_postgres(error: psycopg.Error, store: PostgresStore) -> errors.FwdbError:
+def _error(
+    store: Store, kind: type[errors.FwdbError], sentence: str, **words: str
+) -> errors.FwdbError:
+    text = sentence.format(
+        at=f"{store.name} at {store.address}",
+        remedy=store.remedy,
+        waits_for=store.waits_for,
+        answering=store.settings.timeout_seconds,
+        connecting=store.settings.connect_timeout_seconds,
+        **words,
+    )
+    if issubclass(kind, errors.StoreUnavailable):
+        return kind(text, database=store.name)
+    return kind(text)
+
+
+def of_postgres(error: psycopg.Error, store: Store) -> errors.FwdbError:
     """The fwdb error for `error` of the server of `store`."""
     if isinstance(error, Silent):
-        return _unavailable(
-            store,
-            f"no answer from {{}} within {error.seconds:g} s ({store.waits_for}), so the "
-            "connection was closed; whether a change under way was stored is not known.",
+        silent = (
+            f"no answer from {{at}} within {error.seconds:g} s ({{waits_for}}), so the connection "
+            "was closed; "
         )
+        return _error(store, errors.StoreUnavailable, silent + _UNKNOWN)
     if not error.sqlstate:
         return _without_state(error, store)
     state, diag, word = error.sqlstate, error.diag, _of_sqlstate(error.sqlstate)
     subject = ".".join(part for part in (diag.schema_name, diag.table_name) if part)
     said = (diag.message_primary or type(error).__name__).rstrip(".")
     if word in _SENTENCES:
-        kind, sentence = _SENTENCES[word]
-        return kind(sentence.format(said=said, subject=subject, address=store.address))
+        return _error(store, *_SENTENCES[word], said=said, subject=subject)
     if word == "unique_violation":
-        fields = _key_fields(diag.message_detail or "")
+        # The message is localised; its first (…) holds the names of the columns.
+        found = re.search(r"\(([^()]*(?:\([^()]*\)[^()]*)*)\)=", diag.message_detail or "")
+        fields = tuple(part.strip() for part in found[1].split(",")) if found else ()
         return errors.DuplicateKey(
             f"another row of {subject} has the same {', '.join(fields) or 'unique value'}.",
             constraint=diag.constraint_name,
@@ -189,10 +238,6 @@ def of_postgres(error: psycopg.Error, store: PostgresStore) -> errors.FwdbError:
         place = f" ({found[0]})" if found else ""
         text = said if state.startswith("23") else _without_value(said)
         return errors.InvalidData(f"{subject or 'postgres'}{column}: {text}{place}.")
-    if word == "authentication":
-        return _refused(store, "{} refused the user or password.")
-    if word == "connection":
-        return _unavailable(store, f"{{}} ended the connection: {said}.")
     if state.startswith("53"):
         return errors.QueryError(f"postgres at {store.address} lacks room: {said}.")
     if state in {"42P01", "3F000"}:
@@ -202,30 +247,24 @@ def of_postgres(error: psycopg.Error, store: PostgresStore) -> errors.FwdbError:
     return errors.QueryError(f"postgres: {said} (SQLSTATE {state}).")
 
 
-def _without_state(error: psycopg.Error, store: PostgresStore) -> errors.FwdbError:
+def _without_state(error: psycopg.Error, store: Store) -> errors.FwdbError:
     """A failure without SQLSTATE: the connection could not be made, or was lost."""
     if not isinstance(error, psycopg.OperationalError):
         kind = errors.InvalidData if isinstance(error, psycopg.DataError) else errors.QueryError
         return kind(f"postgres: {_without_value(str(error))}.")
     # The server's own words of libpq's message about a failed connection.
     line = (str(error).strip() or "connection lost").splitlines()[0]
-    reason = line.rpartition("failed: ")[2].replace("FATAL:  ", "").rstrip(".")
+    said = line.rpartition("failed: ")[2].replace("FATAL:  ", "").rstrip(".")
     pgconn = error.pgconn
     # A password also precedes other refusals; the one about the user names the user.
     if pgconn is not None and (
-        pgconn.needs_password or (pgconn.used_password and f'"{pgconn.user.decode()}"' in reason)
+        pgconn.needs_password or (pgconn.used_password and f'"{pgconn.user.decode()}"' in said)
     ):
-        return _refused(store, f"{{}} refused the connection ({reason}).")
-    if pgconn is None and not isinstance(error, psycopg.errors.ConnectionTimeout):
-        return _unavailable(store, f"{{}} ended the connection ({reason}).")
-    seconds = store.settings.connect_timeout_seconds
-    return _unavailable(store, f"no answer from {{}} within {seconds:g} s ({reason}).")
-
-
-def _key_fields(detail: str) -> tuple[str, ...]:
-    """Column names of a unique violation; the message is localised, its first (…) is not."""
-    found = re.search(r"\(([^()]*(?:\([^()]*\)[^()]*)*)\)=", detail)
-    return tuple(part.strip() for part in found[1].split(",")) if found else ()
+        refused = "{at} refused the connection ({said}). {remedy}"
+        return _error(store, errors.AuthenticationFailed, refused, said=said)
+    lost = pgconn is None and not isinstance(error, psycopg.errors.ConnectionTimeout)
+    sentence = "{at} ended the connection ({said}). {remedy}" if lost else _NO_ANSWER
+    return _error(store, errors.StoreUnavailable, sentence, said=said)
 
 
 def _without_value(message: str) -> str:
@@ -234,78 +273,29 @@ def _without_value(message: str) -> str:
     return re.sub(quoted, "the value given", message, flags=re.DOTALL).rstrip(".")
 
 
-# -- MongoDB --------------------------------------------------------------------------------------
-
 _TRANSIENT = "TransientTransactionError"
 
 
-def of_mongodb(error: Exception, store: MongoStore) -> errors.FwdbError:
+def of_mongodb(error: Exception, store: Store) -> errors.FwdbError:
     """The fwdb error for `error` of pymongo or bson."""
     if isinstance(error, driver.PyMongoError) and error.has_error_label(_TRANSIENT):
         return errors.Transient(
             "mongodb: the transaction met another one; the same work may succeed if repeated."
         )
-    match error:
-        case driver.DuplicateKeyError() | driver.BulkWriteError():
-            return _of_write(_first(error))
-        case driver.WaitQueueTimeoutError():
-            return errors.PoolExhausted(
-                f"no connection to mongodb at {store.address} became free in time. "
-                "Return connections sooner, or raise FWDB_POOL_MAX_OVERFLOW.",
-                database=store.name,
-            )
-        case driver.OperationFailure():
-            return _of_code(error, store)
-        case driver.ExecutionTimeout():
-            return errors.QueryTimeout("mongodb did not finish the operation in time.")
-        case driver.NetworkTimeout():
-            return _unavailable(
-                store,
-                f"no answer from {{}} within {store.settings.timeout_seconds:g} s "
-                f"({store.waits_for}); whether a change under way was stored is not known.",
-            )
-        case driver.ConnectionFailure():
-            seconds = store.settings.connect_timeout_seconds
-            return _unavailable(
-                store, f"no answer from {{}} within {seconds:g} s ({_reason(error)})."
-            )
-        case driver.ConfigurationError():
-            return errors.ConfigError(f"mongodb: {_reason(error)}. {store.remedy}")
-        case driver.DocumentTooLarge():
-            return errors.InvalidData(f"mongodb cannot store the document: {_reason(error)}.")
-        case BSONError():  # its text quotes the value
-            return errors.InvalidData(
-                "mongodb cannot store the document: a key is no plain text, or a value is of "
-                "a type that BSON does not have."
-            )
-        case _:
-            return errors.QueryError(f"mongodb: {_reason(error)}.")
-
-
-def _of_code(error: driver.OperationFailure, store: MongoStore) -> errors.FwdbError:
-    match error.code:
-        case 18:
-            return _refused(store, "{} refused the user or password.")
-        case 13 | 8000:
-            return errors.PermissionDenied(
-                f"mongodb at {store.address}: the user may not do this (code {error.code})."
-            )
-        case 50:
-            return errors.QueryTimeout("mongodb stopped the operation at its time limit.")
-        case 112:
-            return errors.Transient(
-                "mongodb: another transaction wrote the same document; try again."
-            )
-        case 121:
-            broken = _violations(error) or "it breaks the validator"
-            return errors.InvalidData(f"mongodb refused the document: {broken}.")
-        case 20 | 263:
-            return errors.FeatureUnavailable(
-                "mongodb has transactions in a replica set only; this server is not in one."
-            )
-        case 59 | 40324:
-            return errors.FeatureUnavailable(f"mongodb at {store.address}: {_reason(error)}.")
-    said = re.sub(r"'[^']*'", "'…'", _reason(error))  # it may be a value of a document
+    # The first clause: the rest repeats timeouts, topology and values.
+    text = re.split(r" \(configured timeouts|, full error| ?\{", str(error))[0]
+    said = text.splitlines()[0].strip().rstrip(".") if text.strip() else type(error).__name__
+    if isinstance(error, driver.DuplicateKeyError | driver.BulkWriteError):
+        return _of_write(_first(error))
+    known = (getattr(error, "code", None), *type(error).__mro__)
+    if (found := next((one for one in known if one in _SENTENCES), None)) is not None:
+        return _error(store, *_SENTENCES[found], said=said)
+    if not isinstance(error, driver.OperationFailure):
+        return errors.QueryError(f"mongodb: {said}.")
+    if error.code == 121:
+        broken = _violations(error) or "it breaks the validator"
+        return errors.InvalidData(f"mongodb refused the document: {broken}.")
+    said = re.sub(r"'[^']*'", "'…'", said)  # it may be a value of a document
     return errors.QueryError(f"mongodb: {said} (code {error.code}).")
 
 
@@ -335,22 +325,3 @@ def _violations(error: driver.OperationFailure) -> str:
         names += rule.get("missingProperties", [])
         names += [p["propertyName"] for p in rule.get("propertiesNotSatisfied", [])]
     return f"{', '.join(names)} missing or not as the validator wants" if names else ""
-
-
-def _reason(error: Exception) -> str:
-    """The first clause of the driver's message: the rest repeats timeouts, topology and values."""
-    text = re.split(r" \(configured timeouts|, full error| ?\{", str(error))[0]
-    return text.splitlines()[0].strip().rstrip(".") if text.strip() else type(error).__name__
-
-
-def _unavailable(store: PostgresStore | MongoStore, sentence: str) -> errors.StoreUnavailable:
-    """`sentence` with the server in place of ``{}``, and what to do."""
-    return errors.StoreUnavailable(_with_remedy(sentence, store), database=store.name)
-
-
-def _refused(store: PostgresStore | MongoStore, sentence: str) -> errors.AuthenticationFailed:
-    return errors.AuthenticationFailed(_with_remedy(sentence, store), database=store.name)
-
-
-def _with_remedy(sentence: str, store: PostgresStore | MongoStore) -> str:
-    return f"{sentence.replace('{}', f'{store.name} at {store.address}', 1)} {store.remedy}"

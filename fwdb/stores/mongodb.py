@@ -14,18 +14,18 @@ from typing import Any
 import pymongo
 from bson.codec_options import DatetimeConversion
 from bson.errors import BSONError
-from pydantic import SecretStr
 from pymongo import errors as driver
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from fwdb import config, errors
+from fwdb import errors
+from fwdb.stores.base import Store
 from fwdb.stores.commands import CommandStats, CommandTimes
 from fwdb.stores.errors import error_type, of_mongodb, without_values
-from fwdb.stores.pool import MAX_CONNECTING, STORES, Hold, MongoPoolListener, PoolStats
+from fwdb.stores.pool import MAX_CONNECTING, MongoPoolListener
 from fwdb.stores.session import OF_PARENT
-from fwdb.stores.timing import CONNECT, QueryStats, QueryTimes
+from fwdb.stores.timing import CONNECT, QueryTimes
 
 Document = dict[str, Any]
 
@@ -34,7 +34,7 @@ _CLOSE_SECONDS = 1.0
 MINIMUM_VERSION = 6  # the oldest release that MongoDB still maintained when fwdb began
 
 
-class MongoStore:
+class MongoStore(Store):
     """One MongoDB database. Nothing is dialled before the first question.
 
     Writes are acknowledged by a majority and journaled unless the URL says otherwise: without
@@ -42,75 +42,36 @@ class MongoStore:
     """
 
     name = "mongodb"
+    port = 27017
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        application_name: str = "fwdb",
-        settings: config.Settings | None = None,
-        monitors: bool = False,
-        remedy: str = "Check FWDB_MONGODB_URL.",
-    ) -> None:
+    def __init__(self, url: str, **options: Any) -> None:
         parsed = _parse(url)
-        self.settings = settings or config.settings()
-        self.address = config.address(url, 27017)
-        self.url = errors.redact(url)
-        self.remedy = remedy
-        self.waits_for = "FWDB_MONITOR_TIMEOUT_SECONDS" if monitors else "FWDB_TIMEOUT_SECONDS"
-        self._given = SecretStr(url)
         self._database_name = parsed["database"] or DEFAULT_DATABASE
-        self._application_name = application_name
-        self._monitors = monitors
-        self._options = self._client_options(parsed["options"])
-        self._max_connecting = parsed["options"].get("maxConnecting", MAX_CONNECTING)
-        self._local = threading.local()
-        self.begin()
-        STORES.add(self)
+        self._url_options = parsed["options"]
+        self.url = errors.redact(url)
+        super().__init__(url, **options)
 
-    def begin(self) -> None:
-        """Begin with no connection and with no counts, as each process does."""
+    def _begin(self) -> None:
         self._of_parent = self.__dict__.get("_client")  # kept: closing it is not ours
         self._client: pymongo.MongoClient[Document] | None = None
         self._lock = threading.Lock()
-        self._pool = MongoPoolListener(
-            self._options["maxPoolSize"] or None, max_connecting=self._max_connecting
+        self._connections = MongoPoolListener(
+            self._options["maxPoolSize"] or None,
+            max_connecting=self._url_options.get("maxConnecting", MAX_CONNECTING),
         )
         self.times = QueryTimes(slow_ms=self.settings.thresholds.slow_query_ms)
         self._commands = CommandTimes(self.times)
 
-    def __repr__(self) -> str:
-        return f"MongoStore({self.address})"
-
-    def twin(self, *, application_name: str, connections: int = 1) -> MongoStore:
-        """A second store on the same database with a small pool of its own.
-
-        For questions about the server: they neither take a connection from the work nor wait
-        longer than 2 s for a server to be found, or FWDB_MONITOR_TIMEOUT_SECONDS for an answer.
-        """
-        small = {
-            "pool_size": connections,
-            "pool_max_overflow": 0,
-            "connect_timeout_seconds": min(2.0, self.settings.connect_timeout_seconds),
-            "timeout_seconds": self.settings.monitor_timeout_seconds,
-        }
-        return MongoStore(
-            self._given.get_secret_value(),
-            application_name=application_name,
-            settings=self.settings.model_copy(update=small),
-            monitors=True,
-            remedy=self.remedy,
-        )
-
-    def _client_options(self, given: dict[str, Any]) -> dict[str, Any]:
+    @cached_property
+    def _options(self) -> dict[str, Any]:
         """Options of the client, those of the URL winning over ours."""
-        settings = self.settings
+        settings, given = self.settings, self._url_options
         milliseconds = round(1000 * settings.connect_timeout_seconds)
         # After so long a connection that says nothing is given up; the driver then reads once
         # more on another, so it is half of what a call may take.
         silence = settings.timeout_seconds / (1 if self._monitors else 2)
         ours: dict[str, Any] = {
-            "appname": self._application_name,
+            "appname": self.application_name,
             "maxPoolSize": settings.pool_size + settings.pool_max_overflow,
             "maxIdleTimeMS": round(1000 * settings.pool_idle_seconds),
             "waitQueueTimeoutMS": round(1000 * settings.pool_timeout_seconds),
@@ -138,7 +99,7 @@ class MongoStore:
                     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
                     unicode_decode_error_handler="replace",
                     connect=False,
-                    event_listeners=[self._pool, self._commands],
+                    event_listeners=[self._connections, self._commands],
                     **self._options,
                 )
             return self._client
@@ -212,28 +173,13 @@ class MongoStore:
         with self.errors():
             return bool("secantus" in self.client.admin.command("serverStatus"))
 
-    def ping(self) -> float:
-        """Milliseconds that an empty command took through the pool."""
-        started = time.perf_counter()
+    def _ask(self) -> None:
         with self.errors():
             self.client.admin.command("ping")
-        return 1000 * (time.perf_counter() - started)
-
-    def pool(self) -> PoolStats:
-        """The connection pool of this process, now."""
-        return self._pool.stats(self.name)
-
-    def holds(self) -> list[Hold]:
-        """The connections of this process that are lent now, longest first."""
-        return self._pool.usage.holds(self.name)
 
     def commands(self) -> list[CommandStats]:
         """The commands sent through this store since `commands_since`, one entry per shape."""
         return self._commands.stats()
-
-    def query_stats(self) -> QueryStats:
-        """What was asked through this store since it was made, and how long it took."""
-        return self.times.read()
 
     @property
     def commands_since(self) -> datetime:

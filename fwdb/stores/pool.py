@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,19 +18,6 @@ from sqlalchemy.pool.base import ConnectionPoolEntry
 from sqlalchemy.util import queue
 
 from fwdb.stores.timing import Durations, Histogram
-
-# Each begins anew in a process that is forked off: sockets, and locks that a thread held which
-# the child does not have, are the parent's.
-STORES: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def _begin_anew() -> None:
-    for store in list(STORES):
-        store.begin()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
 
 # Connections that pymongo dials at the same time to one server, unless the URL says otherwise.
 MAX_CONNECTING = 2
@@ -96,7 +81,7 @@ class Usage:
     def __init__(self) -> None:
         # Reentrant: the garbage collector may return a lost connection at any moment.
         self.lock = threading.RLock()
-        self.waiting = self.peak = self.timeouts = 0
+        self.waiting = self.waiting_peak = self.timeouts = 0
         self.opened = self.closed = self.invalidated = 0
         self.wait, self.hold, self.dial = Histogram(), Histogram(), Histogram()
         # Lent connections: since when, and the thread that took it. Single operations on a
@@ -135,7 +120,7 @@ class Usage:
         """A caller that waits while the block runs."""
         with self.lock:
             self.waiting += 1
-            self.peak = max(self.peak, self.waiting)
+            self.waiting_peak = max(self.waiting_peak, self.waiting)
         started = perf_counter()
         try:
             yield
@@ -147,21 +132,15 @@ class Usage:
     def stats(
         self, database: str, *, capacity: float, in_use: int, idle: int, overflow: int = 0
     ) -> PoolStats:
+        counted = ("timeouts", "opened", "closed", "invalidated", "waiting", "waiting_peak")
         return PoolStats(
             database=database,
             capacity=None if math.isinf(capacity) else int(capacity),
             in_use=in_use,
             idle=idle,
             overflow=overflow,
-            waiting=self.waiting,
-            waiting_peak=self.peak,
-            timeouts=self.timeouts,
-            opened=self.opened,
-            closed=self.closed,
-            invalidated=self.invalidated,
-            wait=self.wait.read(),
-            hold=self.hold.read(),
-            dial=self.dial.read(),
+            **{name: getattr(self, name) for name in counted},
+            **{name: getattr(self, name).read() for name in ("wait", "hold", "dial")},
         )
 
 
@@ -269,7 +248,7 @@ class MongoPoolListener(monitoring.ConnectionPoolListener):
         for checkout in undialled:
             checkout.queues |= full
         self.usage.waiting = sum(checkout.queues for checkout in undialled)
-        self.usage.peak = max(self.usage.peak, self.usage.waiting)
+        self.usage.waiting_peak = max(self.usage.waiting_peak, self.usage.waiting)
 
     def _leave(self, *, timed_out: bool = False) -> None:
         """This thread's caller has a connection, or an error; dialling is not queueing."""

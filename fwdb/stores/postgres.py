@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pandas as pd
 import psycopg
 import pyarrow as pa
 import sqlalchemy as sa
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.sql import Executable
 
-from fwdb import config, errors, queries
+from fwdb import errors, queries
 from fwdb.errors import FwdbError
 from fwdb.stores import actor, frames, session
+from fwdb.stores.base import Store
 from fwdb.stores.errors import error_type, of_postgres, without_values
-from fwdb.stores.pool import STORES, CountingPool, Hold, PoolStats
+from fwdb.stores.pool import CountingPool
 from fwdb.stores.session import Session, driver_of
-from fwdb.stores.timing import CONNECT, OWN, QueryStats, QueryTimes, TimedCursor
+from fwdb.stores.timing import CONNECT, OWN, QueryTimes, TimedCursor, operation
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ _CAPTURED = sa.text("""
 ISOLATIONS = ("read committed", "repeatable read", "serializable")
 
 
-class PostgresStore:
+class PostgresStore(Store):
     """One PostgreSQL database. Nothing is dialled before the first question.
 
     Outside a transaction each statement commits by itself. Inside ``with store.transaction()``
@@ -68,35 +68,18 @@ class PostgresStore:
     """
 
     name = "postgres"
+    port = 5432
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        application_name: str = "fwdb",
-        settings: config.Settings | None = None,
-        read_only: bool = False,
-        monitors: bool = False,
-        remedy: str = "Check FWDB_POSTGRES_URL.",
-    ) -> None:
-        self.settings = settings or config.settings()
+    def __init__(self, url: str, *, read_only: bool = False, **options: Any) -> None:
         self.url = session.parse_url(url)
-        self.address = config.address(url, 5432)
-        self.application_name = application_name
         self.read_only = read_only
-        self.remedy = remedy
-        self.waits_for = "FWDB_MONITOR_TIMEOUT_SECONDS" if monitors else "FWDB_TIMEOUT_SECONDS"
-        self._lock_timeout_ms = 100 if monitors else 0
-        self._local = threading.local()
         self._functions: set[str] = set()
-        self.begin()
-        STORES.add(self)
+        super().__init__(url, **options)
 
-    def begin(self) -> None:
-        """Begin with no connection and with no counts, as each process does."""
+    def _begin(self) -> None:
         settings = self.settings
         self._of_parent = self.__dict__.get("engine")  # kept: closing its connections is not ours
-        self.engine: Engine = sa.create_engine(
+        self.engine = sa.create_engine(
             self.url,
             poolclass=CountingPool,
             pool_size=settings.pool_size,
@@ -114,37 +97,14 @@ class PostgresStore:
         )
         self.engine.dialect.do_ping = Session.ping  # type: ignore[assignment]
         self.times = QueryTimes(slow_ms=settings.thresholds.slow_query_ms)
+        self._connections = self.engine.pool  # type: ignore[assignment]
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         sa.event.listen(self.engine, "do_connect", self._dial)
         # After SQLAlchemy's own listener, whose questions at the first connection do not count.
         sa.event.listen(self.engine, "connect", self._count)
 
-    def __repr__(self) -> str:
-        return f"PostgresStore({self.address})"
-
-    def twin(self, *, application_name: str, connections: int = 1) -> PostgresStore:
-        """A second store on the same database with a small pool of its own.
-
-        For questions about the server: they neither take a connection from the work nor wait
-        long behind it (100 ms for a lock, 2 s for a connection, FWDB_MONITOR_TIMEOUT_SECONDS for
-        an answer).
-        """
-        seconds = self.settings.monitor_timeout_seconds
-        small = {
-            "pool_size": connections,
-            "pool_max_overflow": 0,
-            "connect_timeout_seconds": min(2.0, self.settings.connect_timeout_seconds),
-            "statement_timeout_seconds": 0.9 * seconds,  # the rest is for saying so
-            "timeout_seconds": seconds,
-        }
-        return PostgresStore(
-            self.url.render_as_string(hide_password=False),
-            application_name=application_name,
-            settings=self.settings.model_copy(update=small),
-            read_only=self.read_only,
-            monitors=True,
-            remedy=self.remedy,
-        )
+    def twin(self, **options: Any) -> Self:
+        return super().twin(read_only=self.read_only, **options)
 
     def _dial(
         self,
@@ -158,31 +118,35 @@ class PostgresStore:
         connection = Session.connect(*arguments, **options)
         try:
             connection.silence = connection.ping_seconds = settings.connect_timeout_seconds
-            session.prepare(
-                connection,
-                self.address,
-                timeout_ms=round(1000 * settings.statement_timeout_seconds),
-                lock_timeout_ms=self._lock_timeout_ms,
-                read_only=self.read_only,
-            )
+            session.require_version(connection, self.address)
+            connection.autocommit = True
+            connection.execute("; ".join(f"SET {name} = {value}" for name, value in self._sets))
+            connection.autocommit = False
         except BaseException:
             connection.close()
             raise
         connection.silence = settings.timeout_seconds
         connection.allow(settings.statement_timeout_seconds)
         connection.answers = lambda: session.answers(*arguments, **options)
-        self._pool.usage.dialled(time.perf_counter() - started)
+        self._connections.usage.dialled(time.perf_counter() - started)
         return connection
+
+    @property
+    def _sets(self) -> Iterator[tuple[str, object]]:
+        """The settings of a session, as statements: poolers refuse them at the start-up."""
+        # Planned anew each time: optional parameters (NULL lets all through) want another plan
+        # for each use, and a generic one would read the whole table for the narrowest question.
+        yield "plan_cache_mode", "force_custom_plan"
+        yield "TimeZone", "'UTC'"
+        yield "DateStyle", "'ISO'"
+        yield "statement_timeout", round(1000 * self.settings.statement_timeout_seconds)
+        yield "default_transaction_read_only", "on" if self.read_only else "off"
+        if self._monitors:
+            yield "lock_timeout", 100  # ms
 
     def _count(self, connection: Session, record: object) -> None:
         connection.times = self.times
         connection.cursor_factory = TimedCursor
-
-    @property
-    def _pool(self) -> CountingPool:
-        pool = self.engine.pool
-        assert isinstance(pool, CountingPool)
-        return pool
 
     # -- connections and transactions ---------------------------------------------------------
 
@@ -218,7 +182,7 @@ class PostgresStore:
             try:
                 yield connection
             except BaseException:  # Ctrl-C too
-                if not connection.invalidated and driver_of(connection).closed:
+                if not connection.invalidated and driver_of(connection).is_lost:
                     connection.invalidate()  # SQLAlchemy does not see what the driver is asked
                 raise
 
@@ -252,14 +216,13 @@ class PostgresStore:
                     yield current
                 return
             options: dict[str, Any] = {"postgresql_readonly": True} if read_only else {}
-            if isolation is not None:
-                options["isolation_level"] = isolation.upper()
+            options |= {"isolation_level": isolation.upper()} if isolation else {}
             with self._connect(self.engine) as connection, ExitStack() as ending:
                 connection = connection.execution_options(**options)
                 ending.enter_context(connection.begin())
                 self._local.connection = connection
                 ending.callback(setattr, self._local, "connection", None)
-                ending.enter_context(self._limited(connection, self._limits(timeout_ms)))
+                ending.enter_context(self._limited(connection, timeout_ms))
                 if not (read_only or self.read_only):
                     ending.enter_context(actor.listening(lambda who: self._name(connection, who)))
                     if (who := actor.current()) is not None:
@@ -279,35 +242,27 @@ class PostgresStore:
             with self.errors():
                 driver.execute(_SET_ACTOR, ["" if who is None else who.json])
 
-    def _limits(self, timeout_ms: int | None) -> dict[str, int]:
-        """The limits in milliseconds that a transaction has of its own."""
-        if timeout_ms is None:
-            return {}
-        if timeout_ms:
-            return {"statement_timeout": timeout_ms}
-        return {
-            "statement_timeout": round(1000 * self.settings.long_timeout_seconds),
-            "lock_timeout": round(1000 * self.settings.timeout_seconds),
-        }
-
     @contextmanager
-    def _limited(self, connection: Connection, limits: Mapping[str, int]) -> Iterator[None]:
+    def _limited(self, connection: Connection, timeout_ms: int | None) -> Iterator[None]:
         """While the block, a transaction, runs, its own limits are what counts.
 
         They are set by SET, which takes no snapshot: who locks first reads what was committed
         before.
         """
-        if not limits:
+        if timeout_ms is None:
             yield
             return
-        driver = driver_of(connection)
-        sets = "; ".join(f"SET LOCAL {name} = {ms} {OWN}" for name, ms in limits.items())
-        driver.execute(sets, prepare=False)
-        driver.allow(limits["statement_timeout"] / 1000)
+        settings, driver = self.settings, driver_of(connection)
+        milliseconds = timeout_ms or round(1000 * settings.long_timeout_seconds)
+        limits = f"SET LOCAL statement_timeout = {milliseconds} {OWN}"
+        if not timeout_ms:
+            limits += f"; SET LOCAL lock_timeout = {round(1000 * settings.timeout_seconds)} {OWN}"
+        driver.execute(limits, prepare=False)
+        driver.allow(milliseconds / 1000)
         try:
             yield
         finally:
-            driver.allow(self.settings.statement_timeout_seconds)
+            driver.allow(settings.statement_timeout_seconds)
 
     def run(
         self,
@@ -376,8 +331,7 @@ class PostgresStore:
         As the rows arrive, so that the server goes on while one is looked at; none is kept.
         """
         with self.connection() as connection, self.times.timed("copy"):
-            for line in frames.lines(connection, statement, parameters):
-                feed(line)
+            frames.each_line(connection, statement, parameters, feed)
 
     def stream(
         self,
@@ -394,8 +348,7 @@ class PostgresStore:
         before they become pandas'; at least one table comes, also when there are no rows.
         """
         with self.connection() as connection, self.times.timed("copy"):
-            for table in frames.tables(connection, statement, parameters, batch_bytes=batch_bytes):
-                consume(table)
+            frames.copy_tables(connection, statement, parameters, consume, batch_bytes=batch_bytes)
 
     def execute(
         self,
@@ -434,10 +387,8 @@ class PostgresStore:
     @cached_property
     def server_version(self) -> int:
         """The server's version as one number: 180006 is 18.6. Asked once."""
-        found = self.rows(
-            sa.text("SELECT current_setting('server_version_num') AS version /* fwdb */")
-        )
-        return int(found[0]["version"])
+        asked = sa.text(f"SELECT current_setting('server_version_num') AS version {OWN}")
+        return int(self.rows(asked)[0]["version"])
 
     def has_function(self, name: str) -> bool:
         """Whether the database has a function `name` (``schema.function``); asked until it has."""
@@ -453,27 +404,13 @@ class PostgresStore:
         sessions = [f"pid {row['pid']} ({row['application']}, {row['state']})" for row in rows]
         return f"; locks are held by {', '.join(sessions)}" if sessions else ""
 
-    def ping(self) -> float:
-        """Milliseconds that an empty question took through the pool."""
-        started = time.perf_counter()
-        self.rows(sa.text("SELECT 1 AS one /* fwdb */"))
-        return 1000 * (time.perf_counter() - started)
-
-    def pool(self) -> PoolStats:
-        """The connection pool of this process, now."""
-        return self._pool.stats(self.name)
-
-    def query_stats(self) -> QueryStats:
-        """What was asked through this store since it was made, and how long it took."""
-        return self.times.read()
-
-    def holds(self) -> list[Hold]:
-        """The connections of this process that are lent now, longest first."""
-        return self._pool.usage.holds(self.name)
+    def _ask(self) -> None:
+        self.rows(sa.text(f"SELECT 1 AS one {OWN}"))
 
     def close(self) -> None:
         """Close the idle connections; the store can be used again and dials anew."""
         self.engine.dispose()
+        self._connections = self.engine.pool  # type: ignore[assignment]
 
     # -- errors -------------------------------------------------------------------------------
 
@@ -533,11 +470,58 @@ def without_capture(store: PostgresStore, tables: Sequence[str]) -> Iterator[Con
                     f"only the owner of {row['relation']} may write to it without a row in the "
                     "audit trail; connect as the owner."
                 )
-            _alter(connection, row, "DISABLE")
+        alter = 'ALTER TABLE {relation} {how} TRIGGER "{trigger}"'
+        for row in found:
+            connection.execute(sa.text(alter.format(**row, how="DISABLE")))
         yield connection
         for row in found:
-            _alter(connection, row, "ENABLE ALWAYS")
+            connection.execute(sa.text(alter.format(**row, how="ENABLE ALWAYS")))
 
 
-def _alter(connection: Connection, row: dict[str, str], how: str) -> None:
-    connection.execute(sa.text(f'ALTER TABLE {row["relation"]} {how} TRIGGER "{row["trigger"]}"'))
+# Planning takes milliseconds, a join of very many tables more; longer, something is locked.
+PLAN_TIMEOUT_MS = 2000
+
+
+def generic_plan(store: PostgresStore, statement: str) -> str:
+    """The plan for any values of ``$1``, ``$2``, … as text; the statement is not executed.
+
+    It is the plan of all values alike, so that a value that is rare or frequent may be planned
+    another way. Needs PostgreSQL 16. Raises `FeatureUnavailable` before, `InvalidData` for what
+    is not one statement that has a plan, or that the server cannot plan without its values.
+    """
+    if store.server_version < 160000:
+        raise errors.FeatureUnavailable(
+            f"postgres at {store.address} is version {store.server_version // 10000}; a plan "
+            "without the values of a statement needs 16 or newer."
+        )
+    # EXPLAIN takes others too, which would be run or changed.
+    if operation(statement) not in {"select", "insert", "update", "delete", "merge"}:
+        raise errors.InvalidData("only SELECT, INSERT, UPDATE, DELETE and MERGE have a plan.")
+    with store.transaction(read_only=True, timeout_ms=PLAN_TIMEOUT_MS) as connection:
+        driver = driver_of(connection)
+        try:
+            # Parse refuses more than one command, and executes none: a text like "SELECT 1; COMMIT;
+            # DROP …" would leave the read-only transaction.
+            answer = driver.pgconn.prepare(b"", statement.encode())
+            if answer.status != ExecStatus.COMMAND_OK:
+                raise psycopg.errors.error_from_result(answer, encoding="utf-8")
+            # The extended protocol would want values for the parameters.
+            query: Any = f"EXPLAIN (GENERIC_PLAN)\n{statement}\n{OWN}"
+            return "\n".join(row[0] for row in psycopg.ClientCursor(driver).execute(query))
+        except (psycopg.errors.SyntaxError, psycopg.errors.ProgrammingError) as error:
+            if isinstance(error, psycopg.errors.InsufficientPrivilege):
+                raise
+            said = error.diag.message_primary or type(error).__name__
+            raise errors.InvalidData(
+                f"the server cannot plan it without its values: {said}."
+            ) from None
+
+
+def _require_one_statement(driver: psycopg.Connection[Any], statement: str) -> None:
+    """Parse refuses more than one command, and executes none.
+
+    Without it a text like ``SELECT 1; COMMIT; DROP …`` would leave the read-only transaction.
+    """
+    answer = driver.pgconn.prepare(b"", statement.encode())
+    if answer.status != ExecStatus.COMMAND_OK:
+        raise psycopg.errors.error_from_result(answer, encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,11 +66,7 @@ class Session(psycopg.Connection[Any]):
         if self._opened_by != os.getpid():
             raise psycopg.InterfaceError(OF_PARENT)
         try:
-            state = next(gen)
-            return waiting.wait(self._heard(gen, state), self.pgconn.socket, interval, timeout)
-        except StopIteration as end:  # nothing to wait for, as for most rows of a COPY
-            found: T = end.value
-            return found
+            return waiting.wait(self._heard(gen), self.pgconn.socket, interval, timeout)
         except (KeyboardInterrupt, SystemExit):
             # psycopg waits for 10 s then. What is left of the answer makes it useless anyway.
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
@@ -79,24 +75,29 @@ class Session(psycopg.Connection[Any]):
                 self.pgconn.finish()
             raise
 
-    def _heard(self, gen: PQGen[T], state: Any) -> Generator[Any, Ready | int, T]:
-        """The rest of `gen`, which ends with `Silent` when the server says nothing any more."""
+    def _heard(self, gen: PQGen[T]) -> PQGen[T]:
+        """`gen`, which ends with `Silent` when the server says nothing any more."""
         began = heard = monotonic()
+        ready: Ready | int | None = None
         while True:
-            ready = yield state
-            now = monotonic()
-            if ready:
-                heard = now
-            elif now - heard >= self.silence:
-                if now - began >= self.allowed or not self.answers():
-                    self.pgconn.finish()
-                    raise Silent(self.silence)
-                heard = monotonic()
             try:
-                state = gen.send(ready)
+                state = gen.send(ready)  # type: ignore[arg-type]
             except StopIteration as end:
                 found: T = end.value
                 return found
+            ready = yield state
+            if ready:
+                heard = monotonic()
+            elif monotonic() - heard >= self.silence:
+                if monotonic() - began >= self.allowed or not self.answers():
+                    self.pgconn.finish()
+                    raise Silent(self.silence)
+                heard = monotonic()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing more can be asked: closed, or in the midst of an answer."""
+        return self.closed or self.pgconn.transaction_status == TransactionStatus.ACTIVE
 
     def allow(self, seconds: float) -> None:
         """Let statements take so long, and a little for the server to say that it stopped one."""
@@ -136,10 +137,8 @@ def answers(*args: Any, **options: Any) -> bool:
     """Whether a server takes a new connection, or refuses it in words."""
     try:
         psycopg.connect(*args, **options).close()
-    except psycopg.errors.ConnectionTimeout:
-        return False
-    except psycopg.OperationalError:
-        return True
+    except psycopg.OperationalError as error:
+        return not isinstance(error, psycopg.errors.ConnectionTimeout)
     return True
 
 
@@ -177,30 +176,11 @@ def options(url: URL, *, connect_seconds: float, silence: float, name: str) -> d
     return ours | {n: v for n, v in url.query.items() if n.startswith("keepalives")}
 
 
-def prepare(
-    session: Session, address: str, *, timeout_ms: int, lock_timeout_ms: int, read_only: bool
-) -> None:
-    """Refuse a server that is too old, and tell a new connection what holds for all its time.
-
-    As statements: connection poolers refuse settings at the start-up. Planned anew each time:
-    optional parameters (NULL lets all through) want another plan for each use, and a generic one
-    would read the whole table for the narrowest question.
-    """
+def require_version(session: Session, address: str) -> None:
+    """Refuse a server that is too old."""
     version = session.info.server_version
     if version < MINIMUM_VERSION:
         raise errors.FeatureUnavailable(
             f"postgres at {address} is version {version // 10000}; "
             f"fwdb needs {MINIMUM_VERSION // 10000} or newer."
         )
-    settings = {
-        "plan_cache_mode": "force_custom_plan",
-        "TimeZone": "'UTC'",
-        "DateStyle": "'ISO'",
-        "statement_timeout": timeout_ms,
-        "default_transaction_read_only": "on" if read_only else "off",
-    }
-    if lock_timeout_ms:
-        settings["lock_timeout"] = lock_timeout_ms
-    session.autocommit = True
-    session.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()))
-    session.autocommit = False

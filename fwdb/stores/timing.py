@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 import threading
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -115,6 +115,10 @@ class QueryStats:
     folded: int
 
 
+class _Thread(threading.local):
+    inside = False  # in a call of `track`, which counts for all that is asked in it
+
+
 class QueryTimes:
     """Counts what one store does: statements, commands, and the calls that `track` names.
 
@@ -129,23 +133,20 @@ class QueryTimes:
         self._series: dict[tuple[str, str], Histogram] = {}
         self._errors = dict.fromkeys(ERROR_TYPES, 0)
         self._slow = self._folded = 0
-        self._thread = threading.local()
-
-    @property
-    def _inside(self) -> bool:
-        """Whether this thread is in a call of `track`, which counts for all inside."""
-        return getattr(self._thread, "inside", False)
+        self._thread = _Thread()
 
     def add(self, operation: str, seconds: float, error: str = "") -> None:
         """Count one operation; `error` is one of `ERROR_TYPES` if it failed."""
-        if self._inside:
+        if self._thread.inside:
             return
+        key = (operation, ERROR if error else SUCCESS)
         with self._lock:
-            times = self._series.get((operation, ERROR if error else SUCCESS))
+            times = self._series.get(key)
             if times is None:
-                times = self._series[operation, ERROR if error else SUCCESS] = Histogram()
+                times = self._series[key] = Histogram()
             times.add(seconds)
-            self._slow += seconds >= self._slow_seconds
+            if seconds >= self._slow_seconds:
+                self._slow += 1
             if error:
                 self._errors[error] += 1
 
@@ -156,16 +157,16 @@ class QueryTimes:
         Inside another one it is part of that. A name beyond the first `MOST_NAMES`, or longer
         than `LONGEST_NAME`, is ``other``.
         """
-        with self.timed(name if self._inside else self._bounded(name)):
+        with self.timed(name if self._thread.inside else self._bounded(name)):
             yield
 
     @contextmanager
     def timed(self, operation: str) -> Iterator[None]:
         """`track` for a name out of a fixed set."""
-        if self._inside:
+        if self._thread.inside:
             yield
             return
-        started, error = time.perf_counter(), ""
+        started, error = perf_counter(), ""
         self._thread.inside = True
         try:
             yield
@@ -174,7 +175,7 @@ class QueryTimes:
             raise
         finally:
             self._thread.inside = False
-            self.add(operation, time.perf_counter() - started, error)
+            self.add(operation, perf_counter() - started, error)
 
     def read(self) -> QueryStats:
         """All counts of this moment."""
@@ -239,33 +240,32 @@ def operation(statement: str) -> str:
 _remembered = lru_cache(maxsize=1000)(operation)
 
 
+def _timed(method: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(self: TimedCursor, query: Any, *args: Any, **options: Any) -> Any:
+        started, error = perf_counter(), ""
+        try:
+            return method(self, query, *args, **options)
+        except BaseException as raised:
+            error = error_type(raised)
+            raise
+        finally:
+            seconds = perf_counter() - started
+            text = query if isinstance(query, str) else ""
+            if OWN not in text:
+                find = _remembered if len(text) <= _LONGEST_TEXT else operation
+                self.connection.times.add(find(text), seconds, error)  # type: ignore[attr-defined]
+
+    return timed
+
+
 class TimedCursor(psycopg.Cursor[Any]):
-    """A cursor that counts what it executes, from the call to the answer, in the `times` of its
-    connection.
+    """Counts what it executes, from the call to the answer, in the `times` of its `Session`.
 
     The driver has all rows by then; turning them into Python objects is not part of the time. A
     statement with many sets of parameters counts once; what bears the mark of fwdb's own
     questions is left out. SQLAlchemy's events around a statement cost 9 µs, this 3.
     """
 
-    def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
-        self._timed(super().execute, query, params, **options)
-        return self
-
-    def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
-        self._timed(super().executemany, query, params_seq, **options)
-
-    def _timed(self, call: Callable[..., object], query: Any, *args: Any, **options: Any) -> None:
-        started, error = time.perf_counter(), ""
-        try:
-            call(query, *args, **options)
-        except BaseException as raised:
-            error = error_type(raised)
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            text = query if isinstance(query, str) else ""
-            if OWN not in text:
-                find = _remembered if len(text) <= _LONGEST_TEXT else operation
-                session: Any = self.connection
-                session.times.add(find(text), seconds, error)
+    __slots__ = ()
+    execute = _timed(psycopg.Cursor.execute)
+    executemany = _timed(psycopg.Cursor.executemany)

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from support.capture import Captured
 from support.embedded import FULL, kill, pid, shared
+from support.urls import url_of
 
 from fwdb import embedded, migrating
 from fwdb.audit import Audit
@@ -75,7 +76,7 @@ def check(captured: Captured, confirmed: set[str]) -> None:
 
 def until_killed(home, store: PostgresStore, number: int) -> set[str]:
     """Ids whose insert and update were confirmed before the server was killed."""
-    url = store.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(store)
     stop, noted = threading.Event(), set()
 
     def write() -> None:

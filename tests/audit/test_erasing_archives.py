@@ -21,6 +21,7 @@ from support.retention import (
     put,
     settings_fixture,  # noqa: F401
 )
+from support.urls import url_of
 
 from fwdb import errors
 from fwdb.audit import Audit, archives, canonical, rewriting
@@ -308,7 +309,7 @@ def test_only_an_older_export_of_that_month_is_ever_removed(retired, archive, na
 
 def test_an_erasure_waits_for_no_retention_and_says_so(retired, open_trail):
     """Both write files and drop them; they take turns."""
-    url = retired._postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(retired._postgres)
     with (
         rewriting.partitions.alone(open_trail(url)._postgres),
         pytest.raises(errors.Conflict, match="at work"),

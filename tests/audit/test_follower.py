@@ -16,6 +16,7 @@ from bson import ObjectId, Timestamp
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pymongo.hello import Hello
+from support.urls import url_of
 
 from fwdb import config, errors, migrating
 from fwdb.audit import comparing, follower, runs, values
@@ -438,7 +439,7 @@ def test_a_look_at_large_documents_writes_a_part_at_a_time(db, most, monkeypatch
 def narrow(db: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """The same stores, but the driver takes answers of 100 kB: events can be larger than that."""
     monkeypatch.setattr(Hello, "max_message_size", property(lambda _: 100_000))
-    mongodb = MongoStore(db.mongodb._given.get_secret_value(), settings=db.settings)
+    mongodb = MongoStore(url_of(db.mongodb), settings=db.settings)
     with Database(db.postgres, mongodb, settings=db.settings) as made:
         yield made
 

@@ -29,6 +29,7 @@ from support.retention import (
     settings_fixture,  # noqa: F401
     states,
 )
+from support.urls import url_of
 
 from fwdb import config, errors, migrating
 from fwdb.audit import Audit, partitions
@@ -355,7 +356,7 @@ def test_a_part_that_a_dead_process_left_is_removed(audit, archive):
 def test_a_detach_that_waited_too_long_is_finished_by_the_next_run(audit, open_trail):
     """An open transaction holds it up; the next one ends it, or puts the month back for a hold."""
     put(audit, days_into(15, 1), NOW)
-    url = audit._postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(audit._postgres)
     hasty = Audit(
         PostgresStore(url, settings=audit._settings.model_copy(
             update={"statement_timeout_seconds": 0.5})),

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.urls import url_of
 
 from fwdb import config
 from fwdb.database import Database
@@ -55,10 +56,9 @@ def alone(module_db: Database) -> Callable[..., AbstractContextManager[Database]
         postgres: str | None = None, mongodb: str | None = None, **settings: object
     ) -> Iterator[Database]:
         chosen = config.settings().model_copy(update={"connect_timeout_seconds": 1, **settings})
-        url = module_db.postgres.url.set(drivername="postgresql")
         stores = (
-            PostgresStore(postgres or url.render_as_string(hide_password=False), settings=chosen),
-            MongoStore(mongodb or module_db.mongodb._given.get_secret_value(), settings=chosen),
+            PostgresStore(postgres or url_of(module_db.postgres), settings=chosen),
+            MongoStore(mongodb or url_of(module_db.mongodb), settings=chosen),
         )
         with Database(*stores, settings=chosen) as made:
             yield made

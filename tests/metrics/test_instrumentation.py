@@ -12,6 +12,7 @@ import psycopg
 import pymongo
 import pytest
 import sqlalchemy as sa
+from support.urls import url_of
 
 from fwdb import config, errors
 from fwdb.database import Database
@@ -45,7 +46,7 @@ class Counts:
 
 def small(db: Database, **settings: Any) -> PostgresStore:
     """A store of its own on the database, with other settings."""
-    url = db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(db.postgres)
     return PostgresStore(url, settings=config.settings().model_copy(update=settings))
 
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 import sqlalchemy as sa
+from support.urls import url_of
 
 from fwdb.errors import FwdbError, QueryError
 from fwdb.metrics import probes
@@ -237,8 +238,8 @@ def test_a_pool_beyond_its_size_is_full_and_not_more(scrape, wait_until, alone):
 
 def test_a_pool_without_a_limit_has_no_utilisation(module_db, scrape, alone):
     """No share of what has no end is in use."""
-    joined = "&" if "?" in module_db.mongodb._given.get_secret_value() else "?"
-    unlimited = f"{module_db.mongodb._given.get_secret_value()}{joined}maxPoolSize=0"
+    joined = "&" if "?" in url_of(module_db.mongodb) else "?"
+    unlimited = f"{url_of(module_db.mongodb)}{joined}maxPoolSize=0"
     with alone(mongodb=unlimited) as db:
         db.designs.count()
         exposed = scrape(db)

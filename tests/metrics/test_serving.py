@@ -25,6 +25,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
+from support.urls import url_of
 
 from fwdb.database import Database
 from fwdb.errors import MetricsError, ParameterError
@@ -212,7 +213,7 @@ def silent() -> Iterator[int]:
 )
 def test_a_store_that_cannot_be_asked(module_db, alone, silent, database, url, message):
     """Frozen or unreachable looks the same from here: no answer. The other store is up."""
-    here = module_db.mongodb._given.get_secret_value().replace("mongodb://", "").rpartition("@")[2]
+    here = url_of(module_db.mongodb).replace("mongodb://", "").rpartition("@")[2]
     with alone(**{database: url.format(silent=silent, here=here)}) as db:
         answer = told(db)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from support import ROOT
+from support.urls import url_of
 
 from fwdb import config, errors, migrating, models
 from fwdb.migrating import operations
@@ -38,7 +39,7 @@ def empty(postgres_database: Callable[..., str]) -> Iterator[PostgresStore]:
 
 
 def url(store: PostgresStore) -> str:
-    return store.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return url_of(store)
 
 
 def ask(store: PostgresStore, statement: str) -> list:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import sqlalchemy as sa
+from support.urls import url_of
 
 from fwdb import config, migrating
 from fwdb.database import Database
@@ -54,7 +55,7 @@ def test_both_stores_are_up(db: Database) -> None:
 def test_a_full_pool_is_not_a_dead_database(db: Database) -> None:
     """The server answers; what is full is the pool of this process."""
     settings = config.settings().model_copy(update={"pool_size": 1, "pool_max_overflow": 1})
-    url = db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(db.postgres)
     small = PostgresStore(url, settings=settings)
     with ExitStack() as stack:
         monitor = stack.enter_context(watching(small, db.mongodb))

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
+from support.urls import url_of
 
 from fwdb import config, migrating
 from fwdb.database import Database
@@ -226,7 +227,7 @@ def read_only(db: Database, history_url: str | None) -> Database:
     """The same databases for a role that only reads, with its history in another one."""
     update = {"history_url": SecretStr(history_url) if history_url else None}
     settings = config.settings().model_copy(update=update)
-    url = db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(db.postgres)
     return Database(
         PostgresStore(url, settings=settings, read_only=True, application_name="reader"),
         db.mongodb,

@@ -10,6 +10,7 @@ import pandas as pd
 import psycopg
 import pytest
 import sqlalchemy as sa
+from support.urls import url_of
 from test_slow_queries import mongodb, monitor, watched  # noqa: F401 fixtures
 
 from fwdb.embedded.postgres import LOGGED_PLANS
@@ -61,7 +62,7 @@ def role(watched: PostgresStore, mongodb: MongoStore) -> Iterator[Callable[..., 
 
 
 def _script(store: PostgresStore) -> None:
-    url = store.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(store)
     with psycopg.connect(url) as connection:
         connection.execute(LOGGED_PLANS.read_bytes())
 

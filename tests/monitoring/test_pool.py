@@ -16,6 +16,7 @@ import pymongo
 import pytest
 import sqlalchemy as sa
 from pymongo import monitoring as events
+from support.urls import url_of
 
 from fwdb import config
 from fwdb.database import Database
@@ -32,9 +33,9 @@ SMALL = {"pool_size": 2, "pool_max_overflow": 2, "pool_timeout_seconds": 0.3}
 def small(db: Database) -> Iterator[Database]:
     """The same databases through a pool of 2 connections and 2 beyond."""
     settings = config.settings().model_copy(update=SMALL)
-    url = db.postgres.url.render_as_string(hide_password=False)
+    url = url_of(db.postgres)
     postgres = PostgresStore(url, settings=settings)
-    mongodb = MongoStore(db.mongodb._given.get_secret_value(), settings=settings)
+    mongodb = MongoStore(url_of(db.mongodb), settings=settings)
     with Database(postgres, mongodb, settings=settings) as database:
         yield database
 
@@ -101,7 +102,7 @@ def test_callers_without_a_connection_are_counted_while_they_wait(
 
 def test_an_unlimited_pool_has_no_utilisation(db: Database) -> None:
     """A share of no limit is nothing, neither 0 nor 100."""
-    url = db.mongodb._given.get_secret_value()
+    url = url_of(db.mongodb)
     url += ("&" if "?" in url else "?") + "maxPoolSize=0"
     mongodb = MongoStore(url)
     monitor = Monitor(db.postgres, mongodb)

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from support.urls import url_of
 from test_slow_queries import mongodb, monitor, watched  # noqa: F401 fixtures
 
 from fwdb.errors import FeatureUnavailable, InvalidData, ParameterError
@@ -16,7 +17,7 @@ from fwdb.monitoring.plans import Plan
 from fwdb.monitoring.profiler import _counted, profiled
 from fwdb.stores import MongoStore, PostgresStore
 from fwdb.stores.commands import shape
-from fwdb.stores.plans import generic_plan
+from fwdb.stores.postgres import generic_plan
 
 OLD = 160000  # the first version with EXPLAIN (GENERIC_PLAN)
 
@@ -158,7 +159,7 @@ def test_the_profiler_tells_what_no_client_of_ours_sent(
     list(things.find({"kind": "a"}).sort("n", -1))
     things.update_one({"kind": "a"}, {"$set": {"n": 0}})
     things.delete_many({"kind": "b"})
-    monitor = Monitor(watched, MongoStore(profiling._given.get_secret_value()))  # noqa: F811
+    monitor = Monitor(watched, MongoStore(url_of(profiling)))  # noqa: F811
     frame = monitor.slow_queries(since="5m", min_ms=0, top=1000)
     monitor.close()
     other.close()

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from support.urls import url_of
 
 from fwdb import migrating
 from fwdb.database import Database
@@ -595,7 +596,7 @@ def test_who_holds_vacuum_back_is_named(
     store: PostgresStore, monitor: Monitor, wait_until: Callable[..., None]
 ) -> None:
     """A session with an open view of the data, by application and process."""
-    url = store.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(store)
     other = PostgresStore(url, application_name="forgotten")
     with other.transaction(isolation="repeatable read") as connection:
         pid = connection.execute(sa.text("SELECT pg_backend_pid() FROM pg_class")).scalar()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from support.urls import url_of
 
 from fwdb.database import Database
 from fwdb.errors import PermissionDenied
@@ -138,7 +139,7 @@ def test_waits_are_those_of_active_sessions_for_others(
     store: PostgresStore, monitor: Monitor, wait_until: Callable[..., None]
 ) -> None:
     """A lock is a wait; sleep is active and no wait; an idle session is not there at all."""
-    idle = PostgresStore(store.url.render_as_string(hide_password=False).replace("+psycopg", ""))
+    idle = PostgresStore(url_of(store).replace("+psycopg", ""))
     idle.ping()
     with closing(idle), ExitStack() as others, store.transaction() as connection:
         connection.execute(sa.text("LOCK TABLE things"))

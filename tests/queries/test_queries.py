@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from support.urls import url_of
 
 import fwdb
 from fwdb import migrating, queries
@@ -107,7 +108,7 @@ def test_the_psql_line_runs(name: str, store: PostgresStore) -> None:
     psql = shutil.which("psql")
     if psql is None:
         pytest.skip("no psql on PATH")
-    url = store.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(store)
     done = subprocess.run(
         ["sh", "-c", f"{by_hand(name)} -v ON_ERROR_STOP=1 --no-psqlrc"],
         cwd=FOLDER,

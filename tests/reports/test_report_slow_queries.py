@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from support.faults import judge
+from support.urls import url_of
 
 from fwdb import charts, reports
 from fwdb.database import Database
@@ -94,7 +95,7 @@ def test_the_plan_of_the_longest_run_is_shown_with_its_time(
     assert before.frame.empty
     assert "fwdb_logged_plans" in before.table.about
 
-    url = grown.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(grown.postgres)
     with psycopg.connect(url) as connection:
         connection.execute(LOGGED_PLANS.read_bytes())
     grown.postgres.rows(sa.text("SELECT pg_sleep(0.6) FROM orders WHERE n = 4711"))

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from support.urls import url_of
 from test_reports import assert_self_contained
 
 from fwdb import config, reports
@@ -34,7 +35,7 @@ NO_MONGODB = "mongodb://nobody:s3cret-canary@127.0.0.1:1/none"
 @pytest.fixture
 def connected(db: Database, mongodb_database: str, monkeypatch: pytest.MonkeyPatch) -> Database:
     """The seeded databases, named by the environment, as kernels find them."""
-    url = db.postgres.engine.url.render_as_string(hide_password=False)
+    url = url_of(db.postgres.engine)
     monkeypatch.setenv("FWDB_POSTGRES_URL", url)
     monkeypatch.setenv("FWDB_MONGODB_URL", mongodb_database)
     return db

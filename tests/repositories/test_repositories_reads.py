@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from support.urls import url_of
 
 from fwdb.database import Database
 from fwdb.errors import FeatureUnavailable, NotFound, ParameterError, PermissionDenied
@@ -156,7 +157,7 @@ def test_a_reading_in_a_transaction_goes_with_it(module_db, items, readings):
 
 @pytest.fixture
 def reader(module_db: Database) -> Iterator[PostgresStore]:
-    url = module_db.postgres.url.render_as_string(hide_password=False)
+    url = url_of(module_db.postgres)
     store = PostgresStore(url, read_only=True)
     yield store
     store.close()

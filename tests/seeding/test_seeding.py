@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 from support import DATA
+from support.urls import url_of
 
 from fwdb import config, errors, migrating
 from fwdb.database import Database
@@ -47,7 +48,7 @@ def part() -> volume.Part:
 @pytest.fixture
 def second(db: Database, mongodb_database: str) -> Iterator[Seeder]:
     """Another process would have its own pools: a second seeder over the same databases."""
-    postgres = PostgresStore(db.postgres.url.render_as_string(hide_password=False))
+    postgres = PostgresStore(url_of(db.postgres))
     mongodb = MongoStore(mongodb_database)
     yield Seeder(postgres, mongodb)
     postgres.close()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
+from support.urls import url_of
 
 from fwdb import config, errors
 from fwdb.audit import Audit
@@ -34,7 +35,7 @@ def small(db: Database, mongodb_database: str) -> Iterator[Database]:
     """The database with a little history and with pools that fill soon."""
     db.seeder.seed_scale(30, audit_rows=1_000)
     settings = config.settings().model_copy(update=dict(POOL))
-    url = db.postgres.url.render_as_string(hide_password=False)
+    url = url_of(db.postgres)
     with Database(
         PostgresStore(url, settings=settings, application_name="workload"),
         MongoStore(mongodb_database, settings=settings),

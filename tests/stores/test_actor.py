@@ -7,12 +7,14 @@ import json
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.urls import url_of
 
 from fwdb import config
 from fwdb.audit import Audit
@@ -30,9 +32,7 @@ BROKEN = sa.text("SELECT 1 / 0")
 def store(module_db: Database) -> Iterator[PostgresStore]:
     """A store with a single connection, so that whatever is left in it is met again."""
     small = config.settings().model_copy(update={"pool_size": 1, "pool_max_overflow": 0})
-    store = PostgresStore(
-        module_db.postgres.url.render_as_string(hide_password=False), settings=small
-    )
+    store = PostgresStore(url_of(module_db.postgres), settings=small)
     yield store
     assert named(store) is None
     store.close()
@@ -117,8 +117,11 @@ def test_a_plain_selection_needs_no_name(store, audit):
         assert round_trips(store, lambda: store.rows(NAMED)) > outside
 
 
-def test_an_open_transaction_hears_of_it_at_once(store, audit):
+def test_an_open_transaction_hears_of_it_at_once(store, audit, module_db):
     """And of who acted before when the block ends; what is not said comes from outside."""
+    with store.transaction(), module_db.audit.context(user_id=ANA):
+        # It is a matter of the thread, not of the object that was told.
+        assert named(store) == named(module_db.postgres) == {"user_id": ANA}
     with audit.context(user_id=ANA), store.transaction():
         with audit.context(reason="import"):
             assert named(store) == {"user_id": ANA, "reason": "import"}
@@ -128,16 +131,12 @@ def test_an_open_transaction_hears_of_it_at_once(store, audit):
         assert named(store) == {"user_id": ANA}
 
 
-def test_a_context_in_a_transaction_of_nobody_ends_with_nobody(store, audit):
-    """Even when it is the first that the transaction does, which begins it."""
+def test_a_context_ends_with_who_acted_before_whatever_happens_in_it(store, audit):
+    """Even when it is the first that the transaction does; an error goes through it unchanged."""
     with store.transaction():
         with audit.context(user_id=ANA):
             assert named(store) == {"user_id": ANA}
         assert named(store) is None
-
-
-def test_an_error_goes_through_a_context_unchanged(store, audit):
-    """The end of the block does not hide it behind "the transaction is aborted"."""
     with (
         pytest.raises(FwdbError, match="division by zero"),
         store.transaction(),
@@ -219,12 +218,6 @@ def test_threads_act_for_themselves(module_db):
     assert named(store) is None
 
 
-def test_two_databases_hear_of_the_same_actor(store, module_db):
-    """Who acts is a matter of the thread, not of the object that was told."""
-    with store.transaction(), module_db.audit.context(user_id=ANA):
-        assert named(store) == named(module_db.postgres) == {"user_id": ANA}
-
-
 def test_nothing_is_sent_where_nothing_can_be_written(store, audit):
     """A reader's pooled session stays free of settings."""
 
@@ -234,17 +227,16 @@ def test_nothing_is_sent_where_nothing_can_be_written(store, audit):
             with audit.context(user_id=BOB):
                 assert named(store) is None
 
-    reader = PostgresStore(store.url.render_as_string(hide_password=False), read_only=True)
-    try:
-        work()
-        with Audit(reader).context(user_id=ANA):
+    work()
+    with (
+        closing(PostgresStore(url_of(store), read_only=True)) as reader,
+        Audit(reader).context(user_id=ANA),
+    ):
+        assert named(reader) is None
+        with reader.transaction():
             assert named(reader) is None
-            with reader.transaction():
-                assert named(reader) is None
-            with pytest.raises(PermissionDenied):
-                reader.execute(sa.text("DELETE FROM shared.users"))
-    finally:
-        reader.close()
+        with pytest.raises(PermissionDenied):
+            reader.execute(sa.text("DELETE FROM shared.users"))
 
 
 def test_a_context_outlives_no_transaction(store, audit):
@@ -263,19 +255,16 @@ def test_a_context_outlives_no_transaction(store, audit):
         assert named(store) is None
 
 
-@pytest.mark.parametrize(
-    ("said", "sentence"),
-    [
+def test_what_names_nobody_is_refused(audit):
+    """Before the block begins."""
+    for said, sentence in (
         ({}, "context() says nothing; give user_id, ip_address, user_agent or reason."),
         ({"user_id": "ana"}, "'user_id' is 'ana'; give the UUID of a user."),
         ({"ip_address": "10.0.0.1, 10.0.0.2"}, "'ip_address' is '10.0.0.1, 10.0.0.2'; give one"),
-    ],
-)
-def test_what_names_nobody_is_refused(audit, said, sentence):
-    """Before the block begins."""
-    with pytest.raises(ParameterError) as refusal, audit.context(**said):
-        pytest.fail("the block began")
-    assert str(refusal.value).startswith(sentence)
+    ):
+        with pytest.raises(ParameterError) as refusal, audit.context(**said):
+            pytest.fail("the block began")
+        assert str(refusal.value).startswith(sentence)
 
 
 def test_a_refused_change_leaves_nobody_behind(store, audit, module_db):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ import pandas as pd
 import psutil
 import pytest
 import sqlalchemy as sa
-from support.embedded import pid, shared, up  # noqa: F401 a fixture
+from support.embedded import shared, up  # noqa: F401 a fixture
+from support.trouble import freezing, in_child, wired
 
 from fwdb import cli, config, errors, migrating
 from fwdb.database import Database
@@ -75,26 +75,6 @@ def hasty(home: Path) -> Iterator[Database]:
         db.postgres.ping()
         db.mongodb.ping()
         yield db
-
-
-@contextmanager
-def freezing(home: Path, name: str) -> Iterator[Freeze]:
-    """What stops all processes of a server; they go on after the block."""
-    stopped: list[psutil.Process] = []
-
-    def freeze() -> None:
-        leader = psutil.Process(pid(home, name))
-        for process in (*leader.children(recursive=True), leader):
-            with contextlib.suppress(psutil.NoSuchProcess):  # a session that has just ended
-                process.send_signal(signal.SIGSTOP)
-                stopped.append(process)
-
-    try:
-        yield freeze
-    finally:
-        for process in stopped:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
@@ -171,14 +151,13 @@ def test_a_frozen_postgresql_is_given_up(
 
 
 def test_a_question_of_the_monitor_has_a_time_of_its_own(home: Path, hasty: Database):
-    own = Database(hasty.postgres.twin(application_name="fwdb-monitor"), hasty.mongodb,
-                   settings=hasty.settings)  # fmt: skip
+    said = r"1\.5 s \(FWDB_MONITOR_TIMEOUT_SECONDS\)"
     with (
+        closing(hasty.postgres.twin(application_name="fwdb-monitor")) as twin,
         freezing(home, "postgres") as freeze,
-        pytest.raises(errors.StoreUnavailable, match=r"1\.5 s \(FWDB_MONITOR_TIMEOUT_SECONDS\)"),
+        pytest.raises(errors.StoreUnavailable, match=said),
     ):
-        CALLS["a statement"](own, freeze)
-    own.postgres.close()
+        CALLS["a statement"](Database(twin, hasty.mongodb, settings=hasty.settings), freeze)
 
 
 def test_long_work_is_waited_for_while_the_server_lives(home: Path, hasty: Database):
@@ -215,68 +194,29 @@ def test_a_frozen_mongodb_is_given_up(
         hasty.close()  # takes leave of nobody
 
 
-class Network:
-    """A way to a server on which everything is lost once it is `cut`, and nobody is told."""
-
-    def __init__(self, port: int) -> None:
-        self.cut = threading.Event()
-        self._server = ("127.0.0.1", port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._ends = [self._listener]
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                ends = [self._listener.accept()[0], socket.create_connection(self._server)]
-                self._ends += ends
-                for one, other in (ends, reversed(ends)):
-                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
-
-    def _carry(self, one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := one.recv(1 << 16):
-                if not self.cut.is_set():
-                    other.sendall(data)
-
-    def close(self) -> None:
-        for end in self._ends:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-
 @pytest.mark.parametrize("name", ["postgres", "mongodb"])
 def test_a_network_that_swallows_packets_is_given_up(home: Path, name: str):
     """Packets go nowhere, new connections are taken and nothing is heard on them."""
-    given, mongodb = urls(home)
-    postgres = sa.make_url(given)
-    there = int(mongodb.rpartition(":")[2].partition("/")[0])
-    assert postgres.port
-    with contextlib.closing(Network(postgres.port if name == "postgres" else there)) as network:
-        if name == "postgres":
-            postgres = postgres.set(port=network.port)
-        else:
-            mongodb = mongodb.replace(f":{there}/", f":{network.port}/")
-        with stores(postgres.render_as_string(hide_password=False), mongodb, **HASTY) as db:
-            ask = db.users.first if name == "postgres" else db.designs.count
+    given = dict(zip(("postgres", "mongodb"), urls(home), strict=True))
+    with wired(given[name]) as (line, url), stores(**given | {name: url}, **HASTY) as db:
+        ask = db.users.first if name == "postgres" else db.designs.count
+        ask()
+        line.hold()
+        with soon(), pytest.raises(errors.StoreUnavailable, match=f"no answer from {name}"):
             ask()
-            network.cut.set()
-            with soon(), pytest.raises(errors.StoreUnavailable, match=f"no answer from {name}"):
-                ask()
 
 
 # -- locks ----------------------------------------------------------------------------------------
 
 
 def test_seal_does_not_wait_for_ever_and_says_for_whom(home: Path, hasty: Database):
-    other = PostgresStore(urls(home)[0], application_name="careless")
-    with other.transaction() as connection:
+    with (
+        closing(PostgresStore(urls(home)[0], application_name="careless")) as other,
+        other.transaction() as connection,
+    ):
         connection.execute(sa.text("LOCK TABLE audit.seals"))
         with pytest.raises(errors.Transient, match=r"nothing was sealed; .* \(careless, idle in"):
             hasty.audit.seal()
-    other.close()
     assert hasty.audit.seal().seals == 1
 
 
@@ -296,13 +236,6 @@ def environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"FWDB_{name.upper()}", str(value))
 
 
-def run(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["fwdb", *command.split()])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.usefixtures("environment")
 def test_a_command_on_a_frozen_server_ends(
@@ -312,11 +245,13 @@ def test_a_command_on_a_frozen_server_ends(
     capsys: pytest.CaptureFixture[str],
 ):
     """The built-in server, which it waited a minute for to come up."""
+    monkeypatch.setattr(sys, "argv", ["fwdb", *command.split()])
     with freezing(home, "postgres") as freeze, soon():
         freeze()
-        code = run(command, monkeypatch)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
 
-    assert code == 4
+    assert ended.value.code == 4
     assert "fwdb: no answer from postgres at 127.0.0.1" in capsys.readouterr().err
 
 
@@ -377,23 +312,6 @@ def test_commands_end_on_sigterm(
 
 
 # -- forks ----------------------------------------------------------------------------------------
-
-
-def in_child(work: Callable[[], object]) -> str:
-    """What `work` gives, or raises, in a forked process."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            said = str(work())
-        except BaseException as error:  # noqa: BLE001  told to the parent
-            said = f"{type(error).__name__}: {error}"
-        os.write(writer, said.encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        return pipe.read()
 
 
 def kernels(report: psutil.Process) -> list[psutil.Process]:

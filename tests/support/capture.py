@@ -12,6 +12,7 @@ import psycopg
 import sqlalchemy as sa
 
 from fwdb.stores import PostgresStore
+from support.urls import url_of
 
 THINGS = """
 CREATE SCHEMA IF NOT EXISTS shop;
@@ -37,7 +38,7 @@ class Captured:
 
     @property
     def url(self) -> str:
-        return self.store.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return url_of(self.store)
 
     def run(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
         result = self.store.execute(sa.text(statement), parameters)

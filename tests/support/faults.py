@@ -18,6 +18,7 @@ from fwdb.reports import check
 from fwdb.reports.parameters import window
 from fwdb.reports.results import Check
 from fwdb.stores import MongoStore, PostgresStore
+from support.urls import url_of
 
 # What the sentences of a fault are filled with, and maybe the `db` that is to report it.
 Facts = dict[str, Any]
@@ -79,10 +80,10 @@ def judge(
 def application(db: Database, name: str, **update: Any) -> Iterator[Database]:
     """The same databases as another program sees them."""
     settings = config.settings().model_copy(update=update)
-    url = db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(db.postgres)
     with Database(
         PostgresStore(url, application_name=name, settings=settings),
-        MongoStore(db.mongodb._given.get_secret_value(), application_name=name, settings=settings),
+        MongoStore(url_of(db.mongodb), application_name=name, settings=settings),
         settings=settings,
     ) as found:
         yield found

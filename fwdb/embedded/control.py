@@ -13,14 +13,7 @@ from pathlib import Path
 from fwdb.config import settings
 from fwdb.embedded import server as base
 from fwdb.embedded.accounts import guard_folders
-from fwdb.embedded.home import (
-    Home,
-    Progress,
-    Record,
-    disk_sentences,
-    find_home,
-    new_passwords,
-)
+from fwdb.embedded.home import Home, Progress, Record, disk_sentences, find_home, new_passwords
 from fwdb.embedded.mongodb import MongoServer
 from fwdb.embedded.postgres import PostgresServer
 from fwdb.embedded.replica import NAME as REPLICA

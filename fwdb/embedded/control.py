@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -13,14 +14,7 @@ from pathlib import Path
 from fwdb.config import settings
 from fwdb.embedded import server as base
 from fwdb.embedded.accounts import guard_folders
-from fwdb.embedded.home import (
-    Home,
-    Progress,
-    Record,
-    disk_sentences,
-    find_home,
-    new_passwords,
-)
+from fwdb.embedded.home import Home, Progress, Record, disk_sentences, find_home
 from fwdb.embedded.mongodb import MongoServer
 from fwdb.embedded.postgres import PostgresServer
 from fwdb.embedded.replica import NAME as REPLICA
@@ -114,7 +108,7 @@ def down(home: Path | str | None = None, *, stores: Sequence[str] = STORES) -> b
     Data, ports and passwords stay. Raises `EmbeddedError` when a server does not end.
     """
     with opened(home) as place:
-        return _stop(place, check_stores(stores)) if place.exists() else False
+        return _stop(place, check_stores(stores)) if place.path.is_dir() else False
 
 
 def remove(home: Path | str | None = None) -> None:
@@ -126,7 +120,7 @@ def remove(home: Path | str | None = None) -> None:
     """
     with opened(home) as place:
         folders = {KINDS[name](place).folder for name in STORES} | {place.path}
-        if place.exists():
+        if place.path.is_dir():
             _stop(place, list(STORES), kill=True)
         for folder in folders:
             if folder.exists():
@@ -148,7 +142,10 @@ def _stop(place: Home, wanted: list[str], *, kill: bool = False) -> bool:
             ]
             with ThreadPoolExecutor(len(STORES)) as pool:
                 stopped += pool.map(lambda target: end(*target), targets)
-        place.forget([*wanted, REPLICA] if with_replica else wanted)
+        state = place.read_state()
+        for name in (*wanted, REPLICA) if with_replica else wanted:
+            state.servers.pop(name, None)
+        place.write_state(state)
     return any(stopped)
 
 
@@ -198,7 +195,12 @@ class Start:
         """Bring up what of `wanted` does not run. Raises the first failure, after all is tried."""
         self.place.touch_used()
         servers = [KINDS[name](self.place, self.progress) for name in wanted]
-        if lost := {one.name: new_passwords(one.users) for one in servers if one.reset}:
+        lost = {
+            one.name: {user: secrets.token_hex(20) for user in one.users}  # needs no quoting
+            for one in servers
+            if one.reset
+        }
+        if lost:
             self.place.write_secrets(self.place.read_secrets() | lost)
             for server in servers:
                 server.passwords |= lost.get(server.name, {})

@@ -15,7 +15,6 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import shutil
 import stat
 import time
@@ -135,9 +134,6 @@ class Home:
         """The folder, or the one above that it would be made in."""
         return next(one for one in (self.path, *self.path.parents) if one.exists())
 
-    def exists(self) -> bool:
-        return self.path.is_dir()
-
     @contextlib.contextmanager
     def lock(self, progress: Progress) -> Iterator[None]:
         """Be the only process that starts or stops servers of this home.
@@ -176,12 +172,6 @@ class Home:
 
     def write_state(self, state: State) -> None:
         self._write("state.json", {"schema": 1, **asdict(state)})
-
-    def forget(self, names: list[str]) -> None:
-        """Take servers that are stopped out of `state.json`."""
-        state = self.read_state()
-        state.servers = {name: one for name, one in state.servers.items() if name not in names}
-        self.write_state(state)
 
     def read_secrets(self) -> dict[str, dict[str, str]]:
         """Passwords by store and user; empty when there are none or the file is damaged."""
@@ -229,11 +219,6 @@ def locks(descriptor: int, folder: Path, *, shared: bool = False) -> bool:
             "to a folder on a local disk."
         ) from error
     return True
-
-
-def new_passwords(users: tuple[str, ...]) -> dict[str, str]:
-    """A random password for each user; of letters and digits, so that it needs no quoting."""
-    return {user: secrets.token_hex(20) for user in users}
 
 
 @contextlib.contextmanager

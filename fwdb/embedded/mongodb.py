@@ -152,7 +152,10 @@ class MongoServer(Server):
         """Decide under which user to run it; nothing is started. Raises as `secantus`."""
         self._program, self.version = secantus()
         self.binary = self._program[-1]
-        if self.account and not self.is_reachable():
+        package = importlib.metadata.distribution("SecantusDB").locate_file("secantus/__init__.py")
+        library = Path(sysconfig.get_path("stdlib")) / "os.py"
+        needed = (*map(Path, self._program), library, Path(str(package)))
+        if self.account and not reaches(self.account, *needed):
             if self._is_data(self.folder):
                 raise EmbeddedError(
                     f"the MongoDB data in '{self.data}' belongs to user '{self.account.name}', "
@@ -164,12 +167,6 @@ class MongoServer(Server):
                 f"around {sys.executable}"
             )
             self.account, self.folder = None, self.home.path
-
-    def is_reachable(self) -> bool:
-        """Whether its user can read the script, the interpreter and the libraries of both."""
-        package = importlib.metadata.distribution("SecantusDB").locate_file("secantus/__init__.py")
-        library = Path(sysconfig.get_path("stdlib")) / "os.py"
-        return reaches(self.account, *map(Path, self._program), library, Path(str(package)))
 
     # Getting ready to start
 

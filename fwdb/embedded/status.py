@@ -134,7 +134,7 @@ def _python(_: Home) -> Iterator[str]:
 
 
 def _home(place: Home) -> Iterator[str]:
-    if place.exists():
+    if place.path.is_dir():
         place.check()
         yield f"'{place.path}'."
     elif os.access(place.existing, os.W_OK):

@@ -48,11 +48,7 @@ class Metrics:
     """
 
     def __init__(
-        self,
-        postgres: PostgresStore,
-        mongodb: MongoStore,
-        monitor: Monitor,
-        audit: AuditCounts,
+        self, postgres: PostgresStore, mongodb: MongoStore, monitor: Monitor, audit: AuditCounts
     ) -> None:
         self._stores: dict[str, PostgresStore | MongoStore] = {
             "postgres": postgres,

@@ -60,6 +60,7 @@ DURATIONS = "db_query_duration_seconds"
 # socket nearly every command would fall into the first. Rules name them.
 QUERY_BOUNDS_MS = (0.1, 0.25, 0.5, 1, 10, 50, 100, 500, 1000, 5000, 10000)
 
+Asking = Callable[[], Iterable[Reading]]
 AuditCounts = Callable[[], tuple[dict[str, int], int]]
 
 
@@ -70,11 +71,7 @@ class DatabaseCollector(Collector):
     """
 
     def __init__(
-        self,
-        postgres: PostgresStore,
-        mongodb: MongoStore,
-        servers: Callable[[], Iterable[Reading]],
-        audit: AuditCounts,
+        self, postgres: PostgresStore, mongodb: MongoStore, servers: Asking, audit: AuditCounts
     ) -> None:
         self._stores = (postgres, mongodb)
         self._servers = servers

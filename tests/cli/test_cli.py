@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families as parse
+from support.urls import url_of
 
 from fwdb import cli
 from fwdb.database import Database
@@ -54,14 +55,10 @@ def fwdb(
     return run
 
 
-def url_of(db: Database) -> str:
-    return db.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
-
-
 @pytest.fixture
 def on_db(db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Points the command line at the database of this test."""
-    monkeypatch.setenv("FWDB_POSTGRES_URL", url_of(db))
+    monkeypatch.setenv("FWDB_POSTGRES_URL", url_of(db.postgres))
     monkeypatch.setenv("FWDB_MONGODB_URL", url_of(db.mongodb))
     return db
 
@@ -180,7 +177,7 @@ def test_a_query_prints_a_table_csv_or_json(fwdb, on_db):
 
 def test_printed_csv_has_no_formula_and_no_row_too_many(fwdb, on_db):
     """A query and a question of the trail are written alike."""
-    hostile = PostgresStore(url_of(on_db), application_name="=1+1")
+    hostile = PostgresStore(url_of(on_db.postgres), application_name="=1+1")
     user, said = on_db.users.first(role="admin"), "lost\r=1+1\r\n=2"
     assert user is not None
     on_db.audit.log_read("User", user.id, user_agent=said)

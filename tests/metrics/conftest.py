@@ -56,9 +56,8 @@ def alone(module_db: Database) -> Callable[..., AbstractContextManager[Database]
         postgres: str | None = None, mongodb: str | None = None, **settings: object
     ) -> Iterator[Database]:
         chosen = config.settings().model_copy(update={"connect_timeout_seconds": 1, **settings})
-        url = module_db.postgres.url.set(drivername="postgresql")
         stores = (
-            PostgresStore(postgres or url.render_as_string(hide_password=False), settings=chosen),
+            PostgresStore(postgres or url_of(module_db.postgres), settings=chosen),
             MongoStore(mongodb or url_of(module_db.mongodb), settings=chosen),
         )
         with Database(*stores, settings=chosen) as made:

@@ -42,37 +42,26 @@ def documented() -> dict[str, list[str]]:
     return found
 
 
-def test_the_series_of_the_existing_service_are_as_they_were():
-    """First in the list, with their names, types and labels."""
-    first = {one.name: (one.kind, one.labels) for one in SERIES[: len(SEED)]}
-
-    assert first == SEED
-
-
 def test_every_series_is_documented_and_no_other():
+    """Those of the existing service come first, with their names, types and labels."""
     assert set(documented()) == set(BY_NAME)
-
-
-@pytest.mark.parametrize("name", BY_NAME)
-def test_a_row_says_type_labels_and_an_example(name):
-    """The example asks for this very series."""
-    series, row = BY_NAME[name], documented()[name]
-
-    assert row[1] == series.kind
-    assert re.findall(r"`(\w+)`", row[2]) == list(series.labels)
-    assert all(row[3:5])
-    assert name in row[-1]
+    assert {one.name: (one.kind, one.labels) for one in SERIES[: len(SEED)]} == SEED
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_name_follows_the_customs_of_prometheus(name):
-    """Counters end in _total, times are in seconds, and nothing else does or is."""
-    series = BY_NAME[name]
-    Metric(name, series.help, series.kind)  # refuses a name that is none
+    """Counters end in _total, times are in seconds, and nothing else does or is. The row of the
+    documentation says type, labels and an example that asks for this very series."""
+    one, row = BY_NAME[name], documented()[name]
+    Metric(name, one.help, one.kind)  # refuses a name that is none
 
-    assert name.endswith("_total") == (series.kind == "counter")
+    assert name.endswith("_total") == (one.kind == "counter")
     assert not re.search(r"_(ms|milliseconds|percent)\b", name)
-    assert series.help.endswith(".")
+    assert one.help.endswith(".")
+    assert row[1] == one.kind
+    assert re.findall(r"`(\w+)`", row[2]) == list(one.labels)
+    assert all(row[3:5])
+    assert name in row[-1]
 
 
 @pytest.mark.parametrize(

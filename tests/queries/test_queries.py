@@ -97,7 +97,10 @@ def test_a_query_is_true_to_its_header(name: str, store: PostgresStore) -> None:
         done = subprocess.run(
             ["sh", "-c", f"{by_hand(name)} -v ON_ERROR_STOP=1 --no-psqlrc"],
             cwd=FOLDER,
-            env={"FWDB_POSTGRES_URL": url_of(store), "PATH": str(Path(psql).parent) + ":/usr/bin:/bin"},
+            env={
+                "FWDB_POSTGRES_URL": url_of(store),
+                "PATH": str(Path(psql).parent) + ":/usr/bin:/bin",
+            },
             capture_output=True,
             text=True,
             timeout=20,

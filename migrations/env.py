@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from fwdb import config, models
 from fwdb.errors import ConfigError
-from fwdb.migrating import capture, environment, operations
+from fwdb.migrating import capture, operations, postgres
 from fwdb.stores import PostgresStore
 
 
@@ -20,23 +20,23 @@ def offline() -> None:
         dialect_name="postgresql",
         dialect_opts={"paramstyle": "named"},  # psycopg's own style would write %% for each %
         literal_binds=True,
-        **environment.options(models.metadata),
+        **postgres.options(models.metadata),
     )
     with context.begin_transaction():
         # The table of the version is made before the first revision and stands in this schema.
         context.execute(f"CREATE SCHEMA IF NOT EXISTS {operations.VERSION_SCHEMA}")
         # Going down to the base leaves that table behind, empty, and going up wants to make it.
-        context.execute(environment.DROP_EMPTY_VERSION_TABLE)
+        context.execute(postgres.DROP_EMPTY_VERSION_TABLE)
         context.run_migrations()
 
 
 def online(connection: Connection) -> None:
     """Run all revisions in one transaction: all are applied or none."""
-    context.configure(connection=connection, **environment.options(models.metadata))
+    context.configure(connection=connection, **postgres.options(models.metadata))
     with context.begin_transaction():
         if not context.get_context().opts.get("dont_mutate"):
             operations.lock(connection)
-            environment.version_schema(connection)
+            postgres.version_schema(connection)
         context.run_migrations()
         if not context.get_context().opts.get("dont_mutate"):
             heard = context.config.attributes.get("report")

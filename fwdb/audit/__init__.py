@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fwdb.arguments import checks_arguments
 from fwdb.audit import (
-    anomalies,
     as_of,
     cdc,
     coverage,
@@ -75,7 +74,7 @@ class Audit(Context):
     most_changed = figures.most_changed
     unclaimed = figures.unclaimed
     without_actor = figures.without_actor
-    anomalies = anomalies.anomalies
+    anomalies = figures.anomalies
 
     # Undoing changes
     revert = revert.revert

@@ -19,7 +19,7 @@ from fwdb.audit.relation import exists
 from fwdb.errors import FwdbError
 from fwdb.models import COLLECTIONS
 
-__all__ = ["KINDS", "Standing", "Uncovered", "as_frame", "coverage", "images", "standing"]
+__all__ = ["KINDS", "Coverage", "Standing", "as_frame", "coverage", "images", "standing"]
 
 Kind = Literal[
     "table", "column", "partition", "trigger", "right", "partition_ahead", "collection", "follower",
@@ -69,7 +69,7 @@ ORDER BY until DESC /* fwdb */
 
 
 @dataclass(frozen=True, slots=True)
-class Uncovered:
+class Coverage:
     """One thing that is captured or not. `remedy` is empty where there is nothing to do."""
 
     database: str
@@ -80,12 +80,12 @@ class Uncovered:
     remedy: str = ""
 
 
-def _finding(what: str, object: str, /, *, status: Status | None = None, **facts: Any) -> Uncovered:
+def _finding(what: str, object: str, /, *, status: Status | None = None, **facts: Any) -> Coverage:
     found = _FINDINGS[what]
     kind: Kind = found["kind"]
     database = "mongodb" if kind in (*KINDS["mongodb"], "gap") else "postgres"
     sentence, remedy = (found.get(name, "").format(**facts) for name in ("sentence", "remedy"))
-    return Uncovered(database, object, kind, status or found["status"], sentence, remedy)
+    return Coverage(database, object, kind, status or found["status"], sentence, remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Standing:
     get into the trail, `gaps` are the times (from, to) of which not all could, newest first.
     """
 
-    findings: tuple[Uncovered, ...]
+    findings: tuple[Coverage, ...]
     is_on: bool = True
     months_ahead: int | None = None
     behind_seconds: float | None = None
@@ -107,15 +107,15 @@ class Standing:
         """How many things of this kind are uncovered."""
         return sum(f.status == "uncovered" and f.kind == kind for f in self.findings)
 
-    def with_also(self, findings: Iterable[Uncovered]) -> Standing:
+    def with_also(self, findings: Iterable[Coverage]) -> Standing:
         """The same with more findings."""
         return replace(self, findings=(*self.findings, *findings))
 
 
-def as_frame(found: Iterable[Uncovered]) -> pd.DataFrame:
+def as_frame(found: Iterable[Coverage]) -> pd.DataFrame:
     """Findings as a table, what needs somebody first."""
     order = sorted(found, key=lambda f: (STATUSES.index(f.status), f.database != "postgres"))
-    names = [field.name for field in fields(Uncovered)]
+    names = [field.name for field in fields(Coverage)]
     return pd.DataFrame([astuple(f) for f in order], columns=names, dtype="str")
 
 
@@ -184,7 +184,7 @@ def following_standing(self: Context) -> Standing:
     )
 
 
-def images(self: Context) -> list[Uncovered]:
+def images(self: Context) -> list[Coverage]:
     """Whether MongoDB keeps what a follower needs to know of a change, of each collection."""
     assert self.mongodb is not None
     with self.mongodb.errors():
@@ -197,7 +197,7 @@ def images(self: Context) -> list[Uncovered]:
 
 def tables(
     columns: Iterable[Row], captured: Mapping[str, Row], triggers: Iterable[Row]
-) -> Iterator[Uncovered]:
+) -> Iterator[Coverage]:
     """Tables, their parts, columns and triggers; the rows are those of the query files."""
     there: dict[str, list[Row]] = defaultdict(list)
     for row in columns:
@@ -224,7 +224,7 @@ def tables(
             yield _finding("part", name, name=name)
 
 
-def _columns(name: str, rows: list[Row], how: Row, off: list[Uncovered]) -> Iterator[Uncovered]:
+def _columns(name: str, rows: list[Row], how: Row, off: list[Coverage]) -> Iterator[Coverage]:
     redact, ignored = json.loads(how["redact"]), json.loads(how["ignored"])
     known = {*json.loads(how["columns"]), *redact, *ignored}
     there = [r["column_name"] for r in rows if r["column_name"] and not r["computed"]]
@@ -242,7 +242,7 @@ def _columns(name: str, rows: list[Row], how: Row, off: list[Uncovered]) -> Iter
         yield _finding("ignored", f"{name}.{column}", name=name, column=column)
 
 
-def _triggers(name: str, fired: Mapping[str, Row], how: Row) -> Iterator[Uncovered]:
+def _triggers(name: str, fired: Mapping[str, Row], how: Row) -> Iterator[Coverage]:
     """What is wrong with the triggers of a table; nothing when nothing is."""
     for trigger, lost in ((ROWS, "Changes of rows"), (TRUNCATE, "TRUNCATE")):
         row = fired.get(trigger)
@@ -261,7 +261,7 @@ def _triggers(name: str, fired: Mapping[str, Row], how: Row) -> Iterator[Uncover
 # -- the trail itself -------------------------------------------------------------------------
 
 
-def rights(rows: Iterable[Row]) -> Iterator[Uncovered]:
+def rights(rows: Iterable[Row]) -> Iterator[Coverage]:
     """Who else than the owner may write to the trail."""
     for row in rows:
         what = "may-write" if row["made"] else "may-write-by-design"
@@ -269,7 +269,7 @@ def rights(rows: Iterable[Row]) -> Iterator[Uncovered]:
         yield _finding(what, f"{row['table_name']} {row['role']}", **facts)
 
 
-def trail(rows: Iterable[Row]) -> Iterator[Uncovered]:
+def trail(rows: Iterable[Row]) -> Iterator[Coverage]:
     """What stands between the trail and those who write or read it.
 
     On a table that was there before fwdb it may belong there, as long as it hides nothing.
@@ -287,7 +287,7 @@ def trail(rows: Iterable[Row]) -> Iterator[Uncovered]:
         )
 
 
-def _functions(rows: Iterable[Row]) -> Iterator[Uncovered]:
+def _functions(rows: Iterable[Row]) -> Iterator[Coverage]:
     """Functions of ours that others may lead astray, or call when they should not."""
     for row in rows:
         name, role = row["function_name"], row["role"]
@@ -309,7 +309,7 @@ def _ahead(rows: list[dict[str, Any]]) -> int | None:
     return min(missing, default=len(rows)) - 1 if rows else None
 
 
-def _months(rows: list[dict[str, Any]], ready: int | None) -> Iterator[Uncovered]:
+def _months(rows: list[dict[str, Any]], ready: int | None) -> Iterator[Coverage]:
     """Whether the trail has a place for what comes."""
     for number, row in enumerate(rows):
         if not row["is_there"]:
@@ -323,7 +323,7 @@ def _months(rows: list[dict[str, Any]], ready: int | None) -> Iterator[Uncovered
 # -- collections ------------------------------------------------------------------------------
 
 
-def collection(name: str, listed: Row | None) -> Uncovered:
+def collection(name: str, listed: Row | None) -> Coverage:
     """Whether MongoDB keeps each document as it was before a change, of what it says of `name`."""
     if listed is None:
         return _finding("no-collection", name, name=name)
@@ -331,7 +331,7 @@ def collection(name: str, listed: Row | None) -> Uncovered:
     return _finding("images" if options.get("enabled") else "no-images", name, name=name)
 
 
-def follower(name: str, found: Row | None) -> Uncovered:
+def follower(name: str, found: Row | None) -> Coverage:
     """Whether the changes of a collection are read, and how far."""
     if found is None:
         return _finding("not-followed", name, name=name)
@@ -347,7 +347,7 @@ def follower(name: str, found: Row | None) -> Uncovered:
     return _finding("late", name, status=status, name=name, late=late)
 
 
-def gaps(rows: Sequence[Row]) -> Iterator[Uncovered]:
+def gaps(rows: Sequence[Row]) -> Iterator[Coverage]:
     """Times of which changes are not known one by one. Nothing brings them back."""
     for row in rows:
         added = row["differences"]

@@ -32,7 +32,6 @@ class Column:
     is_text: bool
     is_json: bool
     generated: bool
-    required: bool
     secret: bool
     untold: bool
 

@@ -87,15 +87,14 @@ def redact_json(text: Any, name: str = "", before: Any = None) -> Any:
 
 
 def _plain_fields(entity: object) -> Values:
-    if dataclasses.is_dataclass(entity) and not isinstance(entity, type):
-        return {
-            field.name: _plain(getattr(entity, field.name)) for field in dataclasses.fields(entity)
-        }
-    if isinstance(entity, Mapping):
-        return {_text(name): _plain(value) for name, value in entity.items()}
-    raise ParameterError(
-        f"values of the audit trail are an entity or a mapping, not {type(entity).__name__}."
-    )
+    if isinstance(entity, type) or not (
+        dataclasses.is_dataclass(entity) or isinstance(entity, Mapping)
+    ):
+        raise ParameterError(
+            f"values of the audit trail are an entity or a mapping, not {type(entity).__name__}."
+        )
+    fields: Values = _plain(entity)
+    return fields
 
 
 def _plain(value: object) -> Any:
@@ -123,7 +122,8 @@ def _plain(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain_fields(value)
+        names = (field.name for field in dataclasses.fields(value))
+        return {name: _plain(getattr(value, name)) for name in names}
     return _text(value)  # UUID, Decimal, ObjectId, Decimal128, …
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,17 +21,6 @@ from fwdb.errors import MigrationError
 from fwdb.migrating.changes import Change
 from fwdb.migrating.operations import MADE, closing
 from fwdb.models import TABLES
-
-__all__ = [
-    "AuditTable",
-    "UnauditTable",
-    "functions",
-    "install",
-    "outdated",
-    "refit",
-    "refusal",
-    "remove",
-]
 
 Redaction = Literal["omit", "mask", "fingerprint"]
 
@@ -71,21 +61,14 @@ def remove(operations: Operations) -> None:
 
 
 @Operations.register_operation("audit_table")
+@dataclass(eq=False)
 class AuditTable(MigrateOperation):
     """``op.audit_table("shared.users", redact=["password_hash"], ignore=["updated_at"])``."""
 
-    def __init__(
-        self,
-        table: str,
-        *,
-        entity_type: str | None,
-        redact: Mapping[str, Redaction] | None,
-        ignore: Iterable[str] | None,
-    ) -> None:
-        self.table = table
-        self.entity_type = entity_type
-        self.redact = redact
-        self.ignore = ignore
+    table: str
+    entity_type: str | None = None
+    redact: Mapping[str, Redaction] | None = None
+    ignore: Iterable[str] | None = None
 
     @classmethod
     def audit_table(
@@ -111,18 +94,18 @@ class AuditTable(MigrateOperation):
         how: Mapping[str, Redaction] | None = None
         if redact is not None:
             how = redact if isinstance(redact, Mapping) else dict.fromkeys(redact, "mask")
-        operations.invoke(cls(table, entity_type=entity_type, redact=how, ignore=ignore))
+        operations.invoke(cls(table, entity_type, how, ignore))
 
     def reverse(self) -> MigrateOperation:
         return UnauditTable(self.table)
 
 
 @Operations.register_operation("unaudit_table")
+@dataclass(eq=False)
 class UnauditTable(MigrateOperation):
     """``op.unaudit_table("shared.users")``."""
 
-    def __init__(self, table: str) -> None:
-        self.table = table
+    table: str
 
     @classmethod
     def unaudit_table(cls, operations: Operations, table: str) -> None:

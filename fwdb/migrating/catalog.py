@@ -12,16 +12,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-__all__ = [
-    "FoundColumn",
-    "FoundIndex",
-    "FoundTable",
-    "has_extension",
-    "has_function",
-    "read",
-    "schemas",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class FoundColumn:

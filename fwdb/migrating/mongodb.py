@@ -9,18 +9,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from fwdb import config
-from fwdb.errors import FwdbError, QueryError
-from fwdb.migrating import images
+from fwdb.errors import FwdbError, PermissionDenied, QueryError
 from fwdb.migrating.changes import Change, Difference
 from fwdb.stores import MongoStore
-
-__all__ = ["RECORDS", "apply", "declarations", "differences"]
 
 RECORDS = "fwdb_migrations"
 
@@ -29,8 +26,13 @@ Report = Callable[[Change], object]
 
 # src/mongo/base/error_codes.yml
 _NAMESPACE_EXISTS = 48
-_CANNOT_CREATE_INDEX, _COMMAND_NOT_SUPPORTED, _NOT_IMPLEMENTED = 67, 115, 238
-_NOT_AVAILABLE = {_CANNOT_CREATE_INDEX, _COMMAND_NOT_SUPPORTED, _NOT_IMPLEMENTED}
+_NO_INDEX = {67, 115, 238}  # CannotCreateIndex, CommandNotSupported, NotImplemented
+# CommandNotFound, InvalidOptions, CommandNotSupported, NotImplemented, and an unknown field: a
+# view, a time series, or a server that has no images.
+_NO_IMAGES = {59, 72, 115, 238, 40415}
+
+# Documents as they were before each change: the audit trail takes old values from them.
+IMAGES = "changeStreamPreAndPostImages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,9 @@ class Declaration:
     checksum: str
 
 
-def declarations() -> list[Declaration]:
-    """All files, by name."""
+@functools.cache
+def declarations() -> tuple[Declaration, ...]:
+    """All files of this release, by name; read once for those who ask often."""
     found = []
     for path in sorted((config.resource("migrations") / "mongodb").glob("*.json")):
         content: Document = json.loads(path.read_text(encoding="utf-8"))
@@ -61,11 +64,11 @@ def declarations() -> list[Declaration]:
                     for option in ("validator", "validationLevel", "validationAction")
                 },
                 indexes=tuple(content["indexes"]),
-                images=bool(content.get(images.OPTION, {}).get("enabled")),
+                images=_keeps_images(content),
                 checksum=hashlib.sha256(plain).hexdigest(),
             )
         )
-    return found
+    return tuple(found)
 
 
 def apply(mongodb: MongoStore, report: Report) -> None:
@@ -76,108 +79,206 @@ def apply(mongodb: MongoStore, report: Report) -> None:
     """
     _ = mongodb.build_info  # refuses a server that is too old
     for declared in declarations():
-        record = _record(mongodb, declared)
-        ours = _apply_validator(mongodb, declared, record, report)
-        missing = list(_apply_indexes(mongodb, declared, record, report))
-        if declared.images:
-            missing += images.apply(
-                mongodb, name := declared.collection, _options(mongodb, name) or {}, record, report
-            )
-        if _is_recorded(record, declared) and record.get("not_available") == missing:
-            continue
-        _report_violations(mongodb, declared, report)
-        with mongodb.errors():
-            mongodb.collection(RECORDS).replace_one(
-                {"_id": declared.name},
-                {
-                    "checksum": declared.checksum,
-                    "applied_at": datetime.now(UTC),
-                    "validator": ours,
-                    "not_available": missing,
-                },
-                upsert=True,
-            )
-        said = f"mongodb has what {declared.name}.json declares."
-        report(Change("mongodb", "record", declared.name, said))
+        _Collection(mongodb, declared, report).apply()
 
 
 def differences(mongodb: MongoStore) -> list[Difference]:
     """How the database differs from what the files declare."""
     found = list(record_differences(mongodb))
     for declared in declarations():
-        record = _record(mongodb, declared)
-        name = declared.collection
-        there = _options(mongodb, name)
-        if there is None:
-            found.append(_difference(name, f"the collection {name} is missing.", "error"))
-            continue
-        found += _validator_differences(declared, there)
-        found += _index_differences(mongodb, declared, record)
-        if declared.images:
-            found += images.differences(name, there, record)
-        if (count := _violations(mongodb, declared)) > 0:
-            found.append(_difference(name, _violation_sentence(declared, count), "warning"))
+        found += _Collection(mongodb, declared).differences()
     return found
 
 
 def record_differences(mongodb: MongoStore) -> Iterator[Difference]:
     """Which declarations are not recorded as applied; no collection is looked at."""
-    for declared in _declared():
-        if not _is_recorded(_record(mongodb, declared), declared):
+    for declared in declarations():
+        if not _Collection(mongodb, declared).recorded:
             said = f"{declared.name}.json is not applied; run 'fwdb migrate'."
             yield _difference(declared.collection, said, "error")
 
 
-@functools.cache
-def _declared() -> tuple[Declaration, ...]:
-    """The declarations of this release, read once for those who ask often."""
-    return tuple(declarations())
+class _Collection:
+    """One collection as it is, beside its declaration and the record of what was applied."""
 
-
-# -- validators -------------------------------------------------------------------------------
-
-
-def _apply_validator(
-    mongodb: MongoStore, declared: Declaration, record: Document, report: Report
-) -> bool:
-    """Set the validator; whether the one in force is ours."""
-    name = declared.collection
-    there = _options(mongodb, name)
-    if there is None and _create(mongodb, declared):
-        said = f"created the collection {name} with its validator."
-        report(Change("mongodb", "collection", name, said))
-        return True
-    there = _options(mongodb, name) or {}
-    if _validation(there) == declared.validation:
-        return bool(record.get("validator", True))
-    if there.get("validator") and not record.get("validator"):
-        if not _is_recorded(record, declared):
-            said = f"left the validator of {name}, which fwdb did not make, as it is."
-            report(Change("mongodb", "validator", name, said))
-        return False
-    with mongodb.errors():
-        mongodb.database.command("collMod", name, **declared.validation)
-    report(Change("mongodb", "validator", name, f"set the validator of {name}."))
-    return True
-
-
-def _create(mongodb: MongoStore, declared: Declaration) -> bool:
-    """Create the collection; False when another process was faster."""
-    try:
+    def __init__(
+        self, mongodb: MongoStore, declared: Declaration, report: Report = lambda change: None
+    ) -> None:
+        self.mongodb, self.declared, self.name = mongodb, declared, declared.collection
+        self._report = report
         with mongodb.errors():
-            mongodb.database.command("create", declared.collection, **declared.validation)
-    except FwdbError as error:
-        if _code(error) != _NAMESPACE_EXISTS:
-            raise
-        return False
-    return True
+            self.record = mongodb.collection(RECORDS).find_one({"_id": declared.name}) or {}
+        self.recorded = self.record.get("checksum") == declared.checksum
+        self.refused = {e["name"]: e["reason"] for e in self.record.get("not_available", ())}
+
+    def _say(self, kind: str, sentence: str, name: str | None = None) -> None:
+        self._report(Change("mongodb", kind, name or self.name, sentence))
+
+    def apply(self) -> None:
+        ours = self._apply_validator()
+        missing = [*self._apply_indexes(), *self._apply_images()]
+        if self.recorded and self.record.get("not_available") == missing:
+            return
+        if count := self._violations():
+            self._say("documents", count)
+        kept = {
+            "checksum": self.declared.checksum,
+            "applied_at": datetime.now(UTC),
+            "validator": ours,
+            "not_available": missing,
+        }
+        with self.mongodb.errors():
+            records = self.mongodb.collection(RECORDS)
+            records.replace_one({"_id": self.declared.name}, kept, upsert=True)
+        name = self.declared.name
+        self._say("record", f"mongodb has what {name}.json declares.", name)
+
+    def differences(self) -> Iterator[Difference]:
+        there = self._options()
+        if there is None:
+            yield _difference(self.name, f"the collection {self.name} is missing.", "error")
+            return
+        yield from self._validator_differences(there)
+        yield from self._index_differences()
+        if self.declared.images and not _keeps_images(there):
+            reason = self.refused.get(IMAGES)
+            said = f"{self.name} keeps no documents before changes, so the audit trail has no old "
+            said += f"values: {reason}." if reason else "values; run 'fwdb migrate'."
+            yield _difference(f"{self.name}.images", said, "warning")
+        if count := self._violations():
+            yield _difference(self.name, count, "warning")
+
+    def _options(self) -> Document | None:
+        """The options of the collection, or None when there is no such collection."""
+        with self.mongodb.errors():
+            found = list(self.mongodb.database.list_collections(filter={"name": self.name}))
+        return dict(found[0].get("options", {})) if found else None
+
+    def _violations(self) -> str:
+        """How many documents the declared validator would refuse; reads the whole collection."""
+        with self.mongodb.errors():
+            count = self.mongodb.collection(self.name).count_documents(
+                {"$nor": [self.declared.validation["validator"]]}
+            )
+        broken = "1 document of {0} breaks" if count == 1 else f"{count:,} documents of {{0}} break"
+        return f"{broken.format(self.name)} the validator; left unchanged." if count else ""
+
+    # -- validators ---------------------------------------------------------------------------
+
+    def _apply_validator(self) -> bool:
+        """Set the validator; whether the one in force is ours."""
+        there = self._options()
+        if there is None:
+            try:
+                with self.mongodb.errors():
+                    self.mongodb.database.command("create", self.name, **self.declared.validation)
+                self._say("collection", f"created the collection {self.name} with its validator.")
+                return True
+            except FwdbError as error:
+                if _code(error) != _NAMESPACE_EXISTS:  # another process was faster
+                    raise
+            there = self._options() or {}
+        if _validation(there) == self.declared.validation:
+            return bool(self.record.get("validator", True))
+        if there.get("validator") and not self.record.get("validator"):
+            if not self.recorded:
+                said = f"left the validator of {self.name}, which fwdb did not make, as it is."
+                self._say("validator", said)
+            return False
+        with self.mongodb.errors():
+            self.mongodb.database.command("collMod", self.name, **self.declared.validation)
+        self._say("validator", f"set the validator of {self.name}.")
+        return True
+
+    def _validator_differences(self, there: Document) -> Iterator[Difference]:
+        found, said, severity = _validation(there), f"the validator of {self.name} ", "warning"
+        if found == self.declared.validation:
+            return
+        required = set(self.declared.validation["validator"]["$jsonSchema"]["required"])
+        lacking = required - set(found["validator"].get("$jsonSchema", {}).get("required", ()))
+        if not found["validator"]:
+            said = f"{self.name} has no validator."
+        elif lacking:
+            said += f"does not require {', '.join(sorted(lacking))}."
+        elif found["validationAction"] != "error" or found["validationLevel"] == "off":
+            said += "refuses nothing."
+        else:
+            said += "is another than ours; it requires the same fields."
+            severity = "information"
+        yield _difference(f"{self.name}.validator", said, severity)
+
+    # -- indexes ------------------------------------------------------------------------------
+
+    def _lacking(self) -> Iterator[tuple[Document, str, str | None]]:
+        """The indexes that are not there, their full name, and what stands in their place."""
+        for index in self.declared.indexes:
+            with self.mongodb.errors():
+                there = [dict(i) for i in self.mongodb.collection(self.name).list_indexes()]
+            if not _serves(there, index):
+                yield index, f"{self.name}.{index['name']}", _rival(there, index)
+
+    def _apply_indexes(self) -> Iterator[Document]:
+        """Create the indexes that are missing; yields those that this server cannot have."""
+        for index, name, rival in self._lacking():
+            if rival is not None:
+                if not self.recorded:
+                    said = f"left the index {rival} of {self.name}: it differs from ours."
+                    self._say("index", said, name)
+                continue
+            options: Document = {"sparse": True} if index.get("sparse") else {}
+            keys = list(index["keys"].items())
+            try:
+                with self.mongodb.errors():
+                    collection = self.mongodb.collection(self.name)
+                    collection.create_index(keys, name=index["name"], **options)
+            except QueryError as error:
+                if _code(error) not in _NO_INDEX:
+                    raise
+                reason = _reason(error)
+                if index["name"] not in self.refused:
+                    said = f"went on without the index {index['name']}: {reason}."
+                    self._say("index", said, name)
+                yield {"name": index["name"], "reason": reason}
+            else:
+                self._say("index", f"created the index {index['name']} on {self.name}.", name)
+
+    def _index_differences(self) -> Iterator[Difference]:
+        for index, name, rival in self._lacking():
+            keys, severity = ", ".join(index["keys"]), "warning"
+            if index["name"] in self.refused:
+                said, severity = (
+                    f"no index on ({keys}): {self.refused[index['name']]}",
+                    "information",
+                )
+            elif rival is not None:
+                said = f"the index {rival} differs from ours on ({keys})"
+            else:
+                said = f"{self.name} has no index on ({keys}): some questions are slow"
+            yield _difference(name, f"{said}.", severity)
+
+    # -- images -------------------------------------------------------------------------------
+
+    def _apply_images(self) -> Iterator[Document]:
+        """Have the server keep them; yields where it cannot, or may not for this account."""
+        if not self.declared.images or _keeps_images(self._options() or {}):
+            return
+        try:
+            with self.mongodb.errors():
+                self.mongodb.database.command({"collMod": self.name, IMAGES: {"enabled": True}})
+        except FwdbError as error:
+            if not isinstance(error, PermissionDenied) and _code(error) not in _NO_IMAGES:
+                raise
+            said = f"keeps no documents before changes for the audit trail: {_reason(error)}."
+            if IMAGES not in self.refused:
+                self._say("images", f"{self.name} {said}")
+            yield {"name": IMAGES, "reason": _reason(error)}
+        else:
+            said = "keeps documents as they were before changes, for the audit trail."
+            self._say("images", f"{self.name} {said}")
 
 
-def _options(mongodb: MongoStore, collection: str) -> Document | None:
-    """The options of a collection, or None when there is no such collection."""
-    with mongodb.errors():
-        found = list(mongodb.database.list_collections(filter={"name": collection}))
-    return dict(found[0].get("options", {})) if found else None
+def _keeps_images(options: Mapping[str, Any]) -> bool:
+    return bool(options.get(IMAGES, {}).get("enabled"))
 
 
 def _validation(options: Mapping[str, Any]) -> Document:
@@ -189,94 +290,6 @@ def _validation(options: Mapping[str, Any]) -> Document:
     }
 
 
-def _validator_differences(declared: Declaration, there: Document) -> Iterator[Difference]:
-    name = declared.collection
-    found = _validation(there)
-    if found == declared.validation:
-        return
-    if not found["validator"]:
-        yield _difference(f"{name}.validator", f"{name} has no validator.", "warning")
-        return
-    required = set(declared.validation["validator"]["$jsonSchema"]["required"])
-    lacking = required - set(found["validator"].get("$jsonSchema", {}).get("required", ()))
-    enforced = found["validationAction"] == "error" and found["validationLevel"] != "off"
-    if lacking or not enforced:
-        what = f"does not require {', '.join(sorted(lacking))}" if lacking else "refuses nothing"
-        yield _difference(f"{name}.validator", f"the validator of {name} {what}.", "warning")
-    else:
-        said = f"the validator of {name} is another than ours; it requires the same fields."
-        yield _difference(f"{name}.validator", said, "information")
-
-
-def _violations(mongodb: MongoStore, declared: Declaration) -> int:
-    """Documents that the declared validator would refuse. Reads the whole collection."""
-    with mongodb.errors():
-        return mongodb.collection(declared.collection).count_documents(
-            {"$nor": [declared.validation["validator"]]}
-        )
-
-
-def _report_violations(mongodb: MongoStore, declared: Declaration, report: Report) -> None:
-    if (count := _violations(mongodb, declared)) > 0:
-        said = _violation_sentence(declared, count)
-        report(Change("mongodb", "documents", declared.collection, said))
-
-
-def _violation_sentence(declared: Declaration, count: int) -> str:
-    documents = "1 document" if count == 1 else f"{count:,} documents"
-    verb = "breaks" if count == 1 else "break"
-    return f"{documents} of {declared.collection} {verb} the validator; left unchanged."
-
-
-# -- indexes ----------------------------------------------------------------------------------
-
-
-def _apply_indexes(
-    mongodb: MongoStore, declared: Declaration, record: Document, report: Report
-) -> Iterator[Document]:
-    """Create the indexes that are missing; yields those that this server cannot have."""
-    known = {entry["name"] for entry in record.get("not_available", ())}
-    for index in declared.indexes:
-        name = f"{declared.collection}.{index['name']}"
-        there = _indexes(mongodb, declared.collection)
-        if _serves(there, index):
-            continue
-        if (rival := _rival(there, index)) is not None:
-            if not _is_recorded(record, declared):
-                said = f"left the index {rival} of {declared.collection}: it differs from ours."
-                report(Change("mongodb", "index", name, said))
-            continue
-        reason = _create_index(mongodb, declared.collection, index)
-        if reason is None:
-            said = f"created the index {index['name']} on {declared.collection}."
-            report(Change("mongodb", "index", name, said))
-            continue
-        if index["name"] not in known:
-            said = f"went on without the index {index['name']}: {reason}."
-            report(Change("mongodb", "index", name, said))
-        yield {"name": index["name"], "reason": reason}
-
-
-def _create_index(mongodb: MongoStore, collection: str, index: Document) -> str | None:
-    """Create one index; the reason when this server has no indexes of the kind."""
-    options: Document = {"sparse": True} if index.get("sparse") else {}
-    try:
-        with mongodb.errors():
-            mongodb.collection(collection).create_index(
-                list(index["keys"].items()), name=index["name"], **options
-            )
-    except QueryError as error:
-        if _code(error) not in _NOT_AVAILABLE:
-            raise
-        return str(getattr(error.__cause__, "details", {}).get("errmsg", error)).rstrip(".")
-    return None
-
-
-def _indexes(mongodb: MongoStore, collection: str) -> list[Document]:
-    with mongodb.errors():
-        return [dict(index) for index in mongodb.collection(collection).list_indexes()]
-
-
 def _keys(index: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """Keys in order; those of a text index, whose order says nothing, by name.
 
@@ -284,13 +297,9 @@ def _keys(index: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """
     if "weights" in index:
         return tuple((field, "text") for field in sorted(index["weights"]))
-    keys = [(name, way if isinstance(way, str) else int(way)) for name, way in _pairs(index)]
+    pairs: Mapping[str, Any] = index["key"] if "key" in index else index["keys"]
+    keys = [(name, way if isinstance(way, str) else int(way)) for name, way in pairs.items()]
     return tuple(sorted(keys) if any(way == "text" for _, way in keys) else keys)
-
-
-def _pairs(index: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    keys: Mapping[str, Any] = index["key"] if "key" in index else index["keys"]
-    return keys.items()
 
 
 def _serves(there: list[Document], wanted: Document) -> bool:
@@ -315,42 +324,15 @@ def _rival(there: list[Document], wanted: Document) -> str | None:
     return None
 
 
-def _index_differences(
-    mongodb: MongoStore, declared: Declaration, record: Document
-) -> Iterator[Difference]:
-    reasons = {entry["name"]: entry["reason"] for entry in record.get("not_available", ())}
-    there = _indexes(mongodb, declared.collection)
-    for index in declared.indexes:
-        if _serves(there, index):
-            continue
-        name = f"{declared.collection}.{index['name']}"
-        keys = ", ".join(index["keys"])
-        if index["name"] in reasons:
-            said = f"no index on ({keys}): {reasons[index['name']]}."
-            yield _difference(name, said, "information")
-        elif (rival := _rival(there, index)) is not None:
-            yield _difference(name, f"the index {rival} differs from ours on ({keys}).", "warning")
-        else:
-            said = f"{declared.collection} has no index on ({keys}): some questions are slow."
-            yield _difference(name, said, "warning")
-
-
-# -- records ----------------------------------------------------------------------------------
-
-
-def _record(mongodb: MongoStore, declared: Declaration) -> Document:
-    with mongodb.errors():
-        return mongodb.collection(RECORDS).find_one({"_id": declared.name}) or {}
-
-
-def _is_recorded(record: Document, declared: Declaration) -> bool:
-    return bool(record.get("checksum") == declared.checksum)
-
-
 def _code(error: FwdbError) -> int | None:
     """The server's code of the error that `error` stands for."""
     code: int | None = getattr(error.__cause__, "code", None)
     return code
+
+
+def _reason(error: FwdbError) -> str:
+    """What the server said."""
+    return str(getattr(error.__cause__, "details", {}).get("errmsg", error)).rstrip(".")
 
 
 def _difference(object: str, sentence: str, severity: str) -> Difference:

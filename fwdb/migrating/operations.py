@@ -18,29 +18,6 @@ from fwdb.errors import MigrationError
 from fwdb.migrating import catalog
 from fwdb.migrating.changes import Change
 
-__all__ = [
-    "LOCK_KEY",
-    "MADE",
-    "VERSION_SCHEMA",
-    "VERSION_TABLE",
-    "closing",
-    "drop_function",
-    "drop_schema",
-    "drop_table",
-    "extension",
-    "function",
-    "index",
-    "lock",
-    "protect",
-    "schema",
-    "table",
-    "touch",
-    "touch_function",
-    "unique",
-    "untouch",
-    "untouch_function",
-]
-
 MADE = "Made by fwdb."  # ends the comment of our tables and functions; only those are ever dropped
 
 # The version is kept in fwdb's own schema: `public` is closed to most roles since PostgreSQL 15,

@@ -27,16 +27,6 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from fwdb.models.entities import metadata
 
-__all__ = [
-    "command_samples",
-    "counter_samples",
-    "pool_samples",
-    "readings",
-    "session_samples",
-    "statement_samples",
-    "statement_texts",
-]
-
 
 def _table(name: str, about: str, *parts: Any) -> Table:
     # Downgrades drop only tables with this comment.

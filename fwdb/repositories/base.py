@@ -17,12 +17,13 @@ from fwdb.errors import (
     InvalidData,
     NotFound,
     ParameterError,
+    StaleVersion,
     UnknownName,
     shown,
 )
 from fwdb.models import Entity, Field, Id, Record
 from fwdb.repositories import paging
-from fwdb.repositories.fields import checked
+from fwdb.repositories.fields import checked, written
 from fwdb.repositories.filters import Condition, conditions
 from fwdb.repositories.paging import Key, Page, Size, Slice, Total
 from fwdb.repositories.reads import ReadTrail
@@ -232,7 +233,6 @@ class Repository(ABC, Generic[E]):
     def create_many(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """New rows, all or none, a thousand at a time in memory; how many they were."""
 
-    @abstractmethod
     def update(self, id: Id, *, version: Any = None, **changes: Any) -> E:
         """The row after `changes`, made in one statement.
 
@@ -240,6 +240,10 @@ class Repository(ABC, Generic[E]):
         ``updated_at`` of a row, ``version`` of a design. Raises `NotFound`, `StaleVersion`,
         `DuplicateKey`, `InvalidData`.
         """
+        self._changeable("update")
+        if not changes:
+            raise ParameterError(f"update of {self.name} needs at least one field to change.")
+        return self._change(id, self._values(changes), self._conditions({}), version)
 
     @abstractmethod
     def upsert(self, *, on: str | Sequence[str] = ("id",), **values: Any) -> tuple[E, bool]:
@@ -250,20 +254,24 @@ class Repository(ABC, Generic[E]):
         brought back: it raises `DuplicateKey`.
         """
 
-    @abstractmethod
     def delete(self, id: Id) -> E:
         """Remove the row for good, softly deleted or not; what it was.
 
         Raises `NotFound`, and `ForeignKeyViolation` while others refer to it.
         """
+        self._changeable("delete")
+        row = self._remove(self._id(id))
+        if row is None:
+            raise NotFound(self._noun, id)
+        return self._entity(row)
 
     def soft_delete(self, id: Id, *, version: Any = None) -> E:
         """Hide the row: its ``deleted_at`` becomes now. Raises `NotFound`, `StaleVersion`."""
-        return self._mark_deleted(id, deleted=True, version=version)
+        return self._mark(id, self._deletion_time(), version)
 
     def restore(self, id: Id) -> E:
         """Show a softly deleted row again. Raises `NotFound` if it is not a deleted one."""
-        return self._mark_deleted(id, deleted=False, version=None)
+        return self._mark(id, None, None)
 
     def with_deleted(self) -> Self:
         """This repository, softly deleted rows in sight."""
@@ -318,16 +326,43 @@ class Repository(ABC, Generic[E]):
     ) -> pd.DataFrame: ...
 
     @abstractmethod
-    def _mark_deleted(self, id: Id, *, deleted: bool, version: Any) -> E: ...
+    def _deletion_time(self) -> Any: ...
 
     @abstractmethod
-    def _entity(self, row: Row) -> E: ...
+    def _write(
+        self, wanted: Sequence[Condition], values: Mapping[str, Any], version: Any
+    ) -> Row | None:
+        """The row that fits, after it got `values`; None if there is none of this `version`."""
+
+    @abstractmethod
+    def _remove(self, id: str) -> Row | None: ...
+
+    def _entity(self, row: Row) -> E:
+        return self.entity(**row)
 
     @property
     @abstractmethod
     def _trail(self) -> PostgresStore | None: ...
 
     # -- shared -------------------------------------------------------------------------------
+
+    def _mark(self, id: Id, deleted_at: Any, version: Any) -> E:
+        self._changeable("soft delete or restore")
+        live = Condition(self.fields["deleted_at"], "null", deleted_at is not None)
+        return self._change(id, {"deleted_at": deleted_at}, [live], version)
+
+    def _change(
+        self, id: Id, values: Mapping[str, Any], conditions: Sequence[Condition], version: Any
+    ) -> E:
+        here = [Condition(self.fields["id"], "eq", self._id(id)), *conditions]
+        row = self._write(here, values, version)
+        if row is not None:
+            return self._entity(row)
+        if version is not None and self._rows(here, limit=1, fields=["id"]):
+            raise StaleVersion(
+                f"{self._noun} '{id}' was changed since it was read; read it again and repeat."
+            )
+        raise NotFound(self._noun, id)
 
     def _given(self, rows: Sequence[Row]) -> list[E]:
         """`rows` as entities, which are now given out."""
@@ -385,6 +420,11 @@ class Repository(ABC, Generic[E]):
 
     def _total_order(self, sort: str | None) -> list[Key]:
         return paging.total_order(sort, self.fields, self.name)
+
+    def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """`given` as the store takes it. Raises `InvalidData`."""
+        self._known(given)
+        return {name: written(self.fields[name], v, self.name) for name, v in given.items()}
 
     def _known(self, values: Mapping[str, Any]) -> None:
         if not isinstance(values, Mapping):

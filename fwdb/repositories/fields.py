@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import datetime
 from numbers import Number
 from typing import Any
@@ -13,7 +12,7 @@ from bson import ObjectId
 
 from fwdb import errors
 from fwdb.errors import FwdbError, InvalidData, ParameterError
-from fwdb.models import Field, Id, Kind, entity_uuid
+from fwdb.models import Field, Kind, is_id
 from fwdb.timespan import moment
 
 _WANTED: dict[Kind, str] = {
@@ -39,7 +38,7 @@ def checked(
     match field.kind, value:
         case "uuid", str() | UUID() if _is_uuid(value):
             return str(UUID(str(value)))
-        case "entity id", str() | UUID() | ObjectId() if _is_entity_id(value):
+        case "entity id", str() | UUID() | ObjectId() if is_id(value):
             return str(value).lower()
         case "time", datetime() | str():
             return _time(value, label, refuse)
@@ -56,13 +55,12 @@ def checked(
     raise refuse(f"'{label}' is {shown(value, field)}; it takes {_WANTED[field.kind]}.")
 
 
-def written(fields: Mapping[str, Field], name: str, value: Any, where: str) -> Any:
-    """`value` for writing into the field `name` of `where`. Raises `InvalidData`."""
-    field = fields[name]
+def written(field: Field, value: Any, where: str) -> Any:
+    """`value` for writing into `field` of `where`. Raises `InvalidData`."""
     if value is not None:
-        return checked(field, value, label=name, refuse=InvalidData)
+        return checked(field, value, label=field.name, refuse=InvalidData)
     if not field.nullable:
-        raise InvalidData(f"{name} of {where} must have a value.")
+        raise InvalidData(f"{field.name} of {where} must have a value.")
     return None
 
 
@@ -79,14 +77,6 @@ def _is_uuid(value: str | UUID) -> bool:
     try:
         UUID(str(value))
     except ValueError:
-        return False
-    return True
-
-
-def _is_entity_id(value: Id) -> bool:
-    try:
-        entity_uuid(value)
-    except ParameterError:
         return False
     return True
 

@@ -35,10 +35,10 @@ from fwdb.errors import (
     StaleVersion,
     Transient,
 )
-from fwdb.models import DocumentEntity, Id, Record, document_id
+from fwdb.models import DocumentEntity, Record, document_id
 from fwdb.repositories import paging
 from fwdb.repositories.base import Repository, Row
-from fwdb.repositories.fields import checked, written
+from fwdb.repositories.fields import checked
 from fwdb.repositories.filters import Condition, like_pattern
 from fwdb.repositories.paging import Key
 from fwdb.stores import MongoStore, PostgresStore, actor, frames
@@ -47,7 +47,6 @@ from fwdb.stores.mongodb import Document
 E = TypeVar("E", bound=Record)
 
 _BATCH = 1_000  # documents per insert
-_LIVE: Document = {"deletedAt": None}  # absent or null
 _CANONICAL = json_util.CANONICAL_JSON_OPTIONS
 _REMOVE_ROUNDS = 3  # each further round means that another session wrote the document meanwhile
 _UPSERT_ROUNDS = 3  # each further round means that another session removed the document in between
@@ -178,34 +177,28 @@ class MongoRepository(Repository[E]):
                 count += len(batch)
         return count
 
-    def update(self, id: Id, *, version: Any = None, **changes: Any) -> E:
-        if not changes:
-            raise ParameterError(f"update of {self.name} needs at least one field to change.")
-        return self._change(id, self._values(changes), self._live(), version)
+    def _deletion_time(self) -> Any:
+        return _now()
 
-    def _mark_deleted(self, id: Id, *, deleted: bool, version: Any) -> E:
-        condition = _LIVE if deleted else {"deletedAt": {"$ne": None}}
-        return self._change(id, {"deleted_at": _now() if deleted else None}, condition, version)
-
-    def _change(self, id: Id, values: Mapping[str, Any], condition: Document, version: Any) -> E:
-        here = {"_id": document_id(self._id(id)), **condition}
-        held = here
+    def _write(
+        self, wanted: Sequence[Condition], values: Mapping[str, Any], version: Any
+    ) -> Row | None:
+        held = [*wanted]
         if version is not None:
-            held = {**here, "version": checked(self.fields["version"], version, label="version")}
+            field = self.fields["version"]
+            held.append(Condition(field, "eq", checked(field, version, label="version")))
+        document = self._documents.document({"updated_at": _now(), **values}) | actor.marked()
+        parts = {
+            "$set": {name: value for name, value in document.items() if value is not None},
+            "$inc": {"version": 1},
+            "$unset": {name: "" for name, value in document.items() if value is None},
+        }
+        change = {operator: part for operator, part in parts.items() if part}
         with self._store.errors():
             found = self._store.collection(self.name).find_one_and_update(
-                held, self._change_of(values), return_document=True, session=self._store.session
+                _query(held), change, return_document=True, session=self._store.session
             )
-            if found is not None:
-                return self._entity(self._documents.values(found))
-            stale = version is not None and self._store.collection(self.name).find_one(
-                here, {"_id": True}, session=self._store.session
-            )
-        if stale:
-            raise StaleVersion(
-                f"{self._noun} '{id}' was changed since it was read; read it again and repeat."
-            )
-        raise NotFound(self._noun, id)
+        return found and self._documents.values(found)
 
     def upsert(self, *, on: str | Sequence[str] = ("id",), **values: Any) -> tuple[E, bool]:
         if (on,) != ("id",) and tuple(on) != ("id",):
@@ -232,21 +225,19 @@ class MongoRepository(Repository[E]):
                 return self._entity(rows[0]), False
             try:
                 if rows:
-                    return self._change(id, new, self._live(), None), False
+                    return self._change(id, new, self._conditions({}), None), False
                 return self.create(**values), True
             except (NotFound, DuplicateKey):
                 if self._store.session is not None:
                     raise
         raise StaleVersion(f"the {self._word} came and went while it was written; try again.")
 
-    def delete(self, id: Id) -> E:
-        here, mark = {"_id": document_id(self._id(id))}, actor.marked(deleting=True)
-        found = self._remove_named(here, mark) if mark else self._remove(here)
-        if found is None:
-            raise NotFound(self._noun, id)
-        return self._entity(self._documents.values(found))
+    def _remove(self, id: str) -> Row | None:
+        here, mark = {"_id": document_id(id)}, actor.marked(deleting=True)
+        found = self._remove_named(here, mark) if mark else self._take(here)
+        return found and self._documents.values(found)
 
-    def _remove(self, here: Document) -> Document | None:
+    def _take(self, here: Document) -> Document | None:
         with self._store.errors():
             return self._store.collection(self.name).find_one_and_delete(
                 here, session=self._store.session
@@ -263,7 +254,7 @@ class MongoRepository(Repository[E]):
                 self._store.collection(self.name).update_one(
                     here, {"$set": mark}, session=self._store.session
                 )
-            return self._remove(here)
+            return self._take(here)
 
         if self._store.session is not None:
             return work()
@@ -283,14 +274,8 @@ class MongoRepository(Repository[E]):
         """What one of them is called in a sentence."""
         return self._noun.lower()
 
-    def _live(self) -> Document:
-        return {} if self._sees_deleted else _LIVE
-
     def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        self._known(given)
-        values = {
-            name: written(self.fields, name, value, self.name) for name, value in given.items()
-        }
+        values = super()._values(given)
         for name, value in values.items():
             labels = self.fields[name].labels
             if labels and value not in (None, *labels):
@@ -308,16 +293,6 @@ class MongoRepository(Repository[E]):
         values = {**self._documents.defaults(), "created_at": now, "updated_at": now, **known}
         document = self._documents.document({n: v for n, v in values.items() if v is not None})
         return document | actor.marked()
-
-    def _change_of(self, values: Mapping[str, Any]) -> Document:
-        values = {"updated_at": _now(), **values}
-        document = self._documents.document(values) | actor.marked()
-        change: Document = {
-            "$set": {name: value for name, value in document.items() if value is not None},
-            "$inc": {"version": 1},
-        }
-        unset = {name: "" for name, value in document.items() if value is None}
-        return {**change, "$unset": unset} if unset else change
 
 
 def _query(wanted: Sequence[Condition]) -> Document:

@@ -16,10 +16,10 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from fwdb.arguments import checks_arguments
-from fwdb.errors import DuplicateKey, InvalidData, NotFound, ParameterError, StaleVersion
-from fwdb.models import EntityId, Id, Label, Record, TableEntity, entity_id
+from fwdb.errors import DuplicateKey, InvalidData, ParameterError, StaleVersion
+from fwdb.models import EntityId, Label, Record, TableEntity, entity_id
 from fwdb.repositories.base import Repository, Row
-from fwdb.repositories.fields import checked, written
+from fwdb.repositories.fields import checked
 from fwdb.repositories.filters import Condition
 from fwdb.repositories.paging import Key
 from fwdb.stores import PostgresStore
@@ -157,9 +157,6 @@ class PostgresRepository(Repository[E]):
                 frame[name] = _entity_ids(frame[name])
         return frame
 
-    def _entity(self, row: Row) -> E:
-        return self.entity(**row)
-
     # -- writing ------------------------------------------------------------------------------
 
     def create(self, **values: Any) -> E:
@@ -181,48 +178,25 @@ class PostgresRepository(Repository[E]):
                 count += len(batch)
         return count
 
-    def update(self, id: Id, *, version: Any = None, **changes: Any) -> E:
-        self._changeable("update")
-        if not changes:
-            raise ParameterError(f"update of {self.name} needs at least one field to change.")
-        return self._change(id, self._values(changes), self._live(), version)
+    def _deletion_time(self) -> Any:
+        return sa.func.now()
 
-    def _mark_deleted(self, id: Id, *, deleted: bool, version: Any) -> E:
-        self._changeable("soft delete or restore")
-        column = self._table.c.deleted_at
-        condition = column.is_(None) if deleted else column.is_not(None)
-        return self._change(
-            id, {"deleted_at": sa.func.now() if deleted else None}, [condition], version
-        )
-
-    def _change(
-        self,
-        id: Id,
-        values: Mapping[str, Any],
-        conditions: Sequence[sa.ColumnElement[bool]],
-        version: Any,
-    ) -> E:
-        table = self._table
-        here = [table.c.id == self._id(id), *conditions]
-        held = list(here)
+    def _write(
+        self, wanted: Sequence[Condition], values: Mapping[str, Any], version: Any
+    ) -> Row | None:
+        held = self._where(wanted)
         if version is not None:
             read = checked(self.fields["updated_at"], version, label="version")
-            held.append(table.c.updated_at == read)
-        statement = (
-            sa.update(table)
-            .where(*held)
-            # Also where a trigger does it: not every existing table has one.
-            .values({"updated_at": sa.func.now(), **values})
-            .returning(*self._columns)
+            held.append(self._table.c.updated_at == read)
+        # The time also where a trigger sets it: not every existing table has one.
+        changed = (
+            sa.update(self._table).where(*held).values({"updated_at": sa.func.now(), **values})
         )
-        rows = self._store.rows(statement)
-        if rows:
-            return self._entity(rows[0])
-        if version is not None and self._store.rows(sa.select(table.c.id).where(*here)):
-            raise StaleVersion(
-                f"{self._noun} '{id}' was changed since it was read; read it again and repeat."
-            )
-        raise NotFound(self._noun, id)
+        return next(iter(self._store.rows(changed.returning(*self._columns))), None)
+
+    def _remove(self, id: str) -> Row | None:
+        gone = sa.delete(self._table).where(self._table.c.id == id).returning(*self._columns)
+        return next(iter(self._store.rows(gone)), None)
 
     def upsert(self, *, on: str | Sequence[str] = ("id",), **values: Any) -> tuple[E, bool]:
         self._changeable("upsert")
@@ -236,7 +210,7 @@ class PostgresRepository(Repository[E]):
             insert = insert.on_conflict_do_update(
                 index_elements=list(keys),
                 set_={"updated_at": sa.func.now(), **changed},
-                where=sa.and_(sa.or_(*differs), *self._live()),
+                where=sa.and_(sa.or_(*differs), *self._where(self._conditions({}))),
             )
         else:
             insert = insert.on_conflict_do_nothing(index_elements=list(keys))
@@ -259,23 +233,6 @@ class PostgresRepository(Repository[E]):
             if found:
                 return self._entity(found[0]), False
         raise StaleVersion(f"the row of {self.name} came and went while it was written; try again.")
-
-    def delete(self, id: Id) -> E:
-        self._changeable("delete")
-        statement = (
-            sa.delete(self._table).where(self._table.c.id == self._id(id)).returning(*self._columns)
-        )
-        rows = self._store.rows(statement)
-        if not rows:
-            raise NotFound(self._noun, id)
-        return self._entity(rows[0])
-
-    def _live(self) -> list[sa.ColumnElement[bool]]:
-        return [] if self._sees_deleted else [self._table.c.deleted_at.is_(None)]
-
-    def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        self._known(given)
-        return {n: written(self.fields, n, value, self.name) for n, value in given.items()}
 
     def _unique_key(self, on: str | Sequence[str], values: Mapping[str, Any]) -> tuple[str, ...]:
         keys = (on,) if isinstance(on, str) else tuple(on)

@@ -353,7 +353,7 @@ def _refs(value: Any) -> list[data.Ref]:
     if isinstance(value, data.Ref):
         return [value]
     inner = value.values() if isinstance(value, dict) else value
-    return [] if isinstance(inner, str | int) else [ref for one in inner for ref in _refs(one)]
+    return [r for v in inner for r in _refs(v)] if isinstance(value, dict | list | tuple) else []
 
 
 def _filled(value: Any, ids: Mapping[data.Ref, str | None]) -> Any:

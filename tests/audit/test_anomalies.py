@@ -11,7 +11,6 @@ import pytest
 import sqlalchemy as sa
 from support.capturing import unrecorded
 
-from fwdb import errors
 from fwdb.audit import Audit
 from fwdb.seeding import volume
 from fwdb.stores import PostgresStore
@@ -210,10 +209,3 @@ def test_changes_without_an_actor_are_odd_where_all_had_one(own, audit, put, peo
     odd = found(audit, "missing_actor")
 
     assert odd[["db_user", "entity_type", "events"]].values.tolist() == [["app", "User", 11]]
-
-
-@pytest.mark.parametrize("since", ["2999-01-01T00:00Z", "2026-01-01T00:00", None])
-def test_a_window_that_is_none_is_refused(audit: Audit, since):
-    """As in every question."""
-    with pytest.raises(errors.ParameterError):
-        audit.anomalies(since)

@@ -15,8 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.capturing import unrecorded
 
-from fwdb import errors
-from fwdb.audit import Audit
 from fwdb.database import Database
 from fwdb.stores import PostgresStore
 
@@ -371,26 +369,6 @@ def test_a_secret_is_not_shown_by_any_question(audit, put):
         assert "hunter" not in frame.to_csv()
 
 
-def test_filters_take_lists_and_single_values_alike(audit, put, actor):
-    """One mechanism: a singular is a list of one."""
-    at = NOW - timedelta(hours=1)
-    put(
-        [
-            {"created_at": at, "action": action, "entity_type": kind, "user_id": actor}
-            for action in ("CREATE", "READ", "DELETE")
-            for kind in ("User", "Avatar", "Design")
-        ]
-    )
-    two = audit.search(actions=["create", "DELETE"], entity_types=["User", "Design"])
-
-    assert sorted(zip(two["action"], two["entity_type"], strict=True)) == [
-        ("CREATE", "Design"), ("CREATE", "User"), ("DELETE", "Design"), ("DELETE", "User"),
-    ]  # fmt: skip
-    assert len(audit.search(users=[actor, NOBODY])) == len(audit.search(user_id=actor)) == 9
-    assert len(audit.search(action="READ")) == len(audit.search(actions="READ")) == 3
-    assert audit.search(users=[NOBODY]).empty
-
-
 def test_what_the_server_knew_is_among_the_columns(audit, store):
     """On a table that nobody migrated these columns are there and missing."""
     audit.log_read("User", NOBODY)
@@ -409,40 +387,3 @@ def test_what_the_server_knew_is_among_the_columns(audit, store):
         assert row["db_user"]
     else:
         assert row[["transaction_id", "origin", "db_user", "client_address"]].isna().all()
-
-
-@pytest.mark.parametrize(
-    ("ask", "says"),
-    [
-        (lambda a: a.as_of("Usr", "1h"), "no entity type 'Usr'; did you mean 'User'"),
-        (lambda a: a.timeline("Desing", NOBODY), "did you mean 'Design'"),
-        (lambda a: a.who_changed("emial"), "no field 'emial'.*did you mean 'email'"),
-        (lambda a: a.who_changed("pric", entity_type="CatalogItem"), "in CatalogItem.*'price'"),
-        (lambda a: a.search(actions=["READ", "REDA"]), "no action 'REDA'; did you mean 'READ'"),
-        (lambda a: a.search(entity_types=["User", "Avatr"]), "did you mean 'Avatar'"),
-    ],
-)
-def test_an_unknown_name_is_refused_with_the_nearest(audit, ask, says):
-    """A misspelt name must not look like an empty answer."""
-    with pytest.raises(errors.UnknownName, match=says):
-        ask(audit)
-
-
-@pytest.mark.parametrize(
-    ("ask", "says"),
-    [
-        (lambda a: a.as_of("User", "2999-01-01T00:00Z"), "'at' .*in the future.*24h"),
-        (lambda a: a.as_of("User", "2026-01-01T00:00"), "without a zone; add one"),
-        (lambda a: a.as_of("User", "1h", id="42"), "24 hexadecimal digits"),
-        (lambda a: a.diff("User", NOBODY, "1h", "2h"), "is after 'until'"),
-        (lambda a: a.diff("User", NOBODY, None), "'since' is None; give an ISO time"),
-        (lambda a: a.who_changed("email", id=NOBODY), "'id' needs 'entity_type'"),
-        (lambda a: a.search(action="READ", actions=["READ"]), "both given"),
-        (lambda a: a.search(users=[]), "empty list"),
-        (lambda a: a.search(users=["ana"]), "UUID of a user"),
-    ],
-)
-def test_what_cannot_be_asked_is_refused_with_the_form_to_use(audit: Audit, ask, says):
-    """Each refusal says what to write."""
-    with pytest.raises(errors.ParameterError, match=says):
-        ask(audit)

@@ -114,7 +114,7 @@ def test_a_wrong_value_gets_one_sentence_with_the_remedy(
     [
         *(["--profile", DOWN_POSTGRES, "health"], [DOWN_POSTGRES], [f"--{DOWN_POSTGRES}"]),
         *(["report", DOWN_POSTGRES], ["report", "pool", "-p", DOWN_POSTGRES]),
-        *(["query", DOWN_POSTGRES], ["query", "sessions", "--store", DOWN_POSTGRES]),
+        *(["query", DOWN_POSTGRES], ["query", "sessions", "-p", DOWN_POSTGRES]),
         *(["audit", "history", DOWN_POSTGRES, "1"], ["audit", "as-of", "User", DOWN_POSTGRES]),
         ["audit", "seal", DOWN_POSTGRES],
     ],

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from fwdb import errors, migrating
-from fwdb.migrating import images, mongodb
+from fwdb.migrating import mongodb
 from fwdb.stores import MongoStore
 
 GOOD = {"userId": "u", "name": "N", "status": "draft"}
@@ -176,7 +176,7 @@ def test_a_database_before_migration_has_drifted(store):
 def test_documents_are_kept_as_they_were_before_changes(store):
     """The audit trail takes old values from them; one that lost the option is drift."""
     changes = migrating.migrate(None, store)
-    store.database.command({"collMod": "designs", images.OPTION: {"enabled": False}})
+    store.database.command({"collMod": "designs", mongodb.IMAGES: {"enabled": False}})
     drift = [d.sentence for d in migrating.drift(None, store) if d.severity == "warning"]
     again = migrating.migrate(None, store)
 
@@ -196,13 +196,16 @@ def test_an_account_that_may_not_have_documents_kept_goes_on_without(store):
     )
     url = make_url(store.url).set(username=f"{name}_reader", password="secret")
     reader = MongoStore(url.render_as_string(hide_password=False))
+    store.database.command({"collMod": "designs", mongodb.IMAGES: {"enabled": False}})
     said: list = []
-    found = images.apply(reader, "designs", {}, {}, said.append)
-    images.apply(reader, "designs", {}, {"not_available": found}, said.append)
+    asked = mongodb._Collection(reader, mongodb.declarations()[0], said.append)
+    found = list(asked._apply_images())
+    asked.refused = {entry["name"]: entry["reason"] for entry in found}
+    assert list(asked._apply_images()) == found
+    drift = [d.sentence for d in asked.differences() if d.object == "designs.images"]
     reader.close()
     store.client.admin.command("dropUser", f"{name}_reader")
 
-    assert [entry["name"] for entry in found] == [images.OPTION]
+    assert [entry["name"] for entry in found] == [mongodb.IMAGES]
     assert len(said) == 1
-    (difference,) = images.differences("designs", {}, {"not_available": found})
-    assert found[0]["reason"] in difference.sentence
+    assert [found[0]["reason"] in sentence for sentence in drift] == [True]

@@ -19,12 +19,12 @@ from fwdb.stores import MongoStore, PostgresStore
 
 READING = {
     "get_user", "page_catalog", "recent_audit", "trail_of_user",
-    "search_audit", "shared_addresses", "sort_audit", "count_by_hour",
+    "search_audit", "sort_audit", "count_by_hour",
 }  # fmt: skip
 WRITING = {"change_price", "create_avatar", "delete_avatar", "read_profile"}
 DESIGNING = {
     "get_design", "designs_of_user", "edit_design", "create_design",
-    "search_designs", "popular_items",
+    "search_designs",
 }  # fmt: skip
 REFUSED = {"take_email_twice", "lock_item_twice", "count_for_too_long", "store_design_twice"}
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -41,17 +41,17 @@ class FollowerStatus:
     whether MongoDB keeps documents as they were before a change; without, old values are missing.
     """
 
-    running: bool
+    running: bool = False
     lag_seconds: Measure
     events_behind: Measure
-    gaps: int
-    events: int
-    changes: int
-    started_at: datetime | None
-    saved_at: datetime | None
-    position_at: datetime | None
-    event_at: datetime | None
-    images: bool | None
+    gaps: int = 0
+    events: int = 0
+    changes: int = 0
+    started_at: datetime | None = None
+    saved_at: datetime | None = None
+    position_at: datetime | None = None
+    event_at: datetime | None = None
+    images: bool | None = None
 
 
 def follow(
@@ -105,22 +105,10 @@ def follower(self: Context, collection: str | None = None) -> FollowerStatus:
     if found is None:
         reason = f"{name} were never followed; run 'fwdb audit follow'"
         lag, behind = _unknown(reason, "seconds"), _unknown(reason, "events")
-    else:
-        lag, behind = _lag(self, found), _behind(found)
-    known = found or {}
-    return FollowerStatus(
-        running=bool(known.get("running", False)),
-        lag_seconds=lag,
-        events_behind=behind,
-        gaps=known.get("gaps", 0),
-        events=known.get("events", 0),
-        changes=known.get("changes", 0),
-        started_at=known.get("started_at"),
-        saved_at=known.get("saved_at"),
-        position_at=known.get("position_at"),
-        event_at=known.get("event_at"),
-        images=known.get("images"),
-    )
+        return FollowerStatus(lag_seconds=lag, events_behind=behind)
+    known: dict[str, Any] = {one.name: found.get(one.name) for one in fields(FollowerStatus)}
+    known |= {"lag_seconds": _lag(self, found), "events_behind": _behind(found)}
+    return FollowerStatus(**known)
 
 
 def gaps(self: Context) -> pd.DataFrame:

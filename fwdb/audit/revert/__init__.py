@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -59,11 +59,8 @@ def revert(
     asked, what = _asked(self, entity_type, id, to, event, transaction_id)
     steps: list[Step] = []
     # The context stands outside, so that BEGIN already says the reason.
-    with (
-        _dry(dry_run),
-        record.context(self, reason=what),
-        self.postgres.transaction() as connection,
-    ):
+    acting = record.context(self, reason=what)
+    with acting, suppress(_DryRun), self.postgres.transaction() as connection:
         steps += _undo(self, connection, what, asked, dry_run=dry_run)
         if dry_run:
             raise _DryRun
@@ -85,24 +82,19 @@ def _asked(
         raise ParameterError(
             "revert takes one of: entity_type, id and to; event; transaction_id.", name="to"
         )
-    nothing = dict.fromkeys(("entity_type", "entity_id", "moment", "event", "transaction_id"))
-    if to is not None:
-        assert entity_type is not None
-        assert id is not None
-        moment = arguments.at(to, name="to")
-        self.source.require(moment, "to")
-        asked = {
-            "entity_type": arguments.askable(self.postgres, entity_type),
-            "entity_id": entity_uuid(id),
-            "moment": moment,
-        }
-        return nothing | asked, f"revert of {entity_type} {id} to {moment.isoformat()}"
-    if event is not None:
-        return nothing | {"event": _log_id(event)}, f"revert of row {event}"
-    return (
-        nothing | {"transaction_id": transaction_id},
-        f"revert of transaction {transaction_id}",
+    asked: dict[str, Any] = dict.fromkeys(
+        ("entity_type", "entity_id", "moment", "event", "transaction_id")
     )
+    if event is not None:
+        return asked | {"event": _log_id(event)}, f"revert of row {event}"
+    if to is None or entity_type is None or id is None:
+        asked["transaction_id"] = transaction_id
+        return asked, f"revert of transaction {transaction_id}"
+    moment = arguments.at(to, name="to")
+    self.source.require(moment, "to")
+    asked["entity_type"] = arguments.askable(self.postgres, entity_type)
+    asked |= {"entity_id": entity_uuid(id), "moment": moment}
+    return asked, f"revert of {entity_type} {id} to {moment.isoformat()}"
 
 
 def _undo(
@@ -163,15 +155,6 @@ def _record(self: Context, step: Step) -> None:
         record.log_update(self, step.entity_type, step.entity_id, step.now, step.then)
 
 
-@contextmanager
-def _dry(dry_run: bool) -> Iterator[None]:
-    try:
-        yield
-    except _DryRun:
-        if not dry_run:
-            raise
-
-
 def _by_entity(changes: list[Change]) -> Iterator[tuple[tuple[str, str], list[Change]]]:
     """Changes of each entity together, entities in the order of their last undone change."""
     entities: dict[tuple[str, str], list[Change]] = {}
@@ -187,21 +170,24 @@ def _by_entity(changes: list[Change]) -> Iterator[tuple[tuple[str, str], list[Ch
 
 def _require_captured(what: str, changes: list[Change]) -> None:
     undone = [change for change in changes if change.undone]
+    why = None
     if all(change.origin == "follower" for change in undone):
-        raise RevertRefused(
-            f"{what} is refused: it is one in which the follower wrote down changes of designs, "
-            "and they were not one transaction in MongoDB; revert each design by its id."
+        why = (
+            "it is one in which the follower wrote down changes of designs, and they were not one "
+            "transaction in MongoDB; revert each design by its id"
         )
-    if any(isinstance(ENTITIES.get(c.entity_type), DocumentEntity) for c in undone):
-        raise RevertRefused(
-            f"{what} is refused: designs are among it, which are in MongoDB and were not part of "
-            "that transaction; revert each entity by its id."
+    elif any(isinstance(ENTITIES.get(c.entity_type), DocumentEntity) for c in undone):
+        why = (
+            "designs are among it, which are in MongoDB and were not part of that transaction; "
+            "revert each entity by its id"
         )
-    if not any(change.origin == "trigger" for change in undone):
-        raise RevertRefused(
-            f"{what} is refused: no trigger recorded it, so the trail may not have all that it "
-            "changed; revert each entity by its id."
+    elif not any(change.origin == "trigger" for change in undone):
+        why = (
+            "no trigger recorded it, so the trail may not have all that it changed; revert each "
+            "entity by its id"
         )
+    if why is not None:
+        raise RevertRefused(f"{what} is refused: {why}.")
 
 
 def _log_id(value: Id) -> UUID:

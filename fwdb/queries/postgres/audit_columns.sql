@@ -8,14 +8,12 @@
 --   is_text    boolean  its values are text
 --   is_json    boolean  its values are json or jsonb
 --   generated  boolean  the server computes it
---   required   boolean  it may not be null and has no default
 SELECT
     CAST(attribute.attname AS text) AS name,
     format_type(attribute.atttypid, attribute.atttypmod) AS type,
     kind.typcategory = 'S' AS is_text,
     kind.typname IN ('json', 'jsonb') AS is_json,
-    attribute.attgenerated <> '' AS generated,
-    attribute.attnotnull AND NOT attribute.atthasdef AND attribute.attidentity = '' AS required
+    attribute.attgenerated <> '' AS generated
 FROM pg_attribute AS attribute
 JOIN pg_type AS kind ON kind.oid = attribute.atttypid
 WHERE attribute.attrelid = to_regclass(CAST(:relation AS text))

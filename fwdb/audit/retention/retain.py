@@ -140,7 +140,7 @@ def _retire(self: Context, cutoff: datetime, dry_run: bool, say: Say) -> Retenti
         expired=sum(month.rows for month in done),
         removed=sum(gone),
         batches=len(gone),
-        oldest_left_at=_oldest(store),
+        oldest_left_at=store.rows(_OLDEST)[0]["at"],
         dry_run=dry_run,
         months=tuple(done),
         held=tuple(m.month for m in done if m.left is not None and m.left.startswith("held")),
@@ -212,14 +212,9 @@ def _remove_rows(
         expired=expired,
         removed=removed,
         batches=batches,
-        oldest_left_at=_oldest(store),
+        oldest_left_at=store.rows(_OLDEST)[0]["at"],
         dry_run=dry_run,
     )
-
-
-def _oldest(store: PostgresStore) -> datetime | None:
-    found: datetime | None = store.rows(_OLDEST)[0]["at"]
-    return found
 
 
 def _require_rights(store: PostgresStore) -> None:

@@ -34,7 +34,6 @@ _HEADS = sa.text(
 class Anchor:
     """What a seal file says: the number of seals and of rows, and heads by number."""
 
-    path: Path
     seals: int
     rows: int
     written_at: datetime
@@ -112,7 +111,8 @@ def seal_file(self: Context, path: File) -> Path:
             f"the seal file cannot be written to {path} "
             f"({(error.strerror or str(error)).lower()}); choose another place."
         ) from error
-    return read(path).path
+    read(path)  # what is on the disk is a seal file
+    return path
 
 
 def read(path: Path) -> Anchor:
@@ -148,7 +148,6 @@ def read(path: Path) -> Anchor:
         if heads[body["seals"]] != body["head"]:
             raise ValueError("head")
         return Anchor(
-            path=path,
             seals=int(body["seals"]),
             rows=int(body["rows"]),
             written_at=datetime.fromisoformat(body["written_at"]),

@@ -87,7 +87,8 @@ class Batch:
         self._odd: list[tuple[int, bytes]] = []
         self._starts: list[int] = []
         held_by_all, rows = [], 0
-        for seal, held in zip(covered, seals.content(store, numbers), strict=True):
+        for seal, row in zip(covered, store.rows(_HELD, numbers=numbers), strict=True):
+            held = row["keys"], row["salts"], row["leaves"]
             if damage := _damage(seal, *held):
                 self._damaged[seal.number] = damage
                 sentence = _DAMAGED[damage].format(seal.number)
@@ -236,6 +237,10 @@ class Batch:
 
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
+_HELD = sa.text(
+    "SELECT keys, salts, leaves FROM audit.seals"
+    " WHERE number = ANY(CAST(:numbers AS bigint[])) ORDER BY number"
+)
 _ERASED = sa.text(
     "SELECT seal, uuid_send(log_id) AS id, part, digest FROM audit.erasures"
     " WHERE seal = ANY(CAST(:numbers AS bigint[]))"

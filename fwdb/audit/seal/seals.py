@@ -165,18 +165,6 @@ def read(store: PostgresStore, *, month: date | None = None) -> Iterator[Seal]:
         given["after"] = found[-1]["number"]
 
 
-def content(store: PostgresStore, numbers: Sequence[int]) -> list[tuple[bytes, bytes, bytes]]:
-    """Keys, salts and leaves of these seals, by number."""
-    found = store.rows(
-        sa.text(
-            "SELECT keys, salts, leaves FROM audit.seals"
-            " WHERE number = ANY(CAST(:numbers AS bigint[])) ORDER BY number"
-        ),
-        numbers=list(numbers),
-    )
-    return [(row["keys"], row["salts"], row["leaves"]) for row in found]
-
-
 def next_month(month: date) -> date:
     """The first day of the next month."""
     return (month.replace(day=1) + timedelta(days=32)).replace(day=1)

@@ -38,7 +38,7 @@ STATEMENTS, COMMANDS, REQUESTS = 200, 50, 300
 CHILDREN = 2000
 GOALS = {
     "postgres_us": 6.0,
-    "postgres_percent": 10.0,
+    "postgres_percent": 3.0,
     "mongodb_us": 12.0,
     "scrape_p50_ms": 5.0,
     "large_scrape_p50_ms": 500.0,

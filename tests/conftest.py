@@ -6,19 +6,21 @@ may create databases; FWDB_TEST_POSTGRES15_URL does so for the second PostgreSQL
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pymongo
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from support.databases import MongoPool, PostgresPool, numbers
 
 from fwdb import config
 from fwdb.database import Database
@@ -29,7 +31,6 @@ hypothesis.settings.register_profile("fwdb", deadline=None)
 hypothesis.settings.load_profile("fwdb")
 
 _DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
-_numbers = itertools.count(1)
 
 # Begun first, so that no process is left with one of them at the end.
 _LONG = ("test_wheel.py", "test_reports_run.py", "test_alerts.py", "test_follower_crash.py")
@@ -115,33 +116,6 @@ def postgres15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     embedded.remove(home)
 
 
-@pytest.fixture
-def postgres_database(servers: Servers) -> Iterator[Callable[..., str]]:
-    """Makes empty databases: ``postgres_database()`` is the URL of a new one."""
-    made: list[tuple[str, str]] = []
-
-    def make(server: str | None = None, template: str | None = None) -> str:
-        name = f"test_{os.getpid()}_{next(_numbers)}"
-        admin = server or servers.postgres
-        _admin(admin, f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
-        made.append((admin, name))
-        return make_url(admin).set(database=name).render_as_string(hide_password=False)
-
-    yield make
-    for admin, name in made:
-        _admin(admin, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-
-@pytest.fixture
-def mongodb_database(servers: Servers) -> Iterator[str]:
-    """The URL of a database that does not exist yet; what was made in it is dropped."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    url = _with_database(servers.mongodb, name)
-    yield url
-    with pymongo.MongoClient(url) as client:
-        client.drop_database(name)
-
-
 @pytest.fixture(scope="session")
 def template(servers: Servers) -> Iterator[str]:
     """The name of a PostgreSQL database that is migrated and seeded, to be copied."""
@@ -149,9 +123,8 @@ def template(servers: Servers) -> Iterator[str]:
 
     name = f"test_{os.getpid()}_template"
     _admin(servers.postgres, f"CREATE DATABASE {name}")
-    url = make_url(servers.postgres).set(database=name).render_as_string(hide_password=False)
     mongodb = _with_database(servers.mongodb, name)
-    with Database(PostgresStore(url), MongoStore(mongodb), settings=config.settings()) as database:
+    with _opened(servers, name, mongodb) as database:
         migrating.migrate(database.postgres, None)
         database.seeder.seed_users()
         database.seeder.seed_avatars()
@@ -160,36 +133,115 @@ def template(servers: Servers) -> Iterator[str]:
     _admin(servers.postgres, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
-@pytest.fixture
-def db(
-    template: str, postgres_database: Callable[..., str], mongodb_database: str
-) -> Iterator[Database]:
-    """A database of both stores, migrated and with the seed data, for one test."""
+@pytest.fixture(scope="session")
+def postgres_pool(servers: Servers, template: str) -> Iterator[PostgresPool]:
+    """Copies of `template` that are emptied and used again."""
+    pool = PostgresPool(servers.postgres, template)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def mongodb_pool(servers: Servers) -> Iterator[MongoPool]:
+    """Migrated databases without documents that are emptied and used again."""
     from fwdb import migrating
 
-    url = postgres_database(template=template)
-    with Database(
-        PostgresStore(url), MongoStore(mongodb_database), settings=config.settings()
-    ) as database:
-        migrating.migrate(None, database.mongodb)
+    def prepare(url: str) -> None:
+        with closing(MongoStore(url)) as store:
+            migrating.migrate(None, store)
+
+    pool = MongoPool(lambda name: _with_database(servers.mongodb, name), prepare)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def seed_designs(
+    servers: Servers, postgres_pool: PostgresPool, mongodb_pool: MongoPool
+) -> list[dict[str, Any]]:
+    """The documents of the seed data, as they belong to the rows of `template`."""
+    name, url = postgres_pool.take(), mongodb_pool.take()
+    with _opened(servers, name, url) as database:
         database.seeder.seed_designs()
+        designs = list(database.mongodb.collection("designs").find())
+    postgres_pool.give_back(name)
+    mongodb_pool.give_back(url)
+    return designs
+
+
+@pytest.fixture
+def postgres_database(
+    request: pytest.FixtureRequest, servers: Servers
+) -> Iterator[Callable[..., str]]:
+    """Makes databases: ``postgres_database()`` is the URL of a new one, without anything in it.
+
+    With ``template=template`` it is migrated and has the seed data of PostgreSQL.
+    """
+    made: list[tuple[str, str]] = []
+    taken: list[str] = []
+
+    def make(server: str | None = None, template: str | None = None) -> str:
+        admin = server or servers.postgres
+        if server is None and template == f"test_{os.getpid()}_template":
+            name = request.getfixturevalue("postgres_pool").take()
+            taken.append(name)
+        else:
+            name = f"test_{os.getpid()}_{next(numbers)}"
+            copied = f" TEMPLATE {template}" if template else ""
+            _admin(admin, f"CREATE DATABASE {name}{copied}")
+            made.append((admin, name))
+        return make_url(admin).set(database=name).render_as_string(hide_password=False)
+
+    yield make
+    for name in taken:
+        request.getfixturevalue("postgres_pool").give_back(name)
+    for admin, name in made:
+        _admin(admin, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def mongodb_database(request: pytest.FixtureRequest, servers: Servers) -> Iterator[str]:
+    """The URL of the database of `db`, where a test uses that, else of one that does not exist yet.
+
+    What was made in it is dropped.
+    """
+    if "db" in request.fixturenames:
+        pool = request.getfixturevalue("mongodb_pool")
+        url = pool.take()
+        yield url
+        pool.give_back(url)
+        return
+    url = _with_database(servers.mongodb, f"test_{os.getpid()}_{next(numbers)}")
+    yield url
+    with pymongo.MongoClient[Any](url) as client:
+        client.drop_database(client.get_default_database())
+
+
+@pytest.fixture
+def db(
+    servers: Servers,
+    postgres_pool: PostgresPool,
+    mongodb_database: str,
+    seed_designs: list[dict[str, Any]],
+) -> Iterator[Database]:
+    """A database of both stores, migrated and with the seed data, for one test."""
+    name = postgres_pool.take()
+    with _opened(servers, name, mongodb_database) as database:
+        database.mongodb.collection("designs").insert_many([dict(one) for one in seed_designs])
         yield database
+    postgres_pool.give_back(name)
 
 
 @pytest.fixture(scope="module")
-def module_db(servers: Servers, template: str) -> Iterator[Database]:
-    """Like `db`, but one for all tests of a file, which empty first what they count."""
-    from fwdb import migrating
-
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    _admin(servers.postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
-    url = make_url(servers.postgres).set(database=name).render_as_string(hide_password=False)
-    mongodb = _with_database(servers.mongodb, name)
-    with Database(PostgresStore(url), MongoStore(mongodb), settings=config.settings()) as database:
-        migrating.migrate(None, database.mongodb)
+def module_db(
+    servers: Servers, postgres_pool: PostgresPool, mongodb_pool: MongoPool
+) -> Iterator[Database]:
+    """Like `db`, without designs, and one for all tests of a file, which empty what they count."""
+    name, url = postgres_pool.take(), mongodb_pool.take()
+    with _opened(servers, name, url) as database:
         yield database
-        database.mongodb.client.drop_database(name)
-    _admin(servers.postgres, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    postgres_pool.give_back(name)
+    mongodb_pool.give_back(url)
 
 
 @pytest.fixture
@@ -204,6 +256,14 @@ def wait_until() -> Callable[..., None]:
             time.sleep(0.02)
 
     return wait
+
+
+@contextmanager
+def _opened(servers: Servers, name: str, mongodb: str) -> Iterator[Database]:
+    """The database `name` of PostgreSQL and the one of the URL `mongodb`."""
+    url = make_url(servers.postgres).set(database=name).render_as_string(hide_password=False)
+    with Database(PostgresStore(url), MongoStore(mongodb), settings=config.settings()) as database:
+        yield database
 
 
 def _unsafe(url: str) -> None:

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
+
 ROOT = Path(__file__).parents[2]
 CATALOGUE = Path(__file__).with_name("mutants.toml")
 # What tests read or run; the copy is of its own, so that work in the tree goes on.
@@ -62,13 +64,15 @@ def servers(folder: Path) -> Iterator[Mapping[str, str]]:
         yield {}
         return
     from fwdb import embedded
-    from tests.conftest import _unsafe
 
     home = folder / "servers"
     running = embedded.up(home, owner_pid=os.getpid(), idle_minutes=0)
     assert running.postgres
     assert running.mongodb
-    _unsafe(running.postgres.superuser)
+    with psycopg.connect(running.postgres.superuser, autocommit=True) as admin:
+        for setting in ("fsync", "full_page_writes"):
+            admin.execute(f"ALTER SYSTEM SET {setting} = off")  # they are thrown away
+        admin.execute("SELECT pg_reload_conf()")
     try:
         yield dict(zip(given, (running.postgres.superuser, running.mongodb.owner), strict=True))
     finally:

@@ -178,6 +178,6 @@ class Facts:
 def empty(columns: str | Mapping[str, str], **more: str) -> pd.DataFrame:
     """A frame without rows: the columns of a query file by its name, or these with their types."""
     if isinstance(columns, str):
-        columns = queries.load(columns, "postgres").columns
+        columns = queries.load(columns).columns
     kinds = {**columns, **more}
     return pd.DataFrame({n: pd.Series(dtype=_DTYPES.get(k, k)) for n, k in kinds.items()})

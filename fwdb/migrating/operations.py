@@ -238,21 +238,20 @@ def protect(table: str) -> None:
 
 def drop_table(name: str) -> None:
     """Drop a table of ours with its rows; one that fwdb found stays."""
-    op.execute(f"""
-DO $$ BEGIN
-    IF right(obj_description(to_regclass('{name}'), 'pg_class'), {len(MADE)}) = '{MADE}' THEN
-        DROP TABLE {name};
-    END IF;
-END $$""")
+    _drop_ours(f"TABLE {name}", f"obj_description(to_regclass('{name}'), 'pg_class')")
 
 
 def drop_function(name: str, takes: str = "") -> None:
     """Drop a function of ours; one that fwdb found stays."""
-    said = f"obj_description(to_regprocedure('{name}({takes})'), 'pg_proc')"
+    named = f"{name}({takes})"
+    _drop_ours(f"FUNCTION {named}", f"obj_description(to_regprocedure('{named}'), 'pg_proc')")
+
+
+def _drop_ours(named: str, comment: str) -> None:
     op.execute(f"""
 DO $$ BEGIN
-    IF right({said}, {len(MADE)}) = '{MADE}' THEN
-        DROP FUNCTION {name}({takes});
+    IF right({comment}, {len(MADE)}) = '{MADE}' THEN
+        DROP {named};
     END IF;
 END $$""")
 

@@ -99,22 +99,15 @@ def differences(postgres: PostgresStore) -> list[Difference]:
                 found.append(_difference(name, f"the table {name} is missing.", "error"))
             else:
                 found += _table_differences(name, table, there)
-                if table is models.audit_logs:
-                    found += [
-                        _difference(
-                            f"{name}.{fact}", f"the column {name}.{fact} is missing.", "error"
-                        )
-                        for fact in models.AUDIT_FACTS
-                        if fact not in there.columns
-                    ]
+                facts = models.AUDIT_FACTS if table is models.audit_logs else ()
+                for fact in (f"{name}.{fact}" for fact in facts if fact not in there.columns):
+                    found.append(_difference(fact, f"the column {fact} is missing.", "error"))
         for name in capture.outdated(connection):
             said = f"the capture of {name} does not fit its columns; run 'fwdb migrate'."
             found.append(_difference(name, said, "warning"))
-        for function in ("audit.cleanup_old_audit_logs",):
-            if not catalog.has_function(connection, function):
-                found.append(
-                    _difference(function, f"the function {function}() is missing.", "warning")
-                )
+        name = "audit.cleanup_old_audit_logs"
+        if not catalog.has_function(connection, name):
+            found.append(_difference(name, f"the function {name}() is missing.", "warning"))
     return found
 
 
@@ -293,13 +286,8 @@ def _compare_default(
     rendered: str | None,
 ) -> bool | None:
     """False for two defaults that make a uuid: alembic would compare two values of them."""
-    if all(default and _makes_uuid(default) for default in (found_default, rendered)):
-        return False
-    return None
-
-
-def _makes_uuid(default: str) -> bool:
-    return default.rpartition(".")[2].startswith(_UUID_DEFAULTS)
+    names = [(default or "").rpartition(".")[2] for default in (found_default, rendered)]
+    return False if all(name.startswith(_UUID_DEFAULTS) for name in names) else None
 
 
 # -- running alembic --------------------------------------------------------------------------

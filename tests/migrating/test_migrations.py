@@ -17,6 +17,7 @@ from support import ROOT
 from support.urls import url_of
 
 from fwdb import config, errors, migrating, models
+from fwdb.database import Database
 from fwdb.migrating import operations
 from fwdb.stores import PostgresStore
 
@@ -36,6 +37,12 @@ def empty(postgres_database: Callable[..., str]) -> Iterator[PostgresStore]:
     store = PostgresStore(postgres_database())
     yield store
     store.close()
+
+
+@pytest.fixture
+def migrated(module_db: Database) -> PostgresStore:
+    """A database of this release, with rows of others."""
+    return module_db.postgres
 
 
 def url(store: PostgresStore) -> str:
@@ -175,10 +182,9 @@ def test_an_owner_who_is_no_superuser_can_migrate(empty):
     ]
 
 
-def test_updated_at_moves_with_every_change(empty):
+def test_updated_at_moves_with_every_change(migrated):
     """Also within one transaction, so that a stale version is always noticed."""
-    migrating.migrate(empty, None)
-    with empty.transaction() as connection:
+    with migrated.transaction() as connection:
         item = connection.execute(
             models.catalog_items.insert()
             .values(name="A", type="fabric")
@@ -188,6 +194,7 @@ def test_updated_at_moves_with_every_change(empty):
         for price in (1, 2):
             times += connection.execute(
                 models.catalog_items.update()
+                .where(models.catalog_items.c.id == item.id)
                 .values(price=price)
                 .returning(models.catalog_items.c.updated_at)
             ).one()
@@ -196,44 +203,40 @@ def test_updated_at_moves_with_every_change(empty):
     assert (item.category, item.properties, item.price) == (None, {}, 0)
 
 
-def test_words_outside_the_list_are_refused(empty):
+def test_words_outside_the_list_are_refused(migrated):
     """gender, type, category and action are text with a rule."""
-    migrating.migrate(empty, None)
     with pytest.raises(errors.InvalidData, match="ck_catalog_items_type"):
-        empty.execute(models.catalog_items.insert().values(name="A", type="hat"))
+        migrated.execute(models.catalog_items.insert().values(name="A", type="hat"))
 
 
-def test_entries_of_both_stores_share_the_audit_log(empty):
+def test_entries_of_both_stores_share_the_audit_log(migrated):
     """A row's uuid and a document's ObjectId go in and come out as they were."""
-    migrating.migrate(empty, None)
     ids = ["65a1b2c3d4e5f60718293a4b", "0197c3f4-2a31-7c52-9d11-6d0b3a5f1e77"]
     log = models.audit_logs
-    empty.execute(
+    migrated.execute(
         log.insert(), [{"entity_type": "Design", "entity_id": i, "action": "READ"} for i in ids]
     )
-    found = empty.rows(sa.select(log.c.entity_id).where(log.c.entity_id == ids[0]))
-    both = empty.rows(sa.select(log.c.entity_id, log.c.old_values))
+    found = migrated.rows(sa.select(log.c.entity_id).where(log.c.entity_id == ids[0]))
+    both = migrated.rows(sa.select(log.c.entity_id).where(log.c.old_values.is_(None)))
 
     assert found == [{"entity_id": ids[0]}]
-    assert sorted(row["entity_id"] for row in both) == sorted(ids)
-    assert ask(empty, "SELECT count(*) FROM audit.audit_logs WHERE old_values IS NULL") == [(2,)]
+    assert {row["entity_id"] for row in both} >= {*ids}
 
 
-def test_a_removed_user_leaves_entries_without_a_user(empty):
+def test_a_removed_user_leaves_entries_without_a_user(migrated):
     """Who did it is forgotten with the account; that it was done is not."""
-    migrating.migrate(empty, None)
     user = {"email": "a@example.com", "password_hash": "x", "first_name": "A", "last_name": "B"}
-    with empty.transaction() as connection:
+    with migrated.transaction() as connection:
         made = connection.scalar(models.users.insert().values(user).returning(models.users.c.id))
         connection.execute(
             models.audit_logs.insert().values(
                 user_id=made, entity_type="User", entity_id=made, action="CREATE"
             )
         )
-        connection.execute(models.users.delete())
+        connection.execute(models.users.delete().where(models.users.c.id == made))
 
     recorded = "SELECT user_id, action FROM audit.audit_logs WHERE origin = 'application'"
-    assert ask(empty, recorded) == [(None, "CREATE")]
+    assert ask(migrated, f"{recorded} AND entity_id = '{made}'") == [(None, "CREATE")]
 
 
 def test_rows_from_before_move_into_their_months_and_back(empty):
@@ -440,20 +443,16 @@ def test_a_failure_in_the_middle_leaves_nothing(empty):
     assert relations(empty) == [("catalog", "catalog_items")]
 
 
-def test_a_database_of_a_newer_release_is_refused(empty):
-    """An older fwdb does not know what the newer one did."""
+def test_a_revision_that_nobody_knows_is_refused(empty):
+    """With the names there are; an older fwdb does not know what a newer one did."""
     migrating.migrate(empty, None)
+    with pytest.raises(errors.UnknownName, match="did you mean '0006'"):
+        migrating.downgrade(empty, "006")
     empty.execute(sa.text("UPDATE monitoring.alembic_version SET version_num = '9999'"))
 
     with pytest.raises(errors.MigrationError, match="use a newer fwdb"):
         migrating.migrate(empty, None)
     assert [d.severity for d in migrating.drift(empty, None)] == ["error"]
-
-
-def test_an_unknown_revision_is_refused(empty):
-    """With the names there are."""
-    with pytest.raises(errors.UnknownName, match="did you mean '0006'"):
-        migrating.downgrade(empty, "006")
 
 
 def test_drift_names_what_is_missing(empty):
@@ -487,38 +486,31 @@ def test_drift_names_what_is_missing(empty):
     ]
 
 
-def test_an_empty_database_has_drifted_entirely(empty):
-    """Without a revision, and without a single table."""
+def test_an_empty_database_has_drifted_entirely(empty, tmp_path, monkeypatch):
+    """Without a revision and a single table. What mends it may lie in any folder: spaces, a percent
+    sign, quotes and other alphabets in its path mean nothing special.
+    """
     drift = migrating.drift(empty, None)
-
-    assert drift[0].sentence == "the database has no revision of fwdb; run 'fwdb migrate'."
-    assert {d.object for d in drift if d.severity == "error"} >= set(models.metadata.tables)
-
-
-def test_the_installation_may_lie_in_any_folder(empty, tmp_path, monkeypatch):
-    """Spaces, a percent sign, quotes and other alphabets in its path mean nothing special."""
     folder = tmp_path / "it's 100%(here)s Jürgen's: \"böx\""
     shutil.copytree(ROOT / "migrations", folder)
     monkeypatch.setattr(config, "resource", lambda name: folder)
     migrating.migrate(empty, None)
 
+    assert drift[0].sentence == "the database has no revision of fwdb; run 'fwdb migrate'."
+    assert {d.object for d in drift if d.severity == "error"} >= set(models.metadata.tables)
     assert migrating.current(empty) == migrating.head()
 
 
-def test_each_applied_revision_is_reported_as_it_happens(empty):
-    """Whoever waits for a long adoption sees how far it is."""
+def test_each_applied_revision_is_reported_as_it_happens(empty, capfd):
+    """Whoever waits for a long adoption sees how far it is. Nothing is printed: a library that
+    prints spoils `--json` and notebooks.
+    """
     seen = []
     changes = migrating.migrate(empty, None, progress=seen.append)
+    migrating.offline_sql()
+    migrating.downgrade(empty, "base")
 
     assert seen == changes
     assert [c.name for c in changes if c.kind == "revision"][:2] == ["0001", "0002"]
     assert changes[-1].name == migrating.head()
-
-
-def test_migrating_prints_nothing(empty, capfd):
-    """A library that prints spoils `--json` and notebooks."""
-    migrating.migrate(empty, None)
-    migrating.offline_sql()
-    migrating.downgrade(empty, "base")
-
     assert capfd.readouterr() == ("", "")

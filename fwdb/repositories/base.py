@@ -50,10 +50,11 @@ class Repository(ABC, Generic[E]):
 
     database: ClassVar[str]
 
-    def __init__(self, entity: Entity[E]) -> None:
+    def __init__(self, entity: Entity[E], trail: PostgresStore | None) -> None:
         self.name = entity.attribute
         self.entity = entity.record
         self.fields = entity.fields
+        self._trail = trail
         self._sees_deleted = False
         self._reads: ReadTrail | None = None
 
@@ -203,21 +204,17 @@ class Repository(ABC, Generic[E]):
                 raise UnknownName("column", name, self.fields, where=self.name)
         if columns is not None and (not columns or len(set(columns)) < len(columns)):
             raise ParameterError("'columns' takes names, each of them once.", name="columns")
-        chosen = (
-            list(columns) if columns else [f.name for f in self.fields.values() if not f.secret]
-        )
+        chosen = list(columns or (f.name for f in self.fields.values() if not f.secret))
         wanted = self._conditions(filters)
         for name, operator, value in (("since", "ge", since), ("until", "lt", until)):
             if value is not None:
                 bound = moment(value, name=name)
                 wanted.append(Condition(self.fields["created_at"], operator, bound))
-        if self._reads is None:
-            return self._frame(chosen, wanted, self._order(sort), limit)
-        frame = self._frame(
-            list({**dict.fromkeys(chosen), "id": None}), wanted, self._order(sort), limit
-        )
-        self._reads.record(frame["id"])
-        return frame[chosen]
+        hidden = [] if self._reads is None or "id" in chosen else ["id"]
+        frame = self._frame([*chosen, *hidden], wanted, self._order(sort), limit)
+        if self._reads is not None:
+            self._reads.record(frame["id"])
+        return frame[chosen] if hidden else frame
 
     def head(self, count: Count = 5, *, sort: str | None = _NEWEST_FIRST) -> pd.DataFrame:
         """The newest `count` rows as a frame."""
@@ -339,10 +336,6 @@ class Repository(ABC, Generic[E]):
 
     def _entity(self, row: Row) -> E:
         return self.entity(**row)
-
-    @property
-    @abstractmethod
-    def _trail(self) -> PostgresStore | None: ...
 
     # -- shared -------------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from numbers import Number
 from typing import Any
 from uuid import UUID
@@ -27,6 +29,8 @@ _WANTED: dict[Kind, str] = {
     "list": "a list",
 }
 
+_JSON = partial(json.dumps, allow_nan=False)
+
 
 def checked(
     field: Field, value: Any, *, label: str, refuse: type[FwdbError] = ParameterError
@@ -36,13 +40,13 @@ def checked(
     Ids become lower-case text, times become UTC and may be written as in `fwdb.timespan`.
     """
     match field.kind, value:
-        case "uuid", str() | UUID() if _is_uuid(value):
+        case "uuid", str() | UUID() if _takes(UUID, str(value)):
             return str(UUID(str(value)))
         case "entity id", str() | UUID() | ObjectId() if is_id(value):
             return str(value).lower()
         case "time", datetime() | str():
             return _time(value, label, refuse)
-        case "text", str() if _is_unicode(value):
+        case "text", str() if _takes(str.encode, value):  # no half of a surrogate pair
             return value
         case "integer", int() if not isinstance(value, bool) and abs(value) < 2**63:
             return value
@@ -50,7 +54,7 @@ def checked(
             return value
         case "list", tuple():
             return list(value)
-        case "json", dict() | list() if _is_json(value):
+        case "json", dict() | list() if _takes(_JSON, value):
             return value
     raise refuse(f"'{label}' is {shown(value, field)}; it takes {_WANTED[field.kind]}.")
 
@@ -73,26 +77,10 @@ def shown(value: object, field: Field) -> str:
     return f"{said} ({type(value).__name__})" if isinstance(value, Number) else said
 
 
-def _is_uuid(value: str | UUID) -> bool:
+def _takes(check: Callable[[Any], object], value: Any) -> bool:
+    """Whether `check` goes through with `value`."""
     try:
-        UUID(str(value))
-    except ValueError:
-        return False
-    return True
-
-
-def _is_unicode(value: str) -> bool:
-    """Whether the text has no half of a surrogate pair, which no database takes."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
+        check(value)
     except (TypeError, ValueError, RecursionError):
         return False
     return True

@@ -67,14 +67,9 @@ class MongoRepository(Repository[E]):
     def __init__(
         self, store: MongoStore, entity: DocumentEntity[E], *, trail: PostgresStore | None = None
     ) -> None:
-        super().__init__(entity)
+        super().__init__(entity, trail)
         self._documents = entity
         self._store = store
-        self._recorder = trail
-
-    @property
-    def _trail(self) -> PostgresStore | None:
-        return self._recorder
 
     # -- reading ------------------------------------------------------------------------------
 

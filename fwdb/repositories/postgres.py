@@ -36,14 +36,10 @@ class PostgresRepository(Repository[E]):
     database = PostgresStore.name
 
     def __init__(self, store: PostgresStore, entity: TableEntity[E]) -> None:
-        super().__init__(entity)
+        super().__init__(entity, store)
         self._store = store
         self._table = entity.table
         self._columns = list(entity.table.columns)
-
-    @property
-    def _trail(self) -> PostgresStore:
-        return self._store
 
     # -- reading ------------------------------------------------------------------------------
 

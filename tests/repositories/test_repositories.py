@@ -87,41 +87,31 @@ def test_what_is_created_is_what_is_read(case, items):
     made = case.make("Ärmel 'x' \"y\" $z %_ \\", **{case.part: {"tags": ["a"], "n": {"k": 1.5}}})
 
     assert items.get(made.id) == made
+    assert pd.DataFrame([asdict(made)])["name"].tolist() == [made.name]
+    with pytest.raises(AttributeError):
+        made.name = "two"
     assert made.created_at.tzinfo is not None
     assert abs(datetime.now(UTC) - made.created_at) < timedelta(minutes=1)
     assert made.deleted_at is None
 
 
-def test_a_missing_row_has_its_own_error(case, items):
-    """A well-formed id without a row is NotFound and carries the id."""
+@pytest.mark.parametrize("id", ["", "abc", "x' OR 1=1", None, 7, {"$gt": ""}])
+def test_text_that_is_no_id_is_refused(case, items, id):
+    """A typing error in an id is told apart from a row that is gone, whose error has the id."""
     with pytest.raises(NotFound) as caught:
         items.get(case.missing)
-
     assert caught.value.id == case.missing
-
-
-@pytest.mark.parametrize("id", ["", "abc", "x' OR 1=1", None, 7, {"$gt": ""}])
-def test_text_that_is_no_id_is_refused(items, id):
-    """A typing error in an id is told apart from a row that is gone."""
     with pytest.raises(ParameterError, match=r"'id' is .*; (it takes|give) a"):
         items.get(id)
-
-
-def test_first_gives_one_or_none(case, items):
-    """`first` follows the sort order and is None when nothing fits."""
-    case.make("b")
-    case.make("a")
-
-    assert items.first(sort="name").name == "a"
-    assert items.first(sort="-name").name == "b"
-    assert items.first(name="c") is None
 
 
 # -- filters ----------------------------------------------------------------------------------
 
 
 def test_find_filters_sorts_and_limits(case, items):
-    """Filters hold together; a minus sorts downwards; several keys count from the left."""
+    """Filters hold together; a minus sorts downwards; several keys count from the left. What is
+    found is counted, and exists.
+    """
     for name, group in (("a", 0), ("b", 1), ("c", 1), ("d", 1)):
         case.make(name, group)
     wanted = {case.group: case.groups[1]}
@@ -130,17 +120,10 @@ def test_find_filters_sorts_and_limits(case, items):
     assert names(items.find(sort="name", limit=2, **wanted)) == ["b", "c"]
     assert names(items.find(sort=f"-{case.group}, name")) == ["b", "c", "d", "a"]
     assert items.find(name="b", **{case.group: case.groups[0]}) == []
-
-
-def test_count_and_exists_see_what_find_sees(case, items):
-    """The three agree."""
-    for name in "abc":
-        case.make(name)
-
-    assert items.count() == 3
-    assert items.count(name__in=["a", "b", "x"]) == 2
-    assert items.exists(name="a")
-    assert not items.exists(name="x")
+    assert (items.count(), items.count(name__in=["a", "b", "x"])) == (4, 2)
+    assert (items.exists(name="a"), items.exists(name="x")) == (True, False)
+    assert [items.first(sort=sort).name for sort in ("name", "-name")] == ["a", "d"]
+    assert items.first(name="x") is None
 
 
 @pytest.mark.parametrize(
@@ -279,15 +262,8 @@ def test_pages_know_their_neighbours(case, items):
     assert items.page(size=2, total="exact").total == 5
     assert items.page(size=2, total="exact", name__gt="n2").total == 2
     assert items.page(size=2, total="estimate").total >= 3
-
-
-def test_a_page_beyond_the_end_is_empty(case, items):
-    """It has no rows and still tells the total when asked."""
-    case.make("one")
-
-    page = items.page(number=9, total="exact")
-
-    assert (page.items, page.next, page.previous, page.total) == ([], None, 8, 1)
+    beyond = items.page(number=9, total="exact")
+    assert (beyond.items, beyond.next, beyond.previous, beyond.total) == ([], None, 8, 5)
 
 
 @pytest.mark.parametrize(
@@ -395,25 +371,21 @@ def test_of_writers_with_one_version_one_wins(case, items):
 def test_changes_that_cannot_be_made(case, items):
     """Each has its own error, and none of them leaves a trace."""
     made = case.make("one")
+    version = getattr(made, case.version)
 
-    with pytest.raises(NotFound):
-        items.update(case.missing, name="x")
-    with pytest.raises(NotFound):
-        items.update(case.missing, name="x", version=getattr(made, case.version))
-    with pytest.raises(ParameterError, match="at least one field"):
-        items.update(made.id)
-    with pytest.raises(ParameterError, match="'version' is"):
-        items.update(made.id, version="zwei", name="x")
-    with pytest.raises(InvalidData, match=r"name of .* must have a value"):
-        items.update(made.id, name=None)
-    with pytest.raises(InvalidData, match="'name' is 7"):
-        items.update(made.id, name=7)
-    with pytest.raises(InvalidData):
-        items.update(made.id, name="x" * 300)
-    with pytest.raises(InvalidData):
-        items.update(made.id, **{case.group: "nonsense"})
-    with pytest.raises(InvalidData):
-        items.update(made.id, **{case.part: {"a": object()}})
+    for id, error, said, changes in (
+        (case.missing, NotFound, None, {"name": "x"}),
+        (case.missing, NotFound, None, {"name": "x", "version": version}),
+        (made.id, ParameterError, "at least one field", {}),
+        (made.id, ParameterError, "'version' is", {"version": "zwei", "name": "x"}),
+        (made.id, InvalidData, r"name of .* must have a value", {"name": None}),
+        (made.id, InvalidData, "'name' is 7", {"name": 7}),
+        (made.id, InvalidData, None, {"name": "x" * 300}),
+        (made.id, InvalidData, None, {case.group: "nonsense"}),
+        (made.id, InvalidData, None, {case.part: {"a": object()}}),
+    ):
+        with pytest.raises(error, match=said):
+            items.update(id, **changes)
     assert items.get(made.id) == made
 
 
@@ -597,18 +569,11 @@ def test_a_frame_is_bounded_by_since_and_until(case, items):
 
     assert found(since=noon + timedelta(hours=1), until="2026-11-01T15:00Z") == ["h1", "h2"]
     assert found(since="2026-11-01", limit=1) == ["h0"]
+    assert items.head(2)["name"].tolist() == ["h3", "h2"]
     with pytest.raises(ParameterError, match="'until' is '31 days ago'; give an ISO time"):
         found(until="31 days ago")
     with pytest.raises(ParameterError, match=r"'since' is .* without a zone"):
         found(since=datetime(2026, 11, 1))
-
-
-def test_head_shows_the_newest(case, items):
-    """A frame of a few rows."""
-    for number in range(3):
-        case.make(f"n{number}", created_at=datetime(2026, 11, 1 + number, tzinfo=UTC))
-
-    assert items.head(2)["name"].tolist() == ["n2", "n1"]
 
 
 # -- what was there before --------------------------------------------------------------------
@@ -636,15 +601,6 @@ def test_a_repository_shows_its_fields_without_asking_the_database(items, module
 
     assert "created_at" in repr(items)
     assert "<td>created_at</td><td>time</td>" in items._repr_html_()
-
-
-def test_entities_are_values(case):
-    """They compare by content, cannot be changed, and become a dictionary or a frame."""
-    made = case.make("one")
-
-    with pytest.raises(AttributeError):
-        made.name = "two"
-    assert pd.DataFrame([asdict(made)])["name"].tolist() == ["one"]
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from support.statements import sent
 
 from fwdb.database import Database
 from fwdb.errors import (
@@ -37,19 +38,11 @@ def user(db: Database, email: str = "ana@example.com", **more: Any) -> Any:
     return db.users.create(email=email, **given)
 
 
-def statements(db: Database, work: Any) -> list[str]:
-    """The statements that `work()` sends."""
-    seen: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        seen.append(statement.split()[0])
-
-    sa.event.listen(db.postgres.engine, "before_cursor_execute", note)
-    try:
+def verbs(db: Database, work: Any) -> list[str]:
+    """The kinds of statements that `work()` sends."""
+    with sent(db.postgres) as seen:
         work()
-    finally:
-        sa.event.remove(db.postgres.engine, "before_cursor_execute", note)
-    return seen
+    return [statement.split()[0] for statement, _ in seen]
 
 
 # -- errors -----------------------------------------------------------------------------------
@@ -127,19 +120,18 @@ def test_json_that_is_none_or_no_json(db):
 def test_each_write_is_one_statement(db):
     """No reading before, none after."""
     made = user(db)
-
-    assert statements(db, lambda: user(db, "b@example.com")) == ["INSERT"]
-    assert statements(db, lambda: db.users.update(made.id, role="admin")) == ["UPDATE"]
-    assert statements(
-        db, lambda: db.users.update(made.id, version=db.users.get(made.id).updated_at, role="user")
-    ) == ["SELECT", "UPDATE"]
-    assert statements(db, lambda: db.users.soft_delete(made.id)) == ["UPDATE"]
-    assert statements(db, lambda: db.users.restore(made.id)) == ["UPDATE"]
-    assert statements(
-        db, lambda: db.users.upsert(id=made.id, email="n@example.com", first_name="N",
-                                    last_name="N", password_hash="h")
-    ) == ["INSERT"]  # fmt: skip
-    assert statements(db, lambda: db.users.delete(made.id)) == ["DELETE"]
+    read = db.users.get(made.id).updated_at
+    other = {"email": "n@example.com", "first_name": "N", "last_name": "N", "password_hash": "h"}
+    for work, verb in (
+        (lambda: user(db, "b@example.com"), "INSERT"),
+        (lambda: db.users.update(made.id, version=read, role="user"), "UPDATE"),
+        (lambda: db.users.update(made.id, role="admin"), "UPDATE"),
+        (lambda: db.users.soft_delete(made.id), "UPDATE"),
+        (lambda: db.users.restore(made.id), "UPDATE"),
+        (lambda: db.users.upsert(id=made.id, **other), "INSERT"),
+        (lambda: db.users.delete(made.id), "DELETE"),
+    ):
+        assert verbs(db, work) == [verb]
 
 
 def test_slices_by_key_use_the_index(db):
@@ -150,16 +142,8 @@ def test_slices_by_key_use_the_index(db):
     db.catalog_items.create_many({"name": f"Item {n}", "type": "fabric"} for n in range(3_000))
     db.postgres.execute(sa.text("ANALYZE catalog.catalog_items"))
     cursor = db.catalog_items.after(size=2).cursor
-    seen: list[tuple[str, Any]] = []
-
-    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
-        seen.append((statement, parameters))
-
-    sa.event.listen(db.postgres.engine, "before_cursor_execute", note)
-    try:
+    with sent(db.postgres) as seen:
         db.catalog_items.after(cursor, size=2)
-    finally:
-        sa.event.remove(db.postgres.engine, "before_cursor_execute", note)
     with db.postgres.connection() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN {seen[0][0]}", seen[0][1]).scalars().all()
 
@@ -182,22 +166,17 @@ def test_an_estimate_is_what_the_planner_expects(db):
 
 
 def test_a_transaction_inside_one_is_a_savepoint(db):
-    """What fails inside is undone; what was done before it stays."""
+    """What fails inside is undone; what was done before stays, and frames see it at once."""
     with db.transaction():
         user(db, "kept@example.com")
         with pytest.raises(DuplicateKey), db.transaction():  # noqa: PT012
             user(db, "gone@example.com")
             user(db, "kept@example.com")
         user(db, "after@example.com")
+        seen = db.users.frame(sort="email")["email"].tolist()
 
-    assert {row.email for row in db.users.find()} == {"kept@example.com", "after@example.com"}
-
-
-def test_a_frame_in_a_transaction_sees_its_writes(db):
-    """Frames come over the transaction's own connection."""
-    with db.transaction():
-        user(db)
-        assert db.users.frame()["email"].tolist() == ["ana@example.com"]
+    assert seen == sorted(row.email for row in db.users.find())
+    assert seen == ["after@example.com", "kept@example.com"]
 
 
 # -- upsert -----------------------------------------------------------------------------------

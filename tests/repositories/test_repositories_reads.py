@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from support.statements import sent
 from support.urls import url_of
 
 from fwdb import models
@@ -103,21 +104,11 @@ def test_who_reads_is_who_acts(module_db, items, readings):
 
 def test_it_is_one_statement_whatever_was_read(module_db, items):
     """And none when nothing was."""
-    seen: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        seen.append(statement)
-
     items.find()  # the function is looked for once
-    sa.event.listen(module_db.postgres.engine, "before_cursor_execute", note)
-    try:
+    with sent(module_db.postgres) as seen:
         items.find()
-        recorded = [each for each in seen if "record_reads" in each]
         items.find(name="nothing of this name")
-    finally:
-        sa.event.remove(module_db.postgres.engine, "before_cursor_execute", note)
-    assert len(recorded) == 1
-    assert len([each for each in seen if "record_reads" in each]) == 1
+    assert len([statement for statement, _ in seen if "record_reads" in statement]) == 1
 
 
 def test_counting_and_writing_are_no_reading(items, readings):

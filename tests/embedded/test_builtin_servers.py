@@ -37,6 +37,7 @@ from support.embedded import (
 
 from fwdb import embedded, errors
 from fwdb.embedded import control, mongodb, postgres, watcher
+from fwdb.embedded.home import Home
 from fwdb.embedded.server import end
 from fwdb.embedded.watcher import identity
 
@@ -87,10 +88,13 @@ def data_of(home: Path, name: str = "postgres") -> Path:
 
 def test_a_start_gives_two_servers_that_a_second_call_joins(home):
     """The second caller gets the same processes and URLs; `running` starts nothing. The folder is
-    closed to others, and git ignores it."""
+    closed to others, one that was open before anything is in it, and git ignores it."""
     assert embedded.running(home) is None
     assert not home.exists()
-    home.mkdir(mode=0o755)
+    opened = home.with_name("opened")
+    opened.mkdir(mode=0o755)
+    Home(opened).create()
+    assert stat.S_IMODE(opened.stat().st_mode) == 0o700
 
     first = up(home)
     pids = {one.store: one.pid for one in embedded.status(home).stores}

@@ -79,7 +79,13 @@ def servers(folder: Path) -> Iterator[Mapping[str, str]]:
         embedded.remove(home)
 
 
-def pytest(tree: Path, tests: tuple[str, ...], more: Mapping[str, str], *options: str) -> str:
+def pytest(
+    tree: Path,
+    tests: tuple[str, ...],
+    more: Mapping[str, str],
+    *options: str,
+    seconds: float = SECONDS,
+) -> str:
     """What pytest printed; empty when all passed. Raises when it could not run the tests."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
     # No bytecode: two versions of a file within a second would look alike to it.
@@ -90,7 +96,7 @@ def pytest(tree: Path, tests: tuple[str, ...], more: Mapping[str, str], *options
         env=environment,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=seconds,
         check=False,
     )
     if done.returncode not in (0, 1):
@@ -147,7 +153,9 @@ def main() -> int:
                 shutil.copy2(source, tree / name)
         with servers(folder) as more:
             tests = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
-            if printed := pytest(tree, tests, more, "-rfE", "--tb=short"):
+            if printed := pytest(
+                tree, tests, more, "-rfE", "--tb=short", seconds=SECONDS * len(tests)
+            ):
                 print(f"{printed}\nThese tests fail on the code as it is.")
                 return 1
             if asked.unmutated:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from support.sql import ask, do
 
 from fwdb.audit import Audit
 from fwdb.stores import PostgresStore, without_capture
@@ -60,22 +61,22 @@ def made(request: pytest.FixtureRequest, servers: Any) -> Iterator[PostgresStore
     own = request.param == "own"
     template = f" TEMPLATE {request.getfixturevalue('template')}" if own else ""
     admin = PostgresStore(servers.postgres)
-    admin.execute(sa.text(f"CREATE DATABASE {name}{template}"))
+    do(admin, f"CREATE DATABASE {name}{template}")
     url = make_url(servers.postgres).set(database=name)
     store = PostgresStore(url.render_as_string(hide_password=False))
     if not own:
-        store.execute(sa.text(EXISTING))
+        do(store, EXISTING)
     yield store
     store.close()
-    admin.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    do(admin, f"DROP DATABASE {name} WITH (FORCE)")
     admin.close()
 
 
 @pytest.fixture
 def store(made: PostgresStore) -> PostgresStore:
     """The database with an empty trail."""
-    made.execute(sa.text("DELETE FROM shared.users WHERE email LIKE '%@example.com'"))
-    made.execute(sa.text("TRUNCATE audit.audit_logs"))
+    do(made, "DELETE FROM shared.users WHERE email LIKE '%@example.com'")
+    do(made, "TRUNCATE audit.audit_logs")
     return made
 
 
@@ -106,10 +107,10 @@ def count(store: PostgresStore) -> Callable[[], int]:
 def put(store: PostgresStore) -> Callable[[list[dict[str, Any]]], None]:
     """Writes rows of the past, which `log_…` cannot."""
 
-    own = store.rows(sa.text("SELECT to_regproc('audit.add_partitions') AS name"))[0]["name"]
+    own = ask(store, "SELECT to_regproc('audit.add_partitions') AS name")[0]["name"]
     if own is not None:
         months = "audit.add_partitions(CAST(now() - interval '3 years' AS date), current_date)"
-        store.rows(sa.text(f"SELECT {months}"))
+        ask(store, f"SELECT {months}")
 
     def write(rows: list[dict[str, Any]]) -> None:
         usual = {"entity_type": "User", "action": "UPDATE", "user_id": None}

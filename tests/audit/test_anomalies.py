@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from support.capturing import unrecorded
+from support.sql import ask
 
 from fwdb.audit import Audit
 from fwdb.seeding import volume
-from fwdb.stores import PostgresStore
+from fwdb.stores import PostgresStore, without_capture
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 NIGHT = TODAY - timedelta(days=2) + timedelta(hours=3)
@@ -27,7 +27,7 @@ def people(store: PostgresStore) -> list[str]:
         " SELECT 'p' || n || '@example.com', 'x', 'A', 'B' FROM generate_series(1, 12) AS n"
         " RETURNING id"
     )
-    with unrecorded(store):
+    with without_capture(store, ["shared.users"]):
         return [str(row["id"]) for row in store.rows(made)]
 
 
@@ -78,7 +78,7 @@ def test_the_year_of_the_demonstration_has_what_was_planted_and_no_more(store, a
     trail = pd.concat([part.audit_logs for part in volume.parts(plan)])
     people = pd.concat([part.users for part in volume.parts(plan)])
     keep = ["id", "email", "password_hash", "first_name", "last_name"]
-    with unrecorded(store):
+    with without_capture(store, ["shared.users"]):
         store.copy("shared.users", people[keep])
     store.copy("audit.audit_logs", trail)
     frame = audit.anomalies("365d")
@@ -173,7 +173,7 @@ def test_clearing_out_what_one_made_oneself_is_no_mass_deletion(audit, put, peop
 @pytest.fixture
 def own(store: PostgresStore) -> None:
     """Only on a table that keeps what the server knows, and refuses no unknown user."""
-    if not store.rows(sa.text("SELECT to_regproc('audit.add_partitions') AS f"))[0]["f"]:
+    if not ask(store, "SELECT to_regproc('audit.add_partitions') AS f")[0]["f"]:
         pytest.skip("the service's table has a foreign key and no login")
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import sqlalchemy as sa
 from support.retention import (
     RESET,
     archive_fixture,  # noqa: F401
@@ -20,6 +19,7 @@ from support.retention import (
     put,
     settings_fixture,  # noqa: F401
 )
+from support.sql import do
 
 from fwdb import errors, reports
 from fwdb.audit import Audit, source
@@ -51,7 +51,7 @@ def audit(
         f"UPDATE audit.captured SET generated_at = '{month(24)}'",
         RESET,
     ):
-        store.execute(sa.text(statement.replace(":", r"\:")))
+        do(store, statement.replace(":", r"\:"))
     put(
         trail,
         changed(days_into(14, 3), {"price": 1}, {"price": 2}),

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import sqlalchemy as sa
 from pandas.testing import assert_frame_equal
 from support.retention import (
     NOW,
@@ -24,6 +23,7 @@ from support.retention import (
     put,
     settings_fixture,  # noqa: F401
 )
+from support.sql import ask, do
 
 from fwdb import errors
 from fwdb.audit import Audit
@@ -58,7 +58,7 @@ def filled(audit: Audit) -> Audit:
             rows.append({"created_at": max(at, month(ago)), **who, **kind})
     put(audit, *rows)
     # Rows of before have none of what the server knows of a session.
-    audit.postgres.execute(sa.text("UPDATE audit.audit_logs SET origin = NULL WHERE random() < .5"))
+    do(audit.postgres, "UPDATE audit.audit_logs SET origin = NULL WHERE random() < .5")
     return audit
 
 
@@ -99,22 +99,20 @@ def test_an_archived_trail_answers_as_it_did_in_one_piece(filled):
 
 def test_a_file_has_each_value_exactly(filled, archive):
     """jsonb as PostgreSQL writes it, microseconds, nulls that are no empty text; all columns."""
-    names = filled.postgres.rows(
-        sa.text(
-            "SELECT CAST(attname AS text) AS name FROM pg_attribute WHERE attnum > 0"
-            " AND NOT attisdropped AND attrelid = CAST('audit.audit_logs' AS regclass)"
-        )
+    names = ask(
+        filled.postgres,
+        "SELECT CAST(attname AS text) AS name FROM pg_attribute WHERE attnum > 0"
+        " AND NOT attisdropped AND attrelid = CAST('audit.audit_logs' AS regclass)",
     )
     exact = {"created_at", "transaction_id"}
     columns = ", ".join(
         row["name"] if row["name"] in exact else f"CAST({row['name']} AS text) AS {row['name']}"
         for row in names
     )
-    before = filled.postgres.rows(
-        sa.text(
-            f"SELECT {columns} FROM audit.audit_logs WHERE created_at < :until"
-            " ORDER BY audit_logs.created_at, audit_logs.id"
-        ),
+    before = ask(
+        filled.postgres,
+        f"SELECT {columns} FROM audit.audit_logs WHERE created_at < :until"
+        " ORDER BY audit_logs.created_at, audit_logs.id",
         until=month(14),
     )
     filled.retain()
@@ -152,7 +150,7 @@ def test_memory_is_bounded_by_the_batches(filled, archive, monkeypatch):
 def test_a_file_from_before_a_column_was_added_is_read_with_the_others(filled):
     """Ten years have seen more than one form of the table."""
     filled.retain()
-    filled.postgres.execute(sa.text("ALTER TABLE audit.audit_logs ADD COLUMN later text"))
+    do(filled.postgres, "ALTER TABLE audit.audit_logs ADD COLUMN later text")
     put(filled, {"created_at": days_into(14, 1), "later": "x"})
     filled.retain()
 

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
-import sqlalchemy as sa
+from support.sql import ask, do
 
 from fwdb import errors, models
 from fwdb.audit.values import changes, image, redact_json
@@ -58,23 +58,22 @@ def test_a_failed_audit_write_rolls_the_change_back(audit, store):
 
     def change() -> None:
         with store.transaction():
-            store.execute(
-                sa.text(
-                    "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
-                    " VALUES ('lost@example.com', 'x', 'A', 'B')"
-                )
+            do(
+                store,
+                "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
+                " VALUES ('lost@example.com', 'x', 'A', 'B')",
             )
             audit.log_create("User", uuid.uuid4(), {"email": "a"}, user_agent="refused")
 
     rule = "ALTER TABLE audit.audit_logs {} CONSTRAINT refusal {}"
-    store.execute(sa.text(rule.format("ADD", "CHECK (user_agent <> 'refused')")))
+    do(store, rule.format("ADD", "CHECK (user_agent <> 'refused')"))
     try:
         with pytest.raises(errors.InvalidData):
             change()
     finally:
-        store.execute(sa.text(rule.format("DROP", "")))
+        do(store, rule.format("DROP", ""))
 
-    assert not store.rows(sa.text("SELECT 1 FROM shared.users WHERE email = 'lost@example.com'"))
+    assert not ask(store, "SELECT 1 FROM shared.users WHERE email = 'lost@example.com'")
 
 
 def test_the_actor_and_where_they_came_from_are_kept(audit, actor):
@@ -157,8 +156,7 @@ def test_no_secret_reaches_the_table(audit, store):
     audit.log_delete("User", old.id, new)
 
     text = "\n".join(
-        row["row"]
-        for row in store.rows(sa.text("SELECT CAST(a AS text) AS row FROM audit.audit_logs a"))
+        row["row"] for row in ask(store, "SELECT CAST(a AS text) AS row FROM audit.audit_logs a")
     )
     for secret in (HASH, new.password_hash, HASH[8:30], "k3y-abc", "t0ken-abc", "pa55-abc"):
         assert secret not in text
@@ -172,16 +170,13 @@ def test_no_secret_reaches_the_table(audit, store):
 def test_secrets_that_another_program_stored_are_not_shown(audit, store):
     """The existing service stores whole entities; asking for them redacts them."""
     id = uuid.uuid4()
-    store.execute(
-        sa.text(
-            "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values, new_values)"
-            " VALUES ('User', :id, 'UPDATE', :old, :new)"
-        ),
-        {
-            "id": id,
-            "old": json.dumps({"passwordHash": HASH, "firstName": "A", "email": "e"}),
-            "new": json.dumps({"passwordHash": HASH, "firstName": "B", "email": "e"}),
-        },
+    do(
+        store,
+        "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values, new_values)"
+        " VALUES ('User', :id, 'UPDATE', :old, :new)",
+        id=id,
+        old=json.dumps({"passwordHash": HASH, "firstName": "A", "email": "e"}),
+        new=json.dumps({"passwordHash": HASH, "firstName": "B", "email": "e"}),
     )
     row = audit.history("User", id).iloc[0]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import sqlalchemy as sa
+from support.sql import do
 
 from fwdb.audit import Audit
 from fwdb.audit import coverage as findings
@@ -137,7 +137,7 @@ def test_a_fault_is_named_with_its_remedy(
     db: Database, statement: str, object: str, kind: str, words: str, remedy: str
 ) -> None:
     """The one thing that somebody changed, and no other."""
-    db.postgres.execute(sa.text(statement))
+    do(db.postgres, statement)
     frame = found(db, status="uncovered")
 
     # A function is run by the triggers for rows and for TRUNCATE.
@@ -149,9 +149,9 @@ def test_a_fault_is_named_with_its_remedy(
 
 def test_a_remedy_mends(db: Database) -> None:
     """What is said beside a function that was changed puts it right."""
-    db.postgres.execute(sa.text("ALTER FUNCTION audit.capture_shared_users() SECURITY INVOKER"))
+    do(db.postgres, "ALTER FUNCTION audit.capture_shared_users() SECURITY INVOKER")
     remedy = found(db, status="uncovered")["remedy"].iloc[0]
-    db.postgres.execute(sa.text(remedy.split("`")[1]))
+    do(db.postgres, remedy.split("`")[1])
 
     assert found(db, status="uncovered").empty
 
@@ -160,7 +160,7 @@ def test_a_column_that_nobody_has_judged_is_told(db: Database) -> None:
     """Its changes are recorded, in clear; `fwdb migrate` makes it one that is known."""
     for table, name in (("catalog.catalog_items", "weight"), ("audit.audit_logs", "shop")):
         # One that the trail itself got is no fault: triggers name the columns that they write.
-        db.postgres.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN {name} int"))
+        do(db.postgres, f"ALTER TABLE {table} ADD COLUMN {name} int")
     frame = found(db, kind="column", status="behind")
 
     assert frame["object"].tolist() == ["catalog.catalog_items.weight"]
@@ -214,7 +214,7 @@ def test_months_that_are_missing_are_said_before_they_are_needed(db: Database) -
     names = [row["table_name"] for row in rows]
     ready = [db.audit.standing().months_ahead]
     for name in reversed(names):
-        db.postgres.execute(sa.text(f"DROP TABLE {name}"))
+        do(db.postgres, f"DROP TABLE {name}")
         ready.append(db.audit.standing().months_ahead)
     frame = found(db, kind="partition_ahead")
 
@@ -227,8 +227,8 @@ def test_months_that_are_missing_are_said_before_they_are_needed(db: Database) -
 def test_a_default_partition_takes_every_month(db: Database) -> None:
     """A change of a month without a table of its own does not fail there."""
     last = db.postgres.rows("audit_coverage_months", months=3)[-1]["table_name"]
-    db.postgres.execute(sa.text(f"DROP TABLE {last}"))
-    db.postgres.execute(sa.text("CREATE TABLE audit.rest PARTITION OF audit.audit_logs DEFAULT"))
+    do(db.postgres, f"DROP TABLE {last}")
+    do(db.postgres, "CREATE TABLE audit.rest PARTITION OF audit.audit_logs DEFAULT")
 
     assert db.audit.standing().months_ahead == 3
 
@@ -237,7 +237,7 @@ def test_rights_on_a_table_that_fwdb_found_are_exposed_and_not_a_fault(
     existing: PostgresStore,
 ) -> None:
     """Its programs write to it, and have to, until they do not."""
-    existing.execute(sa.text("GRANT INSERT, UPDATE ON audit.audit_logs TO PUBLIC"))
+    do(existing, "GRANT INSERT, UPDATE ON audit.audit_logs TO PUBLIC")
     frame = Audit(existing).coverage()
     right = frame[frame["kind"] == "right"]
 
@@ -261,11 +261,10 @@ def test_a_database_without_a_trail_says_so(postgres_database: Callable[..., str
 def existing(postgres_database: Callable[..., str]) -> Iterator[PostgresStore]:
     """A database of the existing service: its tables, none of ours."""
     store = PostgresStore(postgres_database())
-    store.execute(
-        sa.text(
-            "CREATE SCHEMA shared; CREATE TABLE shared.users (id uuid PRIMARY KEY);"
-            "CREATE SCHEMA audit; CREATE TABLE audit.audit_logs (id uuid PRIMARY KEY)"
-        )
+    do(
+        store,
+        "CREATE SCHEMA shared; CREATE TABLE shared.users (id uuid PRIMARY KEY);"
+        "CREATE SCHEMA audit; CREATE TABLE audit.audit_logs (id uuid PRIMARY KEY)",
     )
     yield store
     store.close()
@@ -355,7 +354,7 @@ def test_the_command_says_what_is_not_captured_and_fails(
     from fwdb.cli import audit as commands
 
     monkeypatch.setattr(commands, "database", lambda **_: nullcontext(db))
-    db.postgres.execute(sa.text("CREATE TABLE shared.vouchers (id int)"))
+    do(db.postgres, "CREATE TABLE shared.vouchers (id int)")
     with pytest.raises(typer.Exit) as ended:
         commands.audit_coverage()
     printed = capsys.readouterr().out

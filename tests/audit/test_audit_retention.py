@@ -7,8 +7,8 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from support.sql import do
 
 from fwdb import errors
 from fwdb.audit import Audit
@@ -81,11 +81,10 @@ def test_writers_go_on_while_old_rows_are_removed(audit, put_old, count):
 def test_removal_without_permission_names_the_grant(store, put_old, count):
     """A role that may only write is told what it lacks before anything is done."""
     role = f"writer_{uuid.uuid4().hex[:8]}"
-    store.execute(
-        sa.text(
-            f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA audit TO {role};"
-            f" GRANT SELECT, INSERT ON audit.audit_logs TO {role}"
-        )
+    do(
+        store,
+        f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA audit TO {role};"
+        f" GRANT SELECT, INSERT ON audit.audit_logs TO {role}",
     )
     put_old([400])
     try:
@@ -98,7 +97,7 @@ def test_removal_without_permission_names_the_grant(store, put_old, count):
             limited.close()
         assert count() == 1
     finally:
-        store.execute(sa.text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
+        do(store, f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def _as_role(store: PostgresStore, role: str) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from support.capture import Captured, thing
+from support.sql import do
 
 from fwdb import migrating
 from fwdb.stores import PostgresStore
@@ -22,12 +22,12 @@ def shared_store(request, servers, template) -> Iterator[PostgresStore]:
     newest = request.param == "newest"
     server = servers.postgres if newest else request.getfixturevalue("postgres15")
     admin = PostgresStore(server)
-    admin.execute(sa.text(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if newest else "")))
+    do(admin, f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if newest else ""))
     store = PostgresStore(make_url(server).set(database=name).render_as_string(False))
     migrating.migrate(store, None)
     yield store
     store.close()
-    admin.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    do(admin, f"DROP DATABASE {name} WITH (FORCE)")
     admin.close()
 
 

@@ -12,6 +12,7 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from support import DATA
 from support.capture import Captured, thing
+from support.sql import ask
 
 from fwdb import errors, migrating
 from fwdb.migrating.capture import AuditTable, UnauditTable
@@ -151,11 +152,10 @@ def test_no_hash_of_a_password_is_in_the_trail(db):
     )
     db.users.update(user.id, password_hash="$2b$12$def")
     db.users.delete(user.id)
-    rows = db.postgres.rows(
-        sa.text(
-            "SELECT action, CAST(t AS text) AS text FROM audit.audit_logs AS t"
-            " WHERE entity_id = CAST(:id AS uuid) ORDER BY created_at, id"
-        ),
+    rows = ask(
+        db.postgres,
+        "SELECT action, CAST(t AS text) AS text FROM audit.audit_logs AS t"
+        " WHERE entity_id = CAST(:id AS uuid) ORDER BY created_at, id",
         id=user.id,
     )
 
@@ -219,7 +219,7 @@ def test_an_adopted_trail_with_enum_and_foreign_key(
     with store.transaction() as connection:
         connection.exec_driver_sql(EXISTING.read_text())
     changes = migrating.migrate(store, None)
-    (known,) = store.rows(sa.text("SELECT CAST(id AS text) AS id FROM shared.users LIMIT 1"))
+    (known,) = ask(store, "SELECT CAST(id AS text) AS id FROM shared.users LIMIT 1")
     for actor in (known["id"], str(uuid.uuid4())):
         with store.transaction() as connection:
             claim = f'{{"user_id": "{actor}"}}'
@@ -227,11 +227,10 @@ def test_an_adopted_trail_with_enum_and_foreign_key(
                 sa.text("SELECT set_config('fwdb.actor', :claim, true)"), {"claim": claim}
             )
             connection.execute(sa.text("UPDATE shared.users SET first_name = first_name || 'x'"))
-    found = store.rows(
-        sa.text(
-            "SELECT DISTINCT CAST(user_id AS text) AS id, CAST(action AS text) AS action"
-            " FROM audit.audit_logs WHERE origin = 'trigger' ORDER BY 1"
-        )
+    found = ask(
+        store,
+        "SELECT DISTINCT CAST(user_id AS text) AS id, CAST(action AS text) AS action"
+        " FROM audit.audit_logs WHERE origin = 'trigger' ORDER BY 1",
     )
     store.close()
 

@@ -21,7 +21,7 @@ from support.retention import (
     put,
     settings_fixture,  # noqa: F401
 )
-from support.seal import ask, do
+from support.sql import ask, do
 
 from fwdb import errors
 from fwdb.audit import Audit

@@ -17,6 +17,7 @@ from bson import ObjectId, Timestamp
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pymongo.hello import Hello
+from support.sql import ask, do
 from support.urls import url_of
 
 from fwdb import config, errors, migrating, models
@@ -37,7 +38,7 @@ def db(module_db: Database) -> Iterator[Database]:
     """An empty collection and an empty trail, nothing followed."""
     module_db.mongodb.collection("designs").delete_many({})
     for table in ("audit_logs", "followers", "gaps"):
-        module_db.postgres.execute(sa.text(f"TRUNCATE audit.{table}"))
+        do(module_db.postgres, f"TRUNCATE audit.{table}")
     yield module_db
     if "designs" not in module_db.mongodb.database.list_collection_names():
         migrating.migrate(None, module_db.mongodb)
@@ -49,12 +50,11 @@ def designs(db: Database) -> Any:
 
 def rows(db: Database, where: str = "true") -> list[dict[str, Any]]:
     """The rows of the follower in the order of the changes."""
-    return db.postgres.rows(
-        sa.text(
-            "SELECT id, CAST(action AS text) AS action, entity_id, user_id, old_values, new_values,"
-            " metadata, created_at FROM audit.audit_logs"
-            f" WHERE origin = 'follower' AND {where} ORDER BY created_at, id"
-        )
+    return ask(
+        db.postgres,
+        "SELECT id, CAST(action AS text) AS action, entity_id, user_id, old_values, new_values,"
+        " metadata, created_at FROM audit.audit_logs"
+        f" WHERE origin = 'follower' AND {where} ORDER BY created_at, id",
     )
 
 
@@ -89,13 +89,14 @@ def stored(db: Database) -> dict[str, dict[str, Any]]:
 
 
 def state(db: Database) -> dict[str, Any]:
-    return dict(db.postgres.rows(sa.text("SELECT state FROM audit.followers"))[0]["state"])
+    return dict(ask(db.postgres, "SELECT state FROM audit.followers")[0]["state"])
 
 
 def set_state(db: Database, **parts: Any) -> None:
-    db.postgres.execute(
-        sa.text("UPDATE audit.followers SET state = state || CAST(:parts AS jsonb)"),
-        {"parts": json.dumps(parts)},
+    do(
+        db.postgres,
+        "UPDATE audit.followers SET state = state || CAST(:parts AS jsonb)",
+        parts=json.dumps(parts),
     )
 
 
@@ -216,7 +217,7 @@ def step(db: Database, verb: str, key: ObjectId, change: Any) -> None:
 def test_the_trail_replayed_gives_the_documents(module_db, steps):
     """Whatever was done to them, and wherever the follower began anew."""
     db = module_db
-    db.postgres.execute(sa.text("TRUNCATE audit.audit_logs, audit.followers"))
+    do(db.postgres, "TRUNCATE audit.audit_logs, audit.followers")
     designs(db).delete_many({})
     designs(db).insert_many([{**GOOD, "_id": key, "avatarId": "v"} for key in KEYS])
     db.audit.follow(once=True)
@@ -358,13 +359,14 @@ def test_recorded_changes_that_the_server_lost_are_a_gap_and_taken_back(db):
     designs(db).update_one({"_id": id}, {"$set": {"name": "kept"}})
     db.audit.follow(once=True)
     # Another event of the same time: of a document that does not exist.
-    db.postgres.execute(
-        sa.text("""
+    do(
+        db.postgres,
+        """
         INSERT INTO audit.audit_logs
             (id, created_at, action, entity_type, entity_id, new_values, origin)
         SELECT CAST(overlay(CAST(id AS text) PLACING '000000000001' FROM 25) AS uuid), created_at,
             'CREATE', 'Design', gen_random_uuid(), new_values || '{"_id": "lost"}', 'follower'
-        FROM audit.audit_logs WHERE action = 'UPDATE'""")
+        FROM audit.audit_logs WHERE action = 'UPDATE'""",
     )
     followed = db.audit.follow(once=True)
 
@@ -545,7 +547,7 @@ def test_a_follower_that_lost_its_turn_writes_nothing_more(db, wait_until):
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     wait_until(lambda: db.audit.follower().events_behind.status == "ok")
-    db.postgres.execute(sa.text("UPDATE audit.followers SET holder = gen_random_uuid()"))
+    do(db.postgres, "UPDATE audit.followers SET holder = gen_random_uuid()")
     other = db.postgres.rows(holder)
     designs(db).insert_one(dict(GOOD))
     # It begins anew, as the lock is free, and gets a holder of its own again.
@@ -580,11 +582,11 @@ def test_a_store_that_is_down_at_the_start_is_said(db, down):
 def test_an_adopted_trail_takes_the_rows(db, postgres_database, existing):
     """Its `action` is an enum, and its key refuses a user who does not exist."""
     store = PostgresStore(postgres_database())
-    store.execute(sa.text(existing))
+    do(store, existing)
     migrating.migrate(store, None)
-    user = store.rows(
-        sa.text("INSERT INTO shared.users (email) VALUES ('a@example.com') RETURNING id")
-    )[0]["id"]
+    user = ask(store, "INSERT INTO shared.users (email) VALUES ('a@example.com') RETURNING id")[0][
+        "id"
+    ]
     adopted = Database(store, db.mongodb, settings=db.settings)
     adopted.audit.follow(once=True)
     for by in (str(user), OWNER):

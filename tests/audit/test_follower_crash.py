@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pymongo
 import pytest
-import sqlalchemy as sa
 from support.embedded import FULL, home, kill, pid, up  # noqa: F401
+from support.sql import ask
 
 import fwdb
 from fwdb import migrating
@@ -93,10 +93,11 @@ def test_no_change_is_lost_or_doubled_by_kill_9(home, wait_until, monkeypatch): 
         designs = {d["_id"]: d["version"] for d in db.mongodb.collection("designs").find()}
 
         def versions() -> dict[str, list[int]]:
-            rows = db.postgres.rows(
-                sa.text("""
+            rows = ask(
+                db.postgres,
+                """
                 SELECT entity_id, CAST(new_values ->> 'version' AS int) AS version
-                FROM audit.audit_logs WHERE origin = 'follower' ORDER BY created_at, id""")
+                FROM audit.audit_logs WHERE origin = 'follower' ORDER BY created_at, id""",
             )
             found = defaultdict(list)
             for row in rows:
@@ -136,11 +137,10 @@ def test_a_frozen_server_is_left_and_found_again(home, wait_until, monkeypatch, 
             finally:
                 os.kill(server, signal.SIGCONT)
             designs.update_one({"_id": 1}, {"$set": {"name": "b", "version": 2}})
-        found = db.postgres.rows(
-            sa.text(
-                "SELECT new_values ->> 'name' AS name FROM audit.audit_logs"
-                " WHERE origin = 'follower' ORDER BY created_at, id"
-            )
+        found = ask(
+            db.postgres,
+            "SELECT new_values ->> 'name' AS name FROM audit.audit_logs"
+            " WHERE origin = 'follower' ORDER BY created_at, id",
         )
 
     assert [row["name"] for row in found] == ["a", "b"]

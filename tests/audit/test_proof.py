@@ -15,7 +15,8 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.seal import archived, ask, audit_of, do
+from support.seal import archived, audit_of
+from support.sql import ask, do
 
 from fwdb import errors, migrating, reports
 from fwdb.audit import Audit

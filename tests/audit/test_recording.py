@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from support import DATA
+from support.sql import ask, do
 
 from fwdb import errors, migrating
 from fwdb.audit import Audit
@@ -39,12 +40,12 @@ def store(
             connection.exec_driver_sql(BY_THE_SERVICE.read_text())
         migrating.migrate(store, None)
     for id in (ANA, BOB):  # the service's table has a foreign key
-        store.execute(
-            sa.text(
-                "INSERT INTO shared.users (id, email, password_hash, first_name, last_name)"
-                " VALUES (:id, :email, '-', 'A', 'B')"
-            ),
-            {"id": id, "email": f"{id}@example.com"},
+        do(
+            store,
+            "INSERT INTO shared.users (id, email, password_hash, first_name, last_name)"
+            " VALUES (:id, :email, '-', 'A', 'B')",
+            id=id,
+            email=f"{id}@example.com",
         )
     yield store
     store.close()
@@ -64,12 +65,11 @@ def trigger_writes(
     store: PostgresStore, id: str, action: str = "UPDATE", user_id: str | None = None
 ) -> str:
     """What capture leaves of a change; the id of the row."""
-    written = store.rows(
-        sa.text(
-            "INSERT INTO audit.audit_logs (user_id, entity_type, entity_id, action, new_values,"
-            f" origin, created_at) VALUES (:user_id, 'CatalogItem', :id, '{action}',"
-            ' \'{"price": 1, "type": "fabric"}\', \'trigger\', clock_timestamp()) RETURNING id'
-        ),
+    written = ask(
+        store,
+        "INSERT INTO audit.audit_logs (user_id, entity_type, entity_id, action, new_values,"
+        f" origin, created_at) VALUES (:user_id, 'CatalogItem', :id, '{action}',"
+        ' \'{"price": 1, "type": "fabric"}\', \'trigger\', clock_timestamp()) RETURNING id',
         id=id,
         user_id=user_id,
     )
@@ -89,7 +89,7 @@ def test_a_row_says_what_the_server_knows(audit, store):
     assert (written.user_id, written.ip_address) == (ANA, "192.0.2.7")
     assert (other.user_id, other.ip_address) == (BOB, "192.0.2.7")
     assert (row["origin"], row["reason"]) == ("application", "ticket 7")
-    assert row["db_user"] == store.rows(sa.text("SELECT session_user AS who"))[0]["who"]
+    assert row["db_user"] == ask(store, "SELECT session_user AS who")[0]["who"]
 
 
 def test_a_change_that_a_trigger_recorded_is_not_recorded_twice(audit, store):
@@ -144,8 +144,8 @@ def test_an_action_that_is_none_is_refused(store):
 def test_a_user_who_is_not_there_keeps_no_change_from_being_recorded(audit, store):
     """Except where the table of the service has a foreign key, which says so."""
     stranger, id = str(uuid.uuid4()), str(uuid.uuid4())
-    if len(store.rows(sa.text("SELECT 1 FROM pg_constraint WHERE contype = 'f' AND conrelid ="
-                              " CAST('audit.audit_logs' AS regclass)"))):  # fmt: skip
+    if len(ask(store, "SELECT 1 FROM pg_constraint WHERE contype = 'f' AND conrelid ="
+                              " CAST('audit.audit_logs' AS regclass)")):  # fmt: skip
         with pytest.raises(errors.ForeignKeyViolation):
             audit.log_read("User", id, user_id=stranger)
     else:
@@ -162,15 +162,15 @@ def accounts(postgres_database: Callable[..., str]) -> Iterator[dict[str, Postgr
     name, tag = admin.url.database, os.getpid()
     roles = {role: f"{role}_{tag}" for role in ("owner", "app", "reader")}
     for role in roles.values():
-        admin.execute(sa.text(f"CREATE ROLE {role} LOGIN PASSWORD 'x'"))
-    admin.execute(sa.text(f"ALTER DATABASE {name} OWNER TO {roles['owner']}"))
+        do(admin, f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    do(admin, f"ALTER DATABASE {name} OWNER TO {roles['owner']}")
     given = f"ALTER DEFAULT PRIVILEGES FOR ROLE {roles['owner']} GRANT "
     for grant in (
         f"USAGE ON SCHEMAS TO {roles['app']}, {roles['reader']}",
         f"SELECT, INSERT, UPDATE, DELETE ON TABLES TO {roles['app']}",
         f"SELECT ON TABLES TO {roles['reader']}",
     ):
-        admin.execute(sa.text(given + grant))
+        do(admin, given + grant)
     stores = {
         role: PostgresStore(
             admin.url.set(username=name, password="x").render_as_string(hide_password=False)
@@ -182,8 +182,8 @@ def accounts(postgres_database: Callable[..., str]) -> Iterator[dict[str, Postgr
     for store in stores.values():
         store.close()
     for role in roles.values():
-        admin.execute(sa.text(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}"))
-        admin.execute(sa.text(f"DROP ROLE {role}"))
+        do(admin, f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}")
+        do(admin, f"DROP ROLE {role}")
     admin.close()
 
 
@@ -200,7 +200,7 @@ def test_the_application_adds_through_the_function_alone(accounts):
         "DELETE FROM audit.audit_logs WHERE entity_id = :id",
     ):
         with pytest.raises(errors.PermissionDenied):
-            app.execute(sa.text(forbidden), {"id": id})
+            do(app, forbidden, id=id)
     found = rows(accounts["owner"], id)
     assert [row["action"] for row in found] == ["CREATE", "READ"]
     assert {row["db_user"] for row in found} == {app.url.username}
@@ -244,12 +244,11 @@ def test_what_capture_recorded_is_completed(db):
         gone = db.catalog_items.soft_delete(item.id)
         db.audit.log_delete("CatalogItem", item.id, gone, user_id=BOB)
 
-    trail = db.postgres.rows(
-        sa.text(
-            "SELECT CAST(id AS text) AS id, CAST(action AS text) AS action, origin, metadata,"
-            " CAST(user_id AS text) AS user_id FROM audit.audit_logs"
-            " WHERE entity_id = CAST(:id AS uuid) ORDER BY created_at"
-        ),
+    trail = ask(
+        db.postgres,
+        "SELECT CAST(id AS text) AS id, CAST(action AS text) AS action, origin, metadata,"
+        " CAST(user_id AS text) AS user_id FROM audit.audit_logs"
+        " WHERE entity_id = CAST(:id AS uuid) ORDER BY created_at",
         id=item.id,
     )
     assert written is not None

@@ -32,6 +32,7 @@ from support.retention import (
     settings_fixture,  # noqa: F401
     states,
 )
+from support.sql import ask, do
 from support.urls import url_of
 
 from fwdb import config, errors, migrating
@@ -93,7 +94,7 @@ def test_a_month_past_its_retention_goes_into_a_file_and_its_table_is_dropped(au
     gone = {m.month: m for m in kept.months}
     assert (gone[name(15)].rows, gone[name(15)].left) == (2, None)
     assert gone[name(15)].drop_ms is not None
-    row = audit.postgres.rows(sa.text("SELECT * FROM audit.archives ORDER BY month"))[0]
+    row = ask(audit.postgres, "SELECT * FROM audit.archives ORDER BY month")[0]
     path = archive / row["path"]
     assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert row["bytes"] == path.stat().st_size
@@ -111,13 +112,13 @@ def test_a_month_past_its_retention_goes_into_a_file_and_its_table_is_dropped(au
 def test_a_month_begins_and_ends_at_midnight_utc(audit, archive):
     """The row at the boundary belongs to the month that begins, whatever the database's zone."""
     database = audit.postgres.url.database
-    audit.postgres.execute(sa.text(f"ALTER DATABASE {database} SET timezone = 'America/New_York'"))
+    do(audit.postgres, f"ALTER DATABASE {database} SET timezone = 'America/New_York'")
     audit.postgres.close()  # new sessions begin in that zone
     try:
         put(audit, month(15), month(14) - MICROSECOND, month(14), month(15) - MICROSECOND)
         audit.retain()
     finally:
-        audit.postgres.execute(sa.text(f"ALTER DATABASE {database} RESET ALL"))
+        do(audit.postgres, f"ALTER DATABASE {database} RESET ALL")
 
     assert [held(audit, archive, ago) for ago in (16, 15, 14)] == [
         [month(15) - MICROSECOND], [month(15), month(14) - MICROSECOND], [month(14)]
@@ -141,13 +142,13 @@ def test_the_months_ahead_are_made_and_told(audit):
     ahead = audit.partitions_ahead()
     assert (ahead.status, ahead.value, ahead.until) == ("ok", 3, month(-4))
 
-    audit.postgres.execute(sa.text(f"DROP TABLE audit.audit_logs_{month(-2):%Y_%m}"))
+    do(audit.postgres, f"DROP TABLE audit.audit_logs_{month(-2):%Y_%m}")
     ahead = audit.partitions_ahead()
     assert (ahead.value, ahead.until) == (1, month(-2))
     assert audit.retain().partitions_made == 1
     assert audit.partitions_ahead().value == 3
 
-    audit.postgres.execute(sa.text(f"DROP TABLE audit.audit_logs_{NOW:%Y_%m}"))
+    do(audit.postgres, f"DROP TABLE audit.audit_logs_{NOW:%Y_%m}")
     ahead = audit.partitions_ahead()
     assert (ahead.value, ahead.until) == (0, month(0))
     assert "writes fail now" in ahead.reason
@@ -223,7 +224,7 @@ def test_a_month_that_was_made_again_is_left_with_its_rows_and_its_file(audit):
     assert "added after it was archived" in str(left(audit.retain(), 15))
     assert total(audit) == 2
 
-    audit.postgres.execute(sa.text("DELETE FROM audit.audit_logs"))
+    do(audit.postgres, "DELETE FROM audit.audit_logs")
     audit.retain()
     assert states(audit)[name(15)] == "archived"
     assert total(audit) == 1
@@ -323,7 +324,7 @@ def test_a_run_killed_before_any_step_is_gone_on_with(
         spare = sa.text("SELECT to_regclass('audit.audit_logs_' || :month) AS name")
         for ago in range(14, 11, -1):  # only one month is past its retention
             if trail.postgres.rows(spare, month=f"{month(ago):%Y_%m}")[0]["name"]:
-                trail.postgres.execute(sa.text(f"DROP TABLE audit.audit_logs_{month(ago):%Y_%m}"))
+                do(trail.postgres, f"DROP TABLE audit.audit_logs_{month(ago):%Y_%m}")
     given = [str(part) for run in runs.items() for part in run]
     ended = subprocess.run(
         [sys.executable, "-c", STOPPED, str(archive), *given],
@@ -341,7 +342,7 @@ def test_a_run_killed_before_any_step_is_gone_on_with(
         assert states(trail)[name(15)] == "archived", stop
         assert total(trail) == 3, stop
         assert len(trail.search(limit=None)) == seeded + 1, stop
-        rows_said = trail.postgres.rows(sa.text("SELECT rows, dropped_at FROM audit.archives"))
+        rows_said = ask(trail.postgres, "SELECT rows, dropped_at FROM audit.archives")
         assert [(r["rows"], r["dropped_at"] is None) for r in rows_said] == [(2, False)], stop
 
 
@@ -447,9 +448,7 @@ def test_a_held_month_that_a_stopped_run_detached_is_put_back(audit):
     with pytest.raises(KeyboardInterrupt):
         audit.retain(progress=once(15, stop))
     table = f"audit.audit_logs_{month(15):%Y_%m}"
-    audit.postgres.execute(
-        sa.text(f"ALTER TABLE audit.audit_logs DETACH PARTITION {table} CONCURRENTLY")
-    )
+    do(audit.postgres, f"ALTER TABLE audit.audit_logs DETACH PARTITION {table} CONCURRENTLY")
     assert states(audit)[name(15)] == "detached"
     audit.hold(name(15))
     audit.retain()
@@ -496,7 +495,7 @@ def test_the_function_of_the_service_is_no_way_around(audit):
     """It says which command knows holds and files."""
     put(audit, days_into(15, 1))
     with pytest.raises(errors.QueryError, match="fwdb audit retain"):
-        audit.postgres.rows(sa.text("SELECT audit.cleanup_old_audit_logs()"))
+        ask(audit.postgres, "SELECT audit.cleanup_old_audit_logs()")
     assert len(audit.search(limit=None)) == 1
 
 
@@ -504,11 +503,10 @@ def test_a_role_that_does_not_own_the_trail_is_refused(audit, open_trail):
     """Dropping a month is the owner's; the sentence says so before anything is done."""
     role = f"writer_{os.getpid()}"
     put(audit, days_into(15, 1))
-    audit.postgres.execute(
-        sa.text(
-            f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA audit TO {role};"
-            f" GRANT SELECT ON ALL TABLES IN SCHEMA audit TO {role}"
-        )
+    do(
+        audit.postgres,
+        f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA audit TO {role};"
+        f" GRANT SELECT ON ALL TABLES IN SCHEMA audit TO {role}",
     )
     url = audit.postgres.url.set(drivername="postgresql")
     limited = open_trail(
@@ -522,7 +520,7 @@ def test_a_role_that_does_not_own_the_trail_is_refused(audit, open_trail):
             limited.hold(name(15))
     finally:
         limited.postgres.close()
-        audit.postgres.execute(sa.text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
+        do(audit.postgres, f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_a_server_of_ones_own_needs_a_folder(audit):
@@ -538,7 +536,7 @@ def test_a_server_of_ones_own_needs_a_folder(audit):
 def test_an_existing_table_keeps_rows_of_held_months(postgres_database, open_trail, existing):
     """In one piece there is no month to drop: rows go in batches, held ones stay."""
     audit = open_trail(postgres_database())
-    audit.postgres.execute(sa.text(existing))
+    do(audit.postgres, existing)
     old = pd.DataFrame(
         {
             "created_at": [days_into(15, 1), days_into(14, 1), days_into(14, 2), NOW],
@@ -572,11 +570,12 @@ def test_an_existing_table_keeps_rows_of_held_months(postgres_database, open_tra
 def one_piece(postgres_database, open_trail, existing):
     """The service's table, migrated, with rows of three months; what was there is sealed."""
     audit = open_trail(postgres_database())
-    audit.postgres.execute(sa.text(existing))
+    do(audit.postgres, existing)
     migrating.migrate(audit.postgres, None)
-    audit.postgres.execute(
-        sa.text("INSERT INTO shared.users (id, email) VALUES (CAST(:id AS uuid), 'a@example.com')"),
-        {"id": ACTOR},
+    do(
+        audit.postgres,
+        "INSERT INTO shared.users (id, email) VALUES (CAST(:id AS uuid), 'a@example.com')",
+        id=ACTOR,
     )
     put(audit, *({"created_at": at, "user_id": ACTOR, "old_values": "{}"} for at in (
         days_into(15, 1), days_into(15, 2), days_into(14, 1), NOW)))  # fmt: skip

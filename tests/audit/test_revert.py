@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from support.sql import ask, do
 
 from fwdb import errors
 from fwdb.audit import Audit
@@ -19,7 +20,7 @@ TABLES = ("shared.users", "avatar.avatars", "catalog.catalog_items")
 
 
 def clock(store: PostgresStore) -> datetime:
-    return store.rows(sa.text("SELECT clock_timestamp() AS at"))[0]["at"]
+    return ask(store, "SELECT clock_timestamp() AS at")[0]["at"]
 
 
 def state(db: Database) -> dict[str, Any]:
@@ -27,8 +28,9 @@ def state(db: Database) -> dict[str, Any]:
     found: dict[str, Any] = {
         table: sorted(
             row["text"]
-            for row in db.postgres.rows(
-                sa.text(f"SELECT CAST(to_jsonb(t) - 'updated_at' AS text) AS text FROM {table} t")
+            for row in ask(
+                db.postgres,
+                f"SELECT CAST(to_jsonb(t) - 'updated_at' AS text) AS text FROM {table} t",
             )
         )
         for table in TABLES
@@ -132,7 +134,7 @@ def test_a_transaction_is_undone_as_a_whole(module_db):
     db = module_db
     other = item(db)
     leaving = person(db, "leaving@example.com")
-    db.postgres.execute(sa.text("ALTER TABLE shared.users ALTER password_hash DROP NOT NULL"))
+    do(db.postgres, "ALTER TABLE shared.users ALTER password_hash DROP NOT NULL")
     before = state(db)
     with db.transaction():
         made = person(db, "made@example.com")
@@ -140,9 +142,9 @@ def test_a_transaction_is_undone_as_a_whole(module_db):
         db.avatars.create(user_id=leaving, name="B", measurements={})
         db.catalog_items.update(other, price=9)
         db.catalog_items.update(other, price=10)
-        number = db.postgres.rows(
-            sa.text("SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS n")
-        )[0]["n"]
+        number = ask(db.postgres, "SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS n")[
+            0
+        ]["n"]
     plan = db.audit.revert(transaction_id=number)
     db.audit.revert(transaction_id=number, dry_run=False)
 
@@ -159,19 +161,20 @@ def test_what_a_transaction_removed_comes_back_parents_first(module_db):
     db = module_db
     parent = item(db)
     store = db.postgres
-    store.execute(
-        sa.text(
-            "ALTER TABLE catalog.catalog_items ADD COLUMN IF NOT EXISTS part_of uuid"
-            " REFERENCES catalog.catalog_items ON DELETE CASCADE"
-        )
+    do(
+        store,
+        "ALTER TABLE catalog.catalog_items ADD COLUMN IF NOT EXISTS part_of uuid"
+        " REFERENCES catalog.catalog_items ON DELETE CASCADE",
     )
     child = item(db)
-    store.execute(
-        sa.text("UPDATE catalog.catalog_items SET part_of = :parent WHERE id = :child"),
-        {"parent": parent, "child": child},
+    do(
+        store,
+        "UPDATE catalog.catalog_items SET part_of = :parent WHERE id = :child",
+        parent=parent,
+        child=child,
     )
     before = state(db)["catalog.catalog_items"]
-    store.execute(sa.text("DELETE FROM catalog.catalog_items WHERE id = :id"), {"id": parent})
+    do(store, "DELETE FROM catalog.catalog_items WHERE id = :id", id=parent)
     number = int(db.audit.search(limit=1)["transaction_id"].iloc[0])
     assert len(state(db)["catalog.catalog_items"]) == len(before) - 2
     db.audit.revert(transaction_id=number, dry_run=False)
@@ -286,9 +289,7 @@ def test_a_transaction_of_the_follower_is_refused_with_the_reason(module_db, mon
     """It is the follower's own and none of MongoDB."""
     db = module_db
     db.audit.log_update("Design", "65a1b2c3d4e5f60718293a4b", {"name": "a"}, {"name": "b"})
-    db.postgres.execute(
-        sa.text("UPDATE audit.audit_logs SET origin = 'follower' WHERE entity_type = 'Design'")
-    )
+    do(db.postgres, "UPDATE audit.audit_logs SET origin = 'follower' WHERE entity_type = 'Design'")
     number = int(db.audit.search(entity_type="Design")["transaction_id"].iloc[0])
     design = "65a1b2c3d4e5f60718293a4b"
 
@@ -346,9 +347,9 @@ def test_a_table_without_triggers_is_reverted_and_the_revert_recorded(store, aud
     event = audit.recent(1)["id"].iloc[0]
     plan = audit.revert(event=event)
 
-    assert store.rows(sa.text(name), id=actor)[0]["name"] == "A"
+    assert ask(store, name, id=actor)[0]["name"] == "A"
     assert len(audit.history("User", actor)) == 1
     audit.revert(event=event, dry_run=False)
-    assert store.rows(sa.text(name), id=actor)[0]["name"] == "Z"
+    assert ask(store, name, id=actor)[0]["name"] == "Z"
     assert plan[["field", "now", "then"]].values.tolist() == [["first_name", '"A"', '"Z"']]
     assert list(audit.history("User", actor)["changed_fields"]) == ["first_name"] * 2

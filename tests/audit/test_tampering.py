@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy.engine import make_url
-from support.seal import archived, ask, audit_of, do, manifest
+from support.seal import archived, audit_of, manifest
+from support.sql import ask, do
 
 from fwdb import errors, migrating
 from fwdb.audit import Verification

@@ -13,10 +13,10 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.capturing import unrecorded
+from support.sql import ask, do
 
 from fwdb.database import Database
-from fwdb.stores import PostgresStore
+from fwdb.stores import PostgresStore, without_capture
 
 OBJECT_ID = "65a1b2c3d4e5f60718293a4b"
 NOBODY = str(uuid.uuid4())
@@ -24,7 +24,7 @@ NOW = datetime.now(UTC)
 
 
 def clock(store: PostgresStore) -> datetime:
-    return store.rows(sa.text("SELECT clock_timestamp() AS at"))[0]["at"]
+    return ask(store, "SELECT clock_timestamp() AS at")[0]["at"]
 
 
 def copy(store: PostgresStore, table: str = "catalog.catalog_items") -> pd.DataFrame:
@@ -37,7 +37,7 @@ ITEM = (
 
 
 def new_item(db: Database) -> str:
-    return str(db.postgres.rows(sa.text(ITEM))[0]["id"])
+    return str(ask(db.postgres, ITEM)[0]["id"])
 
 
 def change(db: Database, id: str, **values: Any) -> None:
@@ -81,7 +81,7 @@ def test_the_table_at_each_moment_is_the_copy_kept_then(module_db, steps):
             "sweep": f"UPDATE catalog.catalog_items SET is_premium = NOT is_premium,"
             f" price = {value} WHERE price <> {value}",
         }[kind]
-        store.execute(sa.text(statement))
+        do(store, statement)
         moments.append((clock(store), copy(store)))
 
     for at, table in moments:
@@ -97,11 +97,11 @@ def test_a_row_that_came_back_under_its_id_has_two_lives(module_db):
         "INSERT INTO catalog.catalog_items (id, name, type, description) VALUES (:id, :n, :t, :d)"
     )
     before = clock(store)
-    store.execute(sa.text(insert), {"id": id, "n": "one", "t": "fabric", "d": "first"})
+    do(store, insert, id=id, n="one", t="fabric", d="first")
     first = clock(store)
-    store.execute(sa.text("DELETE FROM catalog.catalog_items WHERE id = :id"), {"id": id})
+    do(store, "DELETE FROM catalog.catalog_items WHERE id = :id", id=id)
     between = clock(store)
-    store.execute(sa.text(insert), {"id": id, "n": "two", "t": "pattern", "d": None})
+    do(store, insert, id=id, n="two", t="pattern", d=None)
     seen = [
         module_db.audit.as_of("CatalogItem", at, id=id)["name"].tolist()
         for at in (before, first, between, clock(store))
@@ -131,7 +131,7 @@ def test_a_password_stays_redacted_in_the_past(module_db):
     """Neither the present hash nor the one of then is shown."""
     store = module_db.postgres
     before = clock(store)
-    store.execute(sa.text("UPDATE shared.users SET password_hash = 'another', role = role"))
+    do(store, "UPDATE shared.users SET password_hash = 'another', role = role")
     for at in (before, clock(store)):
         assert set(module_db.audit.as_of("User", at)["password_hash"]) == {"[redacted]"}
 
@@ -144,7 +144,7 @@ def test_what_the_trail_does_not_reach_is_said(module_db):
         "INSERT INTO shared.users (email, password_hash, first_name, last_name, created_at)"
         " VALUES (:email, 'x', 'A', 'B', :at)"
     )
-    with unrecorded(store):
+    with without_capture(store, ["shared.users"]):
         for email, days in (("older@example.com", 2), ("newer@example.com", 0)):
             at = clock(store) - timedelta(days=days)
             store.execute(insert, {"email": email, "at": at})
@@ -162,7 +162,7 @@ def test_values_of_either_spelling_lead_back(store, audit, put):
         "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
         " VALUES ('bea@example.com', 'x', 'Bea', 'C') RETURNING id"
     )
-    with unrecorded(store):
+    with without_capture(store, ["shared.users"]):
         id = str(store.rows(made)[0]["id"])
     at = NOW - timedelta(hours=2)
     put(
@@ -373,11 +373,10 @@ def test_what_the_server_knew_is_among_the_columns(audit, store):
     """On a table that nobody migrated these columns are there and missing."""
     audit.log_read("User", NOBODY)
     row = audit.recent(1).iloc[0]
-    migrated = store.rows(
-        sa.text(
-            "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('audit.audit_logs')"
-            " AND attname = 'origin'"
-        )
+    migrated = ask(
+        store,
+        "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('audit.audit_logs')"
+        " AND attname = 'origin'",
     )
 
     assert str(audit.recent(1)["transaction_id"].dtype) == "Int64"

@@ -17,6 +17,7 @@ from fwdb import cli, config
 from fwdb.audit import Audit
 from fwdb.database import Database
 from fwdb.stores import PostgresStore
+from support.sql import do
 
 NOW = datetime.now(UTC)
 
@@ -83,7 +84,7 @@ def audit_fixture(module_db: Database, open_trail: Callable[[str], Audit]) -> Au
     """The trail of a migrated database, with the months from now on and no row."""
     url = module_db.postgres.url.set(drivername="postgresql")
     audit = open_trail(url.render_as_string(hide_password=False))
-    audit.postgres.execute(sa.text(RESET))
+    do(audit.postgres, RESET)
     return audit
 
 

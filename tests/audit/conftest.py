@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pandas as pd
 import pytest
-import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from support import retention
+from support.retention import (  # noqa: F401
+    archive_fixture,
+    fwdb_fixture,
+    open_trail_fixture,
+    settings_fixture,
+)
 from support.sql import ask, do
 
 from fwdb.audit import Audit
@@ -88,35 +92,21 @@ def audit(store: PostgresStore) -> Audit:
 @pytest.fixture
 def actor(store: PostgresStore) -> str:
     """The id of a user who does things."""
-    made = sa.text(
+    made = (
         "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
         " VALUES ('actor@example.com', 'x', 'A', 'C') RETURNING id"
     )
     with without_capture(store, ["shared.users"]):
-        return str(store.rows(made)[0]["id"])
+        return str(ask(store, made)[0]["id"])
 
 
 @pytest.fixture
 def count(store: PostgresStore) -> Callable[[], int]:
     """The number of rows of the trail."""
-    statement = sa.text("SELECT count(*) AS n FROM audit.audit_logs")
-    return lambda: int(store.rows(statement)[0]["n"])
+    return lambda: int(ask(store, "SELECT count(*) AS n FROM audit.audit_logs")[0]["n"])
 
 
 @pytest.fixture
-def put(store: PostgresStore) -> Callable[[list[dict[str, Any]]], None]:
+def put(audit: Audit) -> Callable[[list[dict[str, Any]]], None]:
     """Writes rows of the past, which `log_…` cannot."""
-
-    own = ask(store, "SELECT to_regproc('audit.add_partitions') AS name")[0]["name"]
-    if own is not None:
-        months = "audit.add_partitions(CAST(now() - interval '3 years' AS date), current_date)"
-        ask(store, f"SELECT {months}")
-
-    def write(rows: list[dict[str, Any]]) -> None:
-        usual = {"entity_type": "User", "action": "UPDATE", "user_id": None}
-        store.copy(
-            "audit.audit_logs",
-            pd.DataFrame([{**usual, "entity_id": str(uuid.uuid4()), **row} for row in rows]),
-        )
-
-    return write
+    return lambda rows: retention.put(audit, *rows)

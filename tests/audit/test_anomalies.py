@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import sqlalchemy as sa
 from support.sql import ask
 
 from fwdb.audit import Audit
@@ -22,23 +21,20 @@ NIGHT = TODAY - timedelta(days=2) + timedelta(hours=3)
 @pytest.fixture
 def people(store: PostgresStore) -> list[str]:
     """The ids of users who do things."""
-    made = sa.text(
+    made = (
         "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
         " SELECT 'p' || n || '@example.com', 'x', 'A', 'B' FROM generate_series(1, 12) AS n"
         " RETURNING id"
     )
     with without_capture(store, ["shared.users"]):
-        return [str(row["id"]) for row in store.rows(made)]
+        return [str(row["id"]) for row in ask(store, made)]
 
 
 def days(user: str | None, count: int, *, each: int = 3, **more: Any) -> list[dict[str, Any]]:
     """Rows of `count` days up to yesterday at ten in the morning."""
+    ten = timedelta(hours=10)
     return [
-        {
-            "user_id": user,
-            "created_at": TODAY - timedelta(days=day) + timedelta(hours=10, minutes=20 * n),
-            **more,
-        }
+        {"user_id": user, "created_at": TODAY - timedelta(days=day, minutes=-20 * n) + ten, **more}
         for day in range(1, count + 1)
         for n in range(each)
     ]
@@ -152,19 +148,11 @@ def test_clearing_out_what_one_made_oneself_is_no_mass_deletion(audit, put, peop
     mine, theirs = ([str(uuid.uuid4()) for _ in range(30)] for _ in range(2))
     made = TODAY - timedelta(days=20)
     for owner, ids in ((people[0], mine), (people[1], theirs)):
-        put(
-            [
-                {"user_id": owner, "entity_id": id, "action": "CREATE", "created_at": made}
-                for id in ids
-            ]
-        )
+        made_by = {"user_id": owner, "action": "CREATE", "created_at": made}
+        put([{**made_by, "entity_id": id} for id in ids])
     for ids, at in ((mine, NIGHT), (theirs, NIGHT + timedelta(hours=5))):
-        put(
-            [
-                {"user_id": people[0], "entity_id": id, "action": "DELETE", "created_at": at}
-                for id in ids
-            ]
-        )
+        gone = {"user_id": people[0], "action": "DELETE", "created_at": at}
+        put([{**gone, "entity_id": id} for id in ids])
     odd = found(audit, "mass_delete")
 
     assert list(odd["started_at"]) == [pd.Timestamp(NIGHT + timedelta(hours=5))]

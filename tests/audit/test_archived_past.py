@@ -11,13 +11,9 @@ import pandas as pd
 import pytest
 from support.retention import (
     RESET,
-    archive_fixture,  # noqa: F401
     days_into,
-    fwdb_fixture,  # noqa: F401
     month,
-    open_trail_fixture,  # noqa: F401
     put,
-    settings_fixture,  # noqa: F401
 )
 from support.sql import do
 
@@ -88,10 +84,7 @@ def test_the_table_alone_says_from_when_on_it_knows(audit):
     assert late.iloc[0]["known_since"] < days_into(1, 1)
     assert price(early) == 2
     assert early.iloc[0]["known_since"] == month(12) > BEFORE
-
-
-def test_bringing_back_what_only_files_know_is_refused(audit):
-    """Else the state of a later time would be written."""
+    # Bringing back what only files know would write the state of a later time.
     with pytest.raises(errors.ParameterError, match=f"'to' .* {month(12):%Y-%m-%d}"):
         audit.revert("CatalogItem", ITEM, to=BEFORE)
     with pytest.raises(errors.ParameterError, match=r"'since' .* with_archives\(\)"):
@@ -102,7 +95,7 @@ def test_bringing_back_what_only_files_know_is_refused(audit):
     assert audit.diff("CatalogItem", ITEM, month(12))["field"].tolist() == ["price"]
 
 
-def test_with_archives_the_past_is_whole(audit):
+def test_with_archives_the_past_is_whole(audit, monkeypatch):
     """As it was before the months left: states, differences, and each change."""
     trail = audit.with_archives()
     early = trail.as_of("CatalogItem", BEFORE)
@@ -130,6 +123,10 @@ def test_with_archives_the_past_is_whole(audit):
     assert changes.dtypes.to_dict() == audit.who_changed("price").dtypes.to_dict()
     with pytest.raises(errors.FeatureUnavailable, match="undoing"):
         trail.revert("CatalogItem", ITEM, to=BEFORE)
+    monkeypatch.setattr(source, "_MOST_CHANGES", 1)
+    with pytest.raises(errors.ParameterError, match=r"more than 1 changes .* with 'entity_type'"):
+        trail.as_of("CatalogItem", BEFORE)
+    assert price(trail.as_of("CatalogItem", BEFORE, id=ITEM)) == 1
 
 
 def test_the_answers_are_those_of_before_the_months_left(
@@ -181,14 +178,6 @@ def seen_before() -> list[dict[str, Any]]:
             for ago, old, new in steps[: number + 1]
         ]
     return rows
-
-
-def test_more_than_can_be_handed_over_is_refused(audit, monkeypatch):
-    monkeypatch.setattr(source, "_MOST_CHANGES", 1)
-    with pytest.raises(errors.ParameterError, match=r"more than 1 changes .* with 'entity_type'"):
-        audit.with_archives().as_of("CatalogItem", BEFORE)
-
-    assert price(audit.with_archives().as_of("CatalogItem", BEFORE, id=ITEM)) == 1
 
 
 def test_the_command_line_goes_back_with_archives(audit, fwdb):

@@ -13,15 +13,11 @@ import pytest
 from pandas.testing import assert_frame_equal
 from support.retention import (
     NOW,
-    archive_fixture,  # noqa: F401
     audit_fixture,  # noqa: F401
     days_into,
-    fwdb_fixture,  # noqa: F401
     month,
     name,
-    open_trail_fixture,  # noqa: F401
     put,
-    settings_fixture,  # noqa: F401
 )
 from support.sql import ask, do
 
@@ -124,8 +120,8 @@ def test_a_file_has_each_value_exactly(filled, archive):
     assert field.metadata[b"postgres"] == b"jsonb"
 
 
-def test_memory_is_bounded_by_the_batches(filled, archive, monkeypatch):
-    """A month larger than a batch comes in several, in order, none twice."""
+def test_months_of_any_size_and_form_are_read_together(filled, archive, monkeypatch):
+    """One larger than a batch comes in several, in order, none twice."""
     stream = PostgresStore.stream
     taken: list[int] = []
 
@@ -145,15 +141,10 @@ def test_memory_is_bounded_by_the_batches(filled, archive, monkeypatch):
     times = pq.read_table(path)["created_at"].to_pylist()
     assert times == sorted(times)
     assert len(times) == 3 * len(KINDS)
-
-
-def test_a_file_from_before_a_column_was_added_is_read_with_the_others(filled):
-    """Ten years have seen more than one form of the table."""
-    filled.retain()
+    # Ten years have seen more than one form of the table: its files are read together.
     do(filled.postgres, "ALTER TABLE audit.audit_logs ADD COLUMN later text")
     put(filled, {"created_at": days_into(14, 1), "later": "x"})
     filled.retain()
-
     assert len(filled.with_archives().search(until=month(13))) == 3 * 3 * len(KINDS) + 1
 
 
@@ -182,6 +173,11 @@ def test_a_file_that_is_not_what_was_written_is_named(filled, archive):
 
 def test_what_a_question_needs_is_said_and_read_once(filled, archive, tmp_path, monkeypatch):
     """audit.archives has names, not places; ten years of files are not read for each question."""
+    archive.write_text("a file and no folder")
+    with pytest.raises(errors.ArchiveError, match="FWDB_AUDIT_ARCHIVE"):
+        filled.retain()
+    assert len(filled.search(limit=None)) == 5 * 3 * len(KINDS)
+    archive.unlink()
     filled.retain()
     moved = archive.rename(tmp_path / "it's elsewhere")
     settings = filled.settings.model_copy(update={"audit_archive": moved})
@@ -197,14 +193,6 @@ def test_what_a_question_needs_is_said_and_read_once(filled, archive, tmp_path, 
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(errors.FeatureUnavailable, match=r"pip install 'fwdb\[archive\]'"):
         trail.recent(200)
-
-
-def test_a_folder_that_cannot_be_written_is_named(filled, archive):
-    """The table stays."""
-    archive.write_text("a file and no folder")
-    with pytest.raises(errors.ArchiveError, match="FWDB_AUDIT_ARCHIVE"):
-        filled.retain()
-    assert len(filled.search(limit=None)) == 5 * 3 * len(KINDS)
 
 
 def test_the_command_line_holds_retains_and_reads(filled, archive, fwdb):

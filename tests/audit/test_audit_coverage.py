@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
 import pytest
+import typer
 from support.sql import do
 
+from fwdb import config
 from fwdb.audit import Audit
 from fwdb.audit import coverage as findings
+from fwdb.cli import audit as commands
 from fwdb.database import Database
 from fwdb.stores import MongoStore, PostgresStore
 
@@ -145,15 +149,9 @@ def test_a_fault_is_named_with_its_remedy(
     assert set(frame["kind"]) == {kind}
     assert words in frame["sentence"].iloc[0]
     assert remedy in frame["remedy"].iloc[0]
-
-
-def test_a_remedy_mends(db: Database) -> None:
-    """What is said beside a function that was changed puts it right."""
-    do(db.postgres, "ALTER FUNCTION audit.capture_shared_users() SECURITY INVOKER")
-    remedy = found(db, status="uncovered")["remedy"].iloc[0]
-    do(db.postgres, remedy.split("`")[1])
-
-    assert found(db, status="uncovered").empty
+    if "SECURITY INVOKER" in statement:  # what is said puts it right
+        do(db.postgres, frame["remedy"].iloc[0].split("`")[1])
+        assert found(db, status="uncovered").empty
 
 
 def test_a_column_that_nobody_has_judged_is_told(db: Database) -> None:
@@ -222,23 +220,23 @@ def test_months_that_are_missing_are_said_before_they_are_needed(db: Database) -
     assert frame["status"].tolist() == ["uncovered", "uncovered", "behind", "behind"]
     assert set(frame["object"]) == set(names)
     assert frame["remedy"].str.contains("fwdb audit retain").all()
-
-
-def test_a_default_partition_takes_every_month(db: Database) -> None:
-    """A change of a month without a table of its own does not fail there."""
-    last = db.postgres.rows("audit_coverage_months", months=3)[-1]["table_name"]
-    do(db.postgres, f"DROP TABLE {last}")
+    # With a default partition a change of a month without a table of its own does not fail.
     do(db.postgres, "CREATE TABLE audit.rest PARTITION OF audit.audit_logs DEFAULT")
-
     assert db.audit.standing().months_ahead == 3
 
 
 def test_rights_on_a_table_that_fwdb_found_are_exposed_and_not_a_fault(
-    existing: PostgresStore,
+    postgres_database: Callable[..., str],
 ) -> None:
     """Its programs write to it, and have to, until they do not."""
-    do(existing, "GRANT INSERT, UPDATE ON audit.audit_logs TO PUBLIC")
-    frame = Audit(existing).coverage()
+    with closing(PostgresStore(postgres_database())) as store:
+        do(
+            store,
+            "CREATE SCHEMA shared; CREATE TABLE shared.users (id uuid PRIMARY KEY);"
+            "CREATE SCHEMA audit; CREATE TABLE audit.audit_logs (id uuid PRIMARY KEY);"
+            "GRANT INSERT, UPDATE ON audit.audit_logs TO PUBLIC",
+        )
+        frame = Audit(store).coverage()
     right = frame[frame["kind"] == "right"]
 
     assert right["status"].tolist() == ["exposed"]
@@ -248,26 +246,11 @@ def test_rights_on_a_table_that_fwdb_found_are_exposed_and_not_a_fault(
 
 
 def test_a_database_without_a_trail_says_so(postgres_database: Callable[..., str]) -> None:
-    """An empty one, and the oldest server that there is."""
-    store = PostgresStore(postgres_database())
-    frame = Audit(store).coverage()
-    store.close()
+    with closing(PostgresStore(postgres_database())) as store:
+        frame = Audit(store).coverage()
 
     assert frame["object"].tolist() == ["audit.audit_logs"]
     assert frame["status"].tolist() == ["uncovered"]
-
-
-@pytest.fixture
-def existing(postgres_database: Callable[..., str]) -> Iterator[PostgresStore]:
-    """A database of the existing service: its tables, none of ours."""
-    store = PostgresStore(postgres_database())
-    do(
-        store,
-        "CREATE SCHEMA shared; CREATE TABLE shared.users (id uuid PRIMARY KEY);"
-        "CREATE SCHEMA audit; CREATE TABLE audit.audit_logs (id uuid PRIMARY KEY)",
-    )
-    yield store
-    store.close()
 
 
 # -- MongoDB ---------------------------------------------------------------------------------------
@@ -288,8 +271,6 @@ def test_a_collection_without_images_is_named(db: Database) -> None:
 
 def test_a_mongodb_that_is_down_is_not_known(db: Database) -> None:
     """The rest is there, and no row says that all is well."""
-    from fwdb import config
-
     quick = config.settings().model_copy(update={"connect_timeout_seconds": 0.2})
     down = MongoStore("mongodb://127.0.0.1:1/none", settings=quick)
     frame = Audit(db.postgres, down).coverage()
@@ -347,12 +328,6 @@ def test_the_command_says_what_is_not_captured_and_fails(
     db: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit 1 while something is uncovered; JSON for programs."""
-    from contextlib import nullcontext
-
-    import typer
-
-    from fwdb.cli import audit as commands
-
     monkeypatch.setattr(commands, "database", lambda **_: nullcontext(db))
     do(db.postgres, "CREATE TABLE shared.vouchers (id int)")
     with pytest.raises(typer.Exit) as ended:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -102,12 +103,17 @@ def set_state(db: Database, **parts: Any) -> None:
 
 def test_the_first_run_writes_what_is_there_and_the_next_what_changed(db):
     """Without the first rows nobody could go back in time to a document that then changed."""
+    never = db.audit.follower()
     id = designs(db).insert_one(dict(GOOD)).inserted_id
     first = db.audit.follow(once=True)
     designs(db).update_one({"_id": id}, {"$set": {"name": "M"}})
     second = db.audit.follow(once=True)
     third = db.audit.follow(once=True)
 
+    # Nothing is measured of what was never followed: zero would read as all is recorded.
+    assert (never.running, never.position_at) == (False, None)
+    assert {never.lag_seconds.status, never.events_behind.status} == {"not_measured"}
+    assert "fwdb audit follow" in never.lag_seconds.reason
     assert (first.changes, second.changes, third.changes) == (1, 1, 0)
     found = [(r["action"], r["metadata"], r["old_values"], r["new_values"]) for r in rows(db)]
     assert found == [
@@ -134,15 +140,6 @@ def test_a_follower_in_a_thread_records_what_happens_in_its_block(db, wait_until
     assert len(rows(db)) == len(made) == after.changes
     assert after.lag_seconds.value is not None
     assert after.events_behind.status == "not_measured"
-
-
-def test_nothing_is_measured_of_what_was_never_followed(db):
-    """Zero would read as: all is recorded."""
-    status = db.audit.follower()
-
-    assert (status.running, status.position_at) == (False, None)
-    assert {status.lag_seconds.status, status.events_behind.status} == {"not_measured"}
-    assert "fwdb audit follow" in status.lag_seconds.reason
 
 
 # -- each change once -------------------------------------------------------------------------
@@ -180,29 +177,25 @@ STEPS = st.lists(
 def step(db: Database, verb: str, key: ObjectId, change: Any) -> None:
     """One of the ways to change documents; what the server refuses changes nothing."""
     collection, one = designs(db), {"_id": key}
-    try:
-        if verb == "update":
-            collection.update_one(one, change, upsert=True)
-        elif verb == "many":
-            collection.update_many({}, change)
-        elif verb == "replace":
-            collection.replace_one(one, {**GOOD, "name": "replaced"}, upsert=True)
-        elif verb == "find":
-            collection.find_one_and_update(one, change)
-        elif verb == "delete":
-            collection.delete_one(one)
-        elif verb == "bulk":
-            collection.bulk_write(
-                [pymongo.UpdateOne(one, change), pymongo.InsertOne({**GOOD, "version": 1})]
-            )
-        else:
-            with db.mongodb.transaction() as session:
-                for _ in range(2):  # the second may be equal to the first
-                    collection.update_many({}, change, session=session)
-    except pymongo.errors.PyMongoError:
-        pass
-    except errors.FwdbError:
-        pass
+
+    def transaction() -> None:
+        with db.mongodb.transaction() as session:
+            for _ in range(2):  # the second may be equal to the first
+                collection.update_many({}, change, session=session)
+
+    replacement, another = {**GOOD, "name": "replaced"}, {**GOOD, "version": 1}
+    both = [pymongo.UpdateOne(one, change), pymongo.InsertOne(another)]
+    ways: dict[str, Callable[[], Any]] = {
+        "update": lambda: collection.update_one(one, change, upsert=True),
+        "many": lambda: collection.update_many({}, change),
+        "replace": lambda: collection.replace_one(one, replacement, upsert=True),
+        "find": lambda: collection.find_one_and_update(one, change),
+        "delete": lambda: collection.delete_one(one),
+        "bulk": lambda: collection.bulk_write(both),
+        "transaction": transaction,
+    }
+    with contextlib.suppress(pymongo.errors.PyMongoError, errors.FwdbError):
+        ways[verb]()
 
 
 @settings(
@@ -288,16 +281,10 @@ def test_a_dropped_collection_deletes_all_its_documents_and_following_goes_on(db
     assert [row["old_values"]["name"] for row in rows(db, "action = 'DELETE'")] == ["M", "M"]
     assert replayed(db) == stored(db)
     assert (again.changes, len(db.audit.gaps())) == (0, 0)
-
-
-def test_a_renamed_collection_is_gone_too(db):
-    designs(db).insert_one(dict(GOOD))
-    db.audit.follow(once=True)
-    designs(db).rename("designs_before")
+    designs(db).rename("designs_before")  # which is gone, too
     db.audit.follow(once=True)
     db.mongodb.database.drop_collection("designs_before")
-
-    assert [row["metadata"] for row in rows(db)] == ["baseline", "collection renamed"]
+    assert rows(db)[-1]["metadata"] == "collection renamed"
 
 
 def test_another_collection_under_the_name_is_compared(db):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from support.sql import ask, do
 
 from fwdb.database import Database
+from fwdb.models import entity_uuid
 from fwdb.stores import PostgresStore, without_capture
 
 OBJECT_ID = "65a1b2c3d4e5f60718293a4b"
@@ -92,23 +92,20 @@ def test_the_table_at_each_moment_is_the_copy_kept_then(module_db, steps):
 
 def test_a_row_that_came_back_under_its_id_has_two_lives(module_db):
     """Fields of the second life are not those of the first."""
-    store, id = module_db.postgres, str(uuid.uuid4())
-    insert = (
-        "INSERT INTO catalog.catalog_items (id, name, type, description) VALUES (:id, :n, :t, :d)"
-    )
-    before = clock(store)
-    do(store, insert, id=id, n="one", t="fabric", d="first")
-    first = clock(store)
-    do(store, "DELETE FROM catalog.catalog_items WHERE id = :id", id=id)
-    between = clock(store)
-    do(store, insert, id=id, n="two", t="pattern", d=None)
-    seen = [
-        module_db.audit.as_of("CatalogItem", at, id=id)["name"].tolist()
-        for at in (before, first, between, clock(store))
-    ]
+    items, id, moments = module_db.catalog_items, str(uuid.uuid4()), []
+    for live in (
+        lambda: None,
+        lambda: items.create(id=id, name="one", type="fabric", description="first"),
+        lambda: items.delete(id),
+        lambda: items.create(id=id, name="two", type="pattern"),
+    ):
+        live()
+        moments.append(clock(module_db.postgres))
+    lives = [module_db.audit.as_of("CatalogItem", at, id=id) for at in moments]
+    seen = [life["name"].tolist() for life in lives]
 
     assert seen == [[], ["one"], [], ["two"]]
-    assert module_db.audit.as_of("CatalogItem", first, id=id)["description"].tolist() == ["first"]
+    assert lives[1]["description"].tolist() == ["first"]
 
 
 def test_types_are_those_of_the_table_also_without_rows(module_db):
@@ -185,36 +182,18 @@ def test_values_of_either_spelling_lead_back(store, audit, put):
 # -- designs --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def follow(put: Callable[..., None]) -> Callable[..., None]:
-    """Writes rows as the follower does."""
-
-    def write(at: datetime, action: str, old: object, new: object, id: str = OBJECT_ID) -> None:
-        from fwdb.models import entity_uuid
-
-        put(
-            [
-                {
-                    "entity_type": "Design",
-                    "entity_id": str(entity_uuid(id)),
-                    "action": action,
-                    "old_values": None if old is None else json.dumps(old),
-                    "new_values": None if new is None else json.dumps(new),
-                    "created_at": at,
-                }
-            ]
-        )
-
-    return write
-
-
-def test_a_design_is_replayed_from_the_trail(audit, follow):
+def test_a_design_is_replayed_from_the_trail(audit, put):
     """Its id comes back as the ObjectId it is; a removal ends it."""
     at = NOW - timedelta(hours=4)
     whole = {"name": "A", "status": "draft", "userId": NOBODY, "version": 1}
-    follow(at, "CREATE", None, whole)
-    follow(at + timedelta(hours=1), "UPDATE", {"status": "draft"}, {"status": "published"})
-    follow(at + timedelta(hours=2), "DELETE", {**whole, "status": "published"}, None)
+    design = {"entity_type": "Design", "entity_id": str(entity_uuid(OBJECT_ID))}
+    for hours, action, old, new in (
+        (0, "CREATE", None, whole),
+        (1, "UPDATE", {"status": "draft"}, {"status": "published"}),
+        (2, "DELETE", {**whole, "status": "published"}, None),
+    ):
+        values = {"old_values": old and json.dumps(old), "new_values": new and json.dumps(new)}
+        put([{**design, **values, "action": action, "created_at": at + timedelta(hours=hours)}])
     seen = [audit.as_of("Design", at + timedelta(minutes=m)) for m in (-1, 1, 61, 121)]
 
     assert [list(frame["status"]) for frame in seen] == [[], ["draft"], ["published"], []]
@@ -352,14 +331,9 @@ def test_who_changed_a_field_is_found_in_both_spellings(audit, put, actor):
 
 def test_a_secret_is_not_shown_by_any_question(audit, put):
     """What the service stored in plain is redacted field by field too."""
-    id = str(uuid.uuid4())
-    put(
-        [
-            {"entity_id": id, "created_at": NOW - timedelta(hours=1),
-             "old_values": '{"passwordHash": "hunter2"}',
-             "new_values": '{"passwordHash": "hunter3"}'}
-        ]
-    )  # fmt: skip
+    id, at = str(uuid.uuid4()), NOW - timedelta(hours=1)
+    old, new = '{"passwordHash": "hunter2"}', '{"passwordHash": "hunter3"}'
+    put([{"entity_id": id, "created_at": at, "old_values": old, "new_values": new}])
     for frame in (
         audit.timeline("User", id),
         audit.diff("User", id, NOW - timedelta(hours=2)),

@@ -15,7 +15,7 @@ from support.retention import (  # noqa: F401
     open_trail_fixture,
     settings_fixture,
 )
-from support.sql import ask, do
+from support.sql import do, value
 
 from fwdb.audit import Audit
 from fwdb.stores import PostgresStore, without_capture
@@ -97,13 +97,13 @@ def actor(store: PostgresStore) -> str:
         " VALUES ('actor@example.com', 'x', 'A', 'C') RETURNING id"
     )
     with without_capture(store, ["shared.users"]):
-        return str(ask(store, made)[0]["id"])
+        return str(value(store, made))
 
 
 @pytest.fixture
 def count(store: PostgresStore) -> Callable[[], int]:
     """The number of rows of the trail."""
-    return lambda: int(ask(store, "SELECT count(*) AS n FROM audit.audit_logs")[0]["n"])
+    return lambda: int(value(store, "SELECT count(*) AS n FROM audit.audit_logs"))
 
 
 @pytest.fixture

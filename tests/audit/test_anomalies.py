@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from support.sql import ask
+from support.sql import ask, value
 
 from fwdb.audit import Audit
 from fwdb.seeding import volume
@@ -131,7 +131,6 @@ def test_a_newcomer_is_compared_with_newcomers(audit, put, people):
 
 
 def test_a_mass_deletion_is_found_whoever_did_it(audit, put, people):
-    """By a user, or without one; deletions over the day are none."""
     put([row for user in people for row in days(user, 30, each=1, action="DELETE")])
     put(many(people[0], 15, NIGHT, action="DELETE", entity_type="Avatar"))
     put(many(None, 12, NIGHT, action="DELETE", entity_type="Design"))
@@ -161,7 +160,7 @@ def test_clearing_out_what_one_made_oneself_is_no_mass_deletion(audit, put, peop
 @pytest.fixture
 def own(store: PostgresStore) -> None:
     """Only on a table that keeps what the server knows, and refuses no unknown user."""
-    if not ask(store, "SELECT to_regproc('audit.add_partitions') AS f")[0]["f"]:
+    if not value(store, "SELECT to_regproc('audit.add_partitions') AS f"):
         pytest.skip("the service's table has a foreign key and no login")
 
 

@@ -62,85 +62,52 @@ def test_a_migrated_database_is_covered(db: Database) -> None:
 
 # What somebody may do, and what is said then: the object, its kind, words of sentence and remedy.
 FAULTS = [
-    (
-        'ALTER TABLE shared.users DISABLE TRIGGER "00_fwdb_audit"',
-        *("shared.users 00_fwdb_audit", "trigger", "is switched off"),
-        'ALTER TABLE shared.users ENABLE ALWAYS TRIGGER "00_fwdb_audit"',
-    ),
-    (
-        'ALTER TABLE shared.users ENABLE TRIGGER "00_fwdb_audit"',
-        *("shared.users 00_fwdb_audit", "trigger", "session_replication_role = replica"),
-        "ENABLE ALWAYS",
-    ),
-    (
-        'DROP TRIGGER "00_fwdb_audit_truncate" ON avatar.avatars',
-        *("avatar.avatars 00_fwdb_audit_truncate", "trigger", "TRUNCATE would leave no trace"),
-        "fwdb migrate",
-    ),
-    (
-        "CREATE OR REPLACE FUNCTION audit.capture_shared_users() RETURNS trigger "
-        "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp "
-        "AS $$ BEGIN RETURN NULL; END $$",
-        *("shared.users 00_fwdb_audit", "trigger", "not as it was generated"),
-        "SELECT audit.capture('shared.users')",
-    ),
-    (
-        "ALTER FUNCTION audit.capture_shared_users() SECURITY INVOKER",
-        *("shared.users 00_fwdb_audit", "trigger", "without the rights of its owner"),
-        "SELECT audit.capture('shared.users')",
-    ),
-    (
-        "CREATE TABLE shared.vouchers (id int)",
-        *("shared.vouchers", "table", "Changes of shared.vouchers are not captured"),
-        "op.audit_table('shared.vouchers')",
-    ),
-    (
-        "GRANT DELETE, SELECT ON audit.audit_logs TO PUBLIC",
-        *("audit.audit_logs PUBLIC", "right", "Everybody may DELETE on audit.audit_logs"),
-        "REVOKE DELETE ON audit.audit_logs FROM PUBLIC",
-    ),
-    (
-        "GRANT UPDATE (reason) ON audit.audit_logs TO PUBLIC",
-        *("audit.audit_logs PUBLIC", "right", "may UPDATE", "REVOKE UPDATE"),
-    ),
-    (
-        "ALTER FUNCTION audit.add_partitions(date, date) SET search_path = pg_catalog",
-        *("audit.add_partitions(date,date)", "right", "can run what a caller made"),
-        "SET search_path = pg_catalog, pg_temp",
-    ),
-    (
-        "GRANT EXECUTE ON FUNCTION audit.add_partitions TO PUBLIC",
-        *("audit.add_partitions(date,date)", "right", "Everybody may call audit.add_partitions"),
-        "REVOKE ALL ON FUNCTION audit.add_partitions",
-    ),
-    (
-        "GRANT EXECUTE ON FUNCTION audit.forget_user TO pg_monitor",
-        *("audit.forget_user()", "right", "The role pg_monitor may call", 'FROM "pg_monitor"'),
-    ),
-    (
-        "CREATE TRIGGER nothing BEFORE UPDATE ON audit.audit_logs FOR EACH ROW"
-        " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-        *("audit.audit_logs nothing", "trigger", "may change or drop them"),
-        'DROP TRIGGER "nothing" ON audit.audit_logs',
-    ),
-    (
-        "CREATE RULE nothing AS ON INSERT TO audit.seals DO INSTEAD NOTHING",
-        *("audit.seals nothing", "trigger", "stands in for what is written"),
-        'DROP RULE "nothing" ON audit.seals',
-    ),
-    (
-        "ALTER TABLE audit.audit_logs ENABLE ROW LEVEL SECURITY",
-        *("audit.audit_logs security", "right", "Row security is on"),
-        "DISABLE ROW LEVEL SECURITY",
-    ),
-]
+    ('ALTER TABLE shared.users DISABLE TRIGGER "00_fwdb_audit"',
+     "shared.users 00_fwdb_audit", "trigger", "is switched off",
+     'ALTER TABLE shared.users ENABLE ALWAYS TRIGGER "00_fwdb_audit"'),
+    ('ALTER TABLE shared.users ENABLE TRIGGER "00_fwdb_audit"',
+     "shared.users 00_fwdb_audit", "trigger", "session_replication_role = replica",
+     "ENABLE ALWAYS"),
+    ('DROP TRIGGER "00_fwdb_audit_truncate" ON avatar.avatars',
+     "avatar.avatars 00_fwdb_audit_truncate", "trigger", "TRUNCATE would leave no trace",
+     "fwdb migrate"),
+    ("CREATE OR REPLACE FUNCTION audit.capture_shared_users() RETURNS trigger LANGUAGE plpgsql"
+     " SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN NULL; END $$",
+     "shared.users 00_fwdb_audit", "trigger", "not as it was generated",
+     "SELECT audit.capture('shared.users')"),
+    ("ALTER FUNCTION audit.capture_shared_users() SECURITY INVOKER",
+     "shared.users 00_fwdb_audit", "trigger", "without the rights of its owner",
+     "SELECT audit.capture('shared.users')"),
+    ("CREATE TABLE shared.vouchers (id int)",
+     "shared.vouchers", "table", "Changes of shared.vouchers are not captured",
+     "op.audit_table('shared.vouchers')"),
+    ("GRANT DELETE, SELECT ON audit.audit_logs TO PUBLIC",
+     "audit.audit_logs PUBLIC", "right", "Everybody may DELETE on audit.audit_logs",
+     "REVOKE DELETE ON audit.audit_logs FROM PUBLIC"),
+    ("GRANT UPDATE (reason) ON audit.audit_logs TO PUBLIC",
+     "audit.audit_logs PUBLIC", "right", "may UPDATE", "REVOKE UPDATE"),
+    ("ALTER FUNCTION audit.add_partitions(date, date) SET search_path = pg_catalog",
+     "audit.add_partitions(date,date)", "right", "can run what a caller made",
+     "SET search_path = pg_catalog, pg_temp"),
+    ("GRANT EXECUTE ON FUNCTION audit.add_partitions TO PUBLIC",
+     "audit.add_partitions(date,date)", "right", "Everybody may call audit.add_partitions",
+     "REVOKE ALL ON FUNCTION audit.add_partitions"),
+    ("GRANT EXECUTE ON FUNCTION audit.forget_user TO pg_monitor",
+     "audit.forget_user()", "right", "The role pg_monitor may call", 'FROM "pg_monitor"'),
+    ("CREATE TRIGGER nothing BEFORE UPDATE ON audit.audit_logs FOR EACH ROW"
+     " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+     "audit.audit_logs nothing", "trigger", "may change or drop them",
+     'DROP TRIGGER "nothing" ON audit.audit_logs'),
+    ("CREATE RULE nothing AS ON INSERT TO audit.seals DO INSTEAD NOTHING",
+     "audit.seals nothing", "trigger", "stands in for what is written",
+     'DROP RULE "nothing" ON audit.seals'),
+    ("ALTER TABLE audit.audit_logs ENABLE ROW LEVEL SECURITY",
+     "audit.audit_logs security", "right", "Row security is on", "DISABLE ROW LEVEL SECURITY"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("statement", "object", "kind", "words", "remedy"), FAULTS)
-def test_a_fault_is_named_with_its_remedy(
-    db: Database, statement: str, object: str, kind: str, words: str, remedy: str
-) -> None:
-    """The one thing that somebody changed, and no other."""
+def test_a_fault_is_named_with_its_remedy(db, statement, object, kind, words, remedy) -> None:
     do(db.postgres, statement)
     frame = found(db, status="uncovered")
 
@@ -225,9 +192,7 @@ def test_months_that_are_missing_are_said_before_they_are_needed(db: Database) -
     assert db.audit.standing().months_ahead == 3
 
 
-def test_rights_on_a_table_that_fwdb_found_are_exposed_and_not_a_fault(
-    postgres_database: Callable[..., str],
-) -> None:
+def test_rights_on_a_table_that_fwdb_found_are_exposed_and_not_a_fault(postgres_database) -> None:
     """Its programs write to it, and have to, until they do not."""
     with closing(PostgresStore(postgres_database())) as store:
         do(
@@ -297,9 +262,7 @@ STOPPED = datetime(2026, 11, 1, 3, tzinfo=UTC)
         ({"running": True, "behind_seconds": 301.0}, "uncovered", "301 s behind"),
     ],
 )
-def test_a_follower_is_judged_by_its_lag(
-    state: dict[str, Any] | None, status: str, words: str
-) -> None:
+def test_a_follower_is_judged_by_its_lag(state, status, words) -> None:
     """One that does not run is as bad as one that is far behind, however recent its last word."""
     row = None if state is None else {"saved_at": STOPPED, **state}
     finding = findings.follower("designs", row)
@@ -310,7 +273,6 @@ def test_a_follower_is_judged_by_its_lag(
 
 
 def test_a_gap_is_told_with_its_reason() -> None:
-    """From when to when, why, and what a comparison found."""
     row = {
         "name": "designs", "since": STOPPED, "until": STOPPED.replace(hour=4),
         "reason": "MongoDB had forgotten the changes.", "differences": 12,
@@ -324,9 +286,7 @@ def test_a_gap_is_told_with_its_reason() -> None:
     assert "from" not in blind.sentence.split("could")[0]
 
 
-def test_the_command_says_what_is_not_captured_and_fails(
-    db: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_what_is_not_captured_and_fails(db, monkeypatch, capsys) -> None:
     """Exit 1 while something is uncovered; JSON for programs."""
     monkeypatch.setattr(commands, "database", lambda **_: nullcontext(db))
     do(db.postgres, "CREATE TABLE shared.vouchers (id int)")

@@ -140,7 +140,6 @@ def test_actors_are_ranked_with_their_share(audit, put, actor):
 
 
 def test_totals_have_a_row_for_each_action(audit, put):
-    """None of an action is a zero, not a missing row."""
     put([{"created_at": NOW - timedelta(hours=1), "action": "READ"}] * 3)
     frame = audit.totals("1d").set_index("action")
 
@@ -229,7 +228,6 @@ def test_a_burst_is_found_with_what_makes_it_odd(audit, put, actor):
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(audit, ask, says):
-    """A misspelt filter must not look like an empty answer."""
     with pytest.raises(errors.UnknownName, match=says):
         ask(audit)
 

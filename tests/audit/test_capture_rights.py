@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
-from support import DATA
-from support.capture import Captured, thing
-from support.sql import ask
+from support.capture import Captured, adopted, thing
+from support.sql import ask, do, value
 
 from fwdb import errors, migrating
 from fwdb.migrating.capture import AuditTable, UnauditTable
@@ -23,8 +22,6 @@ REFUSED = (
     psycopg.errors.ObjectNotInPrerequisiteState,
     psycopg.errors.WrongObjectType,
 )
-
-EXISTING = DATA / "fashion_wallet.sql"
 
 
 @pytest.fixture
@@ -149,12 +146,11 @@ def test_no_hash_of_a_password_is_in_the_trail(db):
     )
     db.users.update(user.id, password_hash="$2b$12$def")
     db.users.delete(user.id)
-    rows = ask(
-        db.postgres,
+    question = (
         "SELECT action, CAST(t AS text) AS text FROM audit.audit_logs AS t"
-        " WHERE entity_id = CAST(:id AS uuid) ORDER BY created_at, id",
-        id=user.id,
+        " WHERE entity_id = CAST(:id AS uuid) ORDER BY created_at, id"
     )
+    rows = ask(db.postgres, question, id=user.id)
 
     assert [row["action"] for row in rows] == ["CREATE", "UPDATE", "DELETE"]
     assert not any("$2b" in row["text"] for row in rows)
@@ -207,14 +203,10 @@ def test_the_operations_of_alembic(captured):
 
 
 @pytest.mark.parametrize("server", ["newest", "15"])
-def test_an_adopted_trail_with_enum_and_foreign_key(
-    request, server, postgres_database: Callable[..., str]
-):
+def test_an_adopted_trail_with_enum_and_foreign_key(request, server, postgres_database):
     """An actor whom nobody knows must not stop a write."""
     admin = request.getfixturevalue("postgres15") if server == "15" else None
-    store = PostgresStore(postgres_database(admin))
-    with store.transaction() as connection:
-        connection.exec_driver_sql(EXISTING.read_text())
+    store = adopted(postgres_database(admin))
     changes = migrating.migrate(store, None)
     (known,) = ask(store, "SELECT CAST(id AS text) AS id FROM shared.users LIMIT 1")
     for actor in (known["id"], str(uuid.uuid4())):
@@ -242,20 +234,15 @@ def test_an_adopted_trail_with_enum_and_foreign_key(
     ]
 
 
-def test_an_adopted_table_that_cannot_be_captured_is_left_and_said(
-    postgres_database: Callable[..., str],
-):
+def test_an_adopted_table_that_cannot_be_captured_is_left_and_said(postgres_database):
     """The others are captured, and the migration goes on."""
-    store = PostgresStore(postgres_database())
-    with store.transaction() as connection:
-        connection.exec_driver_sql(EXISTING.read_text())
-        (key,) = connection.execute(
-            sa.text(
-                "SELECT quote_ident(conname) FROM pg_constraint WHERE contype = 'p'"
-                " AND conrelid = CAST('avatar.avatars' AS regclass)"
-            )
-        ).one()
-        connection.execute(sa.text(f"ALTER TABLE avatar.avatars DROP CONSTRAINT {key}"))
+    store = adopted(postgres_database())
+    key = value(
+        store,
+        "SELECT quote_ident(conname) FROM pg_constraint WHERE contype = 'p'"
+        " AND conrelid = CAST('avatar.avatars' AS regclass)",
+    )
+    do(store, f"ALTER TABLE avatar.avatars DROP CONSTRAINT {key}")
     said = [c.sentence for c in migrating.migrate(store, None) if c.kind == "capture"]
     store.close()
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,12 +14,11 @@ from typing import Any
 import bson
 import pymongo
 import pytest
-import sqlalchemy as sa
 from bson import ObjectId, Timestamp
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pymongo.hello import Hello
-from support.sql import ask, do
+from support.sql import ask, do, value
 from support.urls import url_of
 
 from fwdb import config, errors, migrating, models
@@ -90,15 +90,12 @@ def stored(db: Database) -> dict[str, dict[str, Any]]:
 
 
 def state(db: Database) -> dict[str, Any]:
-    return dict(ask(db.postgres, "SELECT state FROM audit.followers")[0]["state"])
+    return dict(value(db.postgres, "SELECT state FROM audit.followers"))
 
 
 def set_state(db: Database, **parts: Any) -> None:
-    do(
-        db.postgres,
-        "UPDATE audit.followers SET state = state || CAST(:parts AS jsonb)",
-        parts=json.dumps(parts),
-    )
+    change = "UPDATE audit.followers SET state = state || CAST(:parts AS jsonb)"
+    do(db.postgres, change, parts=json.dumps(parts))
 
 
 def test_the_first_run_writes_what_is_there_and_the_next_what_changed(db):
@@ -126,7 +123,6 @@ def test_the_first_run_writes_what_is_there_and_the_next_what_changed(db):
 
 
 def test_a_follower_in_a_thread_records_what_happens_in_its_block(db, wait_until):
-    """All of it, when the block has ended; and says how far it is meanwhile."""
     with db.audit.following():
         wait_until(lambda: db.audit.follower().events_behind.status == "ok")
         status = db.audit.follower()
@@ -522,28 +518,22 @@ def test_a_second_follower_says_that_there_is_one(db):
 
 def test_a_follower_that_lost_its_turn_writes_nothing_more(db, wait_until):
     """Its lock may be gone with a connection that it did not miss yet."""
-    holder = sa.text("SELECT CAST(holder AS text) AS holder FROM audit.followers")
-    stop, failed = threading.Event(), []
+    holder = "SELECT CAST(holder AS text) AS holder FROM audit.followers"
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(1)
+    following = pool.submit(db.audit.follow, stop=stop)
+    try:
+        wait_until(lambda: db.audit.follower().events_behind.status == "ok")
+        do(db.postgres, "UPDATE audit.followers SET holder = gen_random_uuid()")
+        other = ask(db.postgres, holder)
+        designs(db).insert_one(dict(GOOD))
+        # It begins anew, as the lock is free, and gets a holder of its own again.
+        wait_until(lambda: len(rows(db)) == 1)
+    finally:
+        stop.set()
+    following.result()
 
-    def follow() -> None:
-        try:
-            db.audit.follow(stop=stop)
-        except errors.FwdbError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    wait_until(lambda: db.audit.follower().events_behind.status == "ok")
-    do(db.postgres, "UPDATE audit.followers SET holder = gen_random_uuid()")
-    other = db.postgres.rows(holder)
-    designs(db).insert_one(dict(GOOD))
-    # It begins anew, as the lock is free, and gets a holder of its own again.
-    wait_until(lambda: len(rows(db)) == 1)
-    stop.set()
-    thread.join()
-
-    assert failed == []
-    assert db.postgres.rows(holder) != other
+    assert ask(db.postgres, holder) != other
     assert len(rows(db)) == 1
 
 
@@ -571,9 +561,7 @@ def test_an_adopted_trail_takes_the_rows(db, postgres_database, existing):
     store = PostgresStore(postgres_database())
     do(store, existing)
     migrating.migrate(store, None)
-    user = ask(store, "INSERT INTO shared.users (email) VALUES ('a@example.com') RETURNING id")[0][
-        "id"
-    ]
+    user = value(store, "INSERT INTO shared.users (email) VALUES ('a@example.com') RETURNING id")
     adopted = Database(store, db.mongodb, settings=db.settings)
     adopted.audit.follow(once=True)
     for by in (str(user), OWNER):

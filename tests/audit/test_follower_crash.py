@@ -92,26 +92,20 @@ def test_no_change_is_lost_or_doubled_by_kill_9(home, wait_until, monkeypatch): 
     with fwdb.connect(role="owner") as db:
         designs = {d["_id"]: d["version"] for d in db.mongodb.collection("designs").find()}
 
-        def versions() -> dict[str, list[int]]:
-            rows = ask(
+        def versions() -> list[list[int]]:
+            of_each = ask(
                 db.postgres,
-                """
-                SELECT entity_id, CAST(new_values ->> 'version' AS int) AS version
-                FROM audit.audit_logs WHERE origin = 'follower' ORDER BY created_at, id""",
+                "SELECT array_agg(CAST(new_values ->> 'version' AS int) ORDER BY created_at, id)"
+                " AS seen FROM audit.audit_logs WHERE origin = 'follower' GROUP BY entity_id",
             )
-            found = defaultdict(list)
-            for row in rows:
-                found[str(row["entity_id"])].append(row["version"])
-            return dict(found)
+            return sorted(row["seen"] for row in of_each)
 
-        wait_until(
-            lambda: sorted(v[-1] for v in versions().values()) == sorted(designs.values()),
-            timeout=60,
-        )
+        newest = sorted(designs.values())
+        wait_until(lambda: sorted(seen[-1] for seen in versions()) == newest, timeout=60)
         follower.send_signal(signal.SIGTERM)
         assert follower.wait(timeout=30) == 0
         again = db.audit.follow(once=True)
-        found = sorted(versions().values())
+        found = versions()
         gaps = db.audit.gaps()
 
     assert again.changes == 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import retention
 from support.seal import archived, audit_of
-from support.sql import ask, do
+from support.sql import ask, do, value
 
 from fwdb import errors, migrating, reports
 from fwdb.audit import Audit
@@ -41,10 +43,8 @@ def store(module_db: Any) -> PostgresStore:
         "TRUNCATE audit.audit_logs, audit.seals, audit.erasures, audit.archives;"
         " DELETE FROM shared.users WHERE email LIKE '%@example.com'"
     )
-    do(
-        module_db.postgres,
-        f"SET session_replication_role = replica; {empty}; RESET session_replication_role",
-    )
+    change = f"SET session_replication_role = replica; {empty}; RESET session_replication_role"
+    do(module_db.postgres, change)
     return module_db.postgres
 
 
@@ -63,28 +63,16 @@ def put(store: PostgresStore) -> Any:
     """Writes rows, one of each transaction, at times of this and the last months."""
 
     def write(count: int, *, month: int = 0, user: str | None = None) -> None:
-        do(
-            store,
-            "SELECT audit.add_partitions(CAST(now() - make_interval(months => :m) AS date),"
-            " current_date)",
-            m=month,
-        )
         for n in range(count):
-            do(
-                store,
-                "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values,"
-                " new_values, metadata, user_id, ip_address, created_at) VALUES ('User',"
-                " gen_random_uuid(), 'UPDATE', CAST(:old AS jsonb), CAST(:new AS jsonb),"
-                " :metadata, CAST(:user AS uuid), '192.0.2.7',"
-                " date_trunc('month', now()) - make_interval(months => :m)"
-                " + make_interval(secs => 0.1 * :n))",
-                old='{"price": 1.10}',
-                new='{"price": 2.50, "name": "Ä\\\\b"}',
-                metadata=f"tab\t, line\n, backslash \\ {n}",
-                user=user,
-                m=month,
-                n=n,
-            )
+            row = {
+                "created_at": retention.month(month) + timedelta(seconds=0.1 * n),
+                "old_values": '{"price": 1.10}',
+                "new_values": '{"price": 2.50, "name": "Ä\\\\b"}',
+                "metadata": f"tab\t, line\n, backslash \\ {n}",
+                "user_id": user,
+                "ip_address": "192.0.2.7",
+            }
+            retention.put(Audit(store), row)
 
     return write
 
@@ -165,7 +153,6 @@ def test_rows_of_a_transaction_that_runs_are_left_for_later_and_not_lost(audit, 
 def test_while_writers_go_on_no_row_is_left_out_and_none_sealed_twice(audit, store):
     """Slow and quick transactions, some rolled back, with two sealers at once."""
     done = threading.Event()
-    troubles: list[Exception] = []
 
     def write(rows: int) -> None:
         for n in range(40):
@@ -178,27 +165,16 @@ def test_while_writers_go_on_no_row_is_left_out_and_none_sealed_twice(audit, sto
         while not done.is_set():
             audit.seal()
 
-    def thread(work: Any, *given: Any) -> threading.Thread:
-        def told() -> None:
-            try:
-                work(*given)
-            except Exception as error:  # noqa: BLE001  told by the test
-                troubles.append(error)
-
-        return threading.Thread(target=told, daemon=True)
-
-    writers, sealers = [thread(write, n) for n in (1, 3, 7)], [thread(seal), thread(seal)]
+    with ThreadPoolExecutor(5) as pool:
+        sealers = [pool.submit(seal) for _ in range(2)]
+        writers = [pool.submit(write, n) for n in (1, 3, 7)]
+        wait(writers)
+        done.set()
     for one in (*writers, *sealers):
-        one.start()
-    for one in writers:
-        one.join()
-    done.set()
-    for one in sealers:
-        one.join()
+        one.result()
     audit.seal()
     found = audit.verify()
 
-    assert troubles == []
     assert found.intact, found.findings
     assert found.sealed_rows == found.checked_rows == 32 * (1 + 9 + 49)
     assert found.unsealed_rows == 0
@@ -418,9 +394,9 @@ def test_an_erased_actor_is_gone_and_the_seals_still_hold(audit, store, put):
 
     assert (planned.rows, done.rows, again.rows) == (3, 3, 0)
     left = "SELECT count(*) AS n FROM audit.audit_logs WHERE user_id IS NOT NULL"
-    assert ask(store, left)[0]["n"] == 0
+    assert value(store, left) == 0
     kept = "SELECT count(*) AS n FROM audit.audit_logs WHERE new_values IS NOT NULL"
-    assert ask(store, kept)[0]["n"] == 5
+    assert value(store, kept) == 5
     assert found.intact, found.findings
     assert (found.erased_rows, found.checked_rows, len(found.erasures)) == (3, 6, 1)
     told = ask(store, "SELECT reason, action FROM audit.audit_logs WHERE entity_type = 'AuditLog'")
@@ -440,27 +416,19 @@ def test_what_the_application_says_of_an_erasure_makes_nothing_wrong(audit, stor
     user = str(uuid.uuid4())
     put(2, user=user)
     erasure = audit.erase(user_id=user, reason="request 7").erasure_id
-    # As it was told before it had an origin of its own.
-    if release == "older":
-        do(
-            store,
-            "UPDATE audit.audit_logs SET origin = 'application',"
-            " old_values = old_values - 'erased_at' WHERE entity_type = 'AuditLog'",
-        )
-    else:  # told once more, with another time
-        do(
-            store,
-            "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values, db_user)"
-            " SELECT entity_type, entity_id, action, jsonb_set(old_values, '{erased_at}', '1'),"
-            " 'gone' FROM audit.audit_logs WHERE entity_type = 'AuditLog'",
-        )
+    told = (
+        # As it was before it had an origin of its own, or once more, with another time.
+        "UPDATE audit.audit_logs SET origin = 'application',"
+        " old_values = old_values - 'erased_at' WHERE entity_type = 'AuditLog'"
+        if release == "older"
+        else "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values, db_user)"
+        " SELECT entity_type, entity_id, action, jsonb_set(old_values, '{erased_at}', '1'),"
+        " 'gone' FROM audit.audit_logs WHERE entity_type = 'AuditLog'"
+    )
+    do(store, told)
     for said in ("NULL", "'{}'", '\'{"rows": 9, "digest": "x"}\'', "'[1]'", "'{\"rows\": []}'"):
-        do(
-            store,
-            f"SELECT audit.record('AuditLog', CAST(:id AS uuid), 'DELETE', {said}, NULL, NULL,"
-            " NULL, NULL, NULL, NULL)",
-            id=erasure,
-        )
+        values = f"'DELETE', {said}, NULL, NULL, NULL, NULL, NULL, NULL"
+        do(store, f"SELECT audit.record('AuditLog', CAST(:id AS uuid), {values})", id=erasure)
     early = audit.verify()
     audit.seal()
     found = audit.verify()
@@ -479,8 +447,8 @@ def test_rows_that_were_altered_are_not_erased(audit, store, put):
     with pytest.raises(errors.SealError, match="not as it was sealed"):
         audit.erase(user_id=user, reason="x")
 
-    assert ask(store, "SELECT count(user_id) AS n FROM audit.audit_logs")[0]["n"] == 3
-    assert ask(store, "SELECT count(*) AS n FROM audit.erasures")[0]["n"] == 0
+    assert value(store, "SELECT count(user_id) AS n FROM audit.audit_logs") == 3
+    assert value(store, "SELECT count(*) AS n FROM audit.erasures") == 0
 
 
 @pytest.mark.parametrize(
@@ -546,12 +514,8 @@ def test_a_row_has_the_same_form_from_the_table_and_from_a_file(form, drawn):
     types = {"created_at": pa.timestamp("us", "UTC"), "transaction_id": pa.int64()}
     columns_of = {name: [values[name] for values in made] for name in canonical.FIELDS}
     columns_of["new_values"] = [text["text"] for text in texts]
-    table = pa.RecordBatch.from_pydict(
-        {
-            name: pa.array(values, types.get(name, pa.string()))
-            for name, values in columns_of.items()
-        }
-    )
+    arrays = {n: pa.array(values, types.get(n, pa.string())) for n, values in columns_of.items()}
+    table = pa.RecordBatch.from_pydict(arrays)
 
     assert canonical.lines(table) == lines
     for line, values in zip(lines, made, strict=True):

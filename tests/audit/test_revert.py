@@ -9,19 +9,22 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from support.sql import ask, do
+from support.sql import ask, clock, do, value
 
 from fwdb import errors
 from fwdb.audit import Audit
 from fwdb.database import Database
-from fwdb.stores import PostgresStore
 
 DESIGN = "65a1b2c3d4e5f60718293a4b"
 TABLES = ("shared.users", "avatar.avatars", "catalog.catalog_items")
 
 
-def clock(store: PostgresStore) -> datetime:
-    return ask(store, "SELECT clock_timestamp() AS at")[0]["at"]
+@pytest.fixture
+def db(module_db: Database) -> Database:
+    """One for all, with designs; each test has entities of its own."""
+    if not module_db.designs.count():
+        module_db.seeder.seed_designs()
+    return module_db
 
 
 def state(db: Database) -> dict[str, Any]:
@@ -49,9 +52,7 @@ def newest(db: Database, id: str) -> str:
 # -- one entity, one row of the trail -------------------------------------------------------------
 
 
-def test_a_plan_changes_nothing_and_the_deed_is_the_plan(module_db):
-    """A dry run says per field what would be written; without it that is what is written."""
-    db = module_db
+def test_a_plan_changes_nothing_and_the_deed_is_the_plan(db):
     id = item(db)
     to = clock(db.postgres)
     db.catalog_items.update(id, price=2, name="y")
@@ -73,9 +74,8 @@ def test_a_plan_changes_nothing_and_the_deed_is_the_plan(module_db):
     assert dict(db.audit.revert("CatalogItem", id, to=to).dtypes) == dict(plan.dtypes)
 
 
-def test_a_revert_is_recorded_as_one_more_change_with_its_reason(module_db):
+def test_a_revert_is_recorded_as_one_more_change_with_its_reason(db):
     """The trail grows, nothing in it goes; a revert can be reverted."""
-    db = module_db
     id = item(db)
     db.catalog_items.update(id, price=2)
     user = db.users.first(role="admin").id
@@ -91,10 +91,9 @@ def test_a_revert_is_recorded_as_one_more_change_with_its_reason(module_db):
     assert db.catalog_items.get(id).price == 2
 
 
-def test_each_end_of_a_row_is_undone(module_db):
+def test_each_end_of_a_row_is_undone(db):
     """A removed one comes back with its id and every value, a soft deletion is undone, and what
     was made since goes."""
-    db = module_db
     start = clock(db.postgres)
     id = item(db, properties={"a": [1, 2.5], "t": "é"}, description="d")
     whole = state(db)["catalog.catalog_items"]
@@ -116,9 +115,8 @@ def test_each_end_of_a_row_is_undone(module_db):
 # -- a transaction --------------------------------------------------------------------------------
 
 
-def test_a_transaction_is_undone_as_a_whole(module_db):
+def test_a_transaction_is_undone_as_a_whole(db):
     """Parents and children, in whatever order they must be written."""
-    db = module_db
     other = item(db)
     leaving = person(db, "leaving@example.com")
     do(db.postgres, "ALTER TABLE shared.users ALTER password_hash DROP NOT NULL")
@@ -129,9 +127,8 @@ def test_a_transaction_is_undone_as_a_whole(module_db):
         db.avatars.create(user_id=leaving, name="B", measurements={})
         db.catalog_items.update(other, price=9)
         db.catalog_items.update(other, price=10)
-        number = ask(db.postgres, "SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS n")[
-            0
-        ]["n"]
+        xid = "SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint)"
+        number = value(db.postgres, xid)
     plan = db.audit.revert(transaction_id=number)
     db.audit.revert(transaction_id=number, dry_run=False)
 
@@ -143,9 +140,8 @@ def test_a_transaction_is_undone_as_a_whole(module_db):
     assert set(reasons) == {f"revert of transaction {number}"}
 
 
-def test_what_a_transaction_removed_comes_back_parents_first(module_db):
+def test_what_a_transaction_removed_comes_back_parents_first(db):
     """A parent went last or first: it is back before its children either way."""
-    db = module_db
     parent = item(db)
     store = db.postgres
     do(
@@ -154,12 +150,8 @@ def test_what_a_transaction_removed_comes_back_parents_first(module_db):
         " REFERENCES catalog.catalog_items ON DELETE CASCADE",
     )
     child = item(db)
-    do(
-        store,
-        "UPDATE catalog.catalog_items SET part_of = :parent WHERE id = :child",
-        parent=parent,
-        child=child,
-    )
+    change = "UPDATE catalog.catalog_items SET part_of = :parent WHERE id = :child"
+    do(store, change, parent=parent, child=child)
     before = state(db)["catalog.catalog_items"]
     do(store, "DELETE FROM catalog.catalog_items WHERE id = :id", id=parent)
     number = int(db.audit.search(limit=1)["transaction_id"].iloc[0])
@@ -186,9 +178,8 @@ def refused(db: Database, says: str, **asked: Any) -> errors.RevertRefused:
     return refusal.value
 
 
-def test_a_newer_change_is_not_overwritten(module_db):
+def test_a_newer_change_is_not_overwritten(db):
     """One of the same field is in the way of an update, any of a creation or removal."""
-    db = module_db
     id = item(db)
     made = newest(db, id)
     db.catalog_items.update(id, price=2)
@@ -207,9 +198,8 @@ def test_a_newer_change_is_not_overwritten(module_db):
     refused(db, "was changed again by row", event=removal)
 
 
-def test_a_constraint_that_would_break_is_in_the_way(module_db):
+def test_a_constraint_that_would_break_is_in_the_way(db):
     """A unique value that another row has by now, which is named; an owner who is gone."""
-    db = module_db
     id = person(db, "first@example.com")
     db.users.update(id, email="second@example.com")
     change = newest(db, id)
@@ -223,9 +213,8 @@ def test_a_constraint_that_would_break_is_in_the_way(module_db):
     assert why.rows[0]["field"] == "user_id"
 
 
-def test_a_password_is_not_reverted(module_db):
+def test_a_password_is_not_reverted(db):
     """The trail does not have it: neither a change of it nor a removed account comes back."""
-    db = module_db
     id = person(db, "hash@example.com")
     db.users.update(id, password_hash="other", first_name="N")
     change = newest(db, id)
@@ -234,9 +223,8 @@ def test_a_password_is_not_reverted(module_db):
     refused(db, "password_hash.*redacted", event=newest(db, id))
 
 
-def test_a_change_that_the_trail_does_not_have_is_in_the_way(module_db):
+def test_a_change_that_the_trail_does_not_have_is_in_the_way(db):
     """Somebody switched the trigger off; what they wrote is not thrown away."""
-    db = module_db
     id = item(db)
     db.catalog_items.update(id, price=2)
     with db.postgres.transaction() as connection:
@@ -248,9 +236,8 @@ def test_a_change_that_the_trail_does_not_have_is_in_the_way(module_db):
     assert refused(db, "unrecorded", event=newest(db, id)).rows[0]["field"] == "price"
 
 
-def test_what_does_not_name_one_thing_to_undo_is_refused(module_db):
-    """Each refusal says what revert takes."""
-    audit, now = module_db.audit, datetime.now(UTC)
+def test_what_does_not_name_one_thing_to_undo_is_refused(db):
+    audit, now = db.audit, datetime.now(UTC)
     nobody = str(uuid.uuid4())
     for asked in (
         {},
@@ -273,12 +260,12 @@ def test_what_does_not_name_one_thing_to_undo_is_refused(module_db):
     # A transaction of the follower is its own and none of MongoDB.
     audit.log_update("Design", DESIGN, {"name": "a"}, {"name": "b"})
     follower = "UPDATE audit.audit_logs SET origin = 'follower' WHERE entity_type = 'Design'"
-    do(module_db.postgres, follower)
+    do(db.postgres, follower)
     number = int(audit.search(entity_type="Design")["transaction_id"].iloc[0])
     with pytest.raises(errors.RevertRefused, match=r"follower wrote down.*by its id"):
         audit.revert(transaction_id=number)
     with pytest.raises(errors.FeatureUnavailable, match="needs MongoDB"):
-        Audit(module_db.postgres).revert("Design", DESIGN, to="1h")
+        Audit(db.postgres).revert("Design", DESIGN, to="1h")
 
 
 # -- designs, and tables without triggers ---------------------------------------------------------
@@ -329,9 +316,9 @@ def test_a_table_without_triggers_is_reverted_and_the_revert_recorded(store, aud
     event = audit.recent(1)["id"].iloc[0]
     plan = audit.revert(event=event)
 
-    assert ask(store, name, id=actor)[0]["name"] == "A"
+    assert value(store, name, id=actor) == "A"
     assert len(audit.history("User", actor)) == 1
     audit.revert(event=event, dry_run=False)
-    assert ask(store, name, id=actor)[0]["name"] == "Z"
+    assert value(store, name, id=actor) == "Z"
     assert plan[["field", "now", "then"]].values.tolist() == [["first_name", '"A"', '"Z"']]
     assert list(audit.history("User", actor)["changed_fields"]) == ["first_name"] * 2

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.sql import ask, do
+from support.sql import ask, clock, do
 
 from fwdb.database import Database
 from fwdb.models import entity_uuid
@@ -23,21 +23,18 @@ NOBODY = str(uuid.uuid4())
 NOW = datetime.now(UTC)
 
 
-def clock(store: PostgresStore) -> datetime:
-    return ask(store, "SELECT clock_timestamp() AS at")[0]["at"]
-
-
 def copy(store: PostgresStore, table: str = "catalog.catalog_items") -> pd.DataFrame:
     return store.frame(sa.text(f"SELECT * FROM {table} ORDER BY id"))
 
 
-ITEM = (
-    "INSERT INTO catalog.catalog_items (name, type, price) VALUES ('x', 'fabric', 1) RETURNING id"
-)
+def row(id: str, at: datetime, old: Any = None, new: Any = None, **more: Any) -> dict[str, Any]:
+    """A row of the past, for `put`."""
+    values = {"old_values": old and json.dumps(old), "new_values": new and json.dumps(new)}
+    return {"entity_id": id, "created_at": at, **values, **more}
 
 
 def new_item(db: Database) -> str:
-    return str(ask(db.postgres, ITEM)[0]["id"])
+    return db.catalog_items.create(name="x", type="fabric", price=1).id
 
 
 def change(db: Database, id: str, **values: Any) -> None:
@@ -162,15 +159,9 @@ def test_values_of_either_spelling_lead_back(store, audit, put):
     with without_capture(store, ["shared.users"]):
         id = str(store.rows(made)[0]["id"])
     at = NOW - timedelta(hours=2)
-    put(
-        [
-            {"entity_id": id, "action": "CREATE", "created_at": at,
-             "new_values": json.dumps({"firstName": "Al", "passwordHash": "x"})},
-            {"entity_id": id, "created_at": at + timedelta(hours=1),
-             "old_values": json.dumps({"firstName": "Al"}),
-             "new_values": json.dumps({"firstName": "Bea"})},
-        ]
-    )  # fmt: skip
+    later = at + timedelta(hours=1)
+    put([row(id, at, None, {"firstName": "Al", "passwordHash": "x"}, action="CREATE")])
+    put([row(id, later, {"firstName": "Al"}, {"firstName": "Bea"})])
     names = [
         audit.as_of("User", at + timedelta(minutes=m), id=id)["first_name"].tolist()
         for m in (-1, 1, 61)
@@ -186,14 +177,13 @@ def test_a_design_is_replayed_from_the_trail(audit, put):
     """Its id comes back as the ObjectId it is; a removal ends it."""
     at = NOW - timedelta(hours=4)
     whole = {"name": "A", "status": "draft", "userId": NOBODY, "version": 1}
-    design = {"entity_type": "Design", "entity_id": str(entity_uuid(OBJECT_ID))}
     for hours, action, old, new in (
         (0, "CREATE", None, whole),
         (1, "UPDATE", {"status": "draft"}, {"status": "published"}),
         (2, "DELETE", {**whole, "status": "published"}, None),
     ):
-        values = {"old_values": old and json.dumps(old), "new_values": new and json.dumps(new)}
-        put([{**design, **values, "action": action, "created_at": at + timedelta(hours=hours)}])
+        design = {"entity_type": "Design", "action": action}
+        put([row(str(entity_uuid(OBJECT_ID)), at + timedelta(hours=hours), old, new, **design)])
     seen = [audit.as_of("Design", at + timedelta(minutes=m)) for m in (-1, 1, 61, 121)]
 
     assert [list(frame["status"]) for frame in seen] == [[], ["draft"], ["published"], []]
@@ -309,16 +299,9 @@ def test_who_changed_a_field_is_found_in_both_spellings(audit, put, actor):
     """One question over rows of fwdb and of the service."""
     ids = [str(uuid.uuid4()) for _ in range(2)]
     at = NOW - timedelta(hours=1)
-    put(
-        [
-            {"entity_id": ids[0], "created_at": at, "user_id": actor,
-             "old_values": '{"first_name": "a", "role": "u"}',
-             "new_values": '{"first_name": "b", "role": "v"}'},
-            {"entity_id": ids[1], "created_at": at + timedelta(minutes=1),
-             "old_values": '{"firstName": "c", "email": "e"}',
-             "new_values": '{"firstName": "d", "email": "e"}'},
-        ]
-    )  # fmt: skip
+    first, second = {"first_name": "a", "role": "u"}, {"firstName": "c", "email": "e"}
+    put([row(ids[0], at, first, {"first_name": "b", "role": "v"}, user_id=actor)])
+    put([row(ids[1], at + timedelta(minutes=1), second, {"firstName": "d", "email": "e"})])
     found = audit.who_changed("first_name", entity_type="User")
 
     assert list(found["entity_id"]) == [ids[1], ids[0]]
@@ -331,9 +314,9 @@ def test_who_changed_a_field_is_found_in_both_spellings(audit, put, actor):
 
 def test_a_secret_is_not_shown_by_any_question(audit, put):
     """What the service stored in plain is redacted field by field too."""
-    id, at = str(uuid.uuid4()), NOW - timedelta(hours=1)
-    old, new = '{"passwordHash": "hunter2"}', '{"passwordHash": "hunter3"}'
-    put([{"entity_id": id, "created_at": at, "old_values": old, "new_values": new}])
+    id = str(uuid.uuid4())
+    old, new = {"passwordHash": "hunter2"}, {"passwordHash": "hunter3"}
+    put([row(id, NOW - timedelta(hours=1), old, new)])
     for frame in (
         audit.timeline("User", id),
         audit.diff("User", id, NOW - timedelta(hours=2)),

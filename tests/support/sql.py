@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,3 +16,12 @@ def do(store: PostgresStore, statement: str, **given: Any) -> None:
 
 def ask(store: PostgresStore, statement: str, **given: Any) -> list[dict[str, Any]]:
     return store.rows(sa.text(statement), **given)
+
+
+def value(store: PostgresStore, statement: str, **given: Any) -> Any:
+    """The first column of the first row."""
+    return next(iter(ask(store, statement, **given)[0].values()))
+
+
+def clock(store: PostgresStore) -> datetime:
+    return value(store, "SELECT clock_timestamp()")

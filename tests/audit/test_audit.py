@@ -26,9 +26,6 @@ def user(**given: object) -> models.User:
     return models.User(**{**fields, **given})
 
 
-# -- with the change, or not at all ---------------------------------------------------------------
-
-
 def test_a_rolled_back_change_takes_its_audit_row_along(audit, store, actor, count):
     before = count()
 
@@ -109,9 +106,6 @@ def test_both_kinds_of_id_come_back_as_what_they_were(audit):
 
     assert list(audit.history("Design", OBJECT_ID.upper())["entity_id"]) == [OBJECT_ID]
     assert set(audit.recent(2)["entity_id"]) == {OBJECT_ID, id}
-
-
-# -- what is stored -------------------------------------------------------------------------------
 
 
 def test_an_update_keeps_the_fields_that_changed_with_both_values(audit):
@@ -220,9 +214,6 @@ def test_values_become_plain_json():
 )
 def test_both_values_of_what_changed_are_kept(old, new, kept):
     assert changes(old, new) == kept
-
-
-# -- what is refused ------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_recorded_is_refused(audit, count):

@@ -218,9 +218,6 @@ def test_a_database_without_a_trail_says_so(postgres_database: Callable[..., str
     assert frame["status"].tolist() == ["uncovered"]
 
 
-# -- MongoDB ---------------------------------------------------------------------------------------
-
-
 def test_a_collection_without_images_is_named(db: Database) -> None:
     """What a change replaced could not be recorded."""
     images = "changeStreamPreAndPostImages"

@@ -132,9 +132,6 @@ def test_a_user_who_is_not_there_keeps_no_change_from_being_recorded(audit, stor
         assert audit.log_read("User", id, user_id=stranger).user_id == stranger
 
 
-# -- roles ----------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def accounts(postgres_database: Callable[..., str]) -> Iterator[dict[str, PostgresStore]]:
     """Stores of an owner, an application and a reader, over a database that the owner migrated."""
@@ -195,9 +192,6 @@ def test_only_the_owner_writes_history(accounts, mongodb_database):
             with pytest.raises(errors.PermissionDenied, match=r"connect with role='owner'"):
                 write()
         assert (database.users.count(), database.designs.count()) == (3, 2)
-
-
-# -- beside capture -------------------------------------------------------------------------------
 
 
 def test_what_capture_recorded_is_completed(db):

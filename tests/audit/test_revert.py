@@ -49,9 +49,6 @@ def newest(db: Database, id: str) -> str:
     return str(db.audit.search(limit=50).query("entity_id == @id")["id"].iloc[0])
 
 
-# -- one entity, one row of the trail -------------------------------------------------------------
-
-
 def test_a_plan_changes_nothing_and_the_deed_is_the_plan(db):
     id = item(db)
     to = clock(db.postgres)
@@ -112,9 +109,6 @@ def test_each_end_of_a_row_is_undone(db):
     assert not db.catalog_items.with_deleted().exists(id=id)
 
 
-# -- a transaction --------------------------------------------------------------------------------
-
-
 def test_a_transaction_is_undone_as_a_whole(db):
     """Parents and children, in whatever order they must be written."""
     other = item(db)
@@ -163,9 +157,6 @@ def test_what_a_transaction_removed_comes_back_parents_first(db):
     made = db.audit.history("CatalogItem", parent).iloc[-1]["id"]
     with pytest.raises(errors.RevertRefused, match=rf"referred to by .*{child}"):
         db.audit.revert(event=made)
-
-
-# -- what is refused ------------------------------------------------------------------------------
 
 
 def refused(db: Database, says: str, **asked: Any) -> errors.RevertRefused:
@@ -266,9 +257,6 @@ def test_what_does_not_name_one_thing_to_undo_is_refused(db):
         audit.revert(transaction_id=number)
     with pytest.raises(errors.FeatureUnavailable, match="needs MongoDB"):
         Audit(db.postgres).revert("Design", DESIGN, to="1h")
-
-
-# -- designs, and tables without triggers ---------------------------------------------------------
 
 
 def test_a_design_is_reverted_in_one_write_that_checks_its_version(db):

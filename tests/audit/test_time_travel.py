@@ -41,8 +41,6 @@ def change(db: Database, id: str, **values: Any) -> None:
     db.catalog_items.with_deleted().update(id, **values)
 
 
-# -- the whole table ------------------------------------------------------------------------------
-
 STEP = st.tuples(
     st.sampled_from(["insert", "update", "soft delete", "restore", "delete", "rekey", "sweep"]),
     st.integers(0, 5),
@@ -170,9 +168,6 @@ def test_values_of_either_spelling_lead_back(store, audit, put):
     assert names == [[], ["Al"], ["Bea"]]
 
 
-# -- designs --------------------------------------------------------------------------------------
-
-
 def test_a_design_is_replayed_from_the_trail(audit, put):
     """Its id comes back as the ObjectId it is; a removal ends it."""
     at = NOW - timedelta(hours=4)
@@ -231,9 +226,6 @@ def test_long_values_are_read_in_the_past(db, kind):
     assert (
         len(db.audit.who_changed(field, entity_type=kind, id=id)["after"].iloc[0]) == len(after) + 2
     )
-
-
-# -- one entity -----------------------------------------------------------------------------------
 
 
 def test_a_timeline_has_a_row_for_each_changed_field(module_db):

@@ -15,7 +15,7 @@ from support.retention import (  # noqa: F401
     open_trail_fixture,
     settings_fixture,
 )
-from support.sql import do, value
+from support.sql import ask, do, value
 
 from fwdb.audit import Audit
 from fwdb.stores import PostgresStore, without_capture
@@ -108,5 +108,8 @@ def count(store: PostgresStore) -> Callable[[], int]:
 
 @pytest.fixture
 def put(audit: Audit) -> Callable[[list[dict[str, Any]]], None]:
-    """Writes rows of the past, which `log_…` cannot."""
+    """Writes rows of the past, which `log_…` cannot; months of three years are there."""
+    if value(audit.postgres, "SELECT to_regproc('audit.add_partitions')"):
+        since = "CAST(now() - interval '3 years' AS date)"
+        ask(audit.postgres, f"SELECT audit.add_partitions({since}, current_date)")
     return lambda rows: retention.put(audit, *rows)

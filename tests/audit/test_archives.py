@@ -258,15 +258,14 @@ def aged(postgres_database, template, open_trail) -> Audit:
 
 
 def changed(at: datetime, old: Any, new: Any, *, id: str = ITEM) -> dict[str, Any]:
-    action = "CREATE" if old is None else "DELETE" if new is None else "UPDATE"
-    given = {"old_values": old, "new_values": new}
+    values = {"old_values": old, "new_values": new}
     return {
         "created_at": at,
-        "action": action,
+        "action": "CREATE" if old is None else "DELETE" if new is None else "UPDATE",
         "entity_type": "CatalogItem",
         "entity_id": id,
         "origin": "trigger",
-        **{k: json.dumps(v) if isinstance(v, dict) else v for k, v in given.items()},
+        **{k: json.dumps(v) if isinstance(v, dict) else v for k, v in values.items()},
     }
 
 
@@ -308,9 +307,8 @@ def test_with_archives_the_past_is_whole(aged, monkeypatch):
     assert price(trail.as_of("CatalogItem", BEFORE, id=ITEM)) == 1
     assert trail.as_of("CatalogItem", BEFORE, id=GONE).empty
     found = trail.diff("CatalogItem", ITEM, BEFORE)
-    assert found[["field", "before", "after", "changes"]].values.tolist() == [
-        ["price", "1", "3", 2]
-    ]
+    told = found[["field", "before", "after", "changes"]].values.tolist()
+    assert told == [["price", "1", "3", 2]]
     assert trail.timeline("CatalogItem", ITEM)["after"].tolist() == ["2", "3"]
     assert '{"a": 1.10}' in trail.timeline("CatalogItem", GONE)["after"].tolist()
     assert there.loc[there["price"] == 7, "properties"].tolist() == ['{"a": 1.10}']
@@ -337,11 +335,8 @@ def test_the_answers_are_those_of_before_the_months_left(
 
     def answers(asked: Audit) -> list[pd.DataFrame]:
         found = [asked.as_of(kind, at) for kind in ("User", "Design") for at in moments]
-        return [
-            *found,
-            asked.who_changed("name", since=month(17)),
-            asked.timeline("Design", OBJECT_ID),
-        ]
+        changes = asked.who_changed("name", since=month(17))
+        return [*found, changes, asked.timeline("Design", OBJECT_ID)]
 
     before = answers(trail)
     assert trail.retain().removed
@@ -365,11 +360,8 @@ def seen_before() -> list[dict[str, Any]]:
     for number in range(3):
         life = f"0190c1a0-0000-7000-8000-00000000010{number}"
         user = {"id": life, "email": f"{number}@example.com", "name": "u"}
-        steps = [
-            (15, None, user),
-            (14, user, user | {"name": "v"}),
-            (13, user | {"name": "v"}, None),
-        ]
+        later = user | {"name": "v"}
+        steps = [(15, None, user), (14, user, later), (13, later, None)]
         rows += [
             changed(days_into(ago, number), old, new, id=life) | {"entity_type": "User"}
             for ago, old, new in steps[: number + 1]

@@ -148,12 +148,8 @@ def accounts(postgres_database: Callable[..., str]) -> Iterator[dict[str, Postgr
         f"SELECT ON TABLES TO {roles['reader']}",
     ):
         do(admin, given + grant)
-    stores = {
-        role: PostgresStore(
-            admin.url.set(username=name, password="x").render_as_string(hide_password=False)
-        )
-        for role, name in roles.items()
-    }
+    urls = {role: admin.url.set(username=name, password="x") for role, name in roles.items()}
+    stores = {role: PostgresStore(url.render_as_string(False)) for role, url in urls.items()}
     migrating.migrate(stores["owner"], None)
     yield stores
     for store in stores.values():

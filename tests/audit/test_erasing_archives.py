@@ -10,14 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from support.retention import (
-    NOW,
-    RESET,
-    days_into,
-    files,
-    name,
-    put,
-)
+from support.retention import NOW, RESET, days_into, files, name, put
 from support.sql import ask, do, value
 
 from fwdb import errors

@@ -148,9 +148,7 @@ CHANGES = st.one_of(
     st.fixed_dictionaries({"$set": st.fixed_dictionaries({"metadata.tags": st.lists(WORDS)})}),
     st.just({"$set": {"layers.1.color": "red"}}),
     st.fixed_dictionaries({"$push": st.fixed_dictionaries({"catalogItemIds": WORDS})}),
-    st.fixed_dictionaries(
-        {"$push": st.just({"layers": {"$each": [{"id": "p"}], "$slice": -2}})},
-    ),
+    st.fixed_dictionaries({"$push": st.just({"layers": {"$each": [{"id": "p"}], "$slice": -2}})}),
     st.just({"$pull": {"catalogItemIds": "a"}}),
     st.just({"$unset": {"metadata": "", "avatarId": ""}}),
     st.just({"$inc": {"version": 1}}),
@@ -432,8 +430,7 @@ def test_following_with_less_at_a_time_gets_on_and_asks_for_more_again(db, narro
 
 
 @pytest.mark.parametrize(
-    ("steps", "seen"),
-    [("L", []), ("ssLs", [0, 1, 3]), ("sTs", [0, 2]), ("LL", []), ("sLsL", [0])],
+    ("steps", "seen"), [("L", []), ("ssLs", [0, 1, 3]), ("sTs", [0, 2]), ("LL", []), ("sLsL", [0])]
 )
 def test_a_single_change_that_is_too_large_is_a_gap(db, narrow, steps, seen):
     """Those around it are recorded each, unless a second one hides the documents of then. T is a

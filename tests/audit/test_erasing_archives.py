@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.retention import NOW, RESET, days_into, files, name, put
 from support.sql import ask, do, value
+from support.urls import url_of
 
 from fwdb import errors
 from fwdb.audit import Audit
@@ -156,9 +157,8 @@ def test_it_is_refused_without_the_folder_while_held_and_beside_retention(
         patch.setattr(erase, "known_folder", lambda _: None)
         with pytest.raises(errors.ConfigError, match=r"2 months .* set FWDB_AUDIT_ARCHIVE"):
             retired.erase(user_id=USER, reason="x")
-    url = retired.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with (
-        partitions.alone(open_trail(url).postgres),
+        partitions.alone(open_trail(url_of(retired.postgres)).postgres),
         pytest.raises(errors.Conflict, match="at work"),
     ):
         retired.erase(user_id=USER, reason="x")

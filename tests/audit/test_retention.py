@@ -28,7 +28,7 @@ from support.retention import (
     put,
     states,
 )
-from support.sql import ask, do, value
+from support.sql import as_role, ask, do, value
 from support.urls import url_of
 
 from fwdb import config, errors, migrating
@@ -458,15 +458,15 @@ def test_a_hold_set_while_its_month_leaves_brings_it_back(audit):
     assert total(audit) == 1
     audit.release(name(15))
     assert audit.retain().removed == 1
-    put(audit, days_into(14, 1))
+    put(audit, days_into(16, 1))
     with pytest.raises(KeyboardInterrupt):
-        audit.retain(progress=once(14, stop))
-    table = f"audit.audit_logs_{month(14):%Y_%m}"
+        audit.retain(progress=once(16, stop))
+    table = f"audit.audit_logs_{month(16):%Y_%m}"
     do(audit.postgres, f"ALTER TABLE audit.audit_logs DETACH PARTITION {table} CONCURRENTLY")
-    assert states(audit)[name(14)] == "detached"
-    audit.hold(name(14))
+    assert states(audit)[name(16)] == "detached"
+    audit.hold(name(16))
     audit.retain()
-    assert states(audit)[name(14)] == "live"
+    assert states(audit)[name(16)] == "live"
     assert len(audit.search(limit=None)) == 1
 
 
@@ -489,34 +489,21 @@ def test_a_month_that_a_stopped_run_detached_is_verified_from_its_file(audit, mo
 # -- other ways, other shapes -----------------------------------------------------------------
 
 
-@contextmanager
-def limited(audit: Audit, grants: str) -> Iterator[Audit]:
-    """The trail as a role sees it that may do no more than `grants`."""
-    role = f"writer_{os.getpid()}"
-    do(audit.postgres, f"CREATE ROLE {role}; " + grants.format(role=role))
-    url = audit.postgres.url.set(drivername="postgresql")
-    url = url.update_query_dict({"options": f"-c role={role}"})
-    store = PostgresStore(url.render_as_string(hide_password=False))
-    try:
-        yield Audit(store, settings=audit.settings)
-    finally:
-        store.close()
-        do(audit.postgres, f"DROP OWNED BY {role}; DROP ROLE {role}")
-
-
 def test_a_role_that_may_not_remove_is_refused_before_anything_is_done(audit, adopted):
     """Dropping a month is the owner's; of a table in one piece the missing GRANT is named."""
     for trail in (audit, adopted):
         put(trail, days_into(15, 1))
-    usage = "GRANT USAGE ON SCHEMA audit TO {role}; GRANT SELECT"
-    with limited(audit, usage + " ON ALL TABLES IN SCHEMA audit TO {role}") as trail:
+    usage = "GRANT USAGE ON SCHEMA audit TO {}; GRANT SELECT"
+    with as_role(audit.postgres, usage + " ON ALL TABLES IN SCHEMA audit TO {}") as store:
+        trail = Audit(store, settings=audit.settings)
         with pytest.raises(errors.PermissionDenied, match="connect as the owner"):
             trail.retain()
         assert trail.retain(dry_run=True).expired == 1
         with pytest.raises(errors.PermissionDenied):
             trail.hold(name(15))
-    with limited(adopted, usage + ", INSERT ON audit.audit_logs TO {role}") as trail:
-        with pytest.raises(errors.PermissionDenied, match=r'GRANT DELETE .* TO "writer_\d+"'):
+    with as_role(adopted.postgres, usage + ", INSERT ON audit.audit_logs TO {}") as store:
+        trail = Audit(store, settings=audit.settings)
+        with pytest.raises(errors.PermissionDenied, match=r'GRANT DELETE .* TO "limited_\d+"'):
             trail.retain()
         assert trail.retain(dry_run=True).expired == 1
     assert len(adopted.search(limit=None)) == 1

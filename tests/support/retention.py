@@ -16,7 +16,8 @@ from fwdb import cli, config
 from fwdb.audit import Audit
 from fwdb.database import Database
 from fwdb.stores import PostgresStore
-from support.sql import ask, do
+from support.sql import ask, do, value
+from support.urls import url_of
 
 NOW = datetime.now(UTC)
 
@@ -81,8 +82,7 @@ def open_trail_fixture(settings: config.Settings) -> Iterator[Callable[[str], Au
 @pytest.fixture(name="audit")
 def audit_fixture(module_db: Database, open_trail: Callable[[str], Audit]) -> Audit:
     """The trail of a migrated database, with the months from now on and no row."""
-    url = module_db.postgres.url.set(drivername="postgresql")
-    audit = open_trail(url.render_as_string(hide_password=False))
+    audit = open_trail(url_of(module_db.postgres))
     do(audit.postgres, RESET)
     return audit
 
@@ -91,7 +91,7 @@ def put(audit: Audit, *rows: dict[str, Any] | datetime) -> None:
     """Rows of the past: of a moment, or with whatever is given."""
     given = [row if isinstance(row, dict) else {"created_at": row} for row in rows]
     first = min(row["created_at"] for row in given)
-    if ask(audit.postgres, "SELECT to_regproc('audit.add_partitions') AS name")[0]["name"]:
+    if value(audit.postgres, "SELECT to_regproc('audit.add_partitions')"):
         made = "SELECT audit.add_partitions(CAST(:first AS date), current_date)"
         ask(audit.postgres, made, first=first)
     usual = {"entity_type": "User", "action": "UPDATE", "user_id": None}
@@ -111,8 +111,7 @@ def fwdb_fixture(
     """Runs ``fwdb audit …`` on the database of a trail: exit code, output, what was said."""
 
     def on(audit: Audit) -> Command:
-        url = audit.postgres.url.set(drivername="postgresql")
-        monkeypatch.setenv("FWDB_POSTGRES_URL", url.render_as_string(hide_password=False))
+        monkeypatch.setenv("FWDB_POSTGRES_URL", url_of(audit.postgres))
         monkeypatch.setenv("FWDB_MONGODB_URL", servers.mongodb)
         monkeypatch.setenv("FWDB_AUDIT_ARCHIVE", str(archive))
 

@@ -1,4 +1,4 @@
-"""What the tests of seals share: statements, trails with a key, and a month in an archive."""
+"""What the tests of seals share: trails with a key, and a month in an archive."""
 
 from __future__ import annotations
 

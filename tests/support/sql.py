@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -25,3 +28,18 @@ def value(store: PostgresStore, statement: str, **given: Any) -> Any:
 
 def clock(store: PostgresStore) -> datetime:
     return value(store, "SELECT clock_timestamp()")
+
+
+@contextmanager
+def as_role(store: PostgresStore, grants: str) -> Iterator[PostgresStore]:
+    """The database as a role sees it that has no more than `grants`, which say its name as {}."""
+    role = f"limited_{os.getpid()}"
+    do(store, f"CREATE ROLE {role}; {grants.format(*[role] * grants.count('{}'))}")
+    url = store.url.set(drivername="postgresql")
+    url = url.update_query_dict({"options": f"-c role={role}"})
+    limited = PostgresStore(url.render_as_string(hide_password=False))
+    try:
+        yield limited
+    finally:
+        limited.close()
+        do(store, f"DROP OWNED BY {role}; DROP ROLE {role}")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pandas as pd
 import pytest
-import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from support import retention
+from support.retention import (  # noqa: F401
+    archive_fixture,
+    fwdb_fixture,
+    open_trail_fixture,
+    settings_fixture,
+)
+from support.sql import ask, do, value
 
 from fwdb.audit import Audit
 from fwdb.stores import PostgresStore, without_capture
@@ -60,22 +65,22 @@ def made(request: pytest.FixtureRequest, servers: Any) -> Iterator[PostgresStore
     own = request.param == "own"
     template = f" TEMPLATE {request.getfixturevalue('template')}" if own else ""
     admin = PostgresStore(servers.postgres)
-    admin.execute(sa.text(f"CREATE DATABASE {name}{template}"))
+    do(admin, f"CREATE DATABASE {name}{template}")
     url = make_url(servers.postgres).set(database=name)
     store = PostgresStore(url.render_as_string(hide_password=False))
     if not own:
-        store.execute(sa.text(EXISTING))
+        do(store, EXISTING)
     yield store
     store.close()
-    admin.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    do(admin, f"DROP DATABASE {name} WITH (FORCE)")
     admin.close()
 
 
 @pytest.fixture
 def store(made: PostgresStore) -> PostgresStore:
     """The database with an empty trail."""
-    made.execute(sa.text("DELETE FROM shared.users WHERE email LIKE '%@example.com'"))
-    made.execute(sa.text("TRUNCATE audit.audit_logs"))
+    do(made, "DELETE FROM shared.users WHERE email LIKE '%@example.com'")
+    do(made, "TRUNCATE audit.audit_logs")
     return made
 
 
@@ -87,35 +92,24 @@ def audit(store: PostgresStore) -> Audit:
 @pytest.fixture
 def actor(store: PostgresStore) -> str:
     """The id of a user who does things."""
-    made = sa.text(
+    made = (
         "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
         " VALUES ('actor@example.com', 'x', 'A', 'C') RETURNING id"
     )
     with without_capture(store, ["shared.users"]):
-        return str(store.rows(made)[0]["id"])
+        return str(value(store, made))
 
 
 @pytest.fixture
 def count(store: PostgresStore) -> Callable[[], int]:
     """The number of rows of the trail."""
-    statement = sa.text("SELECT count(*) AS n FROM audit.audit_logs")
-    return lambda: int(store.rows(statement)[0]["n"])
+    return lambda: int(value(store, "SELECT count(*) AS n FROM audit.audit_logs"))
 
 
 @pytest.fixture
-def put(store: PostgresStore) -> Callable[[list[dict[str, Any]]], None]:
-    """Writes rows of the past, which `log_…` cannot."""
-
-    own = store.rows(sa.text("SELECT to_regproc('audit.add_partitions') AS name"))[0]["name"]
-    if own is not None:
-        months = "audit.add_partitions(CAST(now() - interval '3 years' AS date), current_date)"
-        store.rows(sa.text(f"SELECT {months}"))
-
-    def write(rows: list[dict[str, Any]]) -> None:
-        usual = {"entity_type": "User", "action": "UPDATE", "user_id": None}
-        store.copy(
-            "audit.audit_logs",
-            pd.DataFrame([{**usual, "entity_id": str(uuid.uuid4()), **row} for row in rows]),
-        )
-
-    return write
+def put(audit: Audit) -> Callable[[list[dict[str, Any]]], None]:
+    """Writes rows of the past, which `log_…` cannot; months of three years are there."""
+    if value(audit.postgres, "SELECT to_regproc('audit.add_partitions')"):
+        since = "CAST(now() - interval '3 years' AS date)"
+        ask(audit.postgres, f"SELECT audit.add_partitions({since}, current_date)")
+    return lambda rows: retention.put(audit, *rows)

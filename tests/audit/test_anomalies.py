@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import sqlalchemy as sa
-from support.capturing import unrecorded
+from support.sql import ask, value
 
 from fwdb.audit import Audit
 from fwdb.seeding import volume
-from fwdb.stores import PostgresStore
+from fwdb.stores import PostgresStore, without_capture
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 NIGHT = TODAY - timedelta(days=2) + timedelta(hours=3)
@@ -22,23 +21,20 @@ NIGHT = TODAY - timedelta(days=2) + timedelta(hours=3)
 @pytest.fixture
 def people(store: PostgresStore) -> list[str]:
     """The ids of users who do things."""
-    made = sa.text(
+    made = (
         "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
         " SELECT 'p' || n || '@example.com', 'x', 'A', 'B' FROM generate_series(1, 12) AS n"
         " RETURNING id"
     )
-    with unrecorded(store):
-        return [str(row["id"]) for row in store.rows(made)]
+    with without_capture(store, ["shared.users"]):
+        return [str(row["id"]) for row in ask(store, made)]
 
 
 def days(user: str | None, count: int, *, each: int = 3, **more: Any) -> list[dict[str, Any]]:
     """Rows of `count` days up to yesterday at ten in the morning."""
+    ten = timedelta(hours=10)
     return [
-        {
-            "user_id": user,
-            "created_at": TODAY - timedelta(days=day) + timedelta(hours=10, minutes=20 * n),
-            **more,
-        }
+        {"user_id": user, "created_at": TODAY - timedelta(days=day, minutes=-20 * n) + ten, **more}
         for day in range(1, count + 1)
         for n in range(each)
     ]
@@ -78,7 +74,7 @@ def test_the_year_of_the_demonstration_has_what_was_planted_and_no_more(store, a
     trail = pd.concat([part.audit_logs for part in volume.parts(plan)])
     people = pd.concat([part.users for part in volume.parts(plan)])
     keep = ["id", "email", "password_hash", "first_name", "last_name"]
-    with unrecorded(store):
+    with without_capture(store, ["shared.users"]):
         store.copy("shared.users", people[keep])
     store.copy("audit.audit_logs", trail)
     frame = audit.anomalies("365d")
@@ -135,7 +131,6 @@ def test_a_newcomer_is_compared_with_newcomers(audit, put, people):
 
 
 def test_a_mass_deletion_is_found_whoever_did_it(audit, put, people):
-    """By a user, or without one; deletions over the day are none."""
     put([row for user in people for row in days(user, 30, each=1, action="DELETE")])
     put(many(people[0], 15, NIGHT, action="DELETE", entity_type="Avatar"))
     put(many(None, 12, NIGHT, action="DELETE", entity_type="Design"))
@@ -152,19 +147,11 @@ def test_clearing_out_what_one_made_oneself_is_no_mass_deletion(audit, put, peop
     mine, theirs = ([str(uuid.uuid4()) for _ in range(30)] for _ in range(2))
     made = TODAY - timedelta(days=20)
     for owner, ids in ((people[0], mine), (people[1], theirs)):
-        put(
-            [
-                {"user_id": owner, "entity_id": id, "action": "CREATE", "created_at": made}
-                for id in ids
-            ]
-        )
+        made_by = {"user_id": owner, "action": "CREATE", "created_at": made}
+        put([{**made_by, "entity_id": id} for id in ids])
     for ids, at in ((mine, NIGHT), (theirs, NIGHT + timedelta(hours=5))):
-        put(
-            [
-                {"user_id": people[0], "entity_id": id, "action": "DELETE", "created_at": at}
-                for id in ids
-            ]
-        )
+        gone = {"user_id": people[0], "action": "DELETE", "created_at": at}
+        put([{**gone, "entity_id": id} for id in ids])
     odd = found(audit, "mass_delete")
 
     assert list(odd["started_at"]) == [pd.Timestamp(NIGHT + timedelta(hours=5))]
@@ -173,7 +160,7 @@ def test_clearing_out_what_one_made_oneself_is_no_mass_deletion(audit, put, peop
 @pytest.fixture
 def own(store: PostgresStore) -> None:
     """Only on a table that keeps what the server knows, and refuses no unknown user."""
-    if not store.rows(sa.text("SELECT to_regproc('audit.add_partitions') AS f"))[0]["f"]:
+    if not value(store, "SELECT to_regproc('audit.add_partitions') AS f"):
         pytest.skip("the service's table has a foreign key and no login")
 
 

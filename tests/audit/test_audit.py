@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
-import sqlalchemy as sa
+from support.sql import ask, do
 
 from fwdb import errors, models
 from fwdb.audit.values import changes, image, redact_json
@@ -20,26 +20,13 @@ OBJECT_ID = "65a1b2c3d4e5f60718293a4b"
 
 def user(**given: object) -> models.User:
     now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    fields = {
-        "id": str(uuid.uuid4()),
-        "email": "ana@example.com",
-        "password_hash": HASH,
-        "first_name": "Ana",
-        "last_name": "Lima",
-        "role": "user",
-        "is_active": True,
-        "email_verified": True,
-        "created_at": now,
-        "updated_at": now,
-    }
+    who = {"email": "ana@example.com", "first_name": "Ana", "last_name": "Lima", "role": "user"}
+    is_so = {"is_active": True, "email_verified": True, "created_at": now, "updated_at": now}
+    fields = {"id": str(uuid.uuid4()), "password_hash": HASH, **who, **is_so}
     return models.User(**{**fields, **given})
 
 
-# -- with the change, or not at all ---------------------------------------------------------------
-
-
 def test_a_rolled_back_change_takes_its_audit_row_along(audit, store, actor, count):
-    """The row of the trail is part of the transaction of the change."""
     before = count()
 
     def change() -> None:
@@ -58,23 +45,22 @@ def test_a_failed_audit_write_rolls_the_change_back(audit, store):
 
     def change() -> None:
         with store.transaction():
-            store.execute(
-                sa.text(
-                    "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
-                    " VALUES ('lost@example.com', 'x', 'A', 'B')"
-                )
+            do(
+                store,
+                "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
+                " VALUES ('lost@example.com', 'x', 'A', 'B')",
             )
             audit.log_create("User", uuid.uuid4(), {"email": "a"}, user_agent="refused")
 
     rule = "ALTER TABLE audit.audit_logs {} CONSTRAINT refusal {}"
-    store.execute(sa.text(rule.format("ADD", "CHECK (user_agent <> 'refused')")))
+    do(store, rule.format("ADD", "CHECK (user_agent <> 'refused')"))
     try:
         with pytest.raises(errors.InvalidData):
             change()
     finally:
-        store.execute(sa.text(rule.format("DROP", "")))
+        do(store, rule.format("DROP", ""))
 
-    assert not store.rows(sa.text("SELECT 1 FROM shared.users WHERE email = 'lost@example.com'"))
+    assert not ask(store, "SELECT 1 FROM shared.users WHERE email = 'lost@example.com'")
 
 
 def test_the_actor_and_where_they_came_from_are_kept(audit, actor):
@@ -96,7 +82,6 @@ def test_the_actor_and_where_they_came_from_are_kept(audit, actor):
 
 
 def test_changes_of_one_transaction_keep_their_order(audit, store):
-    """The time of a row is that of its change, not the start of the transaction."""
     id = uuid.uuid4()
     with store.transaction():
         audit.log_create("Avatar", id, {"name": "0"})
@@ -123,23 +108,14 @@ def test_both_kinds_of_id_come_back_as_what_they_were(audit):
     assert set(audit.recent(2)["entity_id"]) == {OBJECT_ID, id}
 
 
-# -- what is stored -------------------------------------------------------------------------------
-
-
 def test_an_update_keeps_the_fields_that_changed_with_both_values(audit):
-    """Fields that are the same on both sides are not stored twice."""
     old = user()
     new = replace(old, first_name="Anna", updated_at=old.updated_at + timedelta(hours=1))
     written = audit.log_update("User", old.id, old, new)
 
-    assert written.old_values == {
-        "first_name": "Ana",
-        "updated_at": "2026-01-02T03:04:05+00:00",
-    }
-    assert written.new_values == {
-        "first_name": "Anna",
-        "updated_at": "2026-01-02T04:04:05+00:00",
-    }
+    before, after = (f"2026-01-02T0{hour}:04:05+00:00" for hour in (3, 4))
+    assert written.old_values == {"first_name": "Ana", "updated_at": before}
+    assert written.new_values == {"first_name": "Anna", "updated_at": after}
     assert list(audit.history("User", old.id)["changed_fields"]) == ["first_name"]
     same = replace(new, updated_at=datetime.now(UTC))
     assert audit.log_update("User", old.id, new, same) is None
@@ -157,8 +133,7 @@ def test_no_secret_reaches_the_table(audit, store):
     audit.log_delete("User", old.id, new)
 
     text = "\n".join(
-        row["row"]
-        for row in store.rows(sa.text("SELECT CAST(a AS text) AS row FROM audit.audit_logs a"))
+        row["row"] for row in ask(store, "SELECT CAST(a AS text) AS row FROM audit.audit_logs a")
     )
     for secret in (HASH, new.password_hash, HASH[8:30], "k3y-abc", "t0ken-abc", "pa55-abc"):
         assert secret not in text
@@ -172,17 +147,14 @@ def test_no_secret_reaches_the_table(audit, store):
 def test_secrets_that_another_program_stored_are_not_shown(audit, store):
     """The existing service stores whole entities; asking for them redacts them."""
     id = uuid.uuid4()
-    store.execute(
-        sa.text(
-            "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values, new_values)"
-            " VALUES ('User', :id, 'UPDATE', :old, :new)"
-        ),
-        {
-            "id": id,
-            "old": json.dumps({"passwordHash": HASH, "firstName": "A", "email": "e"}),
-            "new": json.dumps({"passwordHash": HASH, "firstName": "B", "email": "e"}),
-        },
+    old, new = (
+        json.dumps({"passwordHash": HASH, "firstName": name, "email": "e"}) for name in "AB"
     )
+    change = (
+        "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values, new_values)"
+        " VALUES ('User', :id, 'UPDATE', :old, :new)"
+    )
+    do(store, change, id=id, old=old, new=new)
     row = audit.history("User", id).iloc[0]
 
     assert HASH not in row.to_json()
@@ -194,20 +166,18 @@ def test_secrets_that_another_program_stored_are_not_shown(audit, store):
 def test_values_become_plain_json():
     """Each type has one text, whatever the clock or locale of the program."""
     id = uuid.uuid4()
-    found = image(
-        {
-            "id": id,
-            "at": datetime(2026, 1, 2, 3, tzinfo=timezone(timedelta(hours=2))),
-            "day": date(2026, 1, 2),
-            "price": Decimal("1.10"),
-            "ratio": float("nan"),
-            "tags": {"b", "a"},
-            "name": "a\x00b",
-            "raw": b"\x01\xff",
-            1: (1, None, True),
-        }
-    )
-    assert found == {
+    raw = {
+        "id": id,
+        "at": datetime(2026, 1, 2, 3, tzinfo=timezone(timedelta(hours=2))),
+        "day": date(2026, 1, 2),
+        "price": Decimal("1.10"),
+        "ratio": float("nan"),
+        "tags": {"b", "a"},
+        "name": "a\x00b",
+        "raw": b"\x01\xff",
+        1: (1, None, True),
+    }
+    assert image(raw) == {
         "id": str(id),
         "at": "2026-01-02T01:00:00+00:00",
         "day": "2026-01-02",
@@ -218,6 +188,8 @@ def test_values_become_plain_json():
         "raw": "01ff",
         "1": [1, None, True],
     }
+    # `metadata` is free text; a word in it does not make it JSON.
+    assert redact_json("the token was lost") == "the token was lost"
 
 
 @pytest.mark.parametrize(
@@ -244,16 +216,8 @@ def test_both_values_of_what_changed_are_kept(old, new, kept):
     assert changes(old, new) == kept
 
 
-def test_text_that_is_no_json_is_shown_as_it_is():
-    """`metadata` is free text; a word in it does not make it JSON."""
-    assert redact_json("the token was lost") == "the token was lost"
-
-
-# -- what is refused ------------------------------------------------------------------------------
-
-
-def test_an_unknown_entity_type_is_refused_with_the_nearest(audit, count):
-    """The trail has no kind of row that no question would find."""
+def test_what_cannot_be_recorded_is_refused(audit, count):
+    """One sentence says what to give; no kind of row is written that no question would find."""
     before = count()
     for write in (
         lambda: audit.log_create("Avatr", uuid.uuid4(), {}),
@@ -263,22 +227,12 @@ def test_an_unknown_entity_type_is_refused_with_the_nearest(audit, count):
     ):
         with pytest.raises(errors.UnknownName, match="did you mean 'Avatar'"):
             write()
-    assert count() == before
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
+    for given, says in (
         ({"id": "42"}, "UUID or the 24 hexadecimal digits"),
         ({"user_id": "ana"}, "UUID of a user"),
         ({"ip_address": "10.0.0.1, 10.0.0.2"}, "one address"),
         ({"new": [1]}, "an entity or a mapping"),
-    ],
-)
-def test_values_that_cannot_be_recorded_are_refused(audit, count, given, says):
-    """One sentence says what to give; nothing is written."""
-    before = count()
-    arguments = {"id": str(uuid.uuid4()), "new": {"name": "x"}, **given}
-    with pytest.raises(errors.ParameterError, match=says):
-        audit.log_create("Avatar", **arguments)
+    ):
+        with pytest.raises(errors.ParameterError, match=says):
+            audit.log_create("Avatar", **{"id": uuid.uuid4(), "new": {"name": "x"}, **given})
     assert count() == before

@@ -10,18 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from support.retention import (
-    NOW,
-    RESET,
-    archive_fixture,  # noqa: F401
-    days_into,
-    files,
-    name,
-    open_trail_fixture,  # noqa: F401
-    put,
-    settings_fixture,  # noqa: F401
-)
-from support.seal import ask, do
+from support.retention import NOW, RESET, days_into, files, name, put
+from support.sql import ask, do, value
+from support.urls import url_of
 
 from fwdb import errors
 from fwdb.audit import Audit
@@ -36,9 +27,7 @@ ADDRESS = "192.0.2.77"
 
 
 @pytest.fixture
-def audit(
-    postgres_database: Callable[..., str], template: str, open_trail: Callable[[str], Audit]
-) -> Audit:
+def audit(postgres_database, template, open_trail) -> Audit:
     """A trail with two months past their retention and one of now, in which USER did some."""
     trail = open_trail(postgres_database(template=template))
     do(trail.postgres, RESET)
@@ -75,11 +64,15 @@ def held(archive: Path, column: str) -> list[Any]:
 def test_who_did_it_is_erased_from_table_and_files_and_the_seals_hold(retired, archive):
     """Only of that user; the changes themselves stay, and so do all other columns."""
     before = {path: pq.read_table(archive / path) for path in files(archive) if path[-1] == "t"}
+    trail = retired.with_archives()
+    assert len(trail.by_user(USER)) == 4
     planned = retired.erase(user_id=USER, reason="request 7", dry_run=True)
     unchanged = files(archive)
     said: list[str] = []
     done = retired.erase(user_id=USER, reason="request 7", progress=said.append)
     again = retired.erase(user_id=USER, reason="request 7")
+    nobody = retired.erase(user_id=str(uuid.uuid4()), reason="request 9")
+    answered = trail.by_user(USER), trail.by_user(OTHER), trail.search(entity_type="User")
     retired.seal()
     found = retired.verify()
 
@@ -87,6 +80,9 @@ def test_who_did_it_is_erased_from_table_and_files_and_the_seals_hold(retired, a
     assert (planned.rows, planned.archived_rows, planned.archives) == (4, 3, tuple(before))
     assert (done.rows, done.archived_rows, done.archives) == (4, 3, tuple(before))
     assert (again.rows, again.archives) == (0, ())
+    assert (nobody.rows, nobody.archives, nobody.erasure_id) == (0, (), None)
+    assert [len(frame) for frame in answered] == [0, 4, 8], "from the files as from the table"
+    assert retired.retain().months == ()
     assert found.intact, found.findings
     assert (found.erased_rows, found.archived_rows, found.checked_rows) == (4, 6, 9)
     assert [run["rows"] for run in found.erasures] == [4]
@@ -103,18 +99,6 @@ def test_who_did_it_is_erased_from_table_and_files_and_the_seals_hold(retired, a
         assert table.select(kept).equals(old.select(kept))
 
 
-def test_the_archives_answer_without_what_was_erased(retired):
-    """By the same questions, from files that are checked as before."""
-    trail = retired.with_archives()
-    assert len(trail.by_user(USER)) == 4
-    retired.erase(user_id=USER, reason="request 7")
-
-    assert trail.by_user(USER).empty
-    assert len(trail.by_user(OTHER)) == 4
-    assert len(trail.search(limit=None, entity_type="User")) == 8
-    assert retired.retain().months == ()
-
-
 def test_what_rows_held_of_an_entity_is_erased(retired, archive):
     done = retired.erase(entity_type="User", id=ENTITY, reason="request 8")
 
@@ -125,56 +109,42 @@ def test_what_rows_held_of_an_entity_is_erased(retired, archive):
     assert retired.verify().intact
 
 
-def test_files_without_such_rows_are_left_alone(retired, archive):
-    before = files(archive)
-    done = retired.erase(user_id=str(uuid.uuid4()), reason="request 9")
-
-    assert (done.rows, done.archives, done.erasure_id) == (0, (), None)
-    assert files(archive) == before
-
-
-def test_an_archived_row_that_was_altered_is_not_erased(retired, archive):
-    """Nothing changes then, and what was written anew is gone again."""
-    before = files(archive)
-    do(retired.postgres, "UPDATE audit.seals SET leaves = sha256('x') WHERE number = 1")
-    with pytest.raises(errors.SealError, match="not as it was sealed"):
-        retired.erase(user_id=USER, reason="x")
-
-    assert files(archive) == before
-    assert ask(retired.postgres, "SELECT count(*) AS n FROM audit.erasures")[0]["n"] == 0
-    assert len(retired.by_user(USER)) == 1
+HARM: dict[str, tuple[Callable[[Audit, Path], Any], type[errors.FwdbError], str]] = {
+    "a row was altered": (
+        lambda audit, _: do(
+            audit.postgres, "UPDATE audit.seals SET leaves = sha256('x') WHERE number = 1"
+        ),
+        errors.SealError,
+        "not as it was sealed",
+    ),
+    "a file is damaged": (
+        lambda _, path: path.write_bytes(path.read_bytes()[:-9]), errors.ArchiveError, "damaged",
+    ),
+    "a file is missing": (lambda _, path: path.unlink(), errors.ArchiveError, "missing"),
+    "the disk is full": (lambda *_: None, errors.ArchiveError, "cannot be written"),
+}  # fmt: skip
 
 
-def test_a_file_that_is_not_whole_stops_it_before_anything_changes(retired, archive):
-    """Its rows could not be erased, and nobody should think that they were."""
-    path = sorted(archive.glob("*.parquet"))[-1]
-    for damage, sentence in (
-        (lambda: path.write_bytes(path.read_bytes()[:-9]), "damaged"),
-        (path.unlink, "missing"),
-    ):
-        damage()
-        before = files(archive)
-        with pytest.raises(errors.ArchiveError, match=sentence):
-            retired.erase(user_id=USER, reason="x")
-
-        assert files(archive) == before
-        assert len(retired.by_user(USER)) == 1
-
-
-def test_a_disk_that_is_full_leaves_all_as_it_was(retired, archive, monkeypatch):
-    """At the second file: the first new one goes again."""
-    before, write = files(archive), Archive.write
+@pytest.mark.parametrize("name", HARM)
+def test_what_stops_it_leaves_all_as_it_was(retired, archive, monkeypatch, name):
+    """Nobody should think that rows were erased; what was written anew is gone again."""
+    write = Archive.write
 
     def full(folder: Path, month: date, *rest: Any, **more: Any) -> Archive:
-        if month == days_into(13, 0).date():
+        if month == days_into(13, 0).date():  # the second file
             raise errors.ArchiveError(f"the month {month} cannot be written")
         return write(folder, month, *rest, **more)
 
-    monkeypatch.setattr(Archive, "write", staticmethod(full))
-    with pytest.raises(errors.ArchiveError, match="cannot be written"):
+    harm, refusal, said = HARM[name]
+    harm(retired, sorted(archive.glob("*.parquet"))[-1])
+    before = files(archive)
+    if name == "the disk is full":
+        monkeypatch.setattr(Archive, "write", staticmethod(full))
+    with pytest.raises(refusal, match=said):
         retired.erase(user_id=USER, reason="x")
 
     assert files(archive) == before
+    assert value(retired.postgres, "SELECT count(*) AS n FROM audit.erasures") == 0
     assert len(retired.by_user(USER)) == 1
 
 
@@ -187,9 +157,8 @@ def test_it_is_refused_without_the_folder_while_held_and_beside_retention(
         patch.setattr(erase, "known_folder", lambda _: None)
         with pytest.raises(errors.ConfigError, match=r"2 months .* set FWDB_AUDIT_ARCHIVE"):
             retired.erase(user_id=USER, reason="x")
-    url = retired.postgres.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with (
-        partitions.alone(open_trail(url).postgres),
+        partitions.alone(open_trail(url_of(retired.postgres)).postgres),
         pytest.raises(errors.Conflict, match="at work"),
     ):
         retired.erase(user_id=USER, reason="x")
@@ -200,6 +169,10 @@ def test_it_is_refused_without_the_folder_while_held_and_beside_retention(
     retired.release(name(13))
 
     assert retired.erase(user_id=USER, reason="x").rows == 4
+    do(retired.postgres, "ALTER TABLE audit.archives DROP COLUMN replaced")  # not migrated yet
+    with pytest.raises(errors.FeatureUnavailable, match="fwdb migrate"):
+        retired.erase(user_id=OTHER, reason="x")
+    assert retired.retain().months == ()
 
 
 def test_a_month_on_its_way_out_must_leave_first(audit, monkeypatch):
@@ -285,30 +258,20 @@ def test_only_an_older_export_of_that_month_is_ever_removed(retired, archive):
     )
     before = files(archive)
     names = [str(outside), "../outside.parquet", "other.parquet", later, path, "..", ""]
+    replaced = "UPDATE audit.archives SET replaced = ARRAY[CAST(:name AS text)] WHERE path = :path"
+    renamed = "UPDATE audit.archives SET path = :said WHERE path = :path"
     for said in names:
-        change = (
-            "UPDATE audit.archives SET replaced = ARRAY[CAST(:name AS text)] WHERE path = :path"
-        )
-        do(retired.postgres, change, name=said, path=path)
+        do(retired.postgres, replaced, name=said, path=path)
         with pytest.raises(errors.ArchiveError, match="Find out who did"):
             retired.retain()
         assert files(archive) == before, said
     do(retired.postgres, "UPDATE audit.archives SET replaced = DEFAULT")
     for said in set(names) - {path}:
-        change = "UPDATE audit.archives SET path = :said WHERE path = :path"
-        do(retired.postgres, change, said=said, path=path)
+        do(retired.postgres, renamed, said=said, path=path)
         with pytest.raises(errors.ArchiveError):
             retired.erase(user_id=USER, reason="x")
         assert not retired.verify().intact
         assert files(archive) == before, said
-        do(retired.postgres, change, said=path, path=said)
+        do(retired.postgres, renamed, said=path, path=said)
 
     assert outside.exists()
-
-
-def test_before_the_migration_it_says_migrate(retired):
-    do(retired.postgres, "ALTER TABLE audit.archives DROP COLUMN replaced")
-    with pytest.raises(errors.FeatureUnavailable, match="fwdb migrate"):
-        retired.erase(user_id=USER, reason="x")
-
-    assert retired.retain().months == ()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pymongo
 import pytest
-import sqlalchemy as sa
 from support.embedded import FULL, home, kill, pid, up  # noqa: F401
+from support.sql import ask
 
 import fwdb
 from fwdb import migrating
@@ -92,25 +92,20 @@ def test_no_change_is_lost_or_doubled_by_kill_9(home, wait_until, monkeypatch): 
     with fwdb.connect(role="owner") as db:
         designs = {d["_id"]: d["version"] for d in db.mongodb.collection("designs").find()}
 
-        def versions() -> dict[str, list[int]]:
-            rows = db.postgres.rows(
-                sa.text("""
-                SELECT entity_id, CAST(new_values ->> 'version' AS int) AS version
-                FROM audit.audit_logs WHERE origin = 'follower' ORDER BY created_at, id""")
+        def versions() -> list[list[int]]:
+            of_each = ask(
+                db.postgres,
+                "SELECT array_agg(CAST(new_values ->> 'version' AS int) ORDER BY created_at, id)"
+                " AS seen FROM audit.audit_logs WHERE origin = 'follower' GROUP BY entity_id",
             )
-            found = defaultdict(list)
-            for row in rows:
-                found[str(row["entity_id"])].append(row["version"])
-            return dict(found)
+            return sorted(row["seen"] for row in of_each)
 
-        wait_until(
-            lambda: sorted(v[-1] for v in versions().values()) == sorted(designs.values()),
-            timeout=60,
-        )
+        newest = sorted(designs.values())
+        wait_until(lambda: sorted(seen[-1] for seen in versions()) == newest, timeout=60)
         follower.send_signal(signal.SIGTERM)
         assert follower.wait(timeout=30) == 0
         again = db.audit.follow(once=True)
-        found = sorted(versions().values())
+        found = versions()
         gaps = db.audit.gaps()
 
     assert again.changes == 0
@@ -136,11 +131,10 @@ def test_a_frozen_server_is_left_and_found_again(home, wait_until, monkeypatch, 
             finally:
                 os.kill(server, signal.SIGCONT)
             designs.update_one({"_id": 1}, {"$set": {"name": "b", "version": 2}})
-        found = db.postgres.rows(
-            sa.text(
-                "SELECT new_values ->> 'name' AS name FROM audit.audit_logs"
-                " WHERE origin = 'follower' ORDER BY created_at, id"
-            )
+        found = ask(
+            db.postgres,
+            "SELECT new_values ->> 'name' AS name FROM audit.audit_logs"
+            " WHERE origin = 'follower' ORDER BY created_at, id",
         )
 
     assert [row["name"] for row in found] == ["a", "b"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.seal import archived, ask, audit_of, do
+from support import retention
+from support.seal import archived, audit_of
+from support.sql import ask, do, value
 
 from fwdb import errors, migrating, reports
 from fwdb.audit import Audit
@@ -40,10 +43,8 @@ def store(module_db: Any) -> PostgresStore:
         "TRUNCATE audit.audit_logs, audit.seals, audit.erasures, audit.archives;"
         " DELETE FROM shared.users WHERE email LIKE '%@example.com'"
     )
-    do(
-        module_db.postgres,
-        f"SET session_replication_role = replica; {empty}; RESET session_replication_role",
-    )
+    change = f"SET session_replication_role = replica; {empty}; RESET session_replication_role"
+    do(module_db.postgres, change)
     return module_db.postgres
 
 
@@ -62,28 +63,16 @@ def put(store: PostgresStore) -> Any:
     """Writes rows, one of each transaction, at times of this and the last months."""
 
     def write(count: int, *, month: int = 0, user: str | None = None) -> None:
-        do(
-            store,
-            "SELECT audit.add_partitions(CAST(now() - make_interval(months => :m) AS date),"
-            " current_date)",
-            m=month,
-        )
         for n in range(count):
-            do(
-                store,
-                "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values,"
-                " new_values, metadata, user_id, ip_address, created_at) VALUES ('User',"
-                " gen_random_uuid(), 'UPDATE', CAST(:old AS jsonb), CAST(:new AS jsonb),"
-                " :metadata, CAST(:user AS uuid), '192.0.2.7',"
-                " date_trunc('month', now()) - make_interval(months => :m)"
-                " + make_interval(secs => 0.1 * :n))",
-                old='{"price": 1.10}',
-                new='{"price": 2.50, "name": "Ä\\\\b"}',
-                metadata=f"tab\t, line\n, backslash \\ {n}",
-                user=user,
-                m=month,
-                n=n,
-            )
+            row = {
+                "created_at": retention.month(month) + timedelta(seconds=0.1 * n),
+                "old_values": '{"price": 1.10}',
+                "new_values": '{"price": 2.50, "name": "Ä\\\\b"}',
+                "metadata": f"tab\t, line\n, backslash \\ {n}",
+                "user_id": user,
+                "ip_address": "192.0.2.7",
+            }
+            retention.put(Audit(store), row)
 
     return write
 
@@ -164,7 +153,6 @@ def test_rows_of_a_transaction_that_runs_are_left_for_later_and_not_lost(audit, 
 def test_while_writers_go_on_no_row_is_left_out_and_none_sealed_twice(audit, store):
     """Slow and quick transactions, some rolled back, with two sealers at once."""
     done = threading.Event()
-    troubles: list[Exception] = []
 
     def write(rows: int) -> None:
         for n in range(40):
@@ -177,27 +165,16 @@ def test_while_writers_go_on_no_row_is_left_out_and_none_sealed_twice(audit, sto
         while not done.is_set():
             audit.seal()
 
-    def thread(work: Any, *given: Any) -> threading.Thread:
-        def told() -> None:
-            try:
-                work(*given)
-            except Exception as error:  # noqa: BLE001  told by the test
-                troubles.append(error)
-
-        return threading.Thread(target=told, daemon=True)
-
-    writers, sealers = [thread(write, n) for n in (1, 3, 7)], [thread(seal), thread(seal)]
+    with ThreadPoolExecutor(5) as pool:
+        sealers = [pool.submit(seal) for _ in range(2)]
+        writers = [pool.submit(write, n) for n in (1, 3, 7)]
+        wait(writers)
+        done.set()
     for one in (*writers, *sealers):
-        one.start()
-    for one in writers:
-        one.join()
-    done.set()
-    for one in sealers:
-        one.join()
+        one.result()
     audit.seal()
     found = audit.verify()
 
-    assert troubles == []
     assert found.intact, found.findings
     assert found.sealed_rows == found.checked_rows == 32 * (1 + 9 + 49)
     assert found.unsealed_rows == 0
@@ -289,28 +266,21 @@ def test_seals_without_a_key_are_signed_only_when_somebody_says_so(audit, keyed,
     assert keyed.sealed().key_id == merkle.key_id(KEY.encode())
 
 
-def test_the_key_is_nowhere_in_database_or_file(keyed, store, put, tmp_path):
-    put(1)
-    keyed.seal()
-    path = keyed.seal_file(tmp_path / "seals.json")
-    rows = ask(store, "SELECT CAST(to_jsonb(s) AS text) AS row FROM audit.seals AS s")
-
-    assert KEY not in path.read_text() + rows[0]["row"] + repr(keyed.settings)
-    assert KEY.encode().hex() not in path.read_text() + rows[0]["row"]
-
-
-def test_a_seal_file_is_compared_with_the_chain(keyed, put, tmp_path):
-    """One of earlier fits the longer chain of later."""
+def test_a_seal_file_is_compared_with_the_chain(keyed, store, put, tmp_path):
+    """One of earlier fits the longer chain of later; the key is neither in it nor in a table."""
     put(3)
     keyed.seal()
     path = keyed.seal_file(tmp_path / "kept" / "seals.json")
     put(2)
     keyed.seal()
     body = json.loads(path.read_text())
+    rows = ask(store, "SELECT CAST(to_jsonb(s) AS text) AS row FROM audit.seals AS s")
 
     assert keyed.verify(against=path).intact
     assert (body["seals"], body["rows"], body["head"]) == (1, 3, body["heads"]["1"])
     assert not [s for s in keyed.verify(against=path).not_proven if "seal file" in s]
+    assert KEY not in path.read_text() + rows[0]["row"] + repr(keyed.settings)
+    assert KEY.encode().hex() not in path.read_text() + rows[0]["row"]
 
 
 @pytest.mark.parametrize(
@@ -321,25 +291,22 @@ def test_a_seal_file_is_compared_with_the_chain(keyed, put, tmp_path):
         ("[]", "no seal file"),
         ('{"format": "fwdb audit seals", "version": 9}', "version 9"),
         ('{"format": "fwdb audit seals", "version": 1}', "damaged"),
+        # With a right checksum, and values that nobody has.
+        ({"rows": float("inf")}, "damaged"),
+        ({"key_id": "\ud800\x1b[2J"}, "damaged"),
     ],
 )
-def test_a_file_that_is_no_seal_file_is_refused(audit, tmp_path, content, said):
+def test_a_file_that_is_no_seal_file_is_refused(audit, put, tmp_path, content, said):
     path = tmp_path / "seals.json"
+    if isinstance(content, dict):
+        put(1)
+        audit.seal()
+        body = {**json.loads(audit.seal_file(path).read_text()), **content}
+        told = {name: body[name] for name in body.keys() - {"checksum", "signature"}}
+        content = json.dumps({**body, "checksum": sha256(file._content(told)).hexdigest()})
     if content is not None:
         path.write_text(content)
     with pytest.raises(errors.SealError, match=said):
-        audit.verify(against=path)
-
-
-@pytest.mark.parametrize("odd", [{"rows": float("inf")}, {"key_id": "\ud800\x1b[2J"}])
-def test_a_seal_file_with_a_right_checksum_and_odd_values_is_refused(audit, put, tmp_path, odd):
-    put(1)
-    audit.seal()
-    path = audit.seal_file(tmp_path / "seals.json")
-    body = {**json.loads(path.read_text()), **odd}
-    said = {name: body[name] for name in body.keys() - {"checksum", "signature"}}
-    path.write_text(json.dumps({**body, "checksum": sha256(file._content(said)).hexdigest()}))
-    with pytest.raises(errors.SealError, match="damaged"):
         audit.verify(against=path)
 
 
@@ -347,6 +314,8 @@ def test_rows_are_read_from_a_month_on_and_what_was_not_is_said(audit, store, pu
     """The seals of the months before are still looked at."""
     monkeypatch.setattr(sealer, "ROWS", 4)
     put(5, month=2)
+    audit.seal()
+    nothing = audit.verify(since="1h")
     put(3)
     audit.seal()
     sound = audit.verify(since="1h")
@@ -360,6 +329,8 @@ def test_rows_are_read_from_a_month_on_and_what_was_not_is_said(audit, store, pu
     do(store, "DELETE FROM audit.seals WHERE number = 1")
     broken = audit.verify(since="1h")
 
+    assert (nothing.intact, nothing.checked_rows, nothing.unread_rows) == (True, 0, 5)
+    assert "none is of" in nothing.summary
     assert (sound.sealed_rows, sound.checked_rows, sound.unread_rows) == (8, 3, 5)
     assert sound.since == datetime.now(UTC).date().replace(day=1)
     assert "All 3 sealed rows of" in sound.summary
@@ -371,21 +342,6 @@ def test_rows_are_read_from_a_month_on_and_what_was_not_is_said(audit, store, pu
     assert audit.verify().since is None
 
 
-def test_a_month_without_seals_has_nothing_to_read(audit, put):
-    put(2, month=2)
-    audit.seal()
-    found = audit.verify(since="1h")
-
-    assert (found.intact, found.checked_rows, found.unread_rows) == (True, 0, 2)
-    assert "none is of" in found.summary
-
-
-@pytest.mark.parametrize("since", ["2999-01-01T00:00Z", "2026-01-01T00:00", "soon"])
-def test_a_time_to_read_from_that_is_none_is_refused(audit, since):
-    with pytest.raises(errors.ParameterError, match="'since' is"):
-        audit.verify(since=since)
-
-
 def test_nothing_sealed_is_not_intact(audit, tmp_path):
     found = audit.verify()
 
@@ -394,6 +350,9 @@ def test_nothing_sealed_is_not_intact(audit, tmp_path):
     assert audit.sealed() is None
     with pytest.raises(errors.SealError, match="nothing is sealed"):
         audit.seal_file(tmp_path / "seals.json")
+    for since in ("2999-01-01T00:00Z", "2026-01-01T00:00", "soon"):
+        with pytest.raises(errors.ParameterError, match="'since' is"):
+            audit.verify(since=since)
 
 
 def test_a_trail_ahead_of_its_server_is_said_with_what_to_do(audit, store, put):
@@ -424,6 +383,7 @@ def test_an_erased_actor_is_gone_and_the_seals_still_hold(audit, store, put):
     """The change itself stays; the erasure is listed and in the trail."""
     user = str(uuid.uuid4())
     put(3, user=user)
+    entity = ask(store, "SELECT entity_id AS id FROM audit.audit_logs LIMIT 1")[0]
     put(2)
     audit.seal()
     planned = audit.erase(user_id=user, reason="request 7", dry_run=True)
@@ -434,28 +394,20 @@ def test_an_erased_actor_is_gone_and_the_seals_still_hold(audit, store, put):
 
     assert (planned.rows, done.rows, again.rows) == (3, 3, 0)
     left = "SELECT count(*) AS n FROM audit.audit_logs WHERE user_id IS NOT NULL"
-    assert ask(store, left)[0]["n"] == 0
+    assert value(store, left) == 0
     kept = "SELECT count(*) AS n FROM audit.audit_logs WHERE new_values IS NOT NULL"
-    assert ask(store, kept)[0]["n"] == 5
+    assert value(store, kept) == 5
     assert found.intact, found.findings
     assert (found.erased_rows, found.checked_rows, len(found.erasures)) == (3, 6, 1)
     told = ask(store, "SELECT reason, action FROM audit.audit_logs WHERE entity_type = 'AuditLog'")
     assert told == [{"reason": "request 7", "action": "DELETE"}]
-
-
-def test_erased_values_are_gone_also_after_the_actor(audit, store, put):
-    """Both parts of one row can go, one after the other."""
-    user = str(uuid.uuid4())
-    put(1, user=user)
-    entity = ask(store, "SELECT CAST(entity_id AS text) AS id FROM audit.audit_logs")[0]["id"]
-    audit.erase(user_id=user, reason="a")
-    audit.erase(entity_type="User", id=entity, reason="b")
-    found = audit.verify()
-    row = ask(store, "SELECT * FROM audit.audit_logs WHERE entity_type = 'User'")[0]
-
-    assert found.intact, found.findings
+    # The values of such a row can go too.
+    audit.erase(entity_type="User", id=str(entity["id"]), reason="request 8")
+    both = audit.verify()
+    row = ask(store, "SELECT * FROM audit.audit_logs WHERE entity_id = :id", **entity)[0]
+    assert both.intact, both.findings
     assert {row[name] for name in (*canonical.ACTOR, *canonical.VALUES)} == {None}
-    assert [run["rows"] for run in found.erasures] == [1, 1]
+    assert [run["rows"] for run in both.erasures] == [3, 1]
 
 
 @pytest.mark.parametrize("release", ["older", "this"])
@@ -464,27 +416,19 @@ def test_what_the_application_says_of_an_erasure_makes_nothing_wrong(audit, stor
     user = str(uuid.uuid4())
     put(2, user=user)
     erasure = audit.erase(user_id=user, reason="request 7").erasure_id
-    # As it was told before it had an origin of its own.
-    if release == "older":
-        do(
-            store,
-            "UPDATE audit.audit_logs SET origin = 'application',"
-            " old_values = old_values - 'erased_at' WHERE entity_type = 'AuditLog'",
-        )
-    else:  # told once more, with another time
-        do(
-            store,
-            "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values, db_user)"
-            " SELECT entity_type, entity_id, action, jsonb_set(old_values, '{erased_at}', '1'),"
-            " 'gone' FROM audit.audit_logs WHERE entity_type = 'AuditLog'",
-        )
+    told = (
+        # As it was before it had an origin of its own, or once more, with another time.
+        "UPDATE audit.audit_logs SET origin = 'application',"
+        " old_values = old_values - 'erased_at' WHERE entity_type = 'AuditLog'"
+        if release == "older"
+        else "INSERT INTO audit.audit_logs (entity_type, entity_id, action, old_values, db_user)"
+        " SELECT entity_type, entity_id, action, jsonb_set(old_values, '{erased_at}', '1'),"
+        " 'gone' FROM audit.audit_logs WHERE entity_type = 'AuditLog'"
+    )
+    do(store, told)
     for said in ("NULL", "'{}'", '\'{"rows": 9, "digest": "x"}\'', "'[1]'", "'{\"rows\": []}'"):
-        do(
-            store,
-            f"SELECT audit.record('AuditLog', CAST(:id AS uuid), 'DELETE', {said}, NULL, NULL,"
-            " NULL, NULL, NULL, NULL)",
-            id=erasure,
-        )
+        values = f"'DELETE', {said}, NULL, NULL, NULL, NULL, NULL, NULL"
+        do(store, f"SELECT audit.record('AuditLog', CAST(:id AS uuid), {values})", id=erasure)
     early = audit.verify()
     audit.seal()
     found = audit.verify()
@@ -503,8 +447,8 @@ def test_rows_that_were_altered_are_not_erased(audit, store, put):
     with pytest.raises(errors.SealError, match="not as it was sealed"):
         audit.erase(user_id=user, reason="x")
 
-    assert ask(store, "SELECT count(user_id) AS n FROM audit.audit_logs")[0]["n"] == 3
-    assert ask(store, "SELECT count(*) AS n FROM audit.erasures")[0]["n"] == 0
+    assert value(store, "SELECT count(user_id) AS n FROM audit.audit_logs") == 3
+    assert value(store, "SELECT count(*) AS n FROM audit.erasures") == 0
 
 
 @pytest.mark.parametrize(
@@ -570,12 +514,8 @@ def test_a_row_has_the_same_form_from_the_table_and_from_a_file(form, drawn):
     types = {"created_at": pa.timestamp("us", "UTC"), "transaction_id": pa.int64()}
     columns_of = {name: [values[name] for values in made] for name in canonical.FIELDS}
     columns_of["new_values"] = [text["text"] for text in texts]
-    table = pa.RecordBatch.from_pydict(
-        {
-            name: pa.array(values, types.get(name, pa.string()))
-            for name, values in columns_of.items()
-        }
-    )
+    arrays = {n: pa.array(values, types.get(n, pa.string())) for n, values in columns_of.items()}
+    table = pa.RecordBatch.from_pydict(arrays)
 
     assert canonical.lines(table) == lines
     for line, values in zip(lines, made, strict=True):

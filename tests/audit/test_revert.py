@@ -9,32 +9,31 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from support.sql import ask, clock, do, value
 
 from fwdb import errors
 from fwdb.audit import Audit
 from fwdb.database import Database
-from fwdb.stores import PostgresStore
 
+DESIGN = "65a1b2c3d4e5f60718293a4b"
 TABLES = ("shared.users", "avatar.avatars", "catalog.catalog_items")
 
 
-def clock(store: PostgresStore) -> datetime:
-    return store.rows(sa.text("SELECT clock_timestamp() AS at"))[0]["at"]
+@pytest.fixture
+def db(module_db: Database) -> Database:
+    """One for all, with designs; each test has entities of its own."""
+    if not module_db.designs.count():
+        module_db.seeder.seed_designs()
+    return module_db
 
 
 def state(db: Database) -> dict[str, Any]:
     """All rows but the time of their last change, and how long the trail is."""
-    found: dict[str, Any] = {
-        table: sorted(
-            row["text"]
-            for row in db.postgres.rows(
-                sa.text(f"SELECT CAST(to_jsonb(t) - 'updated_at' AS text) AS text FROM {table} t")
-            )
-        )
-        for table in TABLES
-    }
-    trail = sa.text("SELECT count(*) AS n FROM audit.audit_logs")
-    return found | {"trail": db.postgres.rows(trail)[0]["n"]}
+    found: dict[str, Any] = {"trail": ask(db.postgres, "SELECT count(*) FROM audit.audit_logs")}
+    for table in TABLES:
+        rows = f"SELECT CAST(to_jsonb(t) - 'updated_at' AS text) AS text FROM {table} t ORDER BY 1"
+        found[table] = [row["text"] for row in ask(db.postgres, rows)]
+    return found
 
 
 def item(db: Database, **values: Any) -> str:
@@ -50,12 +49,7 @@ def newest(db: Database, id: str) -> str:
     return str(db.audit.search(limit=50).query("entity_id == @id")["id"].iloc[0])
 
 
-# -- one entity, one row of the trail -------------------------------------------------------------
-
-
-def test_a_plan_changes_nothing_and_the_deed_is_the_plan(module_db):
-    """A dry run says per field what would be written; without it that is what is written."""
-    db = module_db
+def test_a_plan_changes_nothing_and_the_deed_is_the_plan(db):
     id = item(db)
     to = clock(db.postgres)
     db.catalog_items.update(id, price=2, name="y")
@@ -77,9 +71,8 @@ def test_a_plan_changes_nothing_and_the_deed_is_the_plan(module_db):
     assert dict(db.audit.revert("CatalogItem", id, to=to).dtypes) == dict(plan.dtypes)
 
 
-def test_a_revert_is_recorded_as_one_more_change_with_its_reason(module_db):
+def test_a_revert_is_recorded_as_one_more_change_with_its_reason(db):
     """The trail grows, nothing in it goes; a revert can be reverted."""
-    db = module_db
     id = item(db)
     db.catalog_items.update(id, price=2)
     user = db.users.first(role="admin").id
@@ -95,44 +88,32 @@ def test_a_revert_is_recorded_as_one_more_change_with_its_reason(module_db):
     assert db.catalog_items.get(id).price == 2
 
 
-def test_a_removed_row_comes_back_as_it_was(module_db):
-    """With its id and every value, to the last digit."""
-    db = module_db
+def test_each_end_of_a_row_is_undone(db):
+    """A removed one comes back with its id and every value, a soft deletion is undone, and what
+    was made since goes."""
+    start = clock(db.postgres)
     id = item(db, properties={"a": [1, 2.5], "t": "é"}, description="d")
     whole = state(db)["catalog.catalog_items"]
-    to = clock(db.postgres)
+    live = clock(db.postgres)
     db.catalog_items.delete(id)
-    plan = db.audit.revert("CatalogItem", id, to=to, dry_run=False)
-
+    plan = db.audit.revert("CatalogItem", id, to=live, dry_run=False)
     assert set(plan["does"]) == {"insert"}
     assert plan["now"].isna().all()
     assert state(db)["catalog.catalog_items"] == whole
 
-
-def test_a_row_made_since_goes_and_a_soft_deletion_is_undone(module_db):
-    """Back before its birth there is no row; back before a soft deletion it is live."""
-    db = module_db
-    to = clock(db.postgres)
-    id = item(db)
-    live = clock(db.postgres)
     db.catalog_items.soft_delete(id)
     db.audit.revert("CatalogItem", id, to=live, dry_run=False)
     assert db.catalog_items.get(id).deleted_at is None
-
-    plan = db.audit.revert("CatalogItem", id, to=to, dry_run=False)
+    plan = db.audit.revert("CatalogItem", id, to=start, dry_run=False)
     assert set(plan["does"]) == {"delete"}
     assert not db.catalog_items.with_deleted().exists(id=id)
 
 
-# -- a transaction --------------------------------------------------------------------------------
-
-
-def test_a_transaction_is_undone_as_a_whole(module_db):
+def test_a_transaction_is_undone_as_a_whole(db):
     """Parents and children, in whatever order they must be written."""
-    db = module_db
     other = item(db)
     leaving = person(db, "leaving@example.com")
-    db.postgres.execute(sa.text("ALTER TABLE shared.users ALTER password_hash DROP NOT NULL"))
+    do(db.postgres, "ALTER TABLE shared.users ALTER password_hash DROP NOT NULL")
     before = state(db)
     with db.transaction():
         made = person(db, "made@example.com")
@@ -140,9 +121,8 @@ def test_a_transaction_is_undone_as_a_whole(module_db):
         db.avatars.create(user_id=leaving, name="B", measurements={})
         db.catalog_items.update(other, price=9)
         db.catalog_items.update(other, price=10)
-        number = db.postgres.rows(
-            sa.text("SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS n")
-        )[0]["n"]
+        xid = "SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint)"
+        number = value(db.postgres, xid)
     plan = db.audit.revert(transaction_id=number)
     db.audit.revert(transaction_id=number, dry_run=False)
 
@@ -154,24 +134,20 @@ def test_a_transaction_is_undone_as_a_whole(module_db):
     assert set(reasons) == {f"revert of transaction {number}"}
 
 
-def test_what_a_transaction_removed_comes_back_parents_first(module_db):
+def test_what_a_transaction_removed_comes_back_parents_first(db):
     """A parent went last or first: it is back before its children either way."""
-    db = module_db
     parent = item(db)
     store = db.postgres
-    store.execute(
-        sa.text(
-            "ALTER TABLE catalog.catalog_items ADD COLUMN IF NOT EXISTS part_of uuid"
-            " REFERENCES catalog.catalog_items ON DELETE CASCADE"
-        )
+    do(
+        store,
+        "ALTER TABLE catalog.catalog_items ADD COLUMN IF NOT EXISTS part_of uuid"
+        " REFERENCES catalog.catalog_items ON DELETE CASCADE",
     )
     child = item(db)
-    store.execute(
-        sa.text("UPDATE catalog.catalog_items SET part_of = :parent WHERE id = :child"),
-        {"parent": parent, "child": child},
-    )
+    change = "UPDATE catalog.catalog_items SET part_of = :parent WHERE id = :child"
+    do(store, change, parent=parent, child=child)
     before = state(db)["catalog.catalog_items"]
-    store.execute(sa.text("DELETE FROM catalog.catalog_items WHERE id = :id"), {"id": parent})
+    do(store, "DELETE FROM catalog.catalog_items WHERE id = :id", id=parent)
     number = int(db.audit.search(limit=1)["transaction_id"].iloc[0])
     assert len(state(db)["catalog.catalog_items"]) == len(before) - 2
     db.audit.revert(transaction_id=number, dry_run=False)
@@ -181,9 +157,6 @@ def test_what_a_transaction_removed_comes_back_parents_first(module_db):
     made = db.audit.history("CatalogItem", parent).iloc[-1]["id"]
     with pytest.raises(errors.RevertRefused, match=rf"referred to by .*{child}"):
         db.audit.revert(event=made)
-
-
-# -- what is refused ------------------------------------------------------------------------------
 
 
 def refused(db: Database, says: str, **asked: Any) -> errors.RevertRefused:
@@ -196,9 +169,8 @@ def refused(db: Database, says: str, **asked: Any) -> errors.RevertRefused:
     return refusal.value
 
 
-def test_a_newer_change_is_not_overwritten(module_db):
+def test_a_newer_change_is_not_overwritten(db):
     """One of the same field is in the way of an update, any of a creation or removal."""
-    db = module_db
     id = item(db)
     made = newest(db, id)
     db.catalog_items.update(id, price=2)
@@ -217,9 +189,8 @@ def test_a_newer_change_is_not_overwritten(module_db):
     refused(db, "was changed again by row", event=removal)
 
 
-def test_a_constraint_that_would_break_is_in_the_way(module_db):
+def test_a_constraint_that_would_break_is_in_the_way(db):
     """A unique value that another row has by now, which is named; an owner who is gone."""
-    db = module_db
     id = person(db, "first@example.com")
     db.users.update(id, email="second@example.com")
     change = newest(db, id)
@@ -233,9 +204,8 @@ def test_a_constraint_that_would_break_is_in_the_way(module_db):
     assert why.rows[0]["field"] == "user_id"
 
 
-def test_a_password_is_not_reverted(module_db):
+def test_a_password_is_not_reverted(db):
     """The trail does not have it: neither a change of it nor a removed account comes back."""
-    db = module_db
     id = person(db, "hash@example.com")
     db.users.update(id, password_hash="other", first_name="N")
     change = newest(db, id)
@@ -244,9 +214,8 @@ def test_a_password_is_not_reverted(module_db):
     refused(db, "password_hash.*redacted", event=newest(db, id))
 
 
-def test_a_change_that_the_trail_does_not_have_is_in_the_way(module_db):
+def test_a_change_that_the_trail_does_not_have_is_in_the_way(db):
     """Somebody switched the trigger off; what they wrote is not thrown away."""
-    db = module_db
     id = item(db)
     db.catalog_items.update(id, price=2)
     with db.postgres.transaction() as connection:
@@ -258,9 +227,8 @@ def test_a_change_that_the_trail_does_not_have_is_in_the_way(module_db):
     assert refused(db, "unrecorded", event=newest(db, id)).rows[0]["field"] == "price"
 
 
-def test_what_does_not_name_one_thing_to_undo_is_refused(module_db):
-    """Each refusal says what revert takes."""
-    audit, now = module_db.audit, datetime.now(UTC)
+def test_what_does_not_name_one_thing_to_undo_is_refused(db):
+    audit, now = db.audit, datetime.now(UTC)
     nobody = str(uuid.uuid4())
     for asked in (
         {},
@@ -280,25 +248,15 @@ def test_what_does_not_name_one_thing_to_undo_is_refused(module_db):
         audit.revert(transaction_id=1)
     with pytest.raises(errors.UnknownName, match="did you mean 'User'"):
         audit.revert("Usr", nobody, to=now)
-
-
-def test_a_transaction_of_the_follower_is_refused_with_the_reason(module_db, monkeypatch):
-    """It is the follower's own and none of MongoDB."""
-    db = module_db
-    db.audit.log_update("Design", "65a1b2c3d4e5f60718293a4b", {"name": "a"}, {"name": "b"})
-    db.postgres.execute(
-        sa.text("UPDATE audit.audit_logs SET origin = 'follower' WHERE entity_type = 'Design'")
-    )
-    number = int(db.audit.search(entity_type="Design")["transaction_id"].iloc[0])
-    design = "65a1b2c3d4e5f60718293a4b"
-
+    # A transaction of the follower is its own and none of MongoDB.
+    audit.log_update("Design", DESIGN, {"name": "a"}, {"name": "b"})
+    follower = "UPDATE audit.audit_logs SET origin = 'follower' WHERE entity_type = 'Design'"
+    do(db.postgres, follower)
+    number = int(audit.search(entity_type="Design")["transaction_id"].iloc[0])
     with pytest.raises(errors.RevertRefused, match=r"follower wrote down.*by its id"):
-        db.audit.revert(transaction_id=number)
+        audit.revert(transaction_id=number)
     with pytest.raises(errors.FeatureUnavailable, match="needs MongoDB"):
-        Audit(db.postgres).revert("Design", design, to="1h")
-
-
-# -- designs, and tables without triggers ---------------------------------------------------------
+        Audit(db.postgres).revert("Design", DESIGN, to="1h")
 
 
 def test_a_design_is_reverted_in_one_write_that_checks_its_version(db):
@@ -346,9 +304,9 @@ def test_a_table_without_triggers_is_reverted_and_the_revert_recorded(store, aud
     event = audit.recent(1)["id"].iloc[0]
     plan = audit.revert(event=event)
 
-    assert store.rows(sa.text(name), id=actor)[0]["name"] == "A"
+    assert value(store, name, id=actor) == "A"
     assert len(audit.history("User", actor)) == 1
     audit.revert(event=event, dry_run=False)
-    assert store.rows(sa.text(name), id=actor)[0]["name"] == "Z"
+    assert value(store, name, id=actor) == "Z"
     assert plan[["field", "now", "then"]].values.tolist() == [["first_name", '"A"', '"Z"']]
     assert list(audit.history("User", actor)["changed_fields"]) == ["first_name"] * 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,38 +12,34 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.capturing import unrecorded
+from support.sql import ask, clock, do
 
 from fwdb.database import Database
-from fwdb.stores import PostgresStore
+from fwdb.models import entity_uuid
+from fwdb.stores import PostgresStore, without_capture
 
 OBJECT_ID = "65a1b2c3d4e5f60718293a4b"
 NOBODY = str(uuid.uuid4())
 NOW = datetime.now(UTC)
 
 
-def clock(store: PostgresStore) -> datetime:
-    return store.rows(sa.text("SELECT clock_timestamp() AS at"))[0]["at"]
-
-
 def copy(store: PostgresStore, table: str = "catalog.catalog_items") -> pd.DataFrame:
     return store.frame(sa.text(f"SELECT * FROM {table} ORDER BY id"))
 
 
-ITEM = (
-    "INSERT INTO catalog.catalog_items (name, type, price) VALUES ('x', 'fabric', 1) RETURNING id"
-)
+def row(id: str, at: datetime, old: Any = None, new: Any = None, **more: Any) -> dict[str, Any]:
+    """A row of the past, for `put`."""
+    values = {"old_values": old and json.dumps(old), "new_values": new and json.dumps(new)}
+    return {"entity_id": id, "created_at": at, **values, **more}
 
 
 def new_item(db: Database) -> str:
-    return str(db.postgres.rows(sa.text(ITEM))[0]["id"])
+    return db.catalog_items.create(name="x", type="fabric", price=1).id
 
 
 def change(db: Database, id: str, **values: Any) -> None:
     db.catalog_items.with_deleted().update(id, **values)
 
-
-# -- the whole table ------------------------------------------------------------------------------
 
 STEP = st.tuples(
     st.sampled_from(["insert", "update", "soft delete", "restore", "delete", "rekey", "sweep"]),
@@ -81,7 +76,7 @@ def test_the_table_at_each_moment_is_the_copy_kept_then(module_db, steps):
             "sweep": f"UPDATE catalog.catalog_items SET is_premium = NOT is_premium,"
             f" price = {value} WHERE price <> {value}",
         }[kind]
-        store.execute(sa.text(statement))
+        do(store, statement)
         moments.append((clock(store), copy(store)))
 
     for at, table in moments:
@@ -92,23 +87,20 @@ def test_the_table_at_each_moment_is_the_copy_kept_then(module_db, steps):
 
 def test_a_row_that_came_back_under_its_id_has_two_lives(module_db):
     """Fields of the second life are not those of the first."""
-    store, id = module_db.postgres, str(uuid.uuid4())
-    insert = (
-        "INSERT INTO catalog.catalog_items (id, name, type, description) VALUES (:id, :n, :t, :d)"
-    )
-    before = clock(store)
-    store.execute(sa.text(insert), {"id": id, "n": "one", "t": "fabric", "d": "first"})
-    first = clock(store)
-    store.execute(sa.text("DELETE FROM catalog.catalog_items WHERE id = :id"), {"id": id})
-    between = clock(store)
-    store.execute(sa.text(insert), {"id": id, "n": "two", "t": "pattern", "d": None})
-    seen = [
-        module_db.audit.as_of("CatalogItem", at, id=id)["name"].tolist()
-        for at in (before, first, between, clock(store))
-    ]
+    items, id, moments = module_db.catalog_items, str(uuid.uuid4()), []
+    for live in (
+        lambda: None,
+        lambda: items.create(id=id, name="one", type="fabric", description="first"),
+        lambda: items.delete(id),
+        lambda: items.create(id=id, name="two", type="pattern"),
+    ):
+        live()
+        moments.append(clock(module_db.postgres))
+    lives = [module_db.audit.as_of("CatalogItem", at, id=id) for at in moments]
+    seen = [life["name"].tolist() for life in lives]
 
     assert seen == [[], ["one"], [], ["two"]]
-    assert module_db.audit.as_of("CatalogItem", first, id=id)["description"].tolist() == ["first"]
+    assert lives[1]["description"].tolist() == ["first"]
 
 
 def test_types_are_those_of_the_table_also_without_rows(module_db):
@@ -131,7 +123,7 @@ def test_a_password_stays_redacted_in_the_past(module_db):
     """Neither the present hash nor the one of then is shown."""
     store = module_db.postgres
     before = clock(store)
-    store.execute(sa.text("UPDATE shared.users SET password_hash = 'another', role = role"))
+    do(store, "UPDATE shared.users SET password_hash = 'another', role = role")
     for at in (before, clock(store)):
         assert set(module_db.audit.as_of("User", at)["password_hash"]) == {"[redacted]"}
 
@@ -144,7 +136,7 @@ def test_what_the_trail_does_not_reach_is_said(module_db):
         "INSERT INTO shared.users (email, password_hash, first_name, last_name, created_at)"
         " VALUES (:email, 'x', 'A', 'B', :at)"
     )
-    with unrecorded(store):
+    with without_capture(store, ["shared.users"]):
         for email, days in (("older@example.com", 2), ("newer@example.com", 0)):
             at = clock(store) - timedelta(days=days)
             store.execute(insert, {"email": email, "at": at})
@@ -162,18 +154,12 @@ def test_values_of_either_spelling_lead_back(store, audit, put):
         "INSERT INTO shared.users (email, password_hash, first_name, last_name)"
         " VALUES ('bea@example.com', 'x', 'Bea', 'C') RETURNING id"
     )
-    with unrecorded(store):
+    with without_capture(store, ["shared.users"]):
         id = str(store.rows(made)[0]["id"])
     at = NOW - timedelta(hours=2)
-    put(
-        [
-            {"entity_id": id, "action": "CREATE", "created_at": at,
-             "new_values": json.dumps({"firstName": "Al", "passwordHash": "x"})},
-            {"entity_id": id, "created_at": at + timedelta(hours=1),
-             "old_values": json.dumps({"firstName": "Al"}),
-             "new_values": json.dumps({"firstName": "Bea"})},
-        ]
-    )  # fmt: skip
+    later = at + timedelta(hours=1)
+    put([row(id, at, None, {"firstName": "Al", "passwordHash": "x"}, action="CREATE")])
+    put([row(id, later, {"firstName": "Al"}, {"firstName": "Bea"})])
     names = [
         audit.as_of("User", at + timedelta(minutes=m), id=id)["first_name"].tolist()
         for m in (-1, 1, 61)
@@ -182,39 +168,17 @@ def test_values_of_either_spelling_lead_back(store, audit, put):
     assert names == [[], ["Al"], ["Bea"]]
 
 
-# -- designs --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def follow(put: Callable[..., None]) -> Callable[..., None]:
-    """Writes rows as the follower does."""
-
-    def write(at: datetime, action: str, old: object, new: object, id: str = OBJECT_ID) -> None:
-        from fwdb.models import entity_uuid
-
-        put(
-            [
-                {
-                    "entity_type": "Design",
-                    "entity_id": str(entity_uuid(id)),
-                    "action": action,
-                    "old_values": None if old is None else json.dumps(old),
-                    "new_values": None if new is None else json.dumps(new),
-                    "created_at": at,
-                }
-            ]
-        )
-
-    return write
-
-
-def test_a_design_is_replayed_from_the_trail(audit, follow):
+def test_a_design_is_replayed_from_the_trail(audit, put):
     """Its id comes back as the ObjectId it is; a removal ends it."""
     at = NOW - timedelta(hours=4)
     whole = {"name": "A", "status": "draft", "userId": NOBODY, "version": 1}
-    follow(at, "CREATE", None, whole)
-    follow(at + timedelta(hours=1), "UPDATE", {"status": "draft"}, {"status": "published"})
-    follow(at + timedelta(hours=2), "DELETE", {**whole, "status": "published"}, None)
+    for hours, action, old, new in (
+        (0, "CREATE", None, whole),
+        (1, "UPDATE", {"status": "draft"}, {"status": "published"}),
+        (2, "DELETE", {**whole, "status": "published"}, None),
+    ):
+        design = {"entity_type": "Design", "action": action}
+        put([row(str(entity_uuid(OBJECT_ID)), at + timedelta(hours=hours), old, new, **design)])
     seen = [audit.as_of("Design", at + timedelta(minutes=m)) for m in (-1, 1, 61, 121)]
 
     assert [list(frame["status"]) for frame in seen] == [[], ["draft"], ["published"], []]
@@ -262,9 +226,6 @@ def test_long_values_are_read_in_the_past(db, kind):
     assert (
         len(db.audit.who_changed(field, entity_type=kind, id=id)["after"].iloc[0]) == len(after) + 2
     )
-
-
-# -- one entity -----------------------------------------------------------------------------------
 
 
 def test_a_timeline_has_a_row_for_each_changed_field(module_db):
@@ -330,16 +291,9 @@ def test_who_changed_a_field_is_found_in_both_spellings(audit, put, actor):
     """One question over rows of fwdb and of the service."""
     ids = [str(uuid.uuid4()) for _ in range(2)]
     at = NOW - timedelta(hours=1)
-    put(
-        [
-            {"entity_id": ids[0], "created_at": at, "user_id": actor,
-             "old_values": '{"first_name": "a", "role": "u"}',
-             "new_values": '{"first_name": "b", "role": "v"}'},
-            {"entity_id": ids[1], "created_at": at + timedelta(minutes=1),
-             "old_values": '{"firstName": "c", "email": "e"}',
-             "new_values": '{"firstName": "d", "email": "e"}'},
-        ]
-    )  # fmt: skip
+    first, second = {"first_name": "a", "role": "u"}, {"firstName": "c", "email": "e"}
+    put([row(ids[0], at, first, {"first_name": "b", "role": "v"}, user_id=actor)])
+    put([row(ids[1], at + timedelta(minutes=1), second, {"firstName": "d", "email": "e"})])
     found = audit.who_changed("first_name", entity_type="User")
 
     assert list(found["entity_id"]) == [ids[1], ids[0]]
@@ -353,13 +307,8 @@ def test_who_changed_a_field_is_found_in_both_spellings(audit, put, actor):
 def test_a_secret_is_not_shown_by_any_question(audit, put):
     """What the service stored in plain is redacted field by field too."""
     id = str(uuid.uuid4())
-    put(
-        [
-            {"entity_id": id, "created_at": NOW - timedelta(hours=1),
-             "old_values": '{"passwordHash": "hunter2"}',
-             "new_values": '{"passwordHash": "hunter3"}'}
-        ]
-    )  # fmt: skip
+    old, new = {"passwordHash": "hunter2"}, {"passwordHash": "hunter3"}
+    put([row(id, NOW - timedelta(hours=1), old, new)])
     for frame in (
         audit.timeline("User", id),
         audit.diff("User", id, NOW - timedelta(hours=2)),
@@ -373,11 +322,10 @@ def test_what_the_server_knew_is_among_the_columns(audit, store):
     """On a table that nobody migrated these columns are there and missing."""
     audit.log_read("User", NOBODY)
     row = audit.recent(1).iloc[0]
-    migrated = store.rows(
-        sa.text(
-            "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('audit.audit_logs')"
-            " AND attname = 'origin'"
-        )
+    migrated = ask(
+        store,
+        "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('audit.audit_logs')"
+        " AND attname = 'origin'",
     )
 
     assert str(audit.recent(1)["transaction_id"].dtype) == "Int64"

@@ -12,6 +12,7 @@ import psycopg
 import sqlalchemy as sa
 
 from fwdb.stores import PostgresStore
+from support import DATA
 from support.urls import url_of
 
 THINGS = """
@@ -110,3 +111,11 @@ def thing(captured: Captured, name: str = "a", **columns: Any) -> str:
     names, values = ", ".join(given), ", ".join(f":{n}" for n in given)
     captured.run(f"INSERT INTO shop.things ({names}) VALUES ({values})", **given)
     return id
+
+
+def adopted(url: str) -> PostgresStore:
+    """A database as the migrations and seed data of the existing service leave it."""
+    store = PostgresStore(url)
+    with store.transaction() as connection:
+        connection.exec_driver_sql((DATA / "fashion_wallet.sql").read_text())
+    return store

@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import sqlalchemy as sa
 
 from fwdb import cli, config
 from fwdb.audit import Audit
 from fwdb.database import Database
 from fwdb.stores import PostgresStore
+from support.sql import ask, do, value
+from support.urls import url_of
 
 NOW = datetime.now(UTC)
 
@@ -81,9 +82,8 @@ def open_trail_fixture(settings: config.Settings) -> Iterator[Callable[[str], Au
 @pytest.fixture(name="audit")
 def audit_fixture(module_db: Database, open_trail: Callable[[str], Audit]) -> Audit:
     """The trail of a migrated database, with the months from now on and no row."""
-    url = module_db.postgres.url.set(drivername="postgresql")
-    audit = open_trail(url.render_as_string(hide_password=False))
-    audit.postgres.execute(sa.text(RESET))
+    audit = open_trail(url_of(module_db.postgres))
+    do(audit.postgres, RESET)
     return audit
 
 
@@ -91,8 +91,9 @@ def put(audit: Audit, *rows: dict[str, Any] | datetime) -> None:
     """Rows of the past: of a moment, or with whatever is given."""
     given = [row if isinstance(row, dict) else {"created_at": row} for row in rows]
     first = min(row["created_at"] for row in given)
-    asked = sa.text("SELECT audit.add_partitions(CAST(:first AS date), current_date)")
-    audit.postgres.rows(asked, first=first)
+    if value(audit.postgres, "SELECT to_regproc('audit.add_partitions')"):
+        made = "SELECT audit.add_partitions(CAST(:first AS date), current_date)"
+        ask(audit.postgres, made, first=first)
     usual = {"entity_type": "User", "action": "UPDATE", "user_id": None}
     audit.postgres.copy(
         "audit.audit_logs",
@@ -110,8 +111,7 @@ def fwdb_fixture(
     """Runs ``fwdb audit …`` on the database of a trail: exit code, output, what was said."""
 
     def on(audit: Audit) -> Command:
-        url = audit.postgres.url.set(drivername="postgresql")
-        monkeypatch.setenv("FWDB_POSTGRES_URL", url.render_as_string(hide_password=False))
+        monkeypatch.setenv("FWDB_POSTGRES_URL", url_of(audit.postgres))
         monkeypatch.setenv("FWDB_MONGODB_URL", servers.mongodb)
         monkeypatch.setenv("FWDB_AUDIT_ARCHIVE", str(archive))
 

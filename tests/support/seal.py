@@ -1,11 +1,10 @@
-"""What the tests of seals share: statements, trails with a key, and a month in an archive."""
+"""What the tests of seals share: trails with a key, and a month in an archive."""
 
 from __future__ import annotations
 
 import json
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,14 +15,7 @@ from fwdb import config
 from fwdb.audit import Audit
 from fwdb.audit.seal import canonical
 from fwdb.stores import PostgresStore
-
-
-def do(store: PostgresStore, statement: str, **given: Any) -> None:
-    store.execute(sa.text(statement), given)
-
-
-def ask(store: PostgresStore, statement: str, **given: Any) -> list[dict[str, Any]]:
-    return store.rows(sa.text(statement), **given)
+from support.sql import do
 
 
 def audit_of(store: PostgresStore, key: str | None) -> Audit:

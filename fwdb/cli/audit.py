@@ -68,7 +68,7 @@ def audit_retain(days: Days = None, dry_run: DryRun = False) -> None:
 
 @audit_app.command("follow")
 def audit_follow(once: Once = False, status: Status = False) -> None:
-    """Record the changes of designs in MongoDB.
+    """Record the changes of documents in MongoDB.
 
     Every change becomes a row of the trail, exactly once, also after a crash. Runs until Ctrl-C,
     or once; one at a time.

@@ -77,7 +77,10 @@ def audit_follow(once: Once = False, status: Status = False) -> None:
 
     if status:
         with database(role="report") as db:
-            for found in map(db.audit.follower, COLLECTIONS):
+            for collection in COLLECTIONS:
+                found = db.audit.follower(collection)
+                if len(COLLECTIONS) > 1:
+                    stdout.print(f"{'collection':<14} {collection}")
                 for name in (field.name for field in fields(found)):
                     stdout.print(f"{name:<14} {getattr(found, name)}")
         return

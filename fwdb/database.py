@@ -116,6 +116,7 @@ class Database:
 
     # -- the data -----------------------------------------------------------------------------
 
+    # Named for those who read and complete them; the other entities are added below.
     users = _repository(models.USERS)
     avatars = _repository(models.AVATARS)
     catalog_items = _repository(models.CATALOG_ITEMS)
@@ -211,6 +212,13 @@ class Database:
 
     def __repr__(self) -> str:
         return f"Database(postgres={self.postgres.address}, mongodb={self.mongodb.address})"
+
+
+for _entity in models.ENTITIES.values():
+    if not hasattr(Database, _entity.attribute):
+        _made = _repository(_entity)  # type: ignore[call-overload]
+        _made.__set_name__(Database, _entity.attribute)
+        setattr(Database, _entity.attribute, _made)
 
 
 def _secret(value: SecretStr | None) -> str | None:

@@ -68,7 +68,7 @@ def audit_retain(days: Days = None, dry_run: DryRun = False) -> None:
 
 @audit_app.command("follow")
 def audit_follow(once: Once = False, status: Status = False) -> None:
-    """Record the changes of designs in MongoDB.
+    """Record the changes of documents in MongoDB.
 
     Every change becomes a row of the trail, exactly once, also after a crash. Runs until Ctrl-C,
     or once; one at a time.
@@ -77,7 +77,10 @@ def audit_follow(once: Once = False, status: Status = False) -> None:
 
     if status:
         with database(role="report") as db:
-            for found in map(db.audit.follower, COLLECTIONS):
+            for collection in COLLECTIONS:
+                found = db.audit.follower(collection)
+                if len(COLLECTIONS) > 1:
+                    stdout.print(f"{'collection':<14} {collection}")
                 for name in (field.name for field in fields(found)):
                     stdout.print(f"{name:<14} {getattr(found, name)}")
         return

@@ -117,7 +117,7 @@ def seed(scale: Scale = 0, seed: Seed = 1) -> None:
 def clear(yes: Yes = False) -> None:
     """Remove all rows; asks first.
 
-    Users, avatars, catalog items, designs and audit entries go; the schema stays.
+    Every entity goes, with the audit trail; the schema stays.
     """
     with database(role="owner") as db:
         if not yes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperCommand
 
 from fwdb.cli.program import (
     FAILED,
@@ -25,11 +26,10 @@ from fwdb.cli.program import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# The names in `fwdb.models`, which takes longer to load than the help of all commands.
-TYPES = "User, Avatar, CatalogItem or Design."
+TYPES = "{types}."  # filled by `_Question`
 EntityType = Annotated[str, Argument(help=TYPES)]
 OfType = Annotated[str | None, Option(help=TYPES)]
-Id = Annotated[str, Argument(help="A UUID, or the ObjectId of a design.")]
+Id = Annotated[str, Argument(help="A UUID, or the ObjectId of a document.")]
 OnlyId = Annotated[str | None, Option(help="Only this one.")]
 FieldName = Annotated[str, Argument(help="The name of a field.")]
 Action = Annotated[str | None, Option(help="CREATE, UPDATE, DELETE or READ.")]
@@ -103,6 +103,20 @@ def sql(name: SqlName = None) -> None:
     print(queries.load(name).text, end="")
 
 
+class _Question(TyperCommand):
+    """A command whose help names the entity types, loaded only when somebody reads it."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from fwdb.models import ENTITIES
+
+        *names, last = ENTITIES
+        types = f"{', '.join(names)} or {last}"
+        for parameter in self.params:
+            if text := getattr(parameter, "help", None):
+                vars(parameter)["help"] = text.replace("{types}", types)
+        super().format_help(ctx, formatter)
+
+
 def question(
     shown: str = "", method: str = "", *, flags: Iterable[str] = ("archives", "csv", "as_json")
 ) -> Callable[[Callable[..., None]], None]:
@@ -128,7 +142,8 @@ def question(
             parameters=parameters
         )
         command.__annotations__ = {one.name: one.annotation for one in parameters}
-        audit_app.command(asked.__name__.replace("_", "-"), help=asked.__doc__)(command)
+        name = asked.__name__.replace("_", "-")
+        audit_app.command(name, cls=_Question, help=asked.__doc__)(command)
 
     return register
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from fwdb.audit.coverage import Standing, as_frame
 from fwdb.charts.words import DATABASES, figure, more, plural, quoted, sentence, share
+from fwdb.models import COLLECTIONS
 from fwdb.monitoring import replication as standby
 from fwdb.reports.check import Finding, Found, Limits, check, key_figure, measured
 from fwdb.reports.facts import Facts
@@ -217,9 +218,10 @@ def slots(facts: Facts, database: str) -> Found:
     )
 
 
+_DOCUMENTS = " and ".join(COLLECTIONS)
 _UNCAPTURED = {
     "postgres": ("Changes in PostgreSQL", "Run `fwdb migrate`."),
-    "mongodb": ("Changes of designs", "Run `fwdb audit follow`, and keep it running."),
+    "mongodb": (f"Changes of {_DOCUMENTS}", "Run `fwdb audit follow`, and keep it running."),
 }
 
 
@@ -277,11 +279,11 @@ def gaps(facts: Facts, database: str) -> Found:
         for since, until in standing.gaps
         if until >= window.since and (since is None or since < window.until)
     ]
-    text = "There is no time of which changes of designs were missed."
+    text = f"There is no time of which changes of {_DOCUMENTS} were missed."
     if inside:
         ends = ", ".join(f"{until:%Y-%m-%d %H:%M}" for until in inside[:NAMED])
-        text = f"There are {plural(len(inside), 'time')} of which not each change of designs was "
-        text += f"seen, up to {ends} UTC."
+        text = f"There are {plural(len(inside), 'time')} of which not each change of "
+        text += f"{_DOCUMENTS} was seen, up to {ends} UTC."
     remedy = "Nothing brings them back; table `not_covered` has the reasons."
     return Finding(text, len(inside), remedy, database="mongodb")
 

@@ -13,13 +13,13 @@ PASSWORD_HASH = "$2b$10$nmflOhqMJ3fDR2yp.vI/f.JpWjoE67yIQz7EN0tcJ6F3is7CaftgS"  
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """Stands for the id of another row: the values of its natural key.
+    """Stands for the id of another row or document: the values of its natural key.
 
     What refers to a row that must be `live` is not made when that row was removed.
     """
 
     entity: str
-    key: tuple[str, ...]
+    key: tuple[Any, ...]  # texts, or other references
     live: bool = False
 
 

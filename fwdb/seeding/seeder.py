@@ -147,9 +147,13 @@ class Seeder:
 
     def _id(self, ref: data.Ref) -> str | None:
         """The id of what `ref` names: live before deleted, oldest first."""
-        entity = TABLES[ENTITIES[ref.entity].stored_in]
-        t = entity.table.c
-        same = (t[name] == value for name, value in zip(entity.key, ref.key, strict=True))
+        entity = ENTITIES[ref.entity]
+        values = (self._id(one) if isinstance(one, data.Ref) else one for one in ref.key)
+        key = dict(zip(entity.key, values, strict=True))
+        if isinstance(entity, DocumentEntity):
+            return self._document_id(entity, key, live=ref.live)
+        t = TABLES[entity.stored_in].table.c
+        same = (t[name] == value for name, value in key.items())
         order = (t.deleted_at.is_not(None), t.created_at, t.id)
         found = self.postgres.rows(
             sa.select(t.id, t.deleted_at).where(*same).order_by(*order).limit(1)
@@ -157,6 +161,16 @@ class Seeder:
         if not found or (ref.live and found[0]["deleted_at"] is not None):
             return None
         return str(found[0]["id"])
+
+    def _document_id(
+        self, entity: DocumentEntity[Any], key: Mapping[str, Any], *, live: bool
+    ) -> str | None:
+        """The same of a document."""
+        with self.mongodb.errors():
+            found = self.mongodb.collection(entity.collection).find_one(
+                entity.document({**key, "deleted_at": None} if live else key), {"_id": 1}
+            )
+        return None if found is None else str(found["_id"])
 
     def _add_row(self, entity: TableEntity[Any], row: dict[str, Any]) -> bool:
         """Insert `row` unless one has its key; whether it was inserted."""
@@ -265,7 +279,7 @@ class Seeder:
     # -- clearing -----------------------------------------------------------------------------
 
     def clear_all(self, *, confirm: bool = False) -> Counts:
-        """Remove every user, avatar, catalog item, audit row and design, seeded or not.
+        """Remove every entity of both stores and every audit row, seeded or not.
 
         The trail goes with its seals, gaps and archive list, and the removal leaves no trace in
         it; the history of monitoring and the schema stay. PostgreSQL is emptied in one

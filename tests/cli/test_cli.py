@@ -307,6 +307,8 @@ def test_every_command_has_help(fwdb):
         assert command.callback is not None
         name = (command.name or command.callback.__name__).replace("_", "-")
         assert (command.callback.__doc__ or "").strip(), name
+    for name in ("history", "trail"):
+        assert "User, Avatar, CatalogItem or Design." in fwdb("audit", name, "--help").out
 
 
 def test_the_trail_is_sealed_verified_and_erased(fwdb, on_db, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -200,3 +202,16 @@ def test_a_label_is_written_and_found_in_an_enum_as_in_text(labelled):
     assert changed.rowcount == 2
     assert found == [(1, "female"), (2, "female"), (3, "male")]
     assert connection.scalar(sa.select(table.c.id).where(table.c.gender.is_(None))) == 4
+
+
+def test_an_entity_has_its_repository_by_being_declared():
+    """Without a line in `Database`."""
+    code = (
+        "from dataclasses import dataclass; from fwdb import models;"
+        "Note = dataclass(type('Note', (models.Record,), {'__annotations__': {'id': str}}));"
+        "models.DocumentEntity(Note, 'notes', 'Notes.');"
+        "from fwdb.database import Database; print(Database.notes.__doc__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert (done.stdout, done.stderr) == ("Notes. `notes`.\n", "")

@@ -19,7 +19,7 @@ from support.urls import url_of
 from fwdb import config, errors, migrating
 from fwdb.database import Database
 from fwdb.models import avatars, catalog_items, users
-from fwdb.seeding import Counts, Seeder, volume
+from fwdb.seeding import Counts, Seeder, data, volume
 from fwdb.stores import MongoStore, PostgresStore
 
 UNTIL = datetime(2026, 11, 23, tzinfo=UTC)
@@ -259,6 +259,27 @@ def captured(db: Database) -> list[dict]:
             " WHERE origin = 'trigger' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
         )
     )
+
+
+def test_a_row_may_refer_to_a_document_by_a_key_that_holds_a_reference(empty, monkeypatch):
+    """Owner and name are the key of a design, and the owner is a row."""
+    owner, first = data.Ref("User", ("admin@fashionwallet.com",)), "My First Design"
+    empty.seeder.seed_all()
+    row = data.ROWS["Design"][0] | {
+        "name": "Another",
+        "metadata": {"after": data.Ref("Design", (owner, first), live=True)},
+    }
+    lost = row | {
+        "name": "Of nothing",
+        "metadata": {"after": data.Ref("Design", (owner, "Nothing"), live=True)},
+    }
+    monkeypatch.setattr(data, "ROWS", data.ROWS | {"Design": (row, lost)})
+
+    assert empty.seeder.seed_all() == Counts(designs=1)
+
+    made, before = (empty.designs.first(name=name) for name in ("Another", first))
+    assert made.metadata == {"after": before.id}
+    assert not empty.designs.exists(name="Of nothing")
 
 
 def test_seed_data_is_captured_as_such(empty):

@@ -18,7 +18,7 @@ from fwdb.audit.revert import plan
 from fwdb.audit.revert.apply import Documents, Rows, Writer, target
 from fwdb.audit.revert.plan import Blocked, Change, Step
 from fwdb.errors import NotFound, ParameterError, RevertRefused, shown
-from fwdb.models import ENTITIES, DocumentEntity, Id, entity_uuid
+from fwdb.models import COLLECTIONS, ENTITIES, DocumentEntity, Id, entity_uuid
 from fwdb.timespan import Time
 
 __all__ = ["revert"]
@@ -170,16 +170,16 @@ def _by_entity(changes: list[Change]) -> Iterator[tuple[tuple[str, str], list[Ch
 
 def _require_captured(what: str, changes: list[Change]) -> None:
     undone = [change for change in changes if change.undone]
-    why = None
+    documents, why = " and ".join(COLLECTIONS), None
     if all(change.origin == "follower" for change in undone):
         why = (
-            "it is one in which the follower wrote down changes of designs, and they were not one "
-            "transaction in MongoDB; revert each design by its id"
+            f"it is one in which the follower wrote down changes of {documents}, and they were not "
+            "one transaction in MongoDB; revert each entity by its id"
         )
     elif any(isinstance(ENTITIES.get(c.entity_type), DocumentEntity) for c in undone):
         why = (
-            "designs are among it, which are in MongoDB and were not part of that transaction; "
-            "revert each entity by its id"
+            f"{documents} are among it, which are in MongoDB and were not part of that "
+            "transaction; revert each entity by its id"
         )
     elif not any(change.origin == "trigger" for change in undone):
         why = (

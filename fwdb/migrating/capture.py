@@ -96,6 +96,9 @@ class AuditTable(MigrateOperation):
             how = redact if isinstance(redact, Mapping) else dict.fromkeys(redact, "mask")
         operations.invoke(cls(table, entity_type, how, ignore))
 
+    def reverse(self) -> MigrateOperation:
+        return UnauditTable(self.table)
+
 
 @Operations.register_operation("unaudit_table")
 @dataclass(eq=False)

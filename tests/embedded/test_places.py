@@ -95,7 +95,7 @@ def test_a_start_needs_no_variable_and_writes_nothing_into_the_installation(home
         "servers = embedded.up(sys.argv[1], owner_pid=int(sys.argv[2]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(home), str(os.getpid())],
+        [sys.executable, "-B", "-c", code, str(home), str(os.getpid())],
         env={"PYTHONPATH": str(Path(embedded.__file__).parents[2])},
         capture_output=True,
         text=True,

@@ -40,18 +40,21 @@ class Series:
     help: str
 
 
-def _declared(group: str) -> tuple[Series, ...]:
-    """The series of `group` in the list, their words filled in."""
+def _declared() -> dict[str, tuple[Series, ...]]:
+    """The series of each group of the list, their words filled in."""
     known = {"error_types": ", ".join(ERROR_TYPES), "kinds": ", ".join(chain(*KINDS.values()))}
     declared = tomllib.loads(Path(__file__).with_name("series.toml").read_text("utf-8"))
-    return tuple(
-        Series(name, one["kind"], tuple(one["labels"]), one["help"].format(**known))
-        for name, one in declared[group].items()
-    )
+    return {
+        group: tuple(
+            Series(name, one["kind"], tuple(one["labels"]), one["help"].format(**known))
+            for name, one in series.items()
+        )
+        for group, series in declared.items()
+    }
 
 
-SERIES = _declared("process")
-REPORT_SERIES = _declared("report")
+_LISTED = _declared()
+SERIES, REPORT_SERIES = _LISTED["process"], _LISTED["report"]
 BY_NAME = {one.name: one for one in (*SERIES, *REPORT_SERIES)}
 
 DURATIONS = "db_query_duration_seconds"

@@ -508,13 +508,3 @@ def generic_plan(store: PostgresStore, statement: str) -> str:
             raise errors.InvalidData(
                 f"the server cannot plan it without its values: {said}."
             ) from None
-
-
-def _require_one_statement(driver: psycopg.Connection[Any], statement: str) -> None:
-    """Parse refuses more than one command, and executes none.
-
-    Without it a text like ``SELECT 1; COMMIT; DROP …`` would leave the read-only transaction.
-    """
-    answer = driver.pgconn.prepare(b"", statement.encode())
-    if answer.status != ExecStatus.COMMAND_OK:
-        raise psycopg.errors.error_from_result(answer, encoding="utf-8")

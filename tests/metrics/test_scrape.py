@@ -16,16 +16,19 @@ from support.urls import url_of
 
 from fwdb.errors import FwdbError, QueryError
 from fwdb.metrics import probes
-from fwdb.metrics.series import BY_NAME, SERIES
+from fwdb.metrics.series import BY_NAME, POOL_STATES, PROBES, SERIES
 from fwdb.stores import PostgresStore
 
 DOWN_POSTGRES = "postgresql://ana:s3cret@127.0.0.1:1/nothing"
 
 
 def test_every_series_of_the_contract_and_no_other(module_db, scrape):
-    """Names, types and labels are those of the list."""
+    """Names, types and labels are those of the list, and so are the words of probes and states."""
     module_db.users.count()
     exposed = scrape(module_db)
+    samples = [sample for family in exposed.families for sample in family.samples]
+    for label, words in (("probe", PROBES), ("state", POOL_STATES)):
+        assert {s.labels[label] for s in samples if label in s.labels} == set(words)
 
     for family in exposed.families:
         name = family.name + ("_total" if family.type == "counter" else "")

@@ -164,7 +164,7 @@ def probes(
 
 
 def _ask_postgres(store: PostgresStore, behind: Behind) -> Answer:
-    body = queries.load("server_state").text.rstrip().rstrip(";")
+    body = queries.load("server_state").statement
     question = sa.text(f"{body}\n{OWN}")
     # A transaction, so that all of it takes one connection out of the pool and tests it once.
     with store.transaction() as connection:
